@@ -1,0 +1,37 @@
+# Every target installs what it needs into .venv (Python >= 3.11 is all that must be there).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test lint format lock install clean
+
+run: install  ## the whole system, in the foreground; Ctrl-C stops it
+	$(BIN)/python manage.py cluster up $(ARGS)
+
+test: install  ## all tests, against a cluster of their own
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(STAMP)
+
+$(STAMP): requirements/all.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tally needs Python 3.11 or newer; say make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "python3 has no venv module: install it (Debian: python3-venv), or say make PYTHON=..."; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/all.txt
+	@touch $@
+
+lock: install  ## pin the newest versions that pyproject.toml allows, with hashes and without addresses
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements/production.txt
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --all-extras --constraint requirements/production.txt pyproject.toml -o requirements/all.txt
+
+clean:  ## the environment and caches; the cluster's data is destroyed by: manage.py cluster destroy
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

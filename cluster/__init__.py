@@ -1,0 +1,13 @@
+"""The local cluster: every part of Tally as supervised processes on 127.0.0.1, from one directory, by one command.
+
+What this room is for: `manage.py cluster up|status|down|destroy|scale`. It is not a deployment tool (that is
+docker-compose.production.yml), it never starts, stops or promotes PostgreSQL itself (that is Patroni's work; only an
+orphan whose Patroni is gone is stopped here), and it knows Tally only by its commands and its `TALLY_*` settings.
+
+It imports no Django and no other package of the project, and nothing imports it. Only `cluster.cli.main` is for others.
+No invariant lives here; the room must not break them: what was acknowledged is in directories that `up` reuses.
+"""
+
+
+class ClusterError(Exception):
+    """Something that the user can put right; the text is a sentence that says what to do next."""

@@ -1,0 +1,173 @@
+"""One supervised process: started, watched, started again with back-off, stopped. What it is comes from its `Spec`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import ClusterError
+from .layout import PROJECT
+from .plan import Spec
+from .processes import create_time, kill_group
+
+PROBE_SECONDS = 0.1  # between two questions whether a process is ready
+HEALTHY_SECONDS = 10.0  # of running, after which its next death is a first one
+HOPELESS_STARTS = 4  # deaths before it was ever ready, at which the start of the cluster is given up
+
+
+class Backoff:
+    """Seconds to wait before a restart: none, 0.5, 1, 2, 4, 8, then 10 for ever."""
+
+    FIRST, MOST = 0.5, 10.0
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def next(self, healthy_seconds: float) -> float:
+        """The wait before the next start, after a life of which so much was healthy."""
+        if healthy_seconds >= HEALTHY_SECONDS:
+            self.failures = 0
+        self.failures += 1
+        return 0.0 if self.failures == 1 else min(self.MOST, self.FIRST * 2 ** (self.failures - 2))
+
+
+class Child:
+    """A process that is kept running from `start()` to `stop()`; `changed` is called at every change of its row."""
+
+    def __init__(self, spec: Spec, log: Path, changed: Callable[[], None], say: Callable[[str], None]) -> None:
+        self.spec = spec
+        self.log = log
+        self.state = "stopped"
+        self.pid: int | None = None
+        self.create_time: float | None = None
+        self.restarts = 0
+        self.ready = asyncio.Event()
+        self._changed = changed
+        self._say = say
+        self._ending = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it and return when it is ready. Raises `ClusterError` if it dies again and again, or is too slow."""
+        self._life = asyncio.create_task(self._live(), name=self.spec.name)
+        deadline = time.monotonic() + self.spec.start_seconds
+        while not self.ready.is_set():
+            if self.restarts >= HOPELESS_STARTS:
+                raise ClusterError(f"{self.spec.name} ends as soon as it starts; {said(self.log)}")
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{self.spec.name} is not ready after {self.spec.start_seconds:.0f} s; {said(self.log)}"
+                )
+            if self._life.done():
+                self._life.result()
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ready.wait(), PROBE_SECONDS)
+
+    async def stop(self) -> None:
+        """End it: its stop signal, its time to stop, then SIGKILL for it and all of its group."""
+        self._ending.set()
+        if self._life is None:
+            return
+        self.signal(self.spec.stop_signal)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._life), self.spec.stop_seconds)
+        self.kill()
+        await self._life
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL at once, for the whole group. PostgreSQL is in no Patroni's group: its postmaster makes its own."""
+        self._ending.set()
+        if self.pid is not None:
+            kill_group(self.pid)
+
+    async def _live(self) -> None:
+        backoff = Backoff()
+        while not self._ending.is_set():
+            try:
+                code, healthy = await self._one_life()
+            except OSError as error:
+                self._note(f"error: cannot start {self.spec.argv[0]}: {error}")
+                code, healthy = 127, 0.0
+            if self._ending.is_set():
+                break
+            wait = backoff.next(healthy)
+            self.restarts += 1
+            self._set("backoff", None)
+            self._say(f"{self.spec.name} ended ({_how(code)}); starting again{f' in {wait:g} s' if wait else ''}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), wait or 0.01)
+        self._set("stopped", None)
+
+    async def _one_life(self) -> tuple[int, float]:
+        """From start to end: exit code, and seconds from ready to the end."""
+        with self.log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *self.spec.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(self.spec.environment),
+                cwd=PROJECT,
+                start_new_session=True,
+            )
+        self._set("starting", process.pid)
+        if self._ending.is_set():
+            self.signal(self.spec.stop_signal)
+        watch = asyncio.create_task(self._watch())
+        code = await process.wait()
+        watch.cancel()
+        kill_group(process.pid)
+        ready_since = (await asyncio.gather(watch, return_exceptions=True))[0]
+        return code, time.monotonic() - ready_since if isinstance(ready_since, float) else 0.0
+
+    async def _watch(self) -> float:
+        """Wait until it is ready; the monotonic time of that."""
+        while not await self.spec.ready.check():
+            await asyncio.sleep(PROBE_SECONDS)
+        self._set("running", self.pid)
+        self.ready.set()
+        return time.monotonic()
+
+    def _note(self, line: str) -> None:
+        with self.log.open("a") as output:
+            output.write(line + "\n")
+
+    def _set(self, state: str, pid: int | None) -> None:
+        if pid != self.pid:
+            self.create_time = create_time(pid)
+        self.state, self.pid = state, pid
+        self._changed()
+
+
+def last_line(log: Path) -> str:
+    """The line of a log that says most about a failure: its last error, else its last line."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16384))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    telling = [line for line in lines if any(word in line for word in ("FATAL", "PANIC", "rror", "emerg", "CRITICAL"))]
+    return (telling or lines or [""])[-1][:400]
+
+
+def said(log: Path) -> str:
+    """Where a program's log is and what stands there, as the end of a sentence."""
+    line = last_line(log)
+    return f"see {log}" + (f": {line}" if line else "")
+
+
+def _how(code: int) -> str:
+    return f"exit {code}" if code >= 0 else signal.Signals(-code).name

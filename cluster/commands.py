@@ -1,0 +1,178 @@
+"""The commands of `manage.py cluster …`: their options, and one function for each. Each returns the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from . import ClusterError, background, console, layout, leftovers, prepare, processes, state
+from .layout import Asked, Directory
+from .plan import Planner
+from .supervisor import Supervisor
+
+STOP_SECONDS = 150.0
+SCALE_SECONDS = 120.0
+
+
+def run(argv: list[str]) -> int:
+    """Run `cluster ARGV…`. Raises `ClusterError` with the sentence to show."""
+    options = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace, Directory], int] = options.command
+    return command(options, Directory(Path(options.dir).expanduser().resolve()))
+
+
+def up(options: argparse.Namespace, directory: Directory) -> int:
+    """Start the cluster and stay until it is told to stop; with --detach return as soon as it is ready."""
+    directory.prepare()
+    if options.detach:
+        given = {name: getattr(options, name) for name in ("shards", "replicas", "api", "port")}
+        return background.up(directory, [f"--{name}={value}" for name, value in given.items() if value is not None])
+    with prepare.lock(directory):
+        if left := leftovers.stop(directory):
+            console.Console().say(f"stopped what was left of the last run: {', '.join(left)}")
+        plan = prepare.planner(directory, Asked(options.shards, options.replicas, options.api, options.port))
+        asyncio.run(_supervise(plan))
+    return 0
+
+
+async def _supervise(plan: Planner) -> None:
+    await Supervisor(plan, console.Console()).run()
+
+
+def status(options: argparse.Namespace, directory: Directory) -> int:
+    """Show what runs; exit status 1 where the cluster does not run."""
+    now = _current(directory)
+    if options.json:
+        print(json.dumps(now.public()))
+    else:
+        screen = console.Console()
+        screen.say(f"{now.phase}: {now.url or directory.root}")
+        screen.table(now.processes, _primaries(now))
+    return 0 if state.supervisor(now) else 1
+
+
+def down(_: argparse.Namespace, directory: Directory) -> int:
+    """Stop the cluster, or what is left of it; its data stay."""
+    _stop(directory, console.Console())
+    return 0
+
+
+def destroy(options: argparse.Namespace, directory: Directory) -> int:
+    """Stop the cluster and delete its directory."""
+    if not directory.root.exists():
+        raise ClusterError(f"{directory.root} does not exist: nothing to destroy")
+    if not (directory["layout.json"].exists() or directory["secrets.json"].exists() or directory["lock"].exists()):
+        raise ClusterError(f"{directory.root} is no directory of a cluster: nothing was deleted")
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise ClusterError(f"this deletes {directory.root} and all counts in it: say so with --yes")
+        if input(f"Delete {directory.root} and all counts in it? [y/N] ").strip().lower() not in ("y", "yes"):
+            return 1
+    _stop(directory, console.Console())
+    shutil.rmtree(directory.root)
+    console.Console().say(f"deleted {directory.root}")
+    return 0
+
+
+def scale(options: argparse.Namespace, directory: Directory) -> int:
+    """Run another number of processes of a role, now and at later starts."""
+    role, number = options.count
+    now = _current(directory)
+    if (supervisor := state.supervisor(now)) is None:
+        stored = layout.load(directory)
+        if stored is None:
+            raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one")
+        layout.save(directory, replace(stored, scale={**stored.scale, role: number}))
+        console.Console().say(f"the cluster does not run; it will have {role}={number} at the next `cluster up`")
+        return 0
+    revision = now.revision + 1
+    layout.write_private(directory["scale.json"], json.dumps({"revision": revision, "counts": {role: number}}))
+    supervisor.send_signal(background.RESCALE_SIGNAL)
+    deadline = time.monotonic() + SCALE_SECONDS
+    while (now := _current(directory)).revision < revision:
+        if state.supervisor(now) is None or time.monotonic() > deadline:
+            raise ClusterError(
+                f"the cluster did not scale to {role}={number}: `cluster status`, and logs in {directory.logs}"
+            )
+        time.sleep(0.1)
+    if now.error:
+        raise ClusterError(now.error)
+    console.Console().table(now.processes, _primaries(now))
+    return 0
+
+
+def _current(directory: Directory) -> state.State:
+    if not directory["state.json"].exists():
+        raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one, --dir names another")
+    return state.current(directory)
+
+
+def _primaries(now: state.State) -> set[str]:
+    return {f"postgres-{shard}-{node}" for shard, node in now.primaries.items()}
+
+
+def _stop(directory: Directory, screen: console.Console) -> None:
+    if not directory.root.exists():
+        raise ClusterError(f"there is no cluster in {directory.root}: nothing to stop")
+    supervisor = state.supervisor(state.read(directory))
+    if supervisor is not None:
+        supervisor.terminate()
+        if processes.wait([supervisor], STOP_SECONDS):
+            raise ClusterError(f"pid {supervisor.pid} does not stop: see {directory.log('supervisor')}, or kill it")
+    with prepare.lock(directory):
+        left = leftovers.stop(directory)
+    screen.say("stopped" if supervisor or left else "nothing was running")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="manage.py cluster", description="The local cluster of Tally.")
+    commands = parser.add_subparsers(required=True, metavar="up | status | down | destroy | scale")
+
+    def add(name: str, command: Callable[[argparse.Namespace, Directory], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__)
+        sub.add_argument(
+            "--dir", default=str(layout.PROJECT / ".cluster"), help="the cluster's directory (default: .cluster)"
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    starting = add("up", up)
+    starting.add_argument(
+        "--shards", type=_whole(1, 64), help="PostgreSQL clusters to spread counters over (default: 2)"
+    )
+    starting.add_argument("--replicas", type=_whole(0, 8), help="streaming replicas of each shard (default: 1)")
+    starting.add_argument("--api", type=_whole(*layout.SCALABLE["api"]), help="API processes (default: 2)")
+    starting.add_argument(
+        "--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)"
+    )
+    starting.add_argument(
+        "--detach", action="store_true", help="return when ready; the cluster stays in the background"
+    )
+    add("status", status).add_argument("--json", action="store_true", help="one JSON object")
+    add("down", down)
+    add("destroy", destroy).add_argument("--yes", action="store_true", help="do not ask")
+    add("scale", scale).add_argument("count", type=_role_count, metavar="ROLE=N", help=f"{', '.join(layout.SCALABLE)}")
+    return parser
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _role_count(text: str) -> tuple[str, int]:
+    role, _, number = text.partition("=")
+    if role not in layout.SCALABLE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=N with ROLE one of {', '.join(layout.SCALABLE)}")
+    return role, _whole(*layout.SCALABLE[role])(number)

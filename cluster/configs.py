@@ -1,0 +1,245 @@
+"""Texts of every configuration file: patroni.yml, the two redis.conf, nginx.conf, the env file. Values in, text out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .layout import Directory, Layout
+
+CONTROL_DATABASE = "tally_control"
+DATABASE = "tally"
+ROLE = "tally"
+PATRONI_USER = "tally"
+
+# nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
+PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
+    ((400,), 400, "bad-request", "Bad request", "This is not a well-formed HTTP request."),
+    ((405,), 405, "method-not-allowed", "Method not allowed", "This method is not served."),
+    ((408,), 408, "request-timeout", "Request timeout", "The request did not arrive in time."),
+    ((413,), 413, "payload-too-large", "Payload too large", "A request body has at most 16 MiB; split the batch."),
+    ((414,), 414, "uri-too-long", "URI too long", "The request line is longer than 8 KiB."),
+    ((494, 431), 431, "headers-too-large", "Request header fields too large", "A header line is longer than 8 KiB."),
+    ((500,), 500, "internal-error", "Internal error", "The proxy failed; its log says why."),
+    ((501,), 501, "not-implemented", "Not implemented", "This transfer encoding is not served."),
+    ((505,), 505, "http-version", "HTTP version not supported", "HTTP/1.1 and HTTP/1.0 are served."),
+    ((502, 503, 504), 503, "unavailable", "Service unavailable", "No API process answered; try again."),
+)
+
+
+def nginx(layout: Layout, directory: Directory, *, as_root: bool) -> str:
+    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`."""
+    api_ports = [layout.ports[f"api-{i}"] for i in range(1, layout.scale["api"] + 1)]
+    fields = {
+        "USER": "user root;" if as_root else "",
+        "PORT": str(layout.ports["nginx"]),
+        "STATIC": str(directory["static"]),
+        "SERVERS": "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
+        "ERROR_PAGES": "\n".join(_error_page(*problem[:2]) for problem in PROBLEMS),
+        "PROBLEMS": "\n".join(_problem(*problem[1:]) for problem in PROBLEMS),
+    }
+    text = Path(__file__).with_name("nginx.conf.in").read_text()
+    for name, value in fields.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def _error_page(codes: Sequence[int], status: int) -> str:
+    return f"        error_page {' '.join(map(str, codes))} ={status} /.problem/{status};"
+
+
+def _problem(status: int, slug: str, title: str, detail: str) -> str:
+    body = json.dumps({"type": f"urn:tally:problem:{slug}", "title": title, "status": status, "detail": detail})
+    header = {503: 'Retry-After "1"', 405: 'Allow "GET, HEAD, POST, PUT, DELETE, OPTIONS"'}.get(status)
+    headers = f"            add_header {header} always;\n" if header else ""
+    return (
+        f"        location = /.problem/{status} {{\n"
+        "            internal;\n"
+        "            default_type application/problem+json;\n"
+        f"{headers}"
+        f"            return {status} '{body}';\n"
+        "        }"
+    )
+
+
+def redis_journal(port: int, password: str, directory: Path) -> str:
+    """Journal and broker: an answered write is on the disk, and nothing is ever evicted."""
+    return _redis(port, password, directory) + (
+        "databases 4\nappendonly yes\nappendfsync always\nno-appendfsync-on-rewrite no\n"
+        "maxmemory 1gb\nmaxmemory-policy noeviction\n"
+    )
+
+
+def redis_cache(port: int, password: str, directory: Path) -> str:
+    """Cache: nothing on the disk, the least recently used goes first."""
+    return (
+        _redis(port, password, directory)
+        + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
+    )
+
+
+def _redis(port: int, password: str, directory: Path) -> str:
+    return (
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{directory}"\nsave ""\n'
+        'daemonize no\nprotected-mode yes\ntcp-keepalive 60\nloglevel notice\nlogfile ""\n'
+    )
+
+
+def patroni(  # noqa: PLR0913
+    layout: Layout, directory: Directory, secrets: Mapping[str, str], *, shard: int, node: int, bin_dir: Path, lz4: bool
+) -> str:
+    """patroni.yml of one node; ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own rule."""
+    home = directory.node(shard, node)
+    postgres_port = layout.ports[f"postgres-{shard}-{node}"]
+    rest = f"127.0.0.1:{layout.ports[f'patroni-{shard}-{node}']}"
+    config: dict[str, Any] = {
+        "scope": f"shard-{shard}",
+        "namespace": "/tally/",
+        "name": f"shard-{shard}-node-{node}",
+        "log": {"level": "INFO", "deduplicate_heartbeat_logs": True},
+        "restapi": {
+            "listen": rest,
+            "connect_address": rest,
+            "authentication": {"username": PATRONI_USER, "password": secrets["patroni"]},
+        },
+        "etcd3": {"host": f"127.0.0.1:{layout.ports['etcd']}", "protocol": "http"},
+        "bootstrap": {"dcs": _dynamic(), "initdb": _initdb()},
+        "postgresql": {
+            "listen": f"127.0.0.1:{postgres_port}",
+            "connect_address": f"127.0.0.1:{postgres_port}",
+            "data_dir": str(home / "data"),
+            "bin_dir": str(bin_dir),
+            "pgpass": str(home / "pgpass"),
+            "authentication": {
+                "superuser": {"username": "postgres", "password": secrets["postgres"]},
+                "replication": {"username": "replicator", "password": secrets["replication"]},
+                "rewind": {"username": "rewind", "password": secrets["rewind"]},
+            },
+            "basebackup": [{"checkpoint": "fast"}],
+            "pg_hba": _pg_hba(),
+            "parameters": _parameters(directory, shard, node, lz4=lz4),
+        },
+        "watchdog": {"mode": "off"},
+    }
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def _dynamic() -> dict[str, Any]:
+    """What the nodes of a shard share; written to etcd when the shard is made, steered through Patroni ever after."""
+    return {
+        "ttl": 20,
+        "loop_wait": 2,
+        "retry_timeout": 5,
+        "maximum_lag_on_failover": 64 * 1024 * 1024,
+        "primary_start_timeout": 0,
+        "failsafe_mode": True,
+        "synchronous_mode": False,
+        "postgresql": {
+            "use_pg_rewind": True,
+            "use_slots": True,
+            "parameters": {
+                "max_connections": 200,
+                "max_wal_senders": 20,
+                "max_replication_slots": 20,
+                "wal_level": "replica",
+                "wal_log_hints": "on",
+            },
+        },
+    }
+
+
+def _initdb() -> list[Any]:
+    return [
+        "data-checksums",
+        {"encoding": "UTF8"},
+        {"locale": "C"},
+        {"locale-provider": "builtin"},
+        {"builtin-locale": "C.UTF-8"},
+        {"auth-host": "scram-sha-256"},
+        {"auth-local": "scram-sha-256"},
+    ]
+
+
+def _pg_hba() -> list[str]:
+    rules = (
+        ("all", "postgres"),
+        ("postgres", "rewind"),
+        ("replication", "replicator"),
+        (f"{DATABASE},{CONTROL_DATABASE}", ROLE),
+    )
+    return [f"host {database} {role} 127.0.0.1/32 scram-sha-256" for database, role in rules]
+
+
+def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> dict[str, Any]:
+    return {
+        "unix_socket_directories": "",
+        "password_encryption": "scram-sha-256",
+        "shared_buffers": "128MB",
+        "synchronous_commit": "on",
+        "hot_standby_feedback": "on",
+        "wal_compression": "lz4" if lz4 else "off",
+        "max_wal_size": "2GB",
+        "min_wal_size": "256MB",
+        "checkpoint_timeout": "5min",
+        "max_slot_wal_keep_size": "4GB",
+        "wal_keep_size": "64MB",
+        "tcp_keepalives_idle": 5,
+        "tcp_keepalives_interval": 2,
+        "tcp_keepalives_count": 3,
+        "shared_preload_libraries": "pg_stat_statements",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "logging_collector": "on",
+        "log_directory": str(directory.logs),
+        "log_filename": f"postgres-{shard}-{node}.log",
+        "log_file_mode": "0600",
+        "log_rotation_age": 0,
+        "log_rotation_size": 0,
+        "log_line_prefix": "%m [%p] %q%u@%d %a ",
+        "log_checkpoints": "off",
+        "log_connections": "off",
+        "log_lock_waits": "on",
+    }
+
+
+def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str]) -> dict[str, str]:
+    """The settings of this cluster: `TALLY_*` names of counter_project/config.py and their values."""
+    ports = layout.ports
+    journal = f"redis://:{secrets['redis-journal']}@127.0.0.1:{ports['redis-journal']}"
+    shards = [
+        {
+            "nodes": [
+                {
+                    "host": "127.0.0.1",
+                    "port": ports[f"postgres-{shard}-{node}"],
+                    "patroni": f"http://127.0.0.1:{ports[f'patroni-{shard}-{node}']}",
+                }
+                for node in range(1, layout.replicas + 2)
+            ]
+        }
+        for shard in range(layout.shards)
+    ]
+    return {
+        "TALLY_SECRET_KEY": secrets["secret-key"],
+        "TALLY_ALLOWED_HOSTS": json.dumps(["127.0.0.1", "localhost"]),
+        "TALLY_STATIC_ROOT": str(directory["static"]),
+        "TALLY_SHARDS": json.dumps(shards),
+        "TALLY_DATABASE_USER": ROLE,
+        "TALLY_DATABASE_PASSWORD": secrets["tally"],
+        "TALLY_DATABASE_NAME": DATABASE,
+        "TALLY_CONTROL_DATABASE_NAME": CONTROL_DATABASE,
+        "TALLY_JOURNAL_URL": f"{journal}/0",
+        "TALLY_BROKER_URL": f"{journal}/1",
+        "TALLY_CACHE_URL": f"redis://:{secrets['redis-cache']}@127.0.0.1:{ports['redis-cache']}/0",
+        "TALLY_PATRONI_USER": PATRONI_USER,
+        "TALLY_PATRONI_PASSWORD": secrets["patroni"],
+    }
+
+
+def env_file(values: Mapping[str, str]) -> str:
+    """One `NAME=value` a line; the value is all that follows the first `=`, unquoted."""
+    return "".join(f"{name}={value}\n" for name, value in values.items())

@@ -1,0 +1,210 @@
+"""What a cluster consists of: its directory, its counts of processes, its ports and its secrets, as remembered on disk.
+
+Pure as far as possible: `reconcile`, `choose_ports` and `port_names` take values and return values; reading and writing
+stand in `load`, `save` and `load_secrets`. It is not the plan of processes (plan.py), nor what runs now (state.py).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets as random_secrets
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from . import ClusterError
+
+PROJECT = Path(__file__).resolve().parent.parent
+DEFAULT_PORT = 8000
+PORT_RANGE = range(20000, 30000)  # below every usual ephemeral range (Linux 32768, macOS 49152)
+SCALABLE = {"api": (1, 32), "worker": (0, 32), "spill-worker": (0, 32)}  # role: least and most (worker: per shard)
+SECRET_NAMES = (
+    "secret-key",
+    "postgres",
+    "replication",
+    "rewind",
+    "tally",
+    "patroni",
+    "redis-journal",
+    "redis-cache",
+    "flower",
+)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Where everything of one cluster is kept."""
+
+    root: Path
+
+    def __getitem__(self, name: str) -> Path:
+        return self.root / name
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def node(self, shard: int, node: int) -> Path:
+        """Home of one PostgreSQL server: `data/` and `patroni.yml`."""
+        return self.root / "shards" / str(shard) / str(node)
+
+    def prepare(self) -> None:
+        """Make the directory and its fixed rooms; raises `ClusterError` where that is not allowed."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name in ("logs", "etcd", "redis-journal", "redis-cache", "nginx", "beat", "static", "flower"):
+                self[name].mkdir(exist_ok=True, mode=0o700)
+            write_private(self["writable"], "")
+            self["writable"].unlink()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ClusterError(
+                f"cannot write to {self.root} ({reason}): give a directory of your own with --dir"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Counts and ports. Shards are numbered from 0; nodes of a shard, API processes and workers from 1."""
+
+    shards: int = 2
+    replicas: int = 1
+    scale: dict[str, int] = field(default_factory=lambda: {"api": 2, "worker": 1, "spill-worker": 1})
+    ports: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> list[tuple[int, int]]:
+        """(shard, node) of every PostgreSQL server."""
+        return [(shard, node) for shard in range(self.shards) for node in range(1, self.replicas + 2)]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['nginx']}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Options of `up`; None where not given."""
+
+    shards: int | None = None
+    replicas: int | None = None
+    api: int | None = None
+    port: int | None = None
+
+
+def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
+    """The layout to start: the stored one with what may change changed. Raises `ClusterError` for what may not."""
+    layout = stored or Layout(shards=asked.shards or 2, replicas=1 if asked.replicas is None else asked.replicas)
+    other = "`cluster destroy` removes it with its data; --dir makes another beside it"
+    if asked.shards not in (None, layout.shards):
+        raise ClusterError(f"{directory} was made with {count(layout.shards, 'shard')}, not {asked.shards}: {other}")
+    if asked.replicas is not None and asked.replicas < layout.replicas:
+        raise ClusterError(
+            f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}"
+        )
+    scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
+    return replace(layout, replicas=layout.replicas if asked.replicas is None else asked.replicas, scale=scale)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def port_names(layout: Layout) -> list[str]:
+    """Every port that this layout needs, apart from nginx's: the name of its process (`etcd-peer` beside `etcd`)."""
+    names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "flower", "beat"]
+    names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
+    names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.scale["worker"] + 1)]
+    names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]
+    return names
+
+
+def choose_ports(
+    names: Iterable[str], remembered: Mapping[str, int], is_free: Callable[[int], bool], start: int
+) -> dict[str, int]:
+    """The remembered ports and one for each of `names`: the remembered while it is free, else the next free one."""
+    chosen = dict(remembered)
+    reserved = set(remembered.values())
+    turned = [*PORT_RANGE[start - PORT_RANGE.start :], *PORT_RANGE[: start - PORT_RANGE.start]]
+    candidates = (port for port in turned if port not in reserved and is_free(port))
+    for name in names:
+        if name not in chosen or not is_free(chosen[name]):
+            port = next(candidates, None)
+            if port is None:
+                raise ClusterError(
+                    f"no free port between {PORT_RANGE.start} and {PORT_RANGE.stop - 1}: stop other clusters"
+                )
+            chosen[name] = port
+    return chosen
+
+
+def random_start() -> int:
+    return PORT_RANGE.start + random_secrets.randbelow(len(PORT_RANGE))
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nobody listens on 127.0.0.1:`port` and we may."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def load(directory: Directory) -> Layout | None:
+    """The stored layout, or None where there is none yet. Raises `ClusterError` for a broken one."""
+    path = directory["layout.json"]
+    if not path.exists():
+        return None
+    try:
+        raw = json.loads(path.read_text())
+        layout = Layout(
+            shards=int(raw["shards"]),
+            replicas=int(raw["replicas"]),
+            scale={role: int(raw["scale"][role]) for role in SCALABLE},
+            ports={str(name): int(port) for name, port in raw["ports"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ClusterError(
+            f"{path} is broken ({error!r}): restore it, or remove this cluster and its data with `cluster destroy`"
+        ) from error
+    return layout
+
+
+def save(directory: Directory, layout: Layout) -> None:
+    write_private(directory["layout.json"], json.dumps(asdict(layout), indent=2) + "\n")
+
+
+def load_secrets(directory: Directory) -> dict[str, str]:
+    """Passwords and keys by the name of who asks for them; made at the first start, kept for ever after."""
+    path = directory["secrets.json"]
+    kept: dict[str, str] = {}
+    if path.exists():
+        try:
+            kept = {str(name): str(value) for name, value in json.loads(path.read_text()).items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise ClusterError(
+                f"{path} is broken ({error!r}): restore it, or `cluster destroy` this cluster"
+            ) from error
+    elif directory["shards"].exists():
+        raise ClusterError(f"{path} is missing, and the databases beside it need it: restore it, or `cluster destroy`")
+    wanted = {name: kept.get(name) or random_secrets.token_urlsafe(36) for name in SECRET_NAMES}
+    if wanted != kept:
+        write_private(path, json.dumps(wanted, indent=2) + "\n")
+    return wanted
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file at once (readers see the old or the new text), readable by its owner alone."""
+    beside = path.with_name(path.name + ".new")
+    beside.touch(mode=0o600)
+    beside.chmod(0o600)
+    beside.write_text(text)
+    beside.replace(path)

@@ -1,0 +1,229 @@
+"""The plan: every process that a layout asks for, with its command, its environment, what it waits for and how it ends.
+
+Pure: a layout and the places of programs in, `Spec`s out. PostgreSQL is not in it: Patroni starts and stops that.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import probes
+from .layout import Directory, Layout
+from .programs import Programs
+
+# Stages of a stop, first to last: new traffic, what makes work, what does it, what keeps it.
+STOP_STAGES = (
+    ("nginx",),
+    ("api",),
+    ("beat", "flower"),
+    ("worker", "spill-worker"),
+    ("patroni",),
+    ("redis-journal", "redis-cache", "etcd"),
+)
+# Variables by which the programs would take settings that are not this cluster's.
+FOREIGN = ("PATRONI_", "PG", "ETCD_", "GRANIAN_", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
+MARK = "TALLY_CLUSTER_DIR"  # in the environment of every process of a cluster, so that a leftover is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One process to keep running. `after`: names of the processes and steps that must be ready first."""
+
+    name: str
+    role: str
+    argv: tuple[str, ...]
+    ready: probes.Probe
+    after: tuple[str, ...] = ()
+    shard: int | None = None
+    port: int | None = None
+    metrics_port: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_seconds: float = 10.0
+    start_seconds: float = 90.0  # within which it must be ready when the cluster starts
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes the specs of one layout. `environment` is what Tally's own processes get, `base` what the others get."""
+
+    layout: Layout
+    directory: Directory
+    programs: Programs
+    secrets: Mapping[str, str]
+    base: Mapping[str, str]
+    environment: Mapping[str, str]
+
+    def specs(self) -> list[Spec]:
+        """Every process, in the order of the table."""
+        makers: list[Spec] = [self._etcd()]
+        makers += [self._patroni(shard, node) for shard, node in self.layout.nodes]
+        makers += [self._redis("redis-journal"), self._redis("redis-cache")]
+        makers += [self._worker(s, i) for s in range(self.layout.shards) for i in self._numbers("worker")]
+        makers += [self._spill_worker(i) for i in self._numbers("spill-worker")]
+        makers += [self._beat(), self._flower()]
+        makers += [self._api(i) for i in self._numbers("api")]
+        return [*makers, self._nginx()]
+
+    def _numbers(self, role: str) -> range:
+        return range(1, self.layout.scale[role] + 1)
+
+    def _etcd(self) -> Spec:
+        port, peer = self.layout.ports["etcd"], f"http://127.0.0.1:{self.layout.ports['etcd-peer']}"
+        client = f"http://127.0.0.1:{port}"
+        argv = (
+            *(str(self.programs.etcd), "--name=etcd", f"--data-dir={self.directory['etcd']}", "--log-level=warn"),
+            *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+            *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}"),
+            *("--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--snapshot-count=10000"),
+        )
+        ready = probes.Answers(port, "/health", 200)
+        return Spec(
+            name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base
+        )
+
+    def _patroni(self, shard: int, node: int) -> Spec:
+        port = self.layout.ports[f"patroni-{shard}-{node}"]
+        config = self.directory.node(shard, node) / "patroni.yml"
+        return Spec(
+            name=f"patroni-{shard}-{node}",
+            role="patroni",
+            shard=shard,
+            argv=(*self.programs.unprivileged, sys.executable, "-m", "patroni", str(config)),
+            ready=probes.Answers(port, "/liveness"),
+            after=("etcd", f"turn-{shard}-{node}"),
+            port=port,
+            metrics_port=port,
+            environment=self.base,
+            stop_seconds=60,
+        )
+
+    def _redis(self, name: str) -> Spec:
+        port = self.layout.ports[name]
+        return Spec(
+            name=name,
+            role=name,
+            argv=(str(self.programs.redis), str(self.directory[name] / "redis.conf")),
+            ready=probes.Pongs(port, self.secrets[name]),
+            port=port,
+            environment=self.base,
+            stop_seconds=30,
+        )
+
+    def _worker(self, shard: int, number: int) -> Spec:
+        name = f"worker-{shard}-{number}"
+        options = ("-Q", f"shard-{shard}", "-c", "16", "-n", f"shard-{shard}-{number}@tally")
+        return self._celery_worker(name, "worker", shard, options)
+
+    def _spill_worker(self, number: int) -> Spec:
+        options = ("-Q", "maintenance", "-c", "4", "-n", f"maintenance-{number}@tally")
+        return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, options)
+
+    def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:
+        port = self.layout.ports[name]
+        quiet = ("-E", "--without-gossip", "--without-mingle", "-l", "WARNING")
+        return Spec(
+            name=name,
+            role=role,
+            shard=shard,
+            argv=(*self._celery("worker"), "-P", "threads", *options, *quiet),
+            ready=probes.Listens(port),
+            after=("migrate",),
+            metrics_port=port,
+            environment=self._of(name, port),
+            stop_seconds=20,
+        )
+
+    def _beat(self) -> Spec:
+        port = self.layout.ports["beat"]
+        schedule = str(self.directory["beat"] / "schedule")
+        return Spec(
+            name="beat",
+            role="beat",
+            argv=(*self._celery("beat"), "-s", schedule, "--pidfile=", "-l", "WARNING"),
+            ready=probes.Listens(port),
+            after=("migrate",),
+            metrics_port=port,
+            environment=self._of("beat", port),
+        )
+
+    def _flower(self) -> Spec:
+        port = self.layout.ports["flower"]
+        login = {"FLOWER_BASIC_AUTH": f"tally:{self.secrets['flower']}"}
+        return Spec(
+            name="flower",
+            role="flower",
+            argv=(*self._celery("flower"), "--address=127.0.0.1", f"--port={port}", "--persistent=False"),
+            ready=probes.Listens(port),
+            after=("redis-journal",),
+            port=port,
+            metrics_port=port,
+            environment={**self._of("flower"), **login},
+            stop_seconds=5,
+        )
+
+    def _api(self, number: int) -> Spec:
+        name = f"api-{number}"
+        port = self.layout.ports[name]
+        argv = (
+            *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", "1", "--blocking-threads", "64", "--backpressure", "256", "--http", "1", "--no-ws"),
+            *("--workers-kill-timeout", "10", "--log-level", "warning", "counter_project.wsgi:application"),
+        )
+        return Spec(
+            name=name,
+            role="api",
+            argv=argv,
+            ready=probes.Answers(port, "/health"),
+            after=("migrate", "redis-journal", "redis-cache"),
+            port=port,
+            metrics_port=port,
+            environment=self._of(name),
+            stop_seconds=15,
+        )
+
+    def _nginx(self) -> Spec:
+        port = self.layout.ports["nginx"]
+        return Spec(
+            name="nginx",
+            role="nginx",
+            argv=(str(self.programs.nginx), "-p", f"{self.directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"),
+            ready=probes.Listens(port),
+            after=("static", *(f"api-{i}" for i in self._numbers("api"))),
+            port=port,
+            environment=self.base,
+            stop_signal=signal.SIGQUIT,
+            stop_seconds=5,
+        )
+
+    def _celery(self, command: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "celery", "-A", "counter_project", command)
+
+    def _of(self, name: str, metrics_port: int | None = None) -> dict[str, str]:
+        own = {"TALLY_NODE_ID": name}
+        if metrics_port is not None:
+            own["TALLY_METRICS_PORT"] = str(metrics_port)
+        return {**self.environment, **own}
+
+
+def base_environment(environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """What every process inherits: `environ` without foreign settings, and the mark of this cluster."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(FOREIGN)}
+    return {**kept, MARK: str(root), "PYTHONUNBUFFERED": "1"}
+
+
+def stages(names: Mapping[str, str], is_last: Callable[[str], bool]) -> list[list[str]]:
+    """Process names by stage of a stop, from name → role; within the Patronis those `is_last` follow the others.
+
+    Replicas go before their primary: the other way round, a replica would be promoted just to be stopped.
+    """
+    result: list[list[str]] = []
+    for roles in STOP_STAGES:
+        members = [name for name, role in names.items() if role in roles]
+        result.append([name for name in members if not is_last(name)])
+        result.append([name for name in members if is_last(name)])
+    return [stage for stage in result if stage]

@@ -1,0 +1,137 @@
+"""PostgreSQL as seen from outside: whose postmaster runs in a data directory, and the role and databases of Tally.
+
+It starts and promotes nothing: that is Patroni's. It ends a postmaster only where no Patroni is left to do it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from . import probes, processes
+from .configs import CONTROL_DATABASE, DATABASE, ROLE
+
+STOP_SECONDS = 20.0  # for a fast shutdown, then for an immediate one
+
+
+class Node:
+    """One PostgreSQL server, observed: its row in the status, and whether it is the primary."""
+
+    def __init__(self, shard: int, node: int, home: Path, *, port: int, patroni_port: int) -> None:
+        self.name = f"postgres-{shard}-{node}"
+        self.shard, self.node = shard, node
+        self.data = home / "data"
+        self.port, self.patroni_port = port, patroni_port
+        self.pid: int | None = None
+        self.create_time: float | None = None
+        self.state = "stopped"
+        self.said: str | None = None  # Patroni's own word for the state
+        self.primary = False
+        self.streaming = False
+        self.restarts = 0
+        self._last_pid: int | None = None
+        self._was_running = False
+
+    async def look(self, *, ask: bool) -> bool:
+        """Look once; whether anything of its row changed. Patroni is asked if `ask`, or if something is amiss."""
+        before = (self.pid, self.state, self.primary, self.streaming)
+        process = postmaster(self.data)
+        self._take_pid(process)
+        if not ask and self.serving and self.pid == before[0]:
+            return False
+        answer = await probes.patroni(self.patroni_port)
+        if answer:
+            self.said = answer.get("state")
+            self.primary = answer.get("role") == "primary" and process is not None
+            self.streaming = answer.get("replication_state") == "streaming"
+        self.state = self._state(answered=bool(answer))
+        self._was_running = self._was_running or self.state == "running"
+        return before != (self.pid, self.state, self.primary, self.streaming)
+
+    def _take_pid(self, process: psutil.Process | None) -> None:
+        self.pid = process.pid if process else None
+        self.create_time = process.create_time() if process else None
+        if self.pid is not None and self.pid != self._last_pid:
+            self.restarts += int(self._last_pid is not None and self._was_running)
+            self._last_pid = self.pid
+
+    def _state(self, *, answered: bool) -> str:
+        if self.pid is None:
+            return "backoff" if answered and self._was_running else "starting" if answered else "stopped"
+        if not answered:
+            return self.state if self.state == "running" else "starting"
+        return "running" if self.said == "running" else "starting"
+
+    @property
+    def serving(self) -> bool:
+        """Whether it does its part: takes writes, or follows who does."""
+        return self.state == "running" and (self.primary or self.streaming)
+
+
+def postmaster(data: Path) -> psutil.Process | None:
+    """The running postmaster of a data directory, never a stranger who got the pid of a stale postmaster.pid."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        process = psutil.Process(int(lines[0]))
+        known = abs(process.create_time() - int(lines[2])) <= 5
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return None
+    return process if known and not processes.is_gone(process) else None
+
+
+def stop_orphan(data: Path) -> bool:
+    """End the postmaster of a data directory whose Patroni is gone: fast, then immediate, then SIGKILL."""
+    process = postmaster(data)
+    if process is None:
+        return False
+    family = [process, *_children(process)]
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        processes.send([process], number)
+        if not processes.wait([process], STOP_SECONDS):
+            break
+    processes.send(processes.wait(family, 3), signal.SIGKILL)
+    return True
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+async def provide(port: int, superuser_password: str, password: str, *, control: bool) -> None:
+    """Role and databases of Tally on a primary, where they are not there yet; `control` with Django's own database."""
+    databases = [DATABASE, CONTROL_DATABASE] if control else [DATABASE]
+    login: Callable[[str], str] = lambda name: psycopg.conninfo.make_conninfo(  # noqa: E731
+        host="127.0.0.1", port=port, user="postgres", password=superuser_password, dbname=name, connect_timeout=5
+    )
+    async with await psycopg.AsyncConnection.connect(login("postgres"), autocommit=True) as connection:
+        if not await _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", ROLE):
+            await _create_role(connection, password)
+        for name in databases:
+            if not await _exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", name):
+                statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE))
+                await connection.execute(statement)
+    async with await psycopg.AsyncConnection.connect(login(DATABASE), autocommit=True) as connection:
+        await connection.execute("SET client_min_messages = warning")
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+
+
+async def _exists(connection: psycopg.AsyncConnection, query: str, name: str) -> bool:
+    return await (await connection.execute(query, (name,))).fetchone() is not None
+
+
+async def _create_role(connection: psycopg.AsyncConnection, password: str) -> None:
+    """The password goes out as its SCRAM verifier, so that no log shows it."""
+    verifier = connection.pgconn.encrypt_password(password.encode(), ROLE.encode(), b"scram-sha-256").decode()
+    role = sql.Identifier(ROLE)
+    create = sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}")
+    async with connection.transaction():
+        await connection.execute(create.format(role, sql.Literal(verifier)))
+        await connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(role))

@@ -1,0 +1,136 @@
+"""From the options of `up` to a plan that can be started: lock, layout, ports, secrets, configuration files.
+
+Nothing is started here. What it writes is written anew at every start, apart from the layout and the secrets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from . import ClusterError, configs, layout, programs, state
+from .layout import Asked, Directory, Layout
+from .plan import Planner, base_environment
+
+LOG_BYTES = 20 * 1024 * 1024  # a larger log is put aside at the start
+
+
+def lock(directory: Directory) -> IO[str]:
+    """The right to run this cluster, held while the returned file is open. Raises `ClusterError` if another has it."""
+    file = directory["lock"].open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        url = state.read(directory).url
+        raise ClusterError(
+            f"the cluster in {directory.root} is already running{f' at {url}' if url else ''}: "
+            "`cluster status` shows it, `cluster down` stops it, --dir and --port make another beside it"
+        ) from error
+    return file
+
+
+def planner(directory: Directory, asked: Asked) -> Planner:
+    """The plan to start, with its configuration files written. Leftovers must be gone, or their ports look taken."""
+    found = programs.find()
+    stored = layout.load(directory)
+    wanted = _with_ports(layout.reconcile(stored, asked, directory.root), asked)
+    secrets = layout.load_secrets(directory)
+    layout.save(directory, wanted)
+    base = base_environment(os.environ, directory.root)
+    settings = configs.environment(wanted, directory, secrets)
+    own = {
+        **base,
+        **settings,
+        "TALLY_ENV_FILE": str(directory["env"]),
+        "DJANGO_SETTINGS_MODULE": "counter_project.settings",
+    }
+    plan = Planner(wanted, directory, found, secrets, base, own)
+    for log in directory.logs.glob("*.log"):
+        if log != directory.log("supervisor"):  # this process may be writing it
+            rotate(log)
+    _write_configs(plan, settings)
+    return plan
+
+
+def rescaled(plan: Planner, counts: dict[str, int]) -> Planner:
+    """The same plan with other counts: ports chosen for the new processes, layout and nginx.conf written."""
+    scale = {**plan.layout.scale, **{role: n for role, n in counts.items() if role in layout.SCALABLE}}
+    wanted = replace(plan.layout, scale=scale)
+    new = [name for name in layout.port_names(wanted) if name not in layout.port_names(plan.layout)]
+    ports = layout.choose_ports(new, wanted.ports, layout.port_is_free, layout.random_start())
+    wanted = replace(wanted, ports=ports)
+    layout.save(plan.directory, wanted)
+    plan = replace(plan, layout=wanted)
+    write_nginx(plan)
+    return plan
+
+
+def write_nginx(plan: Planner) -> None:
+    text = configs.nginx(plan.layout, plan.directory, as_root=os.geteuid() == 0)
+    layout.write_private(plan.directory["nginx"] / "nginx.conf", text)
+
+
+def _with_ports(wanted: Layout, asked: Asked) -> Layout:
+    remembered = dict(wanted.ports)
+    port = asked.port if asked.port is not None else remembered.get("nginx", layout.DEFAULT_PORT)
+    if port:
+        _require_free(port)
+        remembered["nginx"] = port
+        names = layout.port_names(wanted)
+    else:
+        remembered.pop("nginx", None)
+        names = [*layout.port_names(wanted), "nginx"]
+    return replace(wanted, ports=layout.choose_ports(names, remembered, layout.port_is_free, layout.random_start()))
+
+
+def _require_free(port: int) -> None:
+    if layout.port_is_free(port):
+        return
+    if port < 1024 and os.geteuid() != 0:
+        raise ClusterError(f"port {port} is for root only, or in use: choose another with --port (0: any free one)")
+    raise ClusterError(
+        f"port {port} is in use{_listener(port)}: stop that, or choose another with --port (0: any free one)"
+    )
+
+
+def _listener(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        pass
+    return ""
+
+
+def rotate(log: Path) -> None:
+    """Put a log aside that has grown too large. Its writer must not run."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+
+
+def _write_configs(plan: Planner, settings: dict[str, str]) -> None:
+    directory, ports = plan.directory, plan.layout.ports
+    layout.write_private(directory["env"], configs.env_file(settings))
+    for name, render in (("redis-journal", configs.redis_journal), ("redis-cache", configs.redis_cache)):
+        layout.write_private(directory[name] / "redis.conf", render(ports[name], plan.secrets[name], directory[name]))
+    for shard, node in plan.layout.nodes:
+        home = directory.node(shard, node)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        text = configs.patroni(
+            plan.layout,
+            directory,
+            plan.secrets,
+            shard=shard,
+            node=node,
+            bin_dir=plan.programs.postgres_bin,
+            lz4=plan.programs.postgres_lz4,
+        )
+        layout.write_private(home / "patroni.yml", text)
+    write_nginx(plan)

@@ -1,0 +1,66 @@
+"""Processes of the system, by psutil: who they are beyond doubt, waiting for their end, killing a group.
+
+A process is known by pid and create time together, so that a stranger who got the pid later is never touched. A zombie
+counts as gone: it runs no more, and its parent may be slow to collect it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import psutil
+
+POLL_SECONDS = 0.05
+
+
+def create_time(pid: int | None) -> float | None:
+    """When the process began, in seconds since the epoch; None where it is gone."""
+    try:
+        return None if pid is None else psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def known(row: Mapping[str, Any]) -> psutil.Process | None:
+    """The live process of a row with `pid` and `create_time`; None where it is gone, or the pid is another's by now."""
+    try:
+        process = psutil.Process(row["pid"])
+        same = abs(process.create_time() - row["create_time"]) < 0.05
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return None
+    return process if same and not is_gone(process) else None
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+def wait(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all have ended, so many seconds at most; those that have not."""
+    deadline = time.monotonic() + seconds
+    alive = [process for process in processes if not is_gone(process)]
+    while alive and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        alive = [process for process in alive if not is_gone(process)]
+    return alive
+
+
+def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Signal each that is still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def kill_group(leader: int) -> None:
+    """SIGKILL to what is left of the process group that `leader` led."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

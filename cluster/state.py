@@ -1,0 +1,64 @@
+"""What runs now: `state.json`, written by the supervisor at every change, read by every other command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from . import ClusterError
+from .layout import Directory, write_private
+from .processes import known
+
+ROW = ("name", "role", "shard", "pid", "port", "metrics_port", "state", "restarts")
+
+
+@dataclass
+class State:
+    """`phase`: starting, ready, stopping or stopped; `error`: the sentence of a start that failed."""
+
+    url: str | None = None
+    phase: str = "stopped"
+    error: str | None = None
+    supervisor: dict[str, Any] = field(default_factory=dict)
+    processes: list[dict[str, Any]] = field(default_factory=list)
+    primaries: dict[str, int] = field(default_factory=dict)  # shard → node that was last its primary
+    revision: int = 0  # of the counts that `cluster scale` asked for
+
+    def public(self) -> dict[str, Any]:
+        """The answer of `status --json`."""
+        return {"url": self.url, "processes": [{name: row[name] for name in ROW} for row in self.processes]}
+
+
+def read(directory: Directory) -> State:
+    """The last state that was written; an empty one where none was."""
+    path = directory["state.json"]
+    try:
+        return State(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return State()
+    except (OSError, ValueError, TypeError) as error:
+        raise ClusterError(f"{path} is broken ({error!r}): remove that file; `cluster up` writes it anew") from error
+
+
+def write(directory: Directory, state: State) -> None:
+    write_private(directory["state.json"], json.dumps(state.__dict__))
+
+
+def supervisor(state: State) -> psutil.Process | None:
+    """The supervisor that wrote this state, if it still runs."""
+    return known(state.supervisor)
+
+
+def current(directory: Directory) -> State:
+    """The state as it is: where no supervisor runs, what is gone is `stopped`."""
+    state = read(directory)
+    if supervisor(state) is None:
+        if state.phase != "stopped":
+            state.phase = "stopped"
+        for row in state.processes:
+            if known(row) is None:
+                row.update(pid=None, state="stopped")
+    return state

@@ -1,0 +1,178 @@
+"""The steps between processes when the cluster starts: a primary, its databases, one-shot Django commands.
+
+A step is a coroutine with a name and the names of what must be ready before it; the supervisor runs them as it starts
+processes. Each raises `ClusterError` with the log to read when it cannot be done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from . import ClusterError, probes
+from .child import said
+from .layout import PROJECT, write_private
+from .plan import Planner
+from .postgres import Node, provide
+from .processes import kill_group
+
+TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
+PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
+FAILED_SECONDS = 15.0  # of nothing but failed starts, after which waiting for a primary is given up
+REPLICA_SECONDS = 60.0  # to have all replicas streaming; the cluster is ready without them after that
+COMMAND_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something done once."""
+
+    name: str
+    after: tuple[str, ...]
+    run: Callable[[], Awaitable[object]]
+
+
+class Steps:
+    """The steps of one plan. The supervisor keeps `nodes` up to date; `primaries` is shard → last known primary."""
+
+    def __init__(
+        self, plan: Planner, nodes: list[Node], primaries: Mapping[int, int], say: Callable[[str], None]
+    ) -> None:
+        self.plan, self.nodes, self.primaries, self.say = plan, nodes, primaries, say
+
+    def all(self) -> list[Step]:
+        shards = range(self.plan.layout.shards)
+        steps = [Step(f"turn-{s}-{k}", ("etcd",), self._turn(s, k)) for s, k in self.plan.layout.nodes]
+        steps += [Step(f"databases-{s}", ("etcd",), self._databases(s)) for s in shards]
+        if self.plan.layout.replicas:
+            steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
+        before = (*(f"databases-{s}" for s in shards), "redis-journal", "redis-cache")
+        steps.append(Step("migrate", before, lambda: self._manage("migrate_all")))
+        steps.append(Step("static", (), lambda: self._manage("collectstatic", "--noinput", "-v", "0")))
+        steps.append(Step("key", ("migrate",), self._key))
+        front = tuple(f"api-{i}" for i in range(1, self.plan.layout.scale["api"] + 1))
+        steps.append(Step("front", ("nginx", *front), self._front))
+        return steps
+
+    def _of(self, shard: int) -> list[Node]:
+        return [node for node in self.nodes if node.shard == shard]
+
+    def _primary(self, shard: int) -> Node | None:
+        return next((node for node in self._of(shard) if node.primary and node.state == "running"), None)
+
+    def _turn(self, shard: int, number: int) -> Callable[[], Awaitable[None]]:
+        """The last primary starts first, else a replica that lacks its last commits might be promoted in its place."""
+
+        async def run() -> None:
+            if number != self.primaries.get(shard, 1):
+                await _until(lambda: self._primary(shard) is not None, TURN_SECONDS)
+
+        return run
+
+    def _databases(self, shard: int) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
+            secrets = self.plan.secrets
+            deadline = time.monotonic() + PRIMARY_SECONDS
+            while True:
+                primary = await self._wait_for_primary(shard, deadline)
+                try:
+                    await provide(primary.port, secrets["postgres"], secrets["tally"], control=shard == 0)
+                except psycopg.Error as error:
+                    if time.monotonic() > deadline or "password authentication" in str(error):
+                        raise ClusterError(f"the databases of shard {shard} cannot be made: {error}") from error
+                    await asyncio.sleep(0.5)
+                else:
+                    return
+
+        return run
+
+    async def _wait_for_primary(self, shard: int, deadline: float) -> Node:
+        failing_since: float | None = None
+        while (primary := self._primary(shard)) is None:
+            now = time.monotonic()
+            failing = any(node.said == "start failed" for node in self._of(shard))
+            failing_since = (failing_since or now) if failing else None
+            if now > deadline or (failing_since and now - failing_since > FAILED_SECONDS):
+                raise ClusterError(self._no_primary(shard))
+            await asyncio.sleep(0.1)
+        return primary
+
+    def _no_primary(self, shard: int) -> str:
+        failed = [node for node in self._of(shard) if node.said == "start failed"] or self._of(shard)
+        logs = [self.plan.directory.log(f"{kind}-{shard}-{failed[0].node}") for kind in ("postgres", "patroni")]
+        newest = max((log for log in logs if log.exists()), key=_written_with_failure)
+        return (
+            f"shard {shard} has no primary: PostgreSQL does not start in {failed[0].data}; {said(newest)}. Put that "
+            "directory right (or, where a replica has the data, remove it: it is copied anew), or `cluster destroy` all"
+        )
+
+    def _replicas(self, shard: int) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
+            if not await _until(lambda: all(node.serving for node in self._of(shard)), REPLICA_SECONDS):
+                late = [node for node in self._of(shard) if not node.serving]
+                log = self.plan.directory.log(f"patroni-{shard}-{late[0].node}") if late else self.plan.directory.logs
+                self.say(f"warning: a replica of shard {shard} does not follow yet; {said(log)}")
+
+        return run
+
+    async def _front(self) -> None:
+        """A client's way in, up to a ready API. A part that is not healthy yet is no failed start: `/health` tells."""
+        health = probes.Answers(self.plan.layout.ports["nginx"], "/health", 200)
+        deadline = time.monotonic() + 15
+        while not await health.check():
+            if time.monotonic() > deadline:
+                self.say(f"warning: {self.plan.layout.url}/health does not answer 200 yet")
+                return
+            await asyncio.sleep(0.1)
+
+    async def _key(self) -> None:
+        path = self.plan.directory["api-key"]
+        if not path.exists():
+            scopes = [word for scope in ("read", "write", "staff") for word in ("--scope", scope)]
+            words = (await self._manage("make_key", "local-cluster", *scopes)).split()
+            if not words:
+                raise ClusterError("manage.py make_key printed no key")
+            write_private(path, words[-1] + "\n")
+
+    async def _manage(self, command: str, *arguments: str) -> str:
+        """Run `manage.py COMMAND …` with this cluster's settings: its stdout. stderr goes to `<command>.log`."""
+        log = self.plan.directory.log(command)
+        with log.open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(PROJECT / "manage.py"), command, *arguments),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                env=self.plan.environment,
+                cwd=PROJECT,
+                start_new_session=True,
+            )
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS)
+        except TimeoutError as error:
+            raise ClusterError(f"manage.py {command} is not done after {COMMAND_SECONDS:.0f} s; {said(log)}") from error
+        finally:
+            if process.returncode is None:
+                kill_group(process.pid)
+        if process.returncode != 0:
+            raise ClusterError(f"manage.py {command} failed (exit {process.returncode}); {said(log)}")
+        return output.decode()
+
+
+def _written_with_failure(log: Path) -> tuple[bool, float]:
+    return ("FATAL" in said(log) or "PANIC" in said(log), log.stat().st_mtime)
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.1)
+    return True

@@ -1,0 +1,234 @@
+"""The supervisor: starts a plan in order of dependency, keeps it running, scales it, stops it in order.
+
+A small one of our own, because neither supervisord nor circus nor honcho gives a start ordered by readiness, counts of
+restarts, and the reaping of an orphaned process group together. One asyncio loop, one `Child` for each process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+
+from . import ClusterError, leftovers, postgres, prepare, state
+from .child import Child
+from .console import Console
+from .plan import Planner, Spec, stages
+from .processes import create_time
+from .steps import Steps
+
+LOOK_SECONDS = 0.3  # between two looks at the postmasters
+ASK_EVERY = 7  # looks, after which Patroni is asked too, once all is ready
+REWORK_SECONDS = 0.5  # that nginx gets to take up another list of API processes
+
+
+class Supervisor:
+    """Runs one cluster from `run()` to the signal that ends it."""
+
+    def __init__(self, plan: Planner, console: Console) -> None:
+        self.plan = plan
+        self.console = console
+        last = state.read(plan.directory)
+        self.primaries = {int(shard): node for shard, node in last.primaries.items()}
+        self.state = state.State(
+            url=plan.layout.url,
+            phase="starting",
+            supervisor={"pid": os.getpid(), "create_time": create_time(os.getpid())},
+        )
+        self._dirty = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._rescale_asked = asyncio.Event()
+        self.nodes = [self._node(shard, node) for shard, node in plan.layout.nodes]
+        self.children = {spec.name: self._child(spec) for spec in plan.specs()}
+
+    def _node(self, shard: int, node: int) -> postgres.Node:
+        ports = self.plan.layout.ports
+        port, patroni_port = ports[f"postgres-{shard}-{node}"], ports[f"patroni-{shard}-{node}"]
+        return postgres.Node(shard, node, self.plan.directory.node(shard, node), port=port, patroni_port=patroni_port)
+
+    def _child(self, spec: Spec) -> Child:
+        return Child(spec, self.plan.directory.log(spec.name), self._dirty.set, self.console.event)
+
+    async def run(self) -> None:
+        """Start all, say `ready:`, stay until a signal, stop all. Raises `ClusterError` if the start fails."""
+        self._handle_signals()
+        chores = [
+            asyncio.create_task(chore) for chore in (self._write_states(), self._look(), self._rescale_when_asked())
+        ]
+        try:
+            if await self._unless_stopped(self._start()):
+                self._become("ready")
+                self.console.ready(self.state.url or "", self._rows(), self._primary_names())
+                await self._stop_asked.wait()
+        except ClusterError as error:
+            self.state.error = str(error)
+            raise
+        finally:
+            self._become("stopping")
+            await self._stop()
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
+            self._become("stopped")
+            self._write_state()
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGUSR1, self._rescale_asked.set)
+
+    def _asked_to_stop(self) -> None:
+        if self._stop_asked.is_set():
+            self.console.event("killing everything at once")
+            for child in self.children.values():
+                child.kill()
+            leftovers.kill_all(self.plan.directory)
+        self._stop_asked.set()
+
+    async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
+        """Do the work unless a signal comes first; whether it was done."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop_asked.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return False
+        task.result()
+        return True
+
+    async def _start(self) -> None:
+        """Everything at once, each waiting for what it depends on."""
+        steps = Steps(self.plan, self.nodes, self.primaries, self.console.event).all()
+        done = {name: asyncio.Event() for name in (*self.children, *(step.name for step in steps))}
+
+        async def one(name: str, after: tuple[str, ...], start: Callable[[], Awaitable[object]]) -> None:
+            for other in after:
+                await done[other].wait()
+            began = time.monotonic()
+            await start()
+            done[name].set()
+            self.console.progress(
+                name, time.monotonic() - began, [n for n, event in done.items() if not event.is_set()]
+            )
+
+        self.console.begin(len(done))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for child in self.children.values():
+                    group.create_task(one(child.spec.name, child.spec.after, child.start))
+                for step in steps:
+                    group.create_task(one(step.name, step.after, step.run))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self.console.end()
+
+    async def _stop(self) -> None:
+        self.console.event("stopping")
+        roles = {name: child.spec.role for name, child in self.children.items()}
+        primaries = {f"patroni-{node.shard}-{node.node}" for node in self.nodes if node.primary}
+        for stage in stages(roles, primaries.__contains__):
+            await asyncio.gather(*(self.children[name].stop() for name in stage))
+        await asyncio.to_thread(leftovers.stop, self.plan.directory)
+        for node in self.nodes:
+            node.pid, node.state = None, "stopped"
+
+    async def _rescale_when_asked(self) -> None:
+        while True:
+            await self._rescale_asked.wait()
+            self._rescale_asked.clear()
+            while self.state.phase == "starting":
+                await asyncio.sleep(0.2)
+            try:
+                await self._rescale()
+                self.state.error = None
+            except (ClusterError, OSError, ValueError) as error:
+                self.state.error = str(error)
+                self.console.event(f"scale: {error}")
+            self._dirty.set()
+
+    async def _rescale(self) -> None:
+        asked = json.loads(self.plan.directory["scale.json"].read_text())
+        self.plan = prepare.rescaled(self.plan, asked["counts"])
+        wanted = {spec.name: spec for spec in self.plan.specs()}
+        new = {name: self._child(spec) for name, spec in wanted.items() if name not in self.children}
+        gone = [self.children[name] for name in self.children if name not in wanted]
+        self.children |= new
+        try:
+            await asyncio.gather(*(child.start() for child in new.values()))
+        finally:
+            self.children["nginx"].signal(signal.SIGHUP)
+            await asyncio.sleep(REWORK_SECONDS)
+            await asyncio.gather(*(child.stop() for child in gone))
+            self.children = {name: self.children[name] for name in wanted}
+            self.state.revision = asked["revision"]
+        self.console.event(f"scaled: {', '.join(f'{role}={count}' for role, count in self.plan.layout.scale.items())}")
+
+    async def _look(self) -> None:
+        """Keep the rows of PostgreSQL true, and remember who is primary."""
+        for look in itertools.count():
+            ask = self.state.phase == "starting" or look % ASK_EVERY == 0
+            if any(await asyncio.gather(*(node.look(ask=ask) for node in self.nodes))):
+                self._dirty.set()
+            if self.state.phase in ("starting", "ready"):
+                self.primaries |= {node.shard: node.node for node in self.nodes if node.primary}
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _become(self, phase: str) -> None:
+        self.state.phase = phase
+        self._dirty.set()
+
+    def _primary_names(self) -> set[str]:
+        return {node.name for node in self.nodes if node.primary}
+
+    def _rows(self) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = [
+            {
+                "name": child.spec.name,
+                "role": child.spec.role,
+                "shard": child.spec.shard,
+                "pid": child.pid,
+                "port": child.spec.port,
+                "metrics_port": child.spec.metrics_port,
+                "state": child.state,
+                "restarts": child.restarts,
+                "create_time": child.create_time,
+            }
+            for child in self.children.values()
+        ]
+        place = 1 + max(index for index, row in enumerate(rows) if row["role"] == "patroni")
+        return rows[:place] + [_row(node) for node in self.nodes] + rows[place:]
+
+    async def _write_states(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            self._write_state()
+            await asyncio.sleep(0.05)
+
+    def _write_state(self) -> None:
+        self.state.processes = self._rows()
+        self.state.primaries = {str(shard): node for shard, node in self.primaries.items()}
+        with contextlib.suppress(OSError):
+            state.write(self.plan.directory, self.state)
+
+
+def _row(node: postgres.Node) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "role": "postgres",
+        "shard": node.shard,
+        "pid": node.pid,
+        "port": node.port,
+        "metrics_port": None,
+        "state": node.state,
+        "restarts": node.restarts,
+        "create_time": node.create_time,
+    }

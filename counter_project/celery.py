@@ -1,0 +1,30 @@
+"""The Celery app: one queue a shard (`shard-N`), and `maintenance` for everything else."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_init
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
+
+app = Celery("tally")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["counters.apply"])
+
+
+@setup_logging.connect
+def keep_logging(**_: Any) -> None:
+    """Leave logging to Django's settings."""
+
+
+@worker_init.connect
+def serve_metrics(**_: Any) -> None:
+    """A worker's own /metrics."""
+    from django.conf import settings
+    from prometheus_client import start_http_server
+
+    if settings.TALLY.metrics_port:
+        start_http_server(settings.TALLY.metrics_port, addr="127.0.0.1")

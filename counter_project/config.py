@@ -1,0 +1,130 @@
+"""Every setting of Tally, typed, in one place, read from the environment (or `<NAME>_FILE` for a secret in a file).
+
+This is the only reader of `TALLY_*`. The rest of the code asks `django.conf.settings.TALLY`, an instance of `Config`.
+Units stand in the names and descriptions; a bad value stops the start with a sentence (`ConfigError`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "TALLY_"
+
+
+class ConfigError(Exception):
+    """A setting is missing or has a bad value; the text says which, and what to do."""
+
+
+class Node(BaseModel):
+    """One PostgreSQL server of a shard."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    patroni: str | None = None  # base URL of this node's Patroni REST API
+
+
+class Shard(BaseModel):
+    """One PostgreSQL cluster; the first is the primary only by chance, libpq finds out (`target_session_attrs`)."""
+
+    nodes: Annotated[list[Node], Field(min_length=1)]
+
+    @property
+    def replicas(self) -> int:
+        return len(self.nodes) - 1
+
+
+class Config(BaseSettings):
+    """`TALLY_<FIELD NAME>` for each field; lists and objects are JSON."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
+
+    secret_key: SecretStr = Field(description="Django's signing key; at least 32 characters.")
+    debug: bool = Field(default=False, description="Django's debug pages; never in production.")
+    allowed_hosts: list[str] = Field(default=["127.0.0.1", "localhost"], description="Host names that the API answers to.")
+    node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
+    static_root: Path = Field(default=Path("static"), description="Where collectstatic puts files and nginx finds them.")
+
+    shards: list[Shard] = Field(
+        min_length=1, max_length=64, description='The shards, by number: `[{"nodes": [{"host", "port", "patroni"}]}]`.'
+    )
+    database_user: str = Field(default="tally", description="Role of the service in every PostgreSQL; not a superuser.")
+    database_password: SecretStr = Field(description="Its password.")
+    database_name: str = Field(default="tally", description="The database of the counters, in every shard.")
+    control_database_name: str = Field(default="tally_control", description="Django's own tables, in shard 0's cluster.")
+    database_pool_size: int = Field(default=10, ge=1, le=10, description="Connections per process and database, at most.")
+    database_timeout_seconds: float = Field(
+        default=3.0, gt=0, description="To connect, to get a pooled connection, and for a read's statement."
+    )
+    replicas_required: int = Field(
+        default=1, ge=0, description="Replicas that must have flushed a commit before its journal entry goes; 0 where a shard has none."
+    )
+
+    journal_url: SecretStr = Field(description="Redis of the journal: AOF, fsync always, noeviction.")
+    broker_url: SecretStr = Field(description="Celery's broker: another database of the journal's Redis, or a RabbitMQ.")
+    cache_url: SecretStr = Field(description="Redis of the cache: LRU, no persistence.")
+    redis_timeout_seconds: float = Field(default=2.0, gt=0, description="To connect to a Redis and for one answer of it.")
+
+    cache_ttl_seconds: int = Field(default=60, ge=1, description="Life of a value that the worker put into the cache.")
+    cache_fill_ttl_seconds: int = Field(default=30, ge=1, description="Life of a value that a read put there (a replica may lag).")
+    breaker_failures: int = Field(default=5, ge=1, description="Failures in a row that open the breaker of a shard and role.")
+    breaker_reset_seconds: int = Field(default=2, ge=1, description="Time an open breaker waits before it lets one call through.")
+
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body; more gets 413.")
+    max_increments: int = Field(default=100_000, ge=1, description="Most increments in one bulk request; more gets 413.")
+    max_keys: int = Field(default=1_000, ge=1, description="Most keys of one multi-get and largest page of a listing.")
+    max_wait_seconds: float = Field(default=30.0, gt=0, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied.")
+    flush_max_writes: int = Field(default=4096, ge=1, le=100_000, description="Most writes in one batch.")
+
+    window_seconds: float = Field(default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches.")
+    completion_interval_seconds: float = Field(default=0.01, gt=0, description="Pause between looks at what the replicas have flushed.")
+    overdue_seconds: float = Field(default=5.0, gt=0, description="Age from which a journal entry is dispatched again by the relay.")
+    relay_interval_seconds: float = Field(default=2.0, gt=0, description="Pause between rounds of the relay.")
+    retention_days: int = Field(default=7, ge=1, description="How long the ledger, outcomes and idempotency keys are kept.")
+    idempotency_redis_seconds: int = Field(
+        default=3600, ge=60, description="How long an idempotency key stays in the journal's Redis after it is safe in its shard."
+    )
+
+    api_key_ttl_seconds: float = Field(default=5.0, ge=0, description="A revoked API key is refused by every process after this.")
+    metrics_port: int | None = Field(default=None, description="Port of this process's own /metrics (workers, beat); none: no server.")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    log_format: str = Field(default="json", pattern="^(json|console)$", description="One JSON object a line, or for people.")
+
+    @model_validator(mode="after")
+    def _secret_is_long(self) -> Config:
+        if len(self.secret_key.get_secret_value()) < 32:
+            raise ValueError("TALLY_SECRET_KEY must have at least 32 characters")
+        return self
+
+    @property
+    def shard_count(self) -> int:
+        return len(self.shards)
+
+    def replicas_required_of(self, shard: int) -> int:
+        """Replicas that must have a commit of this shard: never more than it has."""
+        return min(self.replicas_required, self.shards[shard].replicas)
+
+
+def load(environ: dict[str, str] | None = None) -> Config:
+    """Read the environment; secrets may be given as `TALLY_X_FILE=/path`. Raises `ConfigError`."""
+    environ = dict(os.environ) if environ is None else environ
+    for name, path in list(environ.items()):
+        if name.startswith(PREFIX) and name.endswith("_FILE"):
+            try:
+                os.environ.setdefault(name.removesuffix("_FILE"), Path(path).read_text().strip())
+            except OSError as error:
+                raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from error
+    try:
+        return Config()  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
+            where = "".join(f"[{part!r}]" for part in problem["loc"][1:])
+            lines.append(f"{name}{where}: {problem['msg']}")
+        hint = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
+        raise ConfigError("bad settings:\n  " + "\n  ".join(lines) + f"\n{hint}") from error

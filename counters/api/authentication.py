@@ -1,0 +1,115 @@
+"""`Authorization: Api-Key …`: who calls, and what the key allows.
+
+The keys are few and looked up on every request, so each process holds all of them and asks the database at most every
+`TALLY_API_KEY_TTL_SECONDS` (and for a key it does not know, at most twice a second). While the control database is away it goes on
+with what it knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, ClassVar
+
+import structlog
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from counters.api.problems import unavailable
+from counters.models import ApiKey, Scope
+
+KEYWORD = "Api-Key"
+_UNKNOWN_KEY_SECONDS = 0.5
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A client known by its key."""
+
+    prefix: str
+    name: str
+    scopes: frozenset[str]
+    is_authenticated: ClassVar[bool] = True
+
+
+class Keyring:
+    """All API keys, as the control database last told them."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, ApiKey] | None = None
+        self._read_at = 0.0
+        self._lock = Lock()
+
+    def caller(self, key: str) -> Caller | None:
+        """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if no keys were ever read."""
+        prefix = key.partition(".")[0]
+        keys = self._fresh(settings.TALLY.api_key_ttl_seconds)
+        if prefix not in keys:
+            keys = self._fresh(_UNKNOWN_KEY_SECONDS)
+        found = keys.get(prefix)
+        if found is None or found.revoked or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
+            return None
+        if found.expiry_date and found.expiry_date < timezone.now():
+            return None
+        return Caller(prefix, found.name, frozenset(found.scopes))
+
+    def _fresh(self, seconds: float) -> dict[str, ApiKey]:
+        if self._keys is None or time.monotonic() - self._read_at > seconds:
+            with self._lock:
+                if self._keys is None or time.monotonic() - self._read_at > seconds:
+                    self._read()
+        if self._keys is None:
+            raise unavailable("keys-unavailable", "The control database did not answer, and no API keys are known yet.")
+        return self._keys
+
+    def _read(self) -> None:
+        try:
+            self._keys = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
+        except DatabaseError as error:
+            log.warning("keys_unread", error=str(error).strip())
+        self._read_at = time.monotonic()
+
+
+keyring = Keyring()
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    """DRF authentication by API key."""
+
+    def authenticate(self, request: Request) -> tuple[Caller, str] | None:
+        keyword, _, key = request.headers.get("Authorization", "").partition(" ")
+        if not keyword:
+            return None
+        if keyword.lower() != KEYWORD.lower() or not key.strip():
+            raise AuthenticationFailed(f"Authorization must be '{KEYWORD} <key>'.")
+        caller = keyring.caller(key.strip())
+        if caller is None:
+            raise AuthenticationFailed("This API key is unknown, revoked or expired.")
+        return caller, key
+
+    def authenticate_header(self, request: Request) -> str:  # noqa: ARG002
+        return KEYWORD
+
+
+class HasScope(BasePermission):
+    """Reading is open; anything else needs the scope that the view names (`scopes`, by method), `write` by default."""
+
+    message = "This API key lacks the scope that the call needs."
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        needed = getattr(view, "scopes", {}).get(request.method)
+        if needed is None:
+            needed = None if request.method in ("GET", "HEAD", "OPTIONS") else Scope.WRITE
+        return needed is None or needed in _scopes(request.user)
+
+
+def _scopes(user: Caller | None) -> Sequence[str] | frozenset[str]:
+    return user.scopes if isinstance(user, Caller) else ()

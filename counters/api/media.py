@@ -1,0 +1,81 @@
+"""Bodies: decoding with msgspec into the types of `requests`, and the JSON renderer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from django.conf import settings
+from django.http import HttpRequest
+from rest_framework import renderers
+
+from counters.api.problems import Problem, invalid
+
+T = TypeVar("T")
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+MSGPACK = "application/msgpack"
+_ALIASES = {"": JSON, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK, "application/ndjson": NDJSON}
+_AT = re.compile(r"^(?P<rule>.*?)(?: - at `(?:key in )?\$\.?(?P<field>.*)`)?$", re.DOTALL)
+
+
+class JSONRenderer(renderers.BaseRenderer):
+    """JSON by msgspec."""
+
+    media_type = JSON
+    format = "json"
+    charset = None
+
+    def render(self, data: Any, _accepted_media_type: str | None = None, _renderer_context: dict[str, Any] | None = None) -> bytes:
+        return b"" if data is None else msgspec.json.encode(data)
+
+
+def media_type(request: HttpRequest) -> str:
+    """The media type of the body, without parameters."""
+    name = (request.content_type or "").strip().lower()
+    return _ALIASES.get(name, name)
+
+
+def body(request: HttpRequest) -> bytes:
+    """The whole body. Raises `Problem` 413 if it is too large."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if length.isdigit() and int(length) > settings.TALLY.max_body_bytes:
+        raise too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
+    return request.body
+
+
+def too_large(detail: str) -> Problem:
+    """413."""
+    return Problem(413, "payload-too-large", detail)
+
+
+def unsupported(name: str, supported: list[str]) -> Problem:
+    """415."""
+    return Problem(415, "unsupported-media-type", f"Content-Type {name!r} is not one of {', '.join(supported)}.")
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """A JSON body of a type. Raises `Problem` 400 that names the field and the rule."""
+    return _decode(msgspec.json.Decoder(kind).decode, data)
+
+
+def _decode(decoder: Any, data: bytes) -> Any:
+    try:
+        return decoder(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        match = _AT.match(str(error))
+        field = (match and match["field"]) or "body"
+        raise invalid(field, match["rule"] if match else str(error)) from error
+
+
+def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any) -> T:
+    """A body of a media type: `kind` in JSON or msgpack, or one `line` a line in NDJSON, given to `wrap`. Raises `Problem`."""
+    if name == JSON:
+        return decode(data, kind)
+    if name == MSGPACK:
+        return _decode(msgspec.msgpack.Decoder(kind).decode, data)  # type: ignore[no-any-return]
+    if name == NDJSON:
+        return wrap(_decode(msgspec.json.Decoder(line).decode_lines, data))  # type: ignore[no-any-return]
+    raise unsupported(name, [JSON, NDJSON, MSGPACK])

@@ -1,0 +1,131 @@
+"""Problem documents (RFC 9457): every error of the API, whoever raises it.
+
+`type` is `urn:tally:problem:<slug>`; a bad request has `errors`, each with the `field` and the `rule` it breaks.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.http import Http404, HttpRequest, JsonResponse
+from prometheus_client import Counter
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from counters.intake.idempotency import Mismatch
+from counters.intake.journal import JournalUnavailable
+from sharding.databases import ShardUnavailable
+from sharding.topology import NoTopology
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = "1"
+PROBLEMS = Counter("tally_problems_total", "Requests answered with a problem document", ["status", "problem"])
+log = structlog.get_logger(__name__)
+
+
+class Problem(Exception):
+    """A request that cannot be done. `errors` name fields and rules, `extra` are further members of the document."""
+
+    def __init__(  # noqa: PLR0913 - the members of a problem document
+        self,
+        status: int,
+        slug: str,
+        detail: str,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: dict[str, str] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.slug, self.detail = status, slug, detail
+        self.errors, self.headers, self.extra = errors, headers or {}, extra or {}
+
+    def document(self) -> dict[str, Any]:
+        """The members of the document."""
+        title = self.slug.replace("-", " ").capitalize()
+        document = {"type": f"urn:tally:problem:{self.slug}", "title": title, "status": self.status, "detail": self.detail}
+        if self.errors:
+            document["errors"] = self.errors
+        return document | self.extra
+
+
+def invalid(field: str, rule: str) -> Problem:
+    """400: a field breaks a rule."""
+    return Problem(400, "invalid-request", f"{field}: {rule}", errors=[{"field": field, "rule": rule}])
+
+
+def unavailable(slug: str, detail: str, **extra: Any) -> Problem:
+    """503: a component is down; try again soon."""
+    return Problem(503, slug, detail, headers={"Retry-After": RETRY_AFTER_SECONDS}, extra=extra)
+
+
+def of(error: BaseException) -> Problem | None:  # noqa: PLR0911 - a table
+    """The problem that an exception means, or None for a bug."""
+    match error:
+        case Problem():
+            return error
+        case Mismatch():
+            return Problem(422, "idempotency-key-reused", str(error), errors=[{"field": "Idempotency-Key", "rule": str(error)}])
+        case JournalUnavailable():
+            detail = "The write may or may not have been accepted; repeat it with the same Idempotency-Key to be sure."
+            return unavailable("journal-unavailable", f"{error}. {detail}")
+        case ShardUnavailable():
+            return unavailable("shard-unavailable", str(error), shard=error.shard)
+        case NoTopology():
+            return unavailable("no-topology", str(error))
+        case RequestDataTooBig():
+            return Problem(413, "payload-too-large", "The body is larger than allowed.")
+        case Http404():
+            return Problem(404, "not-found", str(error) or "There is nothing at this address.")
+        case PermissionDenied():
+            return Problem(403, "forbidden", str(error) or "Not allowed.")
+        case exceptions.APIException():
+            headers = {"WWW-Authenticate": error.auth_header} if getattr(error, "auth_header", None) else {}
+            slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+            return Problem(error.status_code, slug, str(error.detail), headers=headers)
+    return None
+
+
+def handle(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's EXCEPTION_HANDLER."""
+    problem = of(error)
+    if problem is None:
+        return None
+    view = context.get("view")
+    if problem.status == 405 and view is not None:
+        problem.headers["Allow"] = ", ".join(view.allowed_methods)
+    _count(problem)
+    response = Response(problem.document(), status=problem.status, headers=problem.headers)
+    response.content_type = MEDIA_TYPE
+    return response
+
+
+def _count(problem: Problem) -> None:
+    PROBLEMS.labels(problem.status, problem.slug).inc()
+    if problem.status >= 500:
+        log.warning("unavailable", problem=problem.slug, detail=problem.detail)
+
+
+def _json(problem: Problem) -> JsonResponse:
+    _count(problem)
+    return JsonResponse(problem.document(), status=problem.status, headers=problem.headers, content_type=MEDIA_TYPE)
+
+
+def not_found(_request: HttpRequest, _exception: Exception | None = None) -> JsonResponse:
+    """Django's handler404."""
+    return _json(Problem(404, "not-found", "There is nothing at this address."))
+
+
+def bad_request(_request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
+    """Django's handler400."""
+    if isinstance(exception, RequestDataTooBig):
+        return _json(Problem(413, "payload-too-large", "The body is larger than allowed."))
+    return _json(Problem(400, "invalid-request", "The request could not be understood."))
+
+
+def server_error(_request: HttpRequest) -> JsonResponse:
+    """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same Idempotency-Key."""
+    return _json(Problem(500, "internal-error", "Something went wrong; it was logged."))

@@ -1,0 +1,159 @@
+"""What requests and answers look like: msgspec types that decode and check, and that the OpenAPI schema is made from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from counters.keys import KEY_PATTERN
+from counters.operations import MAX_VALUE, MIN_VALUE
+
+Key = Annotated[str, Meta(pattern=rf"^{KEY_PATTERN}$", description="1 to 200 characters out of A-Z a-z 0-9 . _ : ~ @ -")]
+Int64 = Annotated[int, Meta(ge=MIN_VALUE, le=MAX_VALUE)]
+
+
+class Increment(msgspec.Struct, forbid_unknown_fields=True):
+    """Add to a counter."""
+
+    delta: Int64
+
+
+class KeyedIncrement(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """Add to a counter. The key's rule is checked once for each distinct key, after folding."""
+
+    key: str
+    delta: Int64
+
+
+class Increments(msgspec.Struct, forbid_unknown_fields=True):
+    """Add to many counters; a key may come more than once."""
+
+    increments: list[KeyedIncrement]
+
+
+class Set(msgspec.Struct, forbid_unknown_fields=True):
+    """Give a counter a value."""
+
+    value: Int64
+
+
+class Queued(msgspec.Struct):
+    """An increment that is durable and will be counted exactly once."""
+
+    id: str
+    key: str
+    delta: int
+    status: Literal["queued"]
+    queue: str
+
+
+class Applied(msgspec.Struct):
+    """An increment that has been counted; `value` is what it made of the counter."""
+
+    id: str
+    key: str
+    delta: int
+    status: Literal["applied"]
+    queue: str
+    value: int
+    version: int
+
+
+class Accepted(msgspec.Struct):
+    """A bulk write that is durable: how many increments it had, of how many keys, on how many shards."""
+
+    id: str
+    accepted: int
+    keys: int
+    shards: int
+
+
+class Changed(msgspec.Struct):
+    """A counter after a set or reset."""
+
+    key: str
+    value: int
+    version: int
+
+
+class Pending(msgspec.Struct):
+    """A set or reset that is durable but was not applied within the time a request may wait; `GET /v1/writes/{id}` tells when it is."""
+
+    id: str
+    key: str
+    status: Literal["queued"]
+    queue: str
+
+
+class Counter(msgspec.Struct):
+    """A counter; one that was never written has value 0 and version 0."""
+
+    key: str
+    value: int
+    version: int
+    updated_at: str | None
+    source: Literal["cache", "replica", "primary"]
+    shard: int
+
+
+class Counters(msgspec.Struct):
+    """Many counters; `next` is the cursor of the next page."""
+
+    results: list[Counter]
+    next: str | None
+
+
+class Rejected(msgspec.Struct):
+    """An operation that could not be applied, and why."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+class Write(msgspec.Struct, omit_defaults=True):
+    """What became of a write. `value` and `version` where it was one operation whose result was asked for."""
+
+    id: str
+    status: Literal["queued", "excess", "stale", "applied", "rejected"]
+    shards: list[int]
+    value: int | None = None
+    version: int | None = None
+    rejected: list[Rejected] = []
+
+
+class FieldError(msgspec.Struct):
+    """A field and the rule that it breaks."""
+
+    field: str
+    rule: str
+
+
+class ProblemDocument(msgspec.Struct, omit_defaults=True):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = []
+
+
+class Component(msgspec.Struct, omit_defaults=True):
+    """A part of the system as this process sees it."""
+
+    name: str
+    status: Literal["up", "down"]
+    detail: str = ""
+
+
+class Health(msgspec.Struct):
+    """`live`: this process works. `ready`: it can take writes."""
+
+    status: Literal["ok", "degraded", "down"]
+    live: bool
+    ready: bool
+    node: str
+    components: list[Component]

@@ -1,0 +1,188 @@
+"""The OpenAPI description of each call, made from the types in `requests`. One name for each view method; see `views`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+
+from counters.api import requests
+from counters.api.media import JSON, MSGPACK, NDJSON
+from counters.api.problems import MEDIA_TYPE
+from counters.keys import KEY_PATTERN, KEY_RULE
+from counters.write_id import WRITE_ID_PATTERN
+
+_TYPES = [
+    requests.Increment,
+    requests.KeyedIncrement,
+    requests.Increments,
+    requests.Set,
+    requests.Queued,
+    requests.Applied,
+    requests.Accepted,
+    requests.Changed,
+    requests.Pending,
+    requests.Counter,
+    requests.Counters,
+    requests.Write,
+    requests.ProblemDocument,
+    requests.Health,
+]
+_, COMPONENTS = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+COMPONENTS["KeyedIncrement"]["properties"]["key"] |= {"pattern": f"^{KEY_PATTERN}$", "description": KEY_RULE}
+COMPONENTS["Increments"]["properties"]["increments"] |= {"minItems": 1, "maxItems": 100_000}
+
+_PROBLEMS = {
+    400: "A field breaks a rule; `errors` names both.",
+    401: "The API key is missing, unknown, revoked or expired.",
+    403: "The API key lacks the scope.",
+    404: "Unknown.",
+    406: "Only JSON is answered.",
+    409: "The counter would leave the range of a signed 64-bit integer; nothing was changed.",
+    412: "The counter's version is not the one in If-Match; nothing was changed.",
+    413: "The body is too large.",
+    415: "The Content-Type is not one that this call takes.",
+    422: "The Idempotency-Key was used before with another request.",
+    503: "A component is down; nothing is lost. Try again after Retry-After seconds.",
+}
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """How the schema shows the authentication."""
+
+    target_class = "counters.api.authentication.ApiKeyAuthentication"
+    name = "ApiKey"
+
+    def get_security_definition(self, _auto_schema: Any) -> dict[str, str]:
+        return {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`Api-Key <key>`"}
+
+
+def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """drf-spectacular's postprocessing: put the types into the document."""
+    result.setdefault("components", {}).setdefault("schemas", {}).update(COMPONENTS)
+    return result
+
+
+def _ref(kind: type) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
+    answers: dict[Any, Any] = {
+        (status, JSON): OpenApiResponse(_ref(kind), description=description) for status, (kind, description) in good.items()
+    }
+    for status in (*bad, 401, 406, 503):
+        answers[status, MEDIA_TYPE] = OpenApiResponse(_ref(requests.ProblemDocument), description=_PROBLEMS[status])
+    return answers
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> OpenApiParameter:
+    return OpenApiParameter(name, schema, OpenApiParameter.QUERY, description=description)
+
+
+_KEY = OpenApiParameter(
+    "key", {"type": "string", "pattern": f"^{KEY_PATTERN}$"}, OpenApiParameter.PATH, required=True, description=KEY_RULE
+)
+_IDEMPOTENCY = OpenApiParameter(
+    "Idempotency-Key",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    OpenApiParameter.HEADER,
+    description="The same key with the same request is counted once and answered the same, for seven days.",
+)
+_IF_MATCH = OpenApiParameter(
+    "If-Match",
+    {"type": "string", "pattern": '^"[0-9]{1,19}"$'},
+    OpenApiParameter.HEADER,
+    description='Only if the counter has this version (`"0"`: was never written).',
+)
+_WAIT = _query("wait", {"type": "number", "minimum": 0, "maximum": 30}, "Wait so many seconds for the result, and answer 200 with it.")
+_CONSISTENCY = _query(
+    "consistency",
+    {"type": "string", "enum": ["eventual", "primary"], "default": "eventual"},
+    "`eventual`: cache, replica or primary, whichever answers first. `primary`: the primary.",
+)
+
+increment = extend_schema(
+    operation_id="increment",
+    tags=["writes"],
+    parameters=[_KEY, _WAIT, _IDEMPOTENCY],
+    request={JSON: _ref(requests.Increment)},
+    examples=[OpenApiExample("one more", {"delta": 1}, request_only=True)],
+    responses=_answers(
+        {200: (requests.Applied, "Counted; with `wait`."), 202: (requests.Queued, "Durable; it will be counted exactly once.")},
+        *(400, 403, 409, 413, 415, 422),
+    ),
+)
+bulk = extend_schema(
+    operation_id="increment_many",
+    tags=["writes"],
+    parameters=[_IDEMPOTENCY],
+    request={
+        JSON: _ref(requests.Increments),
+        NDJSON: {"type": "string", "description": 'One `{"key", "delta"}` a line.'},
+        MSGPACK: {"type": "string", "format": "binary", "description": "As the JSON, in MessagePack."},
+    },
+    examples=[OpenApiExample("two", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True)],
+    responses=_answers(
+        {202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(400, 403, 413, 415, 422)
+    ),
+)
+get = extend_schema(
+    operation_id="read",
+    tags=["reads"],
+    parameters=[_KEY, _CONSISTENCY],
+    responses=_answers({200: (requests.Counter, "The counter; `ETag` is its version.")}, 400),
+)
+put = extend_schema(
+    operation_id="set",
+    tags=["writes"],
+    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY],
+    request={JSON: _ref(requests.Set)},
+    responses=_answers(
+        {200: (requests.Changed, "Set."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
+        *(400, 403, 412, 413, 415, 422),
+    ),
+)
+delete = extend_schema(
+    operation_id="reset",
+    tags=["writes"],
+    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY],
+    responses=_answers(
+        {200: (requests.Changed, "Reset."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
+        *(400, 403, 412, 413, 422),
+    ),
+)
+get_many = extend_schema(
+    operation_id="read_many",
+    tags=["reads"],
+    parameters=[
+        _query("key", {"type": "array", "items": _KEY.type, "maxItems": 1000}, "Keys, each as one `key=`."),
+        _query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
+        _query("cursor", {"type": "string"}, "`next` of the page before."),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "Size of a page."),
+        _CONSISTENCY,
+    ],
+    responses=_answers({200: (requests.Counters, "The counters.")}, 400),
+)
+write = extend_schema(
+    operation_id="read_write",
+    tags=["writes"],
+    parameters=[
+        OpenApiParameter(
+            "write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True
+        )
+    ],
+    responses=_answers({200: (requests.Write, "What became of the write.")}, 400, 404),
+)
+health = extend_schema(
+    operation_id="health",
+    tags=["operation"],
+    auth=[],
+    responses={
+        (200, JSON): OpenApiResponse(_ref(requests.Health), description="Ready: writes are taken."),
+        (503, JSON): OpenApiResponse(_ref(requests.Health), description="Not ready."),
+        (406, MEDIA_TYPE): OpenApiResponse(_ref(requests.ProblemDocument), description=_PROBLEMS[406]),
+    },
+)

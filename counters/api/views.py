@@ -1,0 +1,289 @@
+"""The calls on counters and writes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from counters import keys, reads, write_status
+from counters.api import media, requests, schema
+from counters.api.authentication import Caller
+from counters.api.problems import Problem, invalid
+from counters.intake import dispatch, idempotency, outcomes, writes
+from counters.intake.batch import Step
+from counters.intake.idempotency import Claim
+from counters.intake.outcomes import Outcome
+from counters.intake.writes import Accepted, Write
+from counters.operations import fold, in_range
+from counters.write_id import WriteId
+
+
+def checked_key(key: str) -> str:
+    """A valid key. Raises `Problem` 400."""
+    if not keys.is_key(key):
+        raise invalid("key", keys.KEY_RULE)
+    return key
+
+
+def claim_of(request: Request) -> Claim | None:
+    """The claim of a request with an Idempotency-Key. Raises `Problem` 400."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= idempotency.MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
+        raise invalid("Idempotency-Key", f"1 to {idempotency.MAX_KEY_LENGTH} printable ASCII characters")
+    caller = request.user.prefix if isinstance(request.user, Caller) else ""
+    http: HttpRequest = request._request  # noqa: SLF001 - DRF has no public way to the body as it came
+    return idempotency.claim(caller, key, http.method or "", http.path, media.body(http))
+
+
+def json_body(request: Request) -> bytes:
+    """The body of a call that takes JSON only. Raises `Problem` 413, 415."""
+    http = request._request  # noqa: SLF001
+    if (name := media.media_type(http)) != media.JSON:
+        raise media.unsupported(name, [media.JSON])
+    return media.body(http)
+
+
+def wait_seconds(request: Request) -> float:
+    """`?wait=`, 0 where there is none. Raises `Problem` 400."""
+    text = request.query_params.get("wait")
+    if text is None:
+        return 0.0
+    most = settings.TALLY.max_wait_seconds
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= most:
+        raise invalid("wait", f"a number of seconds from 0 to {most:g}")
+    return seconds
+
+
+def if_version(request: Request) -> int | None:
+    """The version in If-Match. Raises `Problem` 400."""
+    text = request.headers.get("If-Match")
+    if text is None:
+        return None
+    version = text[1:-1]
+    if len(text) < 3 or text[0] != '"' or text[-1] != '"' or not (version.isascii() and version.isdigit() and len(version) < 20):
+        raise invalid("If-Match", 'a version in quotes, as in the ETag: "1234567890123456"')
+    return int(version)
+
+
+def queue_of(write: WriteId) -> str:
+    """The queue of a write of one key."""
+    return dispatch.queue_of(write.shards[0])
+
+
+def submit_and_wait(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
+    """Put a step into the journal and wait for its outcome, None if it takes longer."""
+    accepted = writes.submit(write)
+    outcome = write_status.wait(accepted.id, seconds, None if accepted.repeated else write.outcome)
+    if outcome is None and not accepted.repeated:
+        outcomes.listener().forget(accepted.id.batch, accepted.id.index)
+    return accepted, outcome
+
+
+def rejection(outcome: Outcome, write: WriteId) -> Problem:
+    """409, or 412 for a version that did not match."""
+    extra = {"id": str(write), "key": outcome.key, "value": outcome.value, "version": outcome.version}
+    detail = outcomes.REASONS[outcome.reason or ""]
+    if outcome.reason == "version":
+        return Problem(412, "version-mismatch", detail, extra=extra, errors=[{"field": "If-Match", "rule": detail}])
+    return Problem(409, outcome.reason or "rejected", detail, extra=extra)
+
+
+class IncrementsView(APIView):
+    """Increments of one counter."""
+
+    @schema.increment
+    def post(self, request: Request, key: str) -> Response:
+        """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the new value comes back."""
+        key = checked_key(key)
+        seconds = wait_seconds(request)
+        delta = media.decode(json_body(request), requests.Increment).delta
+        claim = claim_of(request)
+        if not seconds:
+            accepted, outcome = writes.submit(writes.increments({key: delta}, claim)), None
+        else:
+            accepted, outcome = submit_and_wait(writes.step(Step(key, "increment", delta), claim), seconds)
+        answer = {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
+        if outcome is None:
+            return Response(answer, 202)
+        if outcome.status == "rejected":
+            raise rejection(outcome, accepted.id)
+        return Response({**answer, "status": "applied", "value": outcome.value, "version": outcome.version})
+
+
+class BulkIncrementsView(APIView):
+    """Increments of many counters."""
+
+    @schema.bulk
+    def post(self, request: Request) -> Response:
+        """Add to many counters in one request, up to 100,000 increments or 16 MiB. They are folded, and counted exactly once."""
+        http = request._request  # noqa: SLF001
+        data = media.body(http)
+        bulk = media.decode_as(media.media_type(http), data, requests.Increments, requests.KeyedIncrement, requests.Increments).increments
+        if len(bulk) > settings.TALLY.max_increments:
+            raise media.too_large(f"A request may have {settings.TALLY.max_increments:,} increments at most.")
+        if not bulk:
+            raise invalid("increments", "at least one")
+        folded = fold((one.key, one.delta) for one in bulk)
+        self._check(folded, bulk)
+        accepted = writes.submit(writes.increments(folded, claim_of(request)))
+        answer = {"id": str(accepted.id), "accepted": len(bulk), "keys": len(folded), "shards": len(accepted.id.shards)}
+        return Response(answer, 202)
+
+    def _check(self, folded: dict[str, int], bulk: list[requests.KeyedIncrement]) -> None:
+        bad = keys.first_invalid(folded)
+        if bad is not None:
+            place = next(index for index, one in enumerate(bulk) if one.key == bad)
+            raise invalid(f"increments[{place}].key", keys.KEY_RULE)
+        for key, delta in folded.items():
+            if not in_range(delta):
+                raise invalid("increments", f"the deltas of key {key} add up to more than 64 bits")
+
+
+class CounterView(APIView):
+    """One counter."""
+
+    @schema.get
+    def get(self, request: Request, key: str) -> Response:
+        """A counter's value. A key that was never written reads as 0."""
+        counter = reads.get(checked_key(key), consistency(request))
+        return Response(shown(counter), headers={"ETag": f'"{counter.version}"'})
+
+    @schema.put
+    def put(self, request: Request, key: str) -> Response:
+        """Give a counter a value; with `If-Match`, only if it has that version. Every increment accepted earlier is void."""
+        key = checked_key(key)
+        value = media.decode(json_body(request), requests.Set).value
+        return self._change(request, Step(key, "set", value, if_version(request)))
+
+    @schema.delete
+    def delete(self, request: Request, key: str) -> Response:
+        """Reset a counter to 0. Every increment accepted earlier is void."""
+        return self._change(request, Step(checked_key(key), "reset", 0, if_version(request)))
+
+    def _change(self, request: Request, step: Step) -> Response:
+        accepted, outcome = submit_and_wait(writes.step(step, claim_of(request)), settings.TALLY.max_wait_seconds)
+        if outcome is None:
+            return Response({"id": str(accepted.id), "key": step.key, "status": "queued", "queue": queue_of(accepted.id)}, 202)
+        if outcome.status == "rejected":
+            raise rejection(outcome, accepted.id)
+        answer = {"key": step.key, "value": outcome.value, "version": outcome.version}
+        return Response(answer, headers={"ETag": f'"{outcome.version}"'})
+
+
+class CountersView(APIView):
+    """Many counters."""
+
+    @schema.get_many
+    def get(self, request: Request) -> Response:
+        """Counters by key (`key=a&key=b`, in that order), or all that were written with a prefix, page by page."""
+        wanted = request.query_params.getlist("key")
+        if wanted and "prefix" in request.query_params:
+            raise invalid("prefix", "not together with key")
+        if wanted:
+            if len(wanted) > settings.TALLY.max_keys:
+                raise invalid("key", f"{settings.TALLY.max_keys} keys at most")
+            found = reads.get_many([checked_key(key) for key in wanted], consistency(request))
+            return Response({"results": [shown(counter) for counter in found], "next": None})
+        return self._page(request)
+
+    def _page(self, request: Request) -> Response:
+        prefix = request.query_params.get("prefix", "")
+        if prefix and not keys.is_key(prefix):
+            raise invalid("prefix", keys.KEY_RULE)
+        limit = whole_number(request, "limit", default=100, most=settings.TALLY.max_keys)
+        found = reads.listing(prefix, after=decode_cursor(request.query_params.get("cursor"), prefix), limit=limit + 1)
+        page = found[:limit]
+        following = encode_cursor(page[-1].key) if len(found) > limit else None
+        return Response({"results": [shown(counter) for counter in page], "next": following})
+
+
+class WriteView(APIView):
+    """One write."""
+
+    @schema.write
+    def get(self, _request: Request, write_id: str) -> Response:
+        """What became of a write: queued, applied or rejected. Known for seven days."""
+        try:
+            write = WriteId.parse(write_id)
+        except ValueError as error:
+            raise invalid("id", "an id that a write was answered with") from error
+        unknown = Problem(404, "unknown-write", "No write with this id is known; ids are kept for seven days.")
+        if any(shard >= settings.TALLY.shard_count for shard in write.shards):
+            raise unknown
+        found = write_status.find(write)
+        if found is None:
+            raise unknown
+        answer: dict[str, Any] = {"id": write_id, "status": found.status, "shards": list(write.shards)}
+        rejected = [outcome for outcome in found.outcomes if outcome.status == "rejected"]
+        if rejected:
+            answer["rejected"] = [
+                {"key": one.key, "reason": one.reason, "detail": outcomes.REASONS[one.reason or ""]} for one in rejected
+            ]
+        elif len(found.outcomes) == 1:
+            answer |= {"value": found.outcomes[0].value, "version": found.outcomes[0].version}
+        return Response(answer)
+
+
+def consistency(request: Request) -> reads.Consistency:
+    """`?consistency=`. Raises `Problem` 400."""
+    match request.query_params.get("consistency", "eventual"):
+        case "eventual":
+            return "eventual"
+        case "primary":
+            return "primary"
+    raise invalid("consistency", "eventual or primary")
+
+
+def whole_number(request: Request, name: str, *, default: int, most: int) -> int:
+    """A query parameter from 1 to `most`. Raises `Problem` 400."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+        raise invalid(name, f"a whole number from 1 to {most}")
+    return int(text)
+
+
+def encode_cursor(key: str) -> str:
+    """The place behind a key, opaque to clients."""
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None, prefix: str) -> str:
+    """The key that a cursor stands behind; "" for the first page. Raises `Problem` 400."""
+    if cursor is None:
+        return ""
+    try:
+        key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        key = ""
+    if not keys.is_key(key) or not key.startswith(prefix):
+        raise invalid("cursor", "the value of next from the page before, with the same prefix")
+    return key
+
+
+def shown(counter: reads.Counter) -> dict[str, Any]:
+    """A counter as the API shows it."""
+    updated = counter.updated_at
+    return {
+        "key": counter.key,
+        "value": counter.value,
+        "version": counter.version,
+        "updated_at": updated.isoformat() if updated else None,
+        "source": counter.source,
+        "shard": counter.shard,
+    }

@@ -1,0 +1,75 @@
+"""Time partitions of the ledger and its neighbours: made ahead, dropped when old.
+
+I2 needs a ledger row for as long as its batch can come again: a partition goes only when it is older than the retention *and* than the
+oldest entry of the shard's journal. What falls outside every partition (an odd clock) is kept in the default one and deleted row by row.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from sharding import databases
+
+DAYS_AHEAD = 3
+BY_ID = ("ledger", "outcome", "forwarded")
+BY_TIME = ("idempotency",)
+PARTITIONS = """
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = %s::regclass"""
+log = structlog.get_logger(__name__)
+
+
+def first_uuid(at: datetime) -> UUID:
+    """The least UUIDv7 of a moment (RFC 9562: 48 bits of milliseconds since 1970, then the rest)."""
+    return UUID(int=(int(at.timestamp() * 1000) & (1 << 48) - 1) << 80)
+
+
+def create_ahead(shard: int, now: datetime | None = None) -> None:
+    """Make the partitions of yesterday and the days to come. Raises `psycopg.Error`."""
+    now = now or datetime.now(UTC)
+    with databases.connect(databases.primary(shard), autocommit=True) as conn:
+        for table in BY_ID + BY_TIME:
+            for ahead in range(-1, DAYS_AHEAD + 1):
+                _create(conn, table, _midnight(now + timedelta(days=ahead)))
+
+
+def drop_old(shard: int, *, retention_days: int, oldest_entry: datetime | None, now: datetime | None = None) -> list[str]:
+    """Drop what is older than the retention and than the journal's oldest entry; returns the names. Raises `psycopg.Error`."""
+    now = now or datetime.now(UTC)
+    oldest = min(now - timedelta(days=retention_days), oldest_entry or now)
+    with databases.connect(databases.primary(shard), autocommit=True) as conn:
+        return [name for table in BY_ID + BY_TIME for name in _drop_older(conn, table, oldest)]
+
+
+def _midnight(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _create(conn: psycopg.Connection[Any], table: str, day: datetime) -> None:
+    start: UUID | datetime = day
+    end: UUID | datetime = day + timedelta(days=1)
+    if table in BY_ID:
+        start, end = first_uuid(day), first_uuid(day + timedelta(days=1))
+    statement = sql.SQL("CREATE TABLE IF NOT EXISTS {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
+        sql.Identifier(f"{table}_{day:%Y%m%d}"), sql.Identifier(table), sql.Literal(str(start)), sql.Literal(str(end))
+    )
+    try:
+        conn.execute(statement)
+    except psycopg.errors.CheckViolation:
+        log.warning("partition_late", table=table, day=day.date().isoformat(), note="its rows are in the default partition")
+
+
+def _drop_older(conn: psycopg.Connection[Any], table: str, oldest: datetime) -> list[str]:
+    dropped = []
+    for (name,) in conn.execute(PARTITIONS, (table,)).fetchall():
+        day = name.removeprefix(f"{table}_")
+        if day.isdigit() and datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1) <= oldest:
+            conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+            dropped.append(name)
+    conn.execute(sql.SQL("DELETE FROM {} WHERE applied_at < {}").format(sql.Identifier(f"{table}_default"), sql.Literal(oldest)))
+    return dropped

@@ -1,0 +1,30 @@
+"""The relay: an entry that is overdue is dispatched again, under its own id.
+
+One message a shard and round is enough, and so a storm is impossible: it wakes the worker, which takes all that the journal has.
+"""
+
+from __future__ import annotations
+
+import structlog
+from django.conf import settings
+from prometheus_client import Counter
+
+from counters.intake import dispatch, journal
+
+RELAYED = Counter("tally_batches_relayed_total", "Overdue batches that were dispatched again", ["shard"])
+log = structlog.get_logger(__name__)
+
+
+def relay(shard: int) -> float:
+    """Dispatch the oldest entry of a shard if it is overdue. Returns its age in seconds, 0 if there is none. Raises `RedisError`."""
+    entries = journal.entries(shard, limit=1)
+    if not entries:
+        return 0.0
+    oldest = entries[0]
+    age = (journal.now() - oldest.position) / 1e6
+    if age > settings.TALLY.overdue_seconds:
+        newest = journal.newest(shard)
+        log.warning("batch_overdue", shard=shard, batch=oldest.id.hex, seconds=round(age, 1))
+        RELAYED.labels(shard).inc()
+        dispatch.send(shard, oldest.id, newest or oldest.position)
+    return max(age, 0.0)

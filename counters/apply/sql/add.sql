@@ -1,0 +1,6 @@
+-- Add deltas: one row a key, keys in sorted order. A key's row is found by the primary key, one index probe in one of 16 partitions.
+INSERT INTO counter AS c (key, slot, value, version)
+SELECT * FROM unnest(%(keys)s::text[], %(slots)s::smallint[], %(deltas)s::bigint[], %(versions)s::bigint[])
+ON CONFLICT (key, slot) DO UPDATE
+SET value = c.value + excluded.value, version = greatest(c.version + 1, excluded.version)
+RETURNING key, value, version

@@ -1,0 +1,61 @@
+"""The Celery tasks. They wake the applier or keep house; what there is to do, the journal and the shards say (I4).
+
+A task returns when its batch is committed, so Celery's own picture (Flower, events) is true. It is acknowledged when it starts: a
+message lost with its worker costs nothing, as the worker that starts next takes the whole journal.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from celery import shared_task
+from celery.signals import worker_ready
+from django.conf import settings
+from prometheus_client import Gauge
+
+from counters.apply import partitions, relay
+from counters.apply.applier import applier
+from counters.intake import dispatch, journal
+
+DEPTH = Gauge("tally_journal_entries", "Batches in the journal", ["shard"])
+AGE = Gauge("tally_journal_age_seconds", "Age of the oldest entry of the journal; 0 if it is empty", ["shard"])
+log = structlog.get_logger(__name__)
+
+
+@shared_task(name=dispatch.TASK, ignore_result=True)
+def apply_batch(shard: int, batch: str, position: int) -> None:  # noqa: ARG001 - the id is for people who look at the queue
+    """Apply the journal of a shard at least up to this batch; return when it is committed."""
+    if not 0 <= shard < settings.TALLY.shard_count:
+        raise ValueError(f"there is no shard {shard!r}: TALLY_SHARDS has {settings.TALLY.shard_count}")
+    applier(shard).apply_up_to(position)
+
+
+@shared_task(name="counters.relay", ignore_result=True)
+def relay_overdue() -> None:
+    """Dispatch again what is overdue, and measure the journals."""
+    for shard in range(settings.TALLY.shard_count):
+        oldest = relay.relay(shard)
+        DEPTH.labels(shard).set(journal.depth(shard))
+        AGE.labels(shard).set(oldest)
+
+
+@shared_task(name="counters.maintain_partitions", ignore_result=True)
+def maintain_partitions() -> None:
+    """Make and drop time partitions on every shard."""
+    for shard in range(settings.TALLY.shard_count):
+        entries = journal.entries(shard, limit=1)
+        oldest = datetime.fromtimestamp(entries[0].position / 1e6, UTC) if entries else None
+        partitions.create_ahead(shard)
+        dropped = partitions.drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
+        log.info("partitions_maintained", shard=shard, dropped=dropped)
+
+
+@worker_ready.connect
+def take_what_is_left(sender: Any, **_: Any) -> None:
+    """A worker that starts takes what the journal holds for its shards: messages may have died with its predecessor."""
+    queues = {queue.name for queue in sender.task_consumer.queues}
+    for shard in range(settings.TALLY.shard_count):
+        if dispatch.queue_of(shard) in queues:
+            applier(shard).wake()

@@ -1,0 +1,23 @@
+"""The Django app of counters."""
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class CountersConfig(AppConfig):
+    """A freshly migrated shard gets its first time partitions at once; later ones come from the beat."""
+
+    name = "counters"
+
+    def ready(self) -> None:
+        post_migrate.connect(_make_partitions, sender=self)
+
+
+def _make_partitions(using: str, **_: Any) -> None:
+    from counters.apply import partitions
+    from sharding import databases
+
+    if using != databases.CONTROL:
+        partitions.create_ahead(databases.shard_of(using))

@@ -1,0 +1,102 @@
+"""The batch: what one flush writes to one shard, as bytes. Pure.
+
+A batch is a list of segments, one for each write that touches the shard, each encoded once, by the request that brought it. So a flush
+costs the same whatever is in it, and a rejected operation is still known to belong to its write. Folding happens
+inside a segment (the request) and over all segments at hand (the worker).
+
+msgpack by msgspec; the first element is the format's version, so that a worker can tell a batch it does not understand.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+FORMAT = 1
+
+
+class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False):
+    """Folded increments of one write: `deltas[i]` is added to `keys[i]`; a key stands once."""
+
+    keys: list[str]
+    deltas: list[int]
+
+
+class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
+    """One operation with a result: `set` and `reset` always, `increment` if somebody waits for it; nothing folds across it."""
+
+    key: str
+    kind: Literal["increment", "set", "reset"]
+    operand: int
+    if_version: int | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether its result depends on the value it finds."""
+        return self.kind == "increment" or self.if_version is not None
+
+
+Operation = Increments | Step
+
+
+class Token(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An idempotency key in use: `token` names caller and key, `record` is what a repeat needs (see `intake.idempotency`)."""
+
+    token: bytes
+    record: bytes
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """`segments` are (index of the write, its operation); `reply_to` is the channel where a process waits for results."""
+
+    format: int
+    id: bytes
+    segments: list[tuple[int, Operation]]
+    tokens: list[Token]
+    reply_to: str | None = None
+
+    @property
+    def uuid(self) -> UUID:
+        return UUID(bytes=self.id)
+
+
+class _Encoded(msgspec.Struct, array_like=True, frozen=True):
+    format: int
+    id: bytes
+    segments: list[tuple[int, msgspec.Raw]]
+    tokens: list[Token]
+    reply_to: str | None
+
+
+class BadBatch(ValueError):
+    """Bytes that are no batch, or one of a format that this code does not know."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Batch)
+
+
+def encode_segment(operation: Operation) -> msgspec.Raw:
+    """One write's operation on one shard."""
+    return msgspec.Raw(_encoder.encode(operation))
+
+
+def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token], reply_to: str | None) -> bytes:  # noqa: A002
+    """A batch out of encoded segments."""
+    return _encoder.encode(_Encoded(FORMAT, id.bytes, segments, tokens, reply_to))
+
+
+def decode(data: bytes) -> Batch:
+    """Raises `BadBatch`."""
+    try:
+        version = msgspec.msgpack.decode(data, type=list[msgspec.Raw])[:1]
+        if not version or msgspec.msgpack.decode(version[0]) != FORMAT:
+            raise BadBatch(f"not a batch of format {FORMAT}")
+        batch = _decoder.decode(data)
+        if any(isinstance(one, Increments) and len(one.keys) != len(one.deltas) for _, one in batch.segments):
+            raise BadBatch("not a batch: keys and deltas differ in number")
+        return batch
+    except msgspec.DecodeError as error:
+        raise BadBatch(f"not a batch: {error}") from error

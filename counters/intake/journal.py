@@ -1,0 +1,201 @@
+"""The journal: accepted batches not yet known to be safe on a shard, in Redis (AOF, fsync always).
+
+I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. Each shard has two keys,
+`journal:N:positions` (sorted set: batch id by position) and `journal:N:batches` (hash: batch id → bytes). One clock serves all shards.
+
+A position is the place of a batch in the journal: microseconds since 1970 by Redis's clock, strictly rising. Write number n of
+the batch has the version `position + n`; that is the version of every counter that it changed, so a version is the same however
+batches are grouped into transactions, and on whichever server they are applied again after a failover (I5).
+
+If Redis was emptied, the clock is gone, and nothing is accepted until the clock is known to be past every version that a shard holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import structlog
+from django.conf import settings
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from sharding import databases
+
+log = structlog.get_logger(__name__)
+
+CLOCK = "journal:clock"
+LAST_VERSIONS = "SELECT coalesce(max(last_version), 0) FROM apply_state"
+
+
+class JournalUnavailable(Exception):
+    """The journal cannot take or tell anything now; nothing is known to be accepted."""
+
+
+class TokensTaken(Exception):
+    """Some idempotency tokens of a flush are in use; `records` has what each of those stands for."""
+
+    def __init__(self, records: dict[bytes, bytes]) -> None:
+        super().__init__("idempotency tokens in use")
+        self.records = records
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A batch's place in the journal of one shard."""
+
+    id: UUID
+    position: int
+
+
+@cache
+def client() -> Redis:
+    """The connections of this process. No hidden repeats: `append` decides itself what is safe to repeat."""
+    timeout = settings.TALLY.redis_timeout_seconds
+    return Redis.from_url(
+        settings.TALLY.journal_url.get_secret_value(),
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        socket_keepalive=True,
+        health_check_interval=0,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _script(name: str) -> str:
+    return (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+
+
+@cache
+def _append() -> object:
+    return client().register_script(_script("append"))
+
+
+def positions_key(shard: int) -> str:
+    """Sorted set of a shard's batch ids by position."""
+    return f"journal:{shard}:positions"
+
+
+def batches_key(shard: int) -> str:
+    """Hash of a shard's batches by id."""
+    return f"journal:{shard}:batches"
+
+
+def poison_key(shard: int) -> str:
+    """Hash of a shard's batches that could not be decoded, by id."""
+    return f"journal:{shard}:poison"
+
+
+def token_key(token: bytes) -> bytes:
+    """Where an idempotency token's record is kept until some time after it is safe in its shard."""
+    return b"idempotency:" + token
+
+
+def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes, bytes]) -> int:  # noqa: A002
+    """Write one flush: a payload for each shard, under one id. Returns its position once it is on the disk.
+
+    Raises `TokensTaken` (nothing was written), or `JournalUnavailable`: then it may or may not have been written, the id being
+    the same, a repeat is harmless, and one was already made.
+    """
+    keys: list[str | bytes] = [CLOCK]
+    for shard in payloads:
+        keys += [positions_key(shard), batches_key(shard)]
+    keys += map(token_key, tokens)
+    args = [id.bytes, writes, len(payloads), *payloads.values(), settings.TALLY.retention_days * 86400, *tokens.values()]
+    reply = _run_append(keys, args)
+    if reply[0] == b"unset":
+        _set_clock()
+        reply = _run_append(keys, args)
+    if reply[0] == b"taken":
+        raise TokensTaken({token: record for token, record in zip(tokens, reply[1:], strict=True) if record is not None})
+    if reply[0] != b"appended":
+        raise JournalUnavailable("the journal's clock could not be set")
+    return int(reply[1])
+
+
+def _run_append(keys: list[str | bytes], args: list[object]) -> list[bytes]:
+    try:
+        return _append()(keys, args)  # type: ignore[operator,no-any-return]
+    except RedisError as error:
+        log.warning("journal_append_repeated", error=str(error))
+    try:
+        return _append()(keys, args)  # type: ignore[operator,no-any-return]
+    except RedisError as error:
+        raise JournalUnavailable(f"the journal did not answer: {error}") from error
+
+
+def _set_clock() -> None:
+    """Start the clock of an empty Redis behind every version in use: needs every shard's primary."""
+    last = 0
+    for shard in range(settings.TALLY.shard_count):
+        try:
+            with databases.connection(databases.primary(shard)) as conn:
+                last = max(last, conn.execute(LAST_VERSIONS).fetchone()[0])  # type: ignore[index]
+        except psycopg.Error as error:
+            raise JournalUnavailable(f"the journal is empty, and shard {shard} cannot tell its last version: {error}") from error
+    try:
+        client().set(CLOCK, last, nx=True)
+    except RedisError as error:
+        raise JournalUnavailable(f"the journal did not answer: {error}") from error
+    log.warning("journal_clock_set", last_version=last)
+
+
+def entries(shard: int, *, after: int = 0, limit: int = -1) -> list[Entry]:
+    """Entries of a shard beyond a position, in order. Raises `RedisError`."""
+    found = client().zrange(positions_key(shard), f"({after}", "+inf", byscore=True, offset=0, num=limit, withscores=True)
+    return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]  # type: ignore[misc,arg-type,union-attr]
+
+
+def payloads(shard: int, ids: Sequence[UUID]) -> list[bytes | None]:
+    """Bytes of batches, in the order asked for; None for one that is gone. Raises `RedisError`."""
+    return client().hmget(batches_key(shard), [id.bytes for id in ids]) if ids else []  # type: ignore[return-value,arg-type]
+
+
+def position(shard: int, id: UUID) -> int | None:  # noqa: A002
+    """Where a batch stands, or None if it is not in the journal. Raises `RedisError`."""
+    score = client().zscore(positions_key(shard), id.bytes)
+    return None if score is None else int(score)  # type: ignore[arg-type]
+
+
+def newest(shard: int) -> int | None:
+    """Position of the newest entry. Raises `RedisError`."""
+    found = client().zrange(positions_key(shard), -1, -1, withscores=True)
+    return int(found[0][1]) if found else None  # type: ignore[index]
+
+
+def depth(shard: int) -> int:
+    """Number of entries. Raises `RedisError`."""
+    return int(client().zcard(positions_key(shard)))  # type: ignore[arg-type]
+
+
+def now() -> int:
+    """The journal's time, in microseconds. Raises `RedisError`."""
+    seconds, microseconds = client().time()  # type: ignore[misc]
+    return seconds * 1_000_000 + microseconds  # type: ignore[no-any-return]
+
+
+def remove(shard: int, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:
+    """Completion: forget batches that are safe, and let their idempotency tokens go some time later. Raises `RedisError`."""
+    raw = [id.bytes for id in ids]
+    with client().pipeline(transaction=True) as pipe:
+        pipe.zrem(positions_key(shard), *raw)
+        pipe.hdel(batches_key(shard), *raw)  # type: ignore[arg-type]
+        for token in tokens:
+            pipe.expire(token_key(token), settings.TALLY.idempotency_redis_seconds, lt=True)
+        pipe.execute()
+
+
+def set_aside(shard: int, id: UUID, data: bytes | None) -> None:  # noqa: A002
+    """Take a batch that cannot be decoded out of the way, and keep it. Raises `RedisError`."""
+    with client().pipeline(transaction=True) as pipe:
+        if data is not None:
+            pipe.hset(poison_key(shard), id.bytes, data)  # type: ignore[arg-type]
+        pipe.zrem(positions_key(shard), id.bytes)
+        pipe.hdel(batches_key(shard), id.bytes)  # type: ignore[arg-type]
+        pipe.execute()

@@ -1,0 +1,166 @@
+"""A write, and the flush that takes many of them into the journal.
+
+I1: a write's future is resolved after `journal.append` has returned, never before.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import cache
+from uuid import UUID
+
+import msgspec
+import structlog
+from django.conf import settings
+from prometheus_client import Counter, Histogram
+from uuid_utils.compat import uuid7
+
+from counters.intake import batch, dispatch, journal, outcomes
+from counters.intake.batch import Increments, Step, Token
+from counters.intake.group_commit import GroupCommit
+from counters.intake.idempotency import Claim, Mismatch
+from counters.write_id import WriteId
+from sharding import topology
+
+ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
+REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
+FLUSH_SIZE = Histogram("tally_flush_writes", "Writes in one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096))
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A write that is in the journal. `repeated`: an earlier request with the same idempotency key made it."""
+
+    id: WriteId
+    repeated: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """What one request wants: an encoded operation for each shard concerned."""
+
+    operations: dict[int, msgspec.Raw]
+    claim: Claim | None = None
+    outcome: Future[outcomes.Outcome] | None = None  # set where somebody waits for the result
+    accepted: Future[Accepted] = field(default_factory=Future)
+
+
+def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
+    """Add to many keys; `folded` has valid keys and 64-bit deltas."""
+    current = topology.current()
+    operations = {
+        shard: batch.encode_segment(Increments(keys, [folded[key] for key in keys]))
+        for shard, keys in sorted(current.by_shard(folded).items())
+    }
+    return Write(operations, claim)
+
+
+def step(operation: Step, claim: Claim | None = None) -> Write:
+    """One operation whose result is asked for."""
+    shard = topology.current().shard_of(operation.key)
+    return Write({shard: batch.encode_segment(operation)}, claim, Future())
+
+
+def submit(write: Write) -> Accepted:
+    """Put a write into the journal; returns when it is on the disk there.
+
+    Raises `journal.JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
+    """
+    if write.claim and (earlier := write.claim.find()):
+        return Accepted(earlier, repeated=True)
+    _intake().put(write)
+    return write.accepted.result()
+
+
+@cache
+def _intake() -> GroupCommit[Write]:
+    return GroupCommit(flush, name="intake", most=settings.TALLY.flush_max_writes)
+
+
+def flush(writes: list[Write]) -> None:
+    """Take writes into the journal as one batch for each shard, and answer each of them."""
+    FLUSH_SIZE.observe(len(writes))
+    try:
+        while writes:
+            writes = _flush_distinct(writes)
+    except Exception as error:
+        if not isinstance(error, journal.JournalUnavailable):
+            log.exception("flush_failed", writes=len(writes))
+        for write in writes:
+            if not write.accepted.done():
+                REFUSED.labels("journal").inc()
+                write.accepted.set_exception(error)
+
+
+def _flush_distinct(writes: list[Write]) -> list[Write]:
+    """Flush those that do not repeat an idempotency token of this flush; what is left is to be flushed after them."""
+    now, later, tokens = [], [], set()
+    for write in writes:
+        if write.claim and write.claim.token in tokens:
+            later.append(write)
+            continue
+        if write.claim:
+            tokens.add(write.claim.token)
+        now.append(write)
+    while now:
+        try:
+            _append(now)
+        except journal.TokensTaken as taken:
+            now = _answer_repeats(now, taken.records)
+        else:
+            break
+    return later
+
+
+def _append(writes: list[Write]) -> None:
+    id = uuid7()  # noqa: A001
+    segments: dict[int, list[tuple[int, msgspec.Raw]]] = defaultdict(list)
+    tokens: dict[int, list[Token]] = defaultdict(list)
+    ids, waiting = [], False
+    for index, write in enumerate(writes):
+        ids.append(WriteId(id, index, tuple(write.operations)))
+        for shard, operation in write.operations.items():
+            segments[shard].append((index, operation))
+        if write.claim:
+            tokens[write.claim.home_shard].append(Token(write.claim.token, write.claim.record(ids[index])))
+        if write.outcome:
+            outcomes.listener().expect(id, index, write.outcome)
+            waiting = True
+    channel = outcomes.listener().channel if waiting else None
+    payloads = {
+        shard: batch.encode(id, segments[shard], tokens[shard], channel) for shard in sorted({*segments, *tokens})
+    }
+    records = {token.token: token.record for group in tokens.values() for token in group}
+    try:
+        position = journal.append(id, payloads, len(writes), records)
+    except Exception:
+        _forget(id, writes)
+        raise
+    for write, write_id in zip(writes, ids, strict=True):
+        write.accepted.set_result(Accepted(write_id))
+    ACCEPTED.inc(len(writes))
+    for shard in payloads:
+        dispatch.send_soon(shard, id, position)
+
+
+def _forget(id: UUID, writes: list[Write]) -> None:  # noqa: A002
+    for index, write in enumerate(writes):
+        if write.outcome:
+            outcomes.listener().forget(id, index)
+
+
+def _answer_repeats(writes: list[Write], records: dict[bytes, bytes]) -> list[Write]:
+    """Answer those whose idempotency token is in use; the others are left."""
+    left = []
+    for write in writes:
+        if write.claim is None or write.claim.token not in records:
+            left.append(write)
+            continue
+        try:
+            write.accepted.set_result(Accepted(write.claim.resolve(records[write.claim.token]), repeated=True))
+        except Mismatch as error:
+            write.accepted.set_exception(error)
+    return left

@@ -1,0 +1,19 @@
+"""`manage.py make_key NAME --scope write`: make an API key and print it, once."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from counters.models import ApiKey, Scope
+
+
+class Command(BaseCommand):
+    help = "Make an API key and print it. It is stored as a hash only: keep what is printed."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name", help="whose key it is; shown in the admin")
+        parser.add_argument("--scope", action="append", choices=Scope.values, required=True, help="may be given more than once")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        _, key = ApiKey.objects.create_key(name=options["name"], scopes=sorted(set(options["scope"])))
+        self.stdout.write(key)

@@ -1,0 +1,101 @@
+"""What became of a write: asked of the journal and of the shards that its id names. Nothing is kept for it but their own books."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent import futures
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+import psycopg
+from redis.exceptions import RedisError
+
+from counters import reads
+from counters.intake import journal
+from counters.intake.outcomes import Outcome
+from counters.write_id import WriteId
+from sharding.databases import ShardUnavailable
+
+IN_LEDGER = "SELECT EXISTS (SELECT FROM ledger WHERE id = %s)"
+OUTCOMES = "SELECT key, status, value, version, reason FROM outcome WHERE id = %s AND index = %s ORDER BY key"
+FORWARDED = "SELECT shard, forwarded_id FROM forwarded WHERE id = %s"
+
+Status = Literal["queued", "applied", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStatus:
+    """`outcomes` has an entry for each operation whose result was asked for, and each that was rejected."""
+
+    id: WriteId
+    status: Status
+    outcomes: list[Outcome]
+
+
+def find(write: WriteId) -> WriteStatus | None:
+    """What became of a write; None if no shard and no journal knows it. Raises `ShardUnavailable`, `JournalUnavailable`."""
+    outcomes: list[Outcome] = []
+    queued = False
+    for shard in write.shards:
+        part = _part(shard, write.batch, write.index)
+        if part is None:
+            return None
+        queued |= part[0] == "queued"
+        outcomes += part[1]
+    rejected = any(outcome.status == "rejected" for outcome in outcomes)
+    return WriteStatus(write, "queued" if queued else "rejected" if rejected else "applied", outcomes)
+
+
+def _part(shard: int, batch: UUID, index: int) -> tuple[Status, list[Outcome]] | None:
+    # The journal first: an entry leaves it only after the ledger has it, so what is in neither was in neither.
+    try:
+        in_journal = journal.position(shard, batch) is not None
+    except RedisError as error:
+        raise journal.JournalUnavailable(f"the journal did not answer: {error}") from error
+    try:
+        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, batch, index), replicas=False)
+    except ShardUnavailable:
+        if in_journal:
+            return "queued", []
+        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, batch, index))
+    if not applied:
+        return ("queued", []) if in_journal else None
+    for other, forwarded_id in forwarded:
+        part = _part(other, forwarded_id, index)
+        if part is None or part[0] == "queued":
+            return "queued", []
+        outcomes += part[1]
+    return "applied", outcomes
+
+
+def _books(conn: psycopg.Connection[Any], batch: UUID, index: int) -> tuple[bool, list[Outcome], list[tuple[int, UUID]]]:
+    applied: bool = conn.execute(IN_LEDGER, (batch,)).fetchone()[0]  # type: ignore[index]
+    if not applied:
+        return False, [], []
+    rows: Iterable[Any] = conn.execute(OUTCOMES, (batch, index))
+    return True, [Outcome(batch.bytes, index, *row) for row in rows], conn.execute(FORWARDED, (batch,)).fetchall()
+
+
+def wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None = None) -> Outcome | None:
+    """The outcome of a write of one step, or None if it is not known in time. `outcome` is resolved by the worker's message.
+
+    The message may be lost, and a repeated request has none to expect, so the shard is asked as well, more and more seldom.
+    """
+    deadline = time.monotonic() + seconds
+    pause = 0.25 if outcome else 0.01
+    while (left := deadline - time.monotonic()) > 0:
+        done, _ = futures.wait([outcome] if outcome else [], min(pause, left))
+        if outcome and done:
+            return outcome.result()
+        if not outcome:
+            time.sleep(min(pause, left))
+        with suppress(ShardUnavailable, journal.JournalUnavailable):
+            found = find(write)
+            if found and found.outcomes:
+                return found.outcomes[0]
+        pause = min(pause * 2, 1.0)
+    return None

@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Entry point of every command. `cluster` runs before there are settings to load, so it bypasses Django."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def load_env_file() -> None:
+    """Take the settings of the local cluster where the environment gives none (TALLY_ENV_FILE, or .cluster/env)."""
+    path = Path(os.environ.get("TALLY_ENV_FILE", Path(__file__).resolve().parent / ".cluster" / "env"))
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            name, sep, value = line.partition("=")
+            if sep and not name.startswith("#"):
+                os.environ.setdefault(name, value)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["cluster"]:
+        from cluster.cli import main as cluster_main
+
+        sys.exit(cluster_main(sys.argv[2:]))
+    load_env_file()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
+    from django.core.management import execute_from_command_line
+
+    from counter_project.config import ConfigError
+
+    try:
+        execute_from_command_line(sys.argv)
+    except ConfigError as error:
+        sys.exit(f"manage.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

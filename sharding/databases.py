@@ -1,0 +1,119 @@
+"""Names of the databases, the router between them, and connections to the shards.
+
+One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now), `shard-N-replica`
+(any replica). libpq finds the node (`target_session_attrs`), so a failover needs no restart and no proxy.
+
+Counters are reached with `connection(alias)`: psycopg from Django's pool, held for the one query, not Django's wrapper, which
+would hold it until the request ends and so let ten waiting requests take the whole pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.conf import settings
+from django.db import connections
+
+if TYPE_CHECKING:
+    from counter_project.config import Config, Shard
+
+CONTROL = "default"
+
+
+class ShardUnavailable(Exception):
+    """No node of this shard could do what was asked, for now."""
+
+    def __init__(self, shard: int, reason: str) -> None:
+        super().__init__(f"shard {shard} is unavailable: {reason}")
+        self.shard = shard
+
+
+def primary(shard: int) -> str:
+    """Alias of a shard's primary."""
+    return f"shard-{shard}"
+
+
+def replica(shard: int) -> str | None:
+    """Alias of a shard's replicas; none where it has none."""
+    alias = f"shard-{shard}-replica"
+    return alias if alias in settings.DATABASES else None
+
+
+def shard_of(alias: str) -> int:
+    """The shard that an alias belongs to; the control database lives on shard 0."""
+    return 0 if alias == CONTROL else int(alias.split("-")[1])
+
+
+def django_databases(config: Config) -> dict[str, Any]:
+    """`settings.DATABASES` for a configuration."""
+    databases = {CONTROL: _database(config, config.shards[0], config.control_database_name, "primary")}
+    for number, shard in enumerate(config.shards):
+        databases[f"shard-{number}"] = _database(config, shard, config.database_name, "primary")
+        if shard.replicas:
+            databases[f"shard-{number}-replica"] = _database(config, shard, config.database_name, "standby")
+    return databases
+
+
+def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str, Any]:
+    timeout = config.database_timeout_seconds
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": name,
+        "USER": config.database_user,
+        "PASSWORD": config.database_password.get_secret_value(),
+        "HOST": ",".join(node.host for node in shard.nodes),
+        "PORT": ",".join(str(node.port) for node in shard.nodes),
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            "target_session_attrs": target,
+            "load_balance_hosts": "random" if target == "standby" else "disable",
+            "connect_timeout": max(2, round(timeout)),  # libpq's least
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+            "application_name": config.node_id,
+            # reconnect_timeout: psycopg_pool backs off for up to this long; short, so that a shard that is back is used at once.
+            "pool": {
+                "min_size": 0,
+                "max_size": config.database_pool_size,
+                "timeout": timeout,
+                "reconnect_timeout": 1.0,
+                "max_idle": 60.0,
+            },
+        },
+        "TEST": {"MIRROR": "shard-" + str(config.shards.index(shard))} if target == "standby" else {},
+    }
+
+
+@contextmanager
+def connection(alias: str) -> Iterator[psycopg.Connection[Any]]:
+    """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`."""
+    pool = connections[alias].pool  # type: ignore[attr-defined]
+    pool.open()
+    with pool.connection() as conn:
+        yield conn
+
+
+def connect(alias: str, **options: Any) -> psycopg.Connection[Any]:
+    """A connection of one's own (a worker's applier holds one for its life), with the alias's parameters."""
+    params = connections[alias].get_connection_params()  # type: ignore[attr-defined]
+    return psycopg.connect(**{**params, "cursor_factory": psycopg.Cursor, **options})
+
+
+class Router:
+    """Django's own tables live in the control database; `hints={"shard": True}` marks what belongs into every shard."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return CONTROL
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return CONTROL
+
+    def allow_migrate(self, db: str, app_label: str, model_name: str | None = None, **hints: Any) -> bool:
+        if db.endswith("-replica"):
+            return False
+        return (db != CONTROL) == bool(hints.get("shard", False))

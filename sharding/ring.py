@@ -1,0 +1,65 @@
+"""Consistent hashing with virtual nodes (Karger et al., 1997), bounded: it plans which shard should own which slot.
+
+It is a planner, not a router: nothing looks a key up here. Routing reads the topology, which a plan becomes when put in force.
+
+Plain consistent hashing is uneven by some 1/sqrt(virtual nodes); with a bound on each shard's share (Mirrokni et al., "Consistent
+Hashing with Bounded Loads", 2016) every shard gets within one slot of 1024/N. Growth is computed from the plan in force: a new shard takes
+what it is short of, from those who have too much, and no slot moves between old shards.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from sharding.slots import SLOTS
+
+VIRTUAL_NODES = 128
+
+
+def _point(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _preferences(shards: int) -> list[list[int]]:
+    """For each slot the shards in the order in which the ring meets them from the slot's point on."""
+    ring = sorted((_point(f"shard-{shard}/{node}"), shard) for shard in range(shards) for node in range(VIRTUAL_NODES))
+    points = [point for point, _ in ring]
+    order = []
+    for slot in range(SLOTS):
+        start = bisect(points, _point(f"slot-{slot}"))
+        order.append(list(dict.fromkeys(shard for _, shard in ring[start:] + ring[:start])))
+    return order
+
+
+def _shares(shards: int) -> list[int]:
+    """How many slots each shard gets: 1024/N, the remainder to the first."""
+    return [SLOTS // shards + (shard < SLOTS % shards) for shard in range(shards)]
+
+
+def plan(shards: int) -> list[int]:
+    """Slot → shard for a new system of `shards` shards (1 to 1024)."""
+    if not 1 <= shards <= SLOTS:
+        raise ValueError(f"shards must be 1 to {SLOTS}, not {shards}")
+    return grow([0] * SLOTS, shards)
+
+
+def grow(owners: Sequence[int], shards: int) -> list[int]:
+    """The plan after shards were added so that there are `shards`; slots move only to the new ones.
+
+    `owners` is the map in force (slot → shard, 1024 entries), its shards numbered below `shards`.
+    """
+    if len(owners) != SLOTS or max(owners) >= shards:
+        raise ValueError(f"owners must map {SLOTS} slots to shards below {shards}")
+    planned, old = list(owners), max(owners) + 1
+    room = [share - planned.count(shard) for shard, share in enumerate(_shares(shards))]
+    preferences = _preferences(shards)
+    for rank in range(shards):
+        for slot, order in enumerate(preferences):
+            new, owner = order[rank], planned[slot]
+            if new >= old > owner and room[new] > 0 > room[owner]:
+                planned[slot] = new
+                room[new] -= 1
+                room[owner] += 1
+    return planned

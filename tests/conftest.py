@@ -1,0 +1,102 @@
+"""Fixtures: the cluster of the run, a client with a key of every scope, keys of a test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.cluster_plugin import MANAGE, ROOT, directory, read_env
+
+
+@dataclass
+class Cluster:
+    """The running cluster: where it listens, its API key, its settings, and commands on it."""
+
+    dir: Path
+    url: str = ""
+    key: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.url = self.status()["url"]
+        self.key = (self.dir / "api-key").read_text().strip()
+        self.env = read_env(self.dir)
+
+    def status(self) -> dict[str, Any]:
+        """`cluster status --json`."""
+        output = self.manage("cluster", "status", "--json", "--dir", str(self.dir)).stdout
+        status: dict[str, Any] = json.loads(output)
+        return status
+
+    def processes(self, role: str, shard: int | None = None) -> list[dict[str, Any]]:
+        """Processes of a role."""
+        found = self.status()["processes"]
+        return [one for one in found if one["role"] == role and (shard is None or one["shard"] == shard)]
+
+    def manage(self, *args: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run `manage.py`."""
+        env = {**os.environ, "TALLY_ENV_FILE": str(self.dir / "env")}
+        return subprocess.run([*MANAGE, *args], cwd=ROOT, env=env, check=check, capture_output=True, text=True, **options)
+
+    def client(self, key: str | None = None, **options: Any) -> httpx.Client:
+        """An HTTP client with an API key (the cluster's own by default; "" for none)."""
+        key = self.key if key is None else key
+        headers = {"Authorization": f"Api-Key {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, **options)
+
+    def wait_until_whole(self, seconds: float = 90) -> None:
+        """Wait until every component is up, as every fault test leaves it to the next."""
+        with self.client() as client:
+            eventually(lambda: client.get("/health").json()["status"] == "ok", seconds)
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float = 0.1) -> Any:
+    """What `condition` gives, once it is true; fails if that takes longer."""
+    deadline = time.monotonic() + seconds
+    last: Exception | None = None
+    while time.monotonic() < deadline:
+        try:
+            if found := condition():
+                return found
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            last = error
+        time.sleep(pause)
+    raise AssertionError(f"not true within {seconds} s: {condition} {last or ''}")
+
+
+@pytest.fixture(scope="session")
+def cluster(django_db_blocker: Any) -> Iterator[Cluster]:
+    """The cluster of this run; code under test may use its databases from this process, too."""
+    with django_db_blocker.unblock():
+        yield Cluster(directory())
+
+
+@pytest.fixture(scope="session")
+def client(cluster: Cluster) -> Iterator[httpx.Client]:
+    """A client with every scope."""
+    with cluster.client() as client:
+        yield client
+
+
+@pytest.fixture
+def key() -> str:
+    """A counter's key that no other test uses."""
+    return f"test:{uuid4().hex}"
+
+
+def value_of(client: httpx.Client, key: str) -> int:
+    """A counter's value on its primary."""
+    answer = client.get(f"/v1/counters/{key}", params={"consistency": "primary"})
+    assert answer.status_code == 200, answer.text
+    value: int = answer.json()["value"]
+    return value
