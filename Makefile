@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint format lock install clean
+.PHONY: run test demo lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -15,7 +15,13 @@ test: install  ## all tests, against a cluster of their own
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .
+	$(MAKE) --no-print-directory types
+
+types: install
+	env $$(grep -v '^#' .env.example | tr '\n' ' ') $(BIN)/mypy .
+
+demo: install  ## count every word of the standard library, on the running cluster
+	$(BIN)/python -m benchmarks.words $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

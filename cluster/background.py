@@ -24,9 +24,7 @@ def up(directory: Directory, options: Sequence[str]) -> int:
     began = log.stat().st_size if log.exists() else 0
     command = [sys.executable, str(PROJECT / "manage.py"), "cluster", "up", "--dir", str(directory.root), *options]
     with log.open("ab") as output:
-        daemon = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=PROJECT
-        )
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=PROJECT)
     try:
         _wait(directory, daemon, log, began)
     except KeyboardInterrupt:
@@ -47,6 +45,7 @@ def _wait(directory: Directory, daemon: subprocess.Popen[bytes], log: Path, bega
         text, shown = _since(log, shown)
         for line in text.splitlines():
             if line.startswith("cluster: "):
+                daemon.wait()
                 raise ClusterError(line.removeprefix("cluster: "))
             starting = starting and not line.startswith("ready: ")
             if starting:

@@ -16,8 +16,11 @@ from .plan import Spec
 from .processes import create_time, kill_group
 
 PROBE_SECONDS = 0.1  # between two questions whether a process is ready
+SETTLE_SECONDS = 2.0  # of life, after which a process that cannot be asked counts as ready
 HEALTHY_SECONDS = 10.0  # of running, after which its next death is a first one
 HOPELESS_STARTS = 4  # deaths before it was ever ready, at which the start of the cluster is given up
+SIGNS = ("FATAL", "PANIC", "rror", "emerg", "CRITICAL")  # of a line that tells of a failure
+CONSEQUENCES = ("database system is starting up", "terminating connection", "database system is shutting down")
 
 
 class Backoff:
@@ -46,6 +49,7 @@ class Child:
         self.pid: int | None = None
         self.create_time: float | None = None
         self.restarts = 0
+        self._said_before = size(log)
         self.ready = asyncio.Event()
         self._changed = changed
         self._say = say
@@ -59,10 +63,10 @@ class Child:
         deadline = time.monotonic() + self.spec.start_seconds
         while not self.ready.is_set():
             if self.restarts >= HOPELESS_STARTS:
-                raise ClusterError(f"{self.spec.name} ends as soon as it starts; {said(self.log)}")
+                raise ClusterError(f"{self.spec.name} ends as soon as it starts; {said(self.log, self._said_before)}")
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"{self.spec.name} is not ready after {self.spec.start_seconds:.0f} s; {said(self.log)}"
+                    f"{self.spec.name} is not ready after {self.spec.start_seconds:.0f} s; {said(self.log, self._said_before)}"
                 )
             if self._life.done():
                 self._life.result()
@@ -134,8 +138,11 @@ class Child:
 
     async def _watch(self) -> float:
         """Wait until it is ready; the monotonic time of that."""
-        while not await self.spec.ready.check():
-            await asyncio.sleep(PROBE_SECONDS)
+        if self.spec.ready is None:
+            await asyncio.sleep(SETTLE_SECONDS)
+        else:
+            while not await self.spec.ready.check():
+                await asyncio.sleep(PROBE_SECONDS)
         self._set("running", self.pid)
         self.ready.set()
         return time.monotonic()
@@ -151,21 +158,27 @@ class Child:
         self._changed()
 
 
-def last_line(log: Path) -> str:
-    """The line of a log that says most about a failure: its last error, else its last line."""
+def size(log: Path) -> int:
+    """Bytes of a log; 0 where there is none yet."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def last_line(log: Path, since: int = 0) -> str:
+    """The line of a log that says most about a failure: its last error after `since` (bytes), else its last line."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 16384))
+            file.seek(max(since, log.stat().st_size - 16384))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    telling = [line for line in lines if any(word in line for word in ("FATAL", "PANIC", "rror", "emerg", "CRITICAL"))]
-    return (telling or lines or [""])[-1][:400]
+    lines = [line for line in lines if not any(words in line for words in CONSEQUENCES)] or lines
+    telling = [line for line in lines if any(word in line for word in SIGNS)]
+    return (telling or lines or [""])[-1][:300]
 
 
-def said(log: Path) -> str:
-    """Where a program's log is and what stands there, as the end of a sentence."""
-    line = last_line(log)
+def said(log: Path, since: int = 0) -> str:
+    """Where a program's log is and what stands there after `since` (bytes), as the end of a sentence."""
+    line = last_line(log, since)
     return f"see {log}" + (f": {line}" if line else "")
 
 

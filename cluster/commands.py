@@ -98,9 +98,7 @@ def scale(options: argparse.Namespace, directory: Directory) -> int:
     deadline = time.monotonic() + SCALE_SECONDS
     while (now := _current(directory)).revision < revision:
         if state.supervisor(now) is None or time.monotonic() > deadline:
-            raise ClusterError(
-                f"the cluster did not scale to {role}={number}: `cluster status`, and logs in {directory.logs}"
-            )
+            raise ClusterError(f"the cluster did not scale to {role}={number}: `cluster status`, and logs in {directory.logs}")
         time.sleep(0.1)
     if now.error:
         raise ClusterError(now.error)
@@ -137,24 +135,16 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Callable[[argparse.Namespace, Directory], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__)
-        sub.add_argument(
-            "--dir", default=str(layout.PROJECT / ".cluster"), help="the cluster's directory (default: .cluster)"
-        )
+        sub.add_argument("--dir", default=str(layout.PROJECT / ".cluster"), help="the cluster's directory (default: .cluster)")
         sub.set_defaults(command=command)
         return sub
 
     starting = add("up", up)
-    starting.add_argument(
-        "--shards", type=_whole(1, 64), help="PostgreSQL clusters to spread counters over (default: 2)"
-    )
+    starting.add_argument("--shards", type=_whole(1, 64), help="PostgreSQL clusters to spread counters over (default: 2)")
     starting.add_argument("--replicas", type=_whole(0, 8), help="streaming replicas of each shard (default: 1)")
     starting.add_argument("--api", type=_whole(*layout.SCALABLE["api"]), help="API processes (default: 2)")
-    starting.add_argument(
-        "--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)"
-    )
-    starting.add_argument(
-        "--detach", action="store_true", help="return when ready; the cluster stays in the background"
-    )
+    starting.add_argument("--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)")
+    starting.add_argument("--detach", action="store_true", help="return when ready; the cluster stays in the background")
     add("status", status).add_argument("--json", action="store_true", help="one JSON object")
     add("down", down)
     add("destroy", destroy).add_argument("--yes", action="store_true", help="do not ask")

@@ -69,17 +69,13 @@ def _problem(status: int, slug: str, title: str, detail: str) -> str:
 def redis_journal(port: int, password: str, directory: Path) -> str:
     """Journal and broker: an answered write is on the disk, and nothing is ever evicted."""
     return _redis(port, password, directory) + (
-        "databases 4\nappendonly yes\nappendfsync always\nno-appendfsync-on-rewrite no\n"
-        "maxmemory 1gb\nmaxmemory-policy noeviction\n"
+        "databases 4\nappendonly yes\nappendfsync always\nno-appendfsync-on-rewrite no\nmaxmemory 1gb\nmaxmemory-policy noeviction\n"
     )
 
 
 def redis_cache(port: int, password: str, directory: Path) -> str:
     """Cache: nothing on the disk, the least recently used goes first."""
-    return (
-        _redis(port, password, directory)
-        + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
-    )
+    return _redis(port, password, directory) + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
 
 
 def _redis(port: int, password: str, directory: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
@@ -62,9 +62,8 @@ class Console:
         """What runs where; `primaries` are the names of the PostgreSQL servers that take writes."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("name", "role", "shard", "pid", "port", "metrics", "state", "restarts"):
-            table.add_column(
-                heading, justify="right" if heading in ("shard", "pid", "port", "metrics", "restarts") else "left"
-            )
+            justify: Literal["left", "right"] = "left" if heading in ("name", "role", "state") else "right"
+            table.add_column(heading, justify=justify, no_wrap=True)
         for row in rows:
             role = row["role"]
             if role == "postgres":

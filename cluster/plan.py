@@ -36,7 +36,7 @@ class Spec:
     name: str
     role: str
     argv: tuple[str, ...]
-    ready: probes.Probe
+    ready: probes.Probe | None  # None: nothing can be asked; it is ready when it has lived a while
     after: tuple[str, ...] = ()
     shard: int | None = None
     port: int | None = None
@@ -57,6 +57,7 @@ class Planner:
     secrets: Mapping[str, str]
     base: Mapping[str, str]
     environment: Mapping[str, str]
+    migrated: bool = False  # the databases have this code's tables already: its processes need not wait for `migrate`
 
     def specs(self) -> list[Spec]:
         """Every process, in the order of the table."""
@@ -82,9 +83,7 @@ class Planner:
             *("--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--snapshot-count=10000"),
         )
         ready = probes.Answers(port, "/health", 200)
-        return Spec(
-            name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base
-        )
+        return Spec(name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base)
 
     def _patroni(self, shard: int, node: int) -> Spec:
         port = self.layout.ports[f"patroni-{shard}-{node}"]
@@ -132,23 +131,21 @@ class Planner:
             shard=shard,
             argv=(*self._celery("worker"), "-P", "threads", *options, *quiet),
             ready=probes.Listens(port),
-            after=("migrate",),
+            after=self._application(),
             metrics_port=port,
             environment=self._of(name, port),
             stop_seconds=20,
         )
 
     def _beat(self) -> Spec:
-        port = self.layout.ports["beat"]
         schedule = str(self.directory["beat"] / "schedule")
         return Spec(
             name="beat",
             role="beat",
             argv=(*self._celery("beat"), "-s", schedule, "--pidfile=", "-l", "WARNING"),
-            ready=probes.Listens(port),
-            after=("migrate",),
-            metrics_port=port,
-            environment=self._of("beat", port),
+            ready=None,
+            after=self._application(),
+            environment=self._of("beat"),
         )
 
     def _flower(self) -> Spec:
@@ -179,7 +176,7 @@ class Planner:
             role="api",
             argv=argv,
             ready=probes.Answers(port, "/health"),
-            after=("migrate", "redis-journal", "redis-cache"),
+            after=self._application(),
             port=port,
             metrics_port=port,
             environment=self._of(name),
@@ -199,6 +196,10 @@ class Planner:
             stop_signal=signal.SIGQUIT,
             stop_seconds=5,
         )
+
+    def _application(self) -> tuple[str, ...]:
+        databases = (f"databases-{shard}" for shard in range(self.layout.shards))
+        return ("redis-journal", "redis-cache", *databases, *(() if self.migrated else ("migrate",)))
 
     def _celery(self, command: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "celery", "-A", "counter_project", command)

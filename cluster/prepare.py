@@ -6,6 +6,7 @@ Nothing is started here. What it writes is written anew at every start, apart fr
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,8 @@ def planner(directory: Directory, asked: Asked) -> Planner:
         "TALLY_ENV_FILE": str(directory["env"]),
         "DJANGO_SETTINGS_MODULE": "counter_project.settings",
     }
-    plan = Planner(wanted, directory, found, secrets, base, own)
+    migrated = directory["migrated"].exists() and directory["migrated"].read_text() == schema(layout.PROJECT)
+    plan = Planner(wanted, directory, found, secrets, base, own, migrated)
     for log in directory.logs.glob("*.log"):
         if log != directory.log("supervisor"):  # this process may be writing it
             rotate(log)
@@ -69,6 +71,15 @@ def rescaled(plan: Planner, counts: dict[str, int]) -> Planner:
     plan = replace(plan, layout=wanted)
     write_nginx(plan)
     return plan
+
+
+def schema(project: Path) -> str:
+    """A digest of every migration and SQL file of the code: while it is the same, so are the tables."""
+    paths = sorted({*project.glob("*/migrations/*.py"), *project.glob("[a-z]*/**/*.sql")})
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def write_nginx(plan: Planner) -> None:
@@ -94,9 +105,7 @@ def _require_free(port: int) -> None:
         return
     if port < 1024 and os.geteuid() != 0:
         raise ClusterError(f"port {port} is for root only, or in use: choose another with --port (0: any free one)")
-    raise ClusterError(
-        f"port {port} is in use{_listener(port)}: stop that, or choose another with --port (0: any free one)"
-    )
+    raise ClusterError(f"port {port} is in use{_listener(port)}: stop that, or choose another with --port (0: any free one)")
 
 
 def _listener(port: int) -> str:

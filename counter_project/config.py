@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 PREFIX = "TALLY_"
+_HINT = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
 
 
 class ConfigError(Exception):
@@ -58,15 +59,15 @@ class Config(BaseSettings):
     control_database_name: str = Field(default="tally_control", description="Django's own tables, in shard 0's cluster.")
     database_pool_size: int = Field(default=10, ge=1, le=10, description="Connections per process and database, at most.")
     database_timeout_seconds: float = Field(
-        default=3.0, gt=0, description="To connect, to get a pooled connection, and for a read's statement."
+        default=1.0, gt=0, description="For a read to get a connection to a node, and to get its answer, before another node is asked."
     )
     replicas_required: int = Field(
         default=1, ge=0, description="Replicas that must have flushed a commit before its journal entry goes; 0 where a shard has none."
     )
 
-    journal_url: SecretStr = Field(description="Redis of the journal: AOF, fsync always, noeviction.")
-    broker_url: SecretStr = Field(description="Celery's broker: another database of the journal's Redis, or a RabbitMQ.")
-    cache_url: SecretStr = Field(description="Redis of the cache: LRU, no persistence.")
+    journal_url: SecretStr = Field(min_length=1, description="Redis of the journal: AOF, fsync always, noeviction.")
+    broker_url: SecretStr = Field(min_length=1, description="Celery's broker: another database of the journal's Redis, or a RabbitMQ.")
+    cache_url: SecretStr = Field(min_length=1, description="Redis of the cache: LRU, no persistence.")
     redis_timeout_seconds: float = Field(default=2.0, gt=0, description="To connect to a Redis and for one answer of it.")
 
     cache_ttl_seconds: int = Field(default=60, ge=1, description="Life of a value that the worker put into the cache.")
@@ -77,7 +78,9 @@ class Config(BaseSettings):
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body; more gets 413.")
     max_increments: int = Field(default=100_000, ge=1, description="Most increments in one bulk request; more gets 413.")
     max_keys: int = Field(default=1_000, ge=1, description="Most keys of one multi-get and largest page of a listing.")
-    max_wait_seconds: float = Field(default=30.0, gt=0, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied.")
+    max_wait_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
+    )
     flush_max_writes: int = Field(default=4096, ge=1, le=100_000, description="Most writes in one batch.")
 
     window_seconds: float = Field(default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches.")
@@ -90,7 +93,9 @@ class Config(BaseSettings):
     )
 
     api_key_ttl_seconds: float = Field(default=5.0, ge=0, description="A revoked API key is refused by every process after this.")
-    metrics_port: int | None = Field(default=None, description="Port of this process's own /metrics (workers, beat); none: no server.")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of this process's own /metrics (workers, beat); none: no server."
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: str = Field(default="json", pattern="^(json|console)$", description="One JSON object a line, or for people.")
 
@@ -109,22 +114,41 @@ class Config(BaseSettings):
         return min(self.replicas_required, self.shards[shard].replicas)
 
 
-def load(environ: dict[str, str] | None = None) -> Config:
-    """Read the environment; secrets may be given as `TALLY_X_FILE=/path`. Raises `ConfigError`."""
-    environ = dict(os.environ) if environ is None else environ
-    for name, path in list(environ.items()):
-        if name.startswith(PREFIX) and name.endswith("_FILE"):
-            try:
-                os.environ.setdefault(name.removesuffix("_FILE"), Path(path).read_text().strip())
-            except OSError as error:
-                raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from error
+def load() -> Config:
+    """Read the environment; a secret may be given as `TALLY_X_FILE=/path`. Raises `ConfigError`."""
     try:
-        return Config()  # pyright: ignore[reportCallIssue]
+        return Config(**_from_files())
+    except SettingsError as error:  # its sentence has the field's name in quotes and nothing of the value
+        name = PREFIX + str(error).partition('"')[2].partition('"')[0].upper()
+        raise ConfigError(f"bad settings:\n  {name}: this is no JSON: {error.__cause__}\n{_HINT}") from error
     except ValidationError as error:
         lines = []
         for problem in error.errors():
             name = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
             where = "".join(f"[{part!r}]" for part in problem["loc"][1:])
             lines.append(f"{name}{where}: {problem['msg']}")
-        hint = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
-        raise ConfigError("bad settings:\n  " + "\n  ".join(lines) + f"\n{hint}") from error
+        raise ConfigError("bad settings:\n  " + "\n  ".join(lines) + f"\n{_HINT}") from error
+
+
+def _from_files() -> dict[str, Any]:
+    """Secrets that the environment gives as files and not directly."""
+    found = {}
+    for field, info in Config.model_fields.items():
+        name = PREFIX + field.upper()
+        path = os.environ.get(f"{name}_FILE")
+        if path is None or info.annotation is not SecretStr or name in os.environ:
+            continue
+        try:
+            found[field] = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}_FILE: cannot read {path}: {error}") from error
+    return found
+
+
+def markdown() -> str:
+    """The table of all settings, as it stands in docs/settings.md."""
+    rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Config.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from kombu import Queue
 
 from counter_project import config

@@ -1,15 +1,21 @@
-"""All addresses: the API, the admin, and a way from the front page to the documentation."""
+"""All addresses: the front page, the API and the admin."""
 
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
+
+from counters.admin.login import login
+from counters.api import pages
 
 handler400 = "counters.api.problems.bad_request"
 handler404 = "counters.api.problems.not_found"
 handler500 = "counters.api.problems.server_error"
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="docs")),
+    path("", pages.index, name="index"),
+    path("favicon.ico", pages.favicon),
+    path("admin", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/login/", login),  # before the admin's own, which knows no limit
     path("admin/", admin.site.urls),
     path("", include("counters.api.urls")),
 ]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from rest_framework_api_key.models import AbstractAPIKey
+from rest_framework_api_key.models import AbstractAPIKey, BaseAPIKeyManager
 
 
 class Scope(models.TextChoices):
@@ -17,8 +17,19 @@ class Scope(models.TextChoices):
     STAFF = "staff", "operate shards"
 
 
+class ApiKeyManager(BaseAPIKeyManager):
+    """Makes keys whose id is their prefix. The library's id has the hash in it, and an id is shown in addresses and log entries."""
+
+    def assign_key(self, obj: AbstractAPIKey) -> str:
+        key = super().assign_key(obj)
+        obj.id = obj.prefix
+        return key
+
+
 class ApiKey(AbstractAPIKey):
     """A key of a client; only its hash is stored. Revoking is final."""
+
+    objects: ClassVar[ApiKeyManager] = ApiKeyManager()
 
     scopes = ArrayField(models.CharField(max_length=10, choices=Scope.choices), default=list, help_text="What the key allows.")
 
@@ -26,3 +37,17 @@ class ApiKey(AbstractAPIKey):
         verbose_name = "API key"
         verbose_name_plural = "API keys"
         abstract: ClassVar[bool] = False
+
+
+class Counter(models.Model):
+    """A counter as the admin's permissions, links and log entries name it. It has no table and no manager that works: counters are in the
+    shards, are read with `counters.reads` and changed through `counters.intake`."""
+
+    key = models.CharField(max_length=200, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+
+    def __str__(self) -> str:
+        return self.key

@@ -25,7 +25,7 @@ GET = """
 SELECT key, value, version FROM counter
 JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""  # one index probe a key
 # The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
-LIST = 'SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s'
+LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _LAST = "\x7f"  # after every character of a key
 
 

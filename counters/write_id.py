@@ -26,8 +26,11 @@ class WriteId:
 
     @classmethod
     def parse(cls, text: str) -> WriteId:
-        """The id that was printed so. Raises `ValueError`."""
+        """The id that was printed so: a write has one id, so nothing else is taken for it. Raises `ValueError`."""
         if not _write_id.fullmatch(text):
             raise ValueError("not a write id")
         batch, index, shards = text.split("-")
-        return cls(UUID(hex=batch), int(index, 16), tuple(map(int, shards.split("."))))
+        write = cls(UUID(hex=batch), int(index, 16), tuple(map(int, shards.split("."))))
+        if str(write) != text or list(write.shards) != sorted(set(write.shards)):
+            raise ValueError("not a write id as it was printed")
+        return write

@@ -91,7 +91,8 @@ _threads = local()
 
 @cache
 def _cache_client() -> Redis:
-    return get_redis_connection("default")
+    client: Redis = get_redis_connection("default")
+    return client
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Names of the databases, the router between them, and connections to the shards.
+"""Names of the databases, the router between them, and the ways to connect to them.
 
 One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now), `shard-N-replica`
 (any replica). libpq finds the node (`target_session_attrs`), so a failover needs no restart and no proxy.
@@ -9,6 +9,7 @@ would hold it until the request ends and so let ten waiting requests take the wh
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,6 @@ def django_databases(config: Config) -> dict[str, Any]:
 
 
 def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str, Any]:
-    timeout = config.database_timeout_seconds
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": name,
@@ -66,11 +66,11 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
         "PASSWORD": config.database_password.get_secret_value(),
         "HOST": ",".join(node.host for node in shard.nodes),
         "PORT": ",".join(str(node.port) for node in shard.nodes),
-        "CONN_HEALTH_CHECKS": True,
+        "CONN_HEALTH_CHECKS": name == config.control_database_name,  # the others: see `connection`
         "OPTIONS": {
             "target_session_attrs": target,
             "load_balance_hosts": "random" if target == "standby" else "disable",
-            "connect_timeout": max(2, round(timeout)),  # libpq's least
+            "connect_timeout": 2,  # for each node; libpq's least
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
@@ -78,9 +78,10 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
             "application_name": config.node_id,
             # reconnect_timeout: psycopg_pool backs off for up to this long; short, so that a shard that is back is used at once.
             "pool": {
+                "connection_class": BoundedConnection,
                 "min_size": 0,
                 "max_size": config.database_pool_size,
-                "timeout": timeout,
+                "timeout": 5.0,
                 "reconnect_timeout": 1.0,
                 "max_idle": 60.0,
             },
@@ -89,31 +90,62 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
     }
 
 
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection on which nothing takes longer than `timeout` seconds.
+
+    PostgreSQL's own time-outs and TCP's work while its process, or the other host's kernel, works. A server that stands still
+    (stopped, paged out, behind a dead link) answers none of them, and a thread would wait for ever.
+    """
+
+    timeout: float | None = 10.0
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, self.timeout if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - psycopg 3.3 has no public name for it
+            self.close()
+            raise psycopg.OperationalError(f"no answer within {self.timeout} s") from error
+
+
 @contextmanager
 def connection(alias: str) -> Iterator[psycopg.Connection[Any]]:
     """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`."""
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
-    with pool.connection() as conn:
+    seconds = settings.TALLY.database_timeout_seconds
+    while _is_stale(conn := pool.getconn(timeout=seconds)):
+        conn.close()
+        pool.putconn(conn)
+    try:
+        conn.timeout = seconds
         yield conn
+    finally:
+        conn.timeout = BoundedConnection.timeout
+        pool.putconn(conn)
 
 
-def connect(alias: str, **options: Any) -> psycopg.Connection[Any]:
-    """A connection of one's own (a worker's applier holds one for its life), with the alias's parameters."""
-    params = connections[alias].get_connection_params()  # type: ignore[attr-defined]
-    return psycopg.connect(**{**params, "cursor_factory": psycopg.Cursor, **options})
+def _is_stale(conn: psycopg.Connection[Any]) -> bool:
+    """Whether the server has hung up: an idle connection with something to read. Costs no round trip."""
+    return bool(select.select([conn.fileno()], [], [], 0)[0])
+
+
+def connect(alias: str, *, timeout: float | None = None, **options: Any) -> psycopg.Connection[Any]:
+    """A connection of one's own, with the alias's parameters, on which nothing takes longer than `timeout` seconds."""
+    params = {**connections[alias].get_connection_params(), "cursor_factory": psycopg.Cursor, **options}  # type: ignore[attr-defined]
+    conn = BoundedConnection.connect(**params)
+    conn.timeout = timeout
+    return conn
 
 
 class Router:
     """Django's own tables live in the control database; `hints={"shard": True}` marks what belongs into every shard."""
 
-    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+    def db_for_read(self, _model: Any, **_: Any) -> str | None:
         return CONTROL
 
-    def db_for_write(self, model: Any, **hints: Any) -> str | None:
-        return CONTROL
+    db_for_write = db_for_read
 
-    def allow_migrate(self, db: str, app_label: str, model_name: str | None = None, **hints: Any) -> bool:
+    def allow_migrate(self, db: str, _app_label: str, **hints: Any) -> bool:
         if db.endswith("-replica"):
             return False
         return (db != CONTROL) == bool(hints.get("shard", False))

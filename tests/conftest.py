@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import time
@@ -16,6 +17,9 @@ import httpx
 import pytest
 
 from tests.cluster_plugin import MANAGE, ROOT, directory, read_env
+
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass

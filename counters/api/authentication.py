@@ -8,14 +8,14 @@ with what it knows.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, ClassVar
 
 import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
+from django.db import connection
 from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
@@ -51,7 +51,7 @@ class Keyring:
     def caller(self, key: str) -> Caller | None:
         """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if no keys were ever read."""
         prefix = key.partition(".")[0]
-        keys = self._fresh(settings.TALLY.api_key_ttl_seconds)
+        keys = self._known()
         if prefix not in keys:
             keys = self._fresh(_UNKNOWN_KEY_SECONDS)
         found = keys.get(prefix)
@@ -62,6 +62,7 @@ class Keyring:
         return Caller(prefix, found.name, frozenset(found.scopes))
 
     def _fresh(self, seconds: float) -> dict[str, ApiKey]:
+        """The keys as they were at most so long ago, if the database answers."""
         if self._keys is None or time.monotonic() - self._read_at > seconds:
             with self._lock:
                 if self._keys is None or time.monotonic() - self._read_at > seconds:
@@ -69,6 +70,21 @@ class Keyring:
         if self._keys is None:
             raise unavailable("keys-unavailable", "The control database did not answer, and no API keys are known yet.")
         return self._keys
+
+    def _known(self) -> dict[str, ApiKey]:
+        """The keys as they are known now; what is too old is read anew behind the request's back."""
+        if self._keys is None:
+            return self._fresh(0)
+        if time.monotonic() - self._read_at > settings.TALLY.api_key_ttl_seconds and self._lock.acquire(blocking=False):
+            Thread(target=self._read_and_release, name="keyring", daemon=True).start()
+        return self._keys
+
+    def _read_and_release(self) -> None:
+        try:
+            self._read()
+        finally:
+            connection.close()
+            self._lock.release()
 
     def _read(self) -> None:
         try:
@@ -108,8 +124,5 @@ class HasScope(BasePermission):
         needed = getattr(view, "scopes", {}).get(request.method)
         if needed is None:
             needed = None if request.method in ("GET", "HEAD", "OPTIONS") else Scope.WRITE
-        return needed is None or needed in _scopes(request.user)
-
-
-def _scopes(user: Caller | None) -> Sequence[str] | frozenset[str]:
-    return user.scopes if isinstance(user, Caller) else ()
+        caller: object = request.user
+        return needed is None or (isinstance(caller, Caller) and needed in caller.scopes)

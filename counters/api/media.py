@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,7 +29,7 @@ class JSONRenderer(renderers.BaseRenderer):
     format = "json"
     charset = None
 
-    def render(self, data: Any, _accepted_media_type: str | None = None, _renderer_context: dict[str, Any] | None = None) -> bytes:
+    def render(self, data: Any, _accepted_media_type: str | None = None, _context: Mapping[str, Any] | None = None) -> bytes:
         return b"" if data is None else msgspec.json.encode(data)
 
 
@@ -58,7 +59,7 @@ def unsupported(name: str, supported: list[str]) -> Problem:
 
 def decode(data: bytes, kind: type[T]) -> T:
     """A JSON body of a type. Raises `Problem` 400 that names the field and the rule."""
-    return _decode(msgspec.json.Decoder(kind).decode, data)
+    return _decode(msgspec.json.Decoder(kind).decode, data)  # type: ignore[no-any-return]
 
 
 def _decode(decoder: Any, data: bytes) -> Any:

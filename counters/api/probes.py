@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psycopg
@@ -42,7 +42,7 @@ def _probes() -> dict[str, Callable[[], Any]]:
     }
     for alias in settings.DATABASES:
         name = "control" if alias == databases.CONTROL else alias
-        probes[name] = lambda alias=alias: _select_one(alias)
+        probes[name] = partial(_select_one, alias)
     return probes
 
 

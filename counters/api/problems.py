@@ -83,7 +83,8 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911 - a table
         case PermissionDenied():
             return Problem(403, "forbidden", str(error) or "Not allowed.")
         case exceptions.APIException():
-            headers = {"WWW-Authenticate": error.auth_header} if getattr(error, "auth_header", None) else {}
+            challenge = getattr(error, "auth_header", None)
+            headers = {"WWW-Authenticate": challenge} if challenge else {}
             slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
             return Problem(error.status_code, slug, str(error.detail), headers=headers)
     return None

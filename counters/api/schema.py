@@ -125,9 +125,7 @@ bulk = extend_schema(
         MSGPACK: {"type": "string", "format": "binary", "description": "As the JSON, in MessagePack."},
     },
     examples=[OpenApiExample("two", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True)],
-    responses=_answers(
-        {202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(400, 403, 413, 415, 422)
-    ),
+    responses=_answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(400, 403, 413, 415, 422)),
 )
 get = extend_schema(
     operation_id="read",
@@ -169,11 +167,7 @@ get_many = extend_schema(
 write = extend_schema(
     operation_id="read_write",
     tags=["writes"],
-    parameters=[
-        OpenApiParameter(
-            "write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True
-        )
-    ],
+    parameters=[OpenApiParameter("write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True)],
     responses=_answers({200: (requests.Write, "What became of the write.")}, 400, 404),
 )
 health = extend_schema(

@@ -41,13 +41,13 @@ def claim_of(request: Request) -> Claim | None:
     if not 1 <= len(key) <= idempotency.MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise invalid("Idempotency-Key", f"1 to {idempotency.MAX_KEY_LENGTH} printable ASCII characters")
     caller = request.user.prefix if isinstance(request.user, Caller) else ""
-    http: HttpRequest = request._request  # noqa: SLF001 - DRF has no public way to the body as it came
+    http: HttpRequest = request._request
     return idempotency.claim(caller, key, http.method or "", http.path, media.body(http))
 
 
 def json_body(request: Request) -> bytes:
     """The body of a call that takes JSON only. Raises `Problem` 413, 415."""
-    http = request._request  # noqa: SLF001
+    http = request._request
     if (name := media.media_type(http)) != media.JSON:
         raise media.unsupported(name, [media.JSON])
     return media.body(http)
@@ -130,7 +130,7 @@ class BulkIncrementsView(APIView):
     @schema.bulk
     def post(self, request: Request) -> Response:
         """Add to many counters in one request, up to 100,000 increments or 16 MiB. They are folded, and counted exactly once."""
-        http = request._request  # noqa: SLF001
+        http = request._request
         data = media.body(http)
         bulk = media.decode_as(media.media_type(http), data, requests.Increments, requests.KeyedIncrement, requests.Increments).increments
         if len(bulk) > settings.TALLY.max_increments:
@@ -230,9 +230,7 @@ class WriteView(APIView):
         answer: dict[str, Any] = {"id": write_id, "status": found.status, "shards": list(write.shards)}
         rejected = [outcome for outcome in found.outcomes if outcome.status == "rejected"]
         if rejected:
-            answer["rejected"] = [
-                {"key": one.key, "reason": one.reason, "detail": outcomes.REASONS[one.reason or ""]} for one in rejected
-            ]
+            answer["rejected"] = [{"key": one.key, "reason": one.reason, "detail": outcomes.REASONS[one.reason or ""]} for one in rejected]
         elif len(found.outcomes) == 1:
             answer |= {"value": found.outcomes[0].value, "version": found.outcomes[0].version}
         return Response(answer)

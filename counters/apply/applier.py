@@ -67,6 +67,7 @@ SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) 
 
 _SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 _MOST_BATCHES = 4096
+_STATEMENT_SECONDS = 15.0  # a primary that stands still for so long is taken for dead
 _ALL = 2**62  # beyond every position
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
@@ -153,8 +154,8 @@ class Applier:
         if self._conn is None or self._conn.closed:
             self._cursor = 0
             self._completion.forget()
-            self._conn = databases.connect(databases.primary(self.shard), autocommit=True)
-            self._conn.execute("SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s'; SET statement_timeout = '60s'")
+            self._conn = databases.connect(databases.primary(self.shard), timeout=_STATEMENT_SECONDS, autocommit=True)
+            self._conn.execute("SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s'")
         return self._conn
 
     def _recover(self, error: Exception) -> None:
@@ -247,7 +248,7 @@ class Applier:
 
     def _forward(self, conn: psycopg.Connection[Any], fresh: list[Placed], owned: topology.Topology) -> list[Placed]:
         kept, sent = forwarding.forward(self.shard, fresh, owned)
-        for id, shard, forwarded_id in sent:  # noqa: A001
+        for id, shard, forwarded_id in sent:
             conn.execute(FORWARDED, (id, shard, forwarded_id))
         return kept
 

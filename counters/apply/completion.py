@@ -66,7 +66,7 @@ class Completion:
                 break
             safe.append(commit)
         if safe:
-            ids = [id for commit in safe for id in commit.ids]  # noqa: A001
+            ids = [id for commit in safe for id in commit.ids]
             journal.remove(self.shard, ids, [token for commit in safe for token in commit.tokens])
             COMPLETED.labels(self.shard).inc(len(ids))
             for _ in safe:

@@ -12,9 +12,9 @@ Version of a counter: position of the batch that changed it last + index of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from counters.intake.batch import Batch, Increments, Step
 from counters.intake.outcomes import Outcome
@@ -63,24 +63,16 @@ def keys_to_read(batches: Sequence[Placed], last_set_version: int) -> set[str]:
 
 def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str]) -> Plan:
     """Changes that the batches make. `rows` has the rows of the keys in `read` that exist."""
-    result = Plan()
-    deltas: dict[str, int] = {}
-    versions: dict[str, int] = {}
+    window = _Window(rows, read)
     for position, batch in batches:
         for index, operation in batch.segments:
-            version = position + index
+            place = _Place(batch.id, index, position + index)
             if isinstance(operation, Step):
-                if deltas.pop(operation.key, None) is not None:  # not read, so it is unconditional: what was added before is void
-                    del versions[operation.key]
-                _take_step(result, rows, operation, batch, index, version)
-                continue
-            if read or result.put:
-                operation = _take_known(result, rows, operation, read, batch, index, version)
-            fold(zip(operation.keys, operation.deltas, strict=True), deltas)
-            versions.update(dict.fromkeys(operation.keys, version))
-        result.last_version = max(result.last_version, position + max((index for index, _ in batch.segments), default=0))
-    result.added = {key: (delta, versions[key]) for key, delta in deltas.items()}
-    return result
+                window.take_step(operation, place)
+            else:
+                window.take_increments(operation, place)
+        window.plan.last_version = max([window.plan.last_version, position, *(position + index for index, _ in batch.segments)])
+    return window.finish()
 
 
 def overflowing(added: Mapping[str, tuple[int, int]]) -> set[str]:
@@ -88,60 +80,72 @@ def overflowing(added: Mapping[str, tuple[int, int]]) -> set[str]:
     return {key for key, (delta, _) in added.items() if not in_range(delta)}
 
 
-def _take_known(  # noqa: PLR0913 - what is done, to what, by whom
-    result: Plan,
-    rows: Mapping[str, Row],
-    operation: Increments,
-    read: Set[str],
-    batch: Batch,
-    index: int,
-    version: int,
-) -> Increments:
-    """Apply the increments of keys whose value is known here; what is left is to be added."""
-    left = Increments([], [])
-    for key, delta in zip(operation.keys, operation.deltas, strict=True):
-        if key in read or key in result.put:
-            _increment(result, rows, key, delta, batch, index, version)
-        else:
-            left.keys.append(key)
-            left.deltas.append(delta)
-    return left
+class _Place(NamedTuple):
+    """Which write (its batch and its number there), and the version that it gives."""
+
+    batch: bytes
+    number: int
+    version: int
 
 
-def _row(result: Plan, rows: Mapping[str, Row], key: str) -> Row:
-    return result.put.get(key) or rows.get(key) or Row()
+class _Window:
+    """The state of one planning: what is known of a key is in `plan.put` or `rows`, what is only added in `deltas`."""
 
+    def __init__(self, rows: Mapping[str, Row], read: Set[str]) -> None:
+        self.plan = Plan()
+        self._rows, self._read = rows, read
+        self._deltas: dict[str, int] = {}
+        self._versions: dict[str, int] = {}
 
-def _increment(  # noqa: PLR0913
-    result: Plan, rows: Mapping[str, Row], key: str, delta: int, batch: Batch, index: int, version: int
-) -> Outcome:
-    row = _row(result, rows, key)
-    if version < row.set_version:  # void: a set that stands after it has been applied already
-        return Outcome(batch.id, index, key, "applied", row.value, row.version)
-    value = row.value + delta
-    if not in_range(value):
-        outcome = Outcome(batch.id, index, key, "rejected", row.value, row.version, "overflow")
-        result.outcomes.append(outcome)
-        return outcome
-    row = Row(value, max(row.version + 1, version), row.set_version)
-    result.put[key] = row
-    return Outcome(batch.id, index, key, "applied", row.value, row.version)
+    def finish(self) -> Plan:
+        self.plan.added = {key: (delta, self._versions[key]) for key, delta in self._deltas.items()}
+        return self.plan
 
+    def take_increments(self, operation: Increments, place: _Place) -> None:
+        pairs: Iterable[tuple[str, int]] = zip(operation.keys, operation.deltas, strict=True)
+        keys: Iterable[str] = operation.keys
+        if self._read or self.plan.put:
+            left = {}
+            for key, delta in pairs:
+                if key in self._read or key in self.plan.put:
+                    self._increment(key, delta, place)
+                else:
+                    left[key] = delta
+            pairs, keys = left.items(), left
+        fold(pairs, self._deltas)
+        self._versions.update(dict.fromkeys(keys, place.version))
 
-def _take_step(  # noqa: PLR0913
-    result: Plan, rows: Mapping[str, Row], step: Step, batch: Batch, index: int, version: int
-) -> None:
-    if step.kind == "increment":
-        outcome = _increment(result, rows, step.key, step.operand, batch, index, version)
-        if outcome.status == "applied":
-            result.outcomes.append(outcome)
-        return
-    row = _row(result, rows, step.key)
-    if step.if_version is not None and step.if_version != row.version:
-        result.outcomes.append(Outcome(batch.id, index, step.key, "rejected", row.value, row.version, "version"))
-        return
-    if version >= row.set_version:
-        row = Row(step.operand, max(row.version + 1, version), version)
-        result.put[step.key] = row
-        result.last_set_version = max(result.last_set_version, version)
-    result.outcomes.append(Outcome(batch.id, index, step.key, "applied", row.value, row.version))
+    def take_step(self, step: Step, place: _Place) -> None:
+        if step.kind == "increment":
+            self._increment(step.key, step.operand, place, report=True)
+            return
+        row = self._row(step.key)
+        if step.if_version is not None and step.if_version != row.version:
+            self._report("rejected", step.key, row, place, "version")
+            return
+        if place.version >= row.set_version:
+            row = self._put(step.key, step.operand, row, place, set_version=place.version)
+            self.plan.last_set_version = max(self.plan.last_set_version, place.version)
+            if self._deltas.pop(step.key, None) is not None:  # what was added before is void
+                del self._versions[step.key]
+        self._report("applied", step.key, row, place)
+
+    def _row(self, key: str) -> Row:
+        return self.plan.put.get(key) or self._rows.get(key) or Row()
+
+    def _increment(self, key: str, delta: int, place: _Place, *, report: bool = False) -> None:
+        row = self._row(key)
+        if place.version >= row.set_version:  # else void: a set that stands after it has been applied already
+            if not in_range(row.value + delta):
+                self._report("rejected", key, row, place, "overflow")
+                return
+            row = self._put(key, row.value + delta, row, place, set_version=row.set_version)
+        if report:
+            self._report("applied", key, row, place)
+
+    def _put(self, key: str, value: int, row: Row, place: _Place, *, set_version: int) -> Row:
+        self.plan.put[key] = Row(value, max(row.version + 1, place.version), set_version)
+        return self.plan.put[key]
+
+    def _report(self, status: Literal["applied", "rejected"], key: str, row: Row, place: _Place, reason: str | None = None) -> None:
+        self.plan.outcomes.append(Outcome(place.batch, place.number, key, status, row.value, row.version, reason))

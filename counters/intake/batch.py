@@ -9,16 +9,25 @@ msgpack by msgspec; the first element is the format's version, so that a worker 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
+
+from counters.operations import MAX_VALUE, MIN_VALUE
 
 FORMAT = 1
 
+Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Index = Annotated[int, Meta(ge=0, lt=2**31)]
+
 
 class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False):
-    """Folded increments of one write: `deltas[i]` is added to `keys[i]`; a key stands once."""
+    """Folded increments of one write: `deltas[i]` is added to `keys[i]`; a key stands once.
+
+    Nothing is checked for each of them: a delta that no counter can take is rejected alone, as an overflow (see `apply.plan`).
+    """
 
     keys: list[str]
     deltas: list[int]
@@ -29,7 +38,7 @@ class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
 
     key: str
     kind: Literal["increment", "set", "reset"]
-    operand: int
+    operand: Annotated[int, Meta(ge=MIN_VALUE, le=MAX_VALUE)]
     if_version: int | None = None
 
     @property
@@ -52,8 +61,8 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     """`segments` are (index of the write, its operation); `reply_to` is the channel where a process waits for results."""
 
     format: int
-    id: bytes
-    segments: list[tuple[int, Operation]]
+    id: Id
+    segments: list[tuple[Index, Operation]]
     tokens: list[Token]
     reply_to: str | None = None
 
@@ -76,6 +85,8 @@ class BadBatch(ValueError):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
+_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_format = msgspec.msgpack.Decoder(int)
 
 
 def encode_segment(operation: Operation) -> msgspec.Raw:
@@ -83,7 +94,7 @@ def encode_segment(operation: Operation) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(operation))
 
 
-def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token], reply_to: str | None) -> bytes:  # noqa: A002
+def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token], reply_to: str | None) -> bytes:
     """A batch out of encoded segments."""
     return _encoder.encode(_Encoded(FORMAT, id.bytes, segments, tokens, reply_to))
 
@@ -91,12 +102,12 @@ def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token
 def decode(data: bytes) -> Batch:
     """Raises `BadBatch`."""
     try:
-        version = msgspec.msgpack.decode(data, type=list[msgspec.Raw])[:1]
-        if not version or msgspec.msgpack.decode(version[0]) != FORMAT:
+        elements = _elements.decode(data)
+        if not elements or _format.decode(elements[0]) != FORMAT:
             raise BadBatch(f"not a batch of format {FORMAT}")
         batch = _decoder.decode(data)
-        if any(isinstance(one, Increments) and len(one.keys) != len(one.deltas) for _, one in batch.segments):
-            raise BadBatch("not a batch: keys and deltas differ in number")
-        return batch
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadBatch(f"not a batch: {error}") from error
+    if any(isinstance(one, Increments) and len(one.keys) != len(one.deltas) for _, one in batch.segments):
+        raise BadBatch("not a batch: keys and deltas differ in number")
+    return batch

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Generic, TypeVar
+from threading import Event, Thread
+from time import monotonic
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -34,17 +35,42 @@ class GroupCommit(Generic[T]):
     def __init__(self, flush: Callable[[list[T]], None], *, name: str, most: int) -> None:
         self._flush = flush
         self._most = most
-        self._queue: SimpleQueue[T] = SimpleQueue()
+        self._queue: SimpleQueue[T | Event] = SimpleQueue()
+        self._drains: list[Event] = []
+        _all.append(self)
         Thread(target=self._run, name=name, daemon=True).start()
 
     def put(self, item: T) -> None:
         """Hand over an item for the next flush."""
         self._queue.put(item)
 
+    def drain(self, seconds: float) -> bool:
+        """Wait until all that was put before is flushed; whether that was so in time."""
+        drained = Event()
+        self._drains.append(drained)  # before it is in the queue: `_run` looks here first
+        self._queue.put(drained)
+        return drained.wait(seconds)
+
     def _run(self) -> None:
         while True:
-            items = take(self._queue, self._most, self._queue.get())
+            taken = take(self._queue, self._most, self._queue.get())
+            drains = [item for item in taken if isinstance(item, Event)] if self._drains else []
+            items: list[Any] = [item for item in taken if not isinstance(item, Event)] if drains else taken
             try:
-                self._flush(items)
+                if items:
+                    self._flush(items)
             except Exception:
                 log.exception("flush_failed", items=len(items))
+            for drained in drains:
+                self._drains.remove(drained)
+                drained.set()
+
+
+_all: list[GroupCommit[Any]] = []
+
+
+def drain(seconds: float) -> bool:
+    """Before a process ends: wait until all that was put into any group commit is flushed. Each is waited for after those made earlier,
+    as intake is made before dispatch and feeds it."""
+    deadline = monotonic() + seconds
+    return all(one.drain(max(0.0, deadline - monotonic())) for one in list(_all))

@@ -9,6 +9,7 @@ Method: draft-ietf-httpapi-idempotency-key-header.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 
 from counters.write_id import WriteId
@@ -51,7 +52,7 @@ class Claim:
         aliases = [alias for alias in (databases.replica(shard), databases.primary(shard)) if alias]
         for alias in aliases:
             try:
-                row = breakers.call(alias, lambda alias=alias: self._query(alias))
+                row = breakers.call(alias, partial(self._query, alias))
             except databases.ShardUnavailable:
                 if alias == aliases[-1]:
                     raise

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -55,8 +56,8 @@ class Entry:
 
 
 @cache
-def client() -> Redis:
-    """The connections of this process. No hidden repeats: `append` decides itself what is safe to repeat."""
+def client() -> Any:
+    """The connections of this process, a `Redis` (its answers have no useful types). No hidden repeats: `append` knows what it may repeat."""
     timeout = settings.TALLY.redis_timeout_seconds
     return Redis.from_url(
         settings.TALLY.journal_url.get_secret_value(),
@@ -73,7 +74,7 @@ def _script(name: str) -> str:
 
 
 @cache
-def _append() -> object:
+def _append() -> Any:
     return client().register_script(_script("append"))
 
 
@@ -97,7 +98,7 @@ def token_key(token: bytes) -> bytes:
     return b"idempotency:" + token
 
 
-def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes, bytes]) -> int:  # noqa: A002
+def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes, bytes]) -> int:
     """Write one flush: a payload for each shard, under one id. Returns its position once it is on the disk.
 
     Raises `TokensTaken` (nothing was written), or `JournalUnavailable`: then it may or may not have been written, the id being
@@ -119,13 +120,13 @@ def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes
     return int(reply[1])
 
 
-def _run_append(keys: list[str | bytes], args: list[object]) -> list[bytes]:
+def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
     try:
-        return _append()(keys, args)  # type: ignore[operator,no-any-return]
+        return _append()(keys, args)
     except RedisError as error:
         log.warning("journal_append_repeated", error=str(error))
     try:
-        return _append()(keys, args)  # type: ignore[operator,no-any-return]
+        return _append()(keys, args)
     except RedisError as error:
         raise JournalUnavailable(f"the journal did not answer: {error}") from error
 
@@ -136,7 +137,7 @@ def _set_clock() -> None:
     for shard in range(settings.TALLY.shard_count):
         try:
             with databases.connection(databases.primary(shard)) as conn:
-                last = max(last, conn.execute(LAST_VERSIONS).fetchone()[0])  # type: ignore[index]
+                last = max(last, *conn.execute(LAST_VERSIONS).fetchall()[0])
         except psycopg.Error as error:
             raise JournalUnavailable(f"the journal is empty, and shard {shard} cannot tell its last version: {error}") from error
     try:
@@ -149,35 +150,35 @@ def _set_clock() -> None:
 def entries(shard: int, *, after: int = 0, limit: int = -1) -> list[Entry]:
     """Entries of a shard beyond a position, in order. Raises `RedisError`."""
     found = client().zrange(positions_key(shard), f"({after}", "+inf", byscore=True, offset=0, num=limit, withscores=True)
-    return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]  # type: ignore[misc,arg-type,union-attr]
+    return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]
 
 
 def payloads(shard: int, ids: Sequence[UUID]) -> list[bytes | None]:
     """Bytes of batches, in the order asked for; None for one that is gone. Raises `RedisError`."""
-    return client().hmget(batches_key(shard), [id.bytes for id in ids]) if ids else []  # type: ignore[return-value,arg-type]
+    return client().hmget(batches_key(shard), [id.bytes for id in ids]) if ids else []
 
 
-def position(shard: int, id: UUID) -> int | None:  # noqa: A002
+def position(shard: int, id: UUID) -> int | None:
     """Where a batch stands, or None if it is not in the journal. Raises `RedisError`."""
     score = client().zscore(positions_key(shard), id.bytes)
-    return None if score is None else int(score)  # type: ignore[arg-type]
+    return None if score is None else int(score)
 
 
 def newest(shard: int) -> int | None:
     """Position of the newest entry. Raises `RedisError`."""
     found = client().zrange(positions_key(shard), -1, -1, withscores=True)
-    return int(found[0][1]) if found else None  # type: ignore[index]
+    return int(found[0][1]) if found else None
 
 
 def depth(shard: int) -> int:
     """Number of entries. Raises `RedisError`."""
-    return int(client().zcard(positions_key(shard)))  # type: ignore[arg-type]
+    return int(client().zcard(positions_key(shard)))
 
 
 def now() -> int:
     """The journal's time, in microseconds. Raises `RedisError`."""
-    seconds, microseconds = client().time()  # type: ignore[misc]
-    return seconds * 1_000_000 + microseconds  # type: ignore[no-any-return]
+    seconds, microseconds = client().time()
+    return seconds * 1_000_000 + microseconds
 
 
 def remove(shard: int, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:
@@ -185,17 +186,17 @@ def remove(shard: int, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:
     raw = [id.bytes for id in ids]
     with client().pipeline(transaction=True) as pipe:
         pipe.zrem(positions_key(shard), *raw)
-        pipe.hdel(batches_key(shard), *raw)  # type: ignore[arg-type]
+        pipe.hdel(batches_key(shard), *raw)
         for token in tokens:
             pipe.expire(token_key(token), settings.TALLY.idempotency_redis_seconds, lt=True)
         pipe.execute()
 
 
-def set_aside(shard: int, id: UUID, data: bytes | None) -> None:  # noqa: A002
+def set_aside(shard: int, id: UUID, data: bytes | None) -> None:
     """Take a batch that cannot be decoded out of the way, and keep it. Raises `RedisError`."""
     with client().pipeline(transaction=True) as pipe:
         if data is not None:
-            pipe.hset(poison_key(shard), id.bytes, data)  # type: ignore[arg-type]
+            pipe.hset(poison_key(shard), id.bytes, data)
         pipe.zrem(positions_key(shard), id.bytes)
-        pipe.hdel(batches_key(shard), id.bytes)  # type: ignore[arg-type]
+        pipe.hdel(batches_key(shard), id.bytes)
         pipe.execute()

@@ -116,7 +116,7 @@ def _flush_distinct(writes: list[Write]) -> list[Write]:
 
 
 def _append(writes: list[Write]) -> None:
-    id = uuid7()  # noqa: A001
+    id = uuid7()
     segments: dict[int, list[tuple[int, msgspec.Raw]]] = defaultdict(list)
     tokens: dict[int, list[Token]] = defaultdict(list)
     ids, waiting = [], False
@@ -130,9 +130,7 @@ def _append(writes: list[Write]) -> None:
             outcomes.listener().expect(id, index, write.outcome)
             waiting = True
     channel = outcomes.listener().channel if waiting else None
-    payloads = {
-        shard: batch.encode(id, segments[shard], tokens[shard], channel) for shard in sorted({*segments, *tokens})
-    }
+    payloads = {shard: batch.encode(id, segments[shard], tokens[shard], channel) for shard in sorted({*segments, *tokens})}
     records = {token.token: token.record for group in tokens.values() for token in group}
     try:
         position = journal.append(id, payloads, len(writes), records)
@@ -146,7 +144,7 @@ def _append(writes: list[Write]) -> None:
         dispatch.send_soon(shard, id, position)
 
 
-def _forget(id: UUID, writes: list[Write]) -> None:  # noqa: A002
+def _forget(id: UUID, writes: list[Write]) -> None:
     for index, write in enumerate(writes):
         if write.outcome:
             outcomes.listener().forget(id, index)

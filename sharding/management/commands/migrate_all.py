@@ -11,9 +11,10 @@ from sharding import databases, topology
 
 class Command(BaseCommand):
     help = "Migrate the control database and every shard, and put the topology in force. Safe to run again."
-    requires_system_checks: list[str] = []
+    requires_system_checks = ()
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        databases.BoundedConnection.timeout = None  # a migration takes as long as it takes
         shards = settings.TALLY.shard_count
         for alias in [databases.CONTROL, *map(databases.primary, range(shards))]:
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))

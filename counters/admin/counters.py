@@ -1,0 +1,163 @@
+"""Counters in the admin: a list by key or prefix, a page for each, and what became of a write."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import AdminForm
+from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+
+from counters import reads, write_status
+from counters.admin import changes, listing
+from counters.forms import ChangeForm, SearchForm, WriteForm
+from counters.intake import outcomes
+from counters.intake.journal import JournalUnavailable
+from counters.keys import KEY_RULE, is_key
+from counters.models import Counter
+from counters.write_id import WriteId
+from sharding.databases import ShardUnavailable
+from sharding.topology import NoTopology
+
+PAGE = 100
+
+
+class CounterAdmin(admin.ModelAdmin):
+    """Views of its own under the addresses, names and permissions of a model's, as no table stands behind it."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+        """Never: every key can be opened and changed."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Counter | None = None) -> bool:  # noqa: ARG002
+        """Never: a reset is what there is."""
+        return False
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Counter | None:  # noqa: ARG002
+        """The counter as log entries name it; none if this is no key."""
+        return Counter(key=object_id) if is_key(object_id) else None
+
+    def get_urls(self) -> list[URLPattern]:
+        """The model's, and the look-up of writes."""
+        view = self.admin_site.admin_view(self.write_view)
+        return [path("writes/", view, name="counters_write"), *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Counters by prefix, page by page, or one by its key."""
+        self._check_view(request)
+        form = SearchForm({"match": "prefix", **request.GET.dict()})
+        context = self._context(request, "Select counter to view or change", {"form": form, **(extra_context or {})})
+        if form.is_valid():
+            context |= self._found(request, form.cleaned_data)
+        return TemplateResponse(request, "admin/counters/counter/list.html", context)
+
+    def _found(self, request: HttpRequest, asked: dict[str, str]) -> dict[str, Any]:
+        text = asked["q"]
+        try:
+            exact = text and asked["match"] == "key"
+            page = listing.by_key(text) if exact else listing.by_prefix(text, after=asked["after"], limit=PAGE)
+        except NoTopology as error:
+            self.message_user(request, f"Nothing can be read now: {error}.", messages.ERROR)
+            return {}
+        if page.away:
+            names = ", ".join(map(str, page.away))
+            self.message_user(request, f"No server of shard {names} answers now: its counters are missing here.", messages.WARNING)
+        rows = [(counter, _address(counter.key)) for counter in page.counters]
+        following = urlencode({**asked, "after": page.counters[-1].key}) if page.more else ""
+        open_at = _address(text) if text and not page.away else ""
+        return {"rows": rows, "following": following, "first": not asked["after"], "text": text, "open_at": open_at}
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",  # noqa: ARG002
+        extra_context: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> HttpResponse:
+        """One counter, written or not, and what can be done to it."""
+        self._check_view(request)
+        key = unquote(object_id)
+        if not is_key(key):
+            self.message_user(request, f"This is not a key: a key has {KEY_RULE}.", messages.ERROR)
+            return HttpResponseRedirect(reverse("admin:counters_counter_changelist"))
+        if request.method == "POST":
+            return self._change(request, key)
+        counter = self._read(request, key)
+        form = ChangeForm(version=counter.version) if counter and self.has_change_permission(request) else None
+        return self._page(request, key, counter, form)
+
+    def _change(self, request: HttpRequest, key: str) -> HttpResponse:
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        form = ChangeForm(request.POST, version=0)
+        if form.is_valid():
+            result = changes.make(form.step(key), form.cleaned_data["token"], request.user.pk)
+            if result.accepted:
+                self.log_change(request, Counter(key=key), f"{result.what} {result.sentence}")
+            self.message_user(request, f"{result.what} {result.sentence}", result.level)
+            if result.final:
+                return HttpResponseRedirect(request.path)
+        return self._page(request, key, self._read(request, key), form)
+
+    def _read(self, request: HttpRequest, key: str) -> reads.Counter | None:
+        try:
+            return reads.get(key, "primary")
+        except (ShardUnavailable, NoTopology) as error:
+            reason = str(error)
+        try:
+            counter = reads.get(key)
+        except (ShardUnavailable, NoTopology):
+            self.message_user(request, f"This counter cannot be read now: {reason}.", messages.ERROR)
+            return None
+        text = f"The primary of shard {counter.shard} does not answer; this is what a {counter.source} has, and it may be old."
+        self.message_user(request, text, messages.WARNING)
+        return counter
+
+    def _page(self, request: HttpRequest, key: str, counter: reads.Counter | None, form: ChangeForm | None) -> HttpResponse:
+        fields = [(None, {"fields": ["operation", "number", "unchanged", "version", "token"]})]
+        context = {
+            "counter": counter,
+            "original": Counter(key=key),
+            "subtitle": key,
+            "history": reverse("admin:counters_counter_history", args=[quote(key)]),
+            "adminform": AdminForm(form, fields, {}, model_admin=self) if form else None,
+            "errors": form.errors if form else None,
+        }
+        title = "Change counter" if form else "View counter"
+        return TemplateResponse(request, "admin/counters/counter/change.html", self._context(request, title, context))
+
+    def write_view(self, request: HttpRequest) -> HttpResponse:
+        """What became of a write."""
+        self._check_view(request)
+        form = WriteForm(request.GET or None)
+        context: dict[str, Any] = {"form": form}
+        if form.is_valid():
+            context |= _became(form.cleaned_data["id"])
+        return TemplateResponse(request, "admin/counters/counter/write.html", self._context(request, "Look up a write", context))
+
+    def _check_view(self, request: HttpRequest) -> None:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+
+    def _context(self, request: HttpRequest, title: str, more: dict[str, Any]) -> dict[str, Any]:
+        return {**self.admin_site.each_context(request), "opts": self.opts, "title": title, **more}
+
+
+def _address(key: str) -> str:
+    return reverse("admin:counters_counter_change", args=[quote(key)])
+
+
+def _became(write: WriteId) -> dict[str, Any]:
+    try:
+        known = max(write.shards) < settings.TALLY.shard_count
+        found = write_status.find(write) if known else None
+    except (ShardUnavailable, JournalUnavailable) as error:
+        return {"trouble": f"This cannot be told now: {error}."}
+    rows = [(one, _address(one.key), outcomes.REASONS.get(one.reason or "", "")) for one in found.outcomes] if found else []
+    return {"asked": write, "found": found, "rows": rows}

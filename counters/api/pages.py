@@ -1,0 +1,31 @@
+"""The front page: what this is, first calls, and a counter to look at. It needs no file but itself."""
+
+from __future__ import annotations
+
+from secrets import token_urlsafe
+
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.views.decorators.http import require_safe
+
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M3 2v12M6 2v12M9 2v12M12 2v12M1 12 15 4" '
+    'stroke="#0f766e" stroke-width="1.6" stroke-linecap="round"/></svg>'
+)
+
+
+@require_safe
+def favicon(_request: HttpRequest) -> HttpResponse:
+    """`/favicon.ico`, which browsers ask for on every page: an SVG."""
+    return HttpResponse(ICON, content_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """`/`, under a content security policy that lets only this page's own script and style in, and calls to this API."""
+    nonce = token_urlsafe(16)
+    context = {"nonce": nonce, "url": f"{request.scheme}://{request.get_host()}"}
+    own = f"'nonce-{nonce}'"
+    rules = f"default-src 'none'; script-src {own}; style-src {own}; img-src 'self'; connect-src 'self'"
+    policy = f"{rules}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return TemplateResponse(request, "counters/index.html", context, headers={"Content-Security-Policy": policy})

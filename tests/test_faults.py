@@ -1,0 +1,199 @@
+"""Processes are killed under writes: what was accepted is counted exactly once, and reads go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import Cluster, eventually, value_of
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: Cluster) -> Iterator[None]:
+    """Each test finds every component up, and leaves it so."""
+    cluster.wait_until_whole()
+    yield
+    cluster.wait_until_whole()
+
+
+@dataclass
+class Load:
+    """Clients that add one to a few keys, each write with an idempotency key, repeated until it is answered."""
+
+    client: httpx.Client
+    keys: list[str]
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    slowest: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self) -> None:
+        """One client."""
+        turn = 0
+        while not self._stop.is_set():
+            key = self.keys[turn % len(self.keys)]
+            turn += 1
+            started = time.monotonic()
+            self._write(key, uuid4().hex)
+            with self._lock:
+                self.slowest = max(self.slowest, time.monotonic() - started)
+                self.acknowledged[key] = self.acknowledged.get(key, 0) + 1
+
+    def _write(self, key: str, token: str) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                answer = self.client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers={"Idempotency-Key": token})
+            except httpx.HTTPError:
+                time.sleep(0.05)
+                continue
+            if answer.status_code == 202:
+                return
+            assert answer.status_code == 503, answer.text
+            assert answer.headers["Retry-After"]
+            time.sleep(0.05)
+        raise AssertionError("no answer within 60 s")
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+@contextmanager
+def load(cluster: Cluster, key: str, clients: int = 8) -> Iterator[Load]:
+    """Writes on both shards while the block runs."""
+    with cluster.client() as client:
+        running = Load(client, [f"{key}:{n}" for n in range(20)])
+        threads = [threading.Thread(target=running.run) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+            for thread in threads:
+                thread.join()
+
+
+def assert_exact(client: httpx.Client, running: Load) -> None:
+    """Every key has as many as were acknowledged: equality, as every client repeats until it is answered."""
+    assert sum(running.acknowledged.values()) > 50
+    eventually(lambda: {key: value_of(client, key) for key in running.acknowledged} == running.acknowledged, 60, 0.5)
+
+
+def kill(cluster: Cluster, role: str, **which: Any) -> None:
+    """SIGKILL every process of a role."""
+    for process in cluster.processes(role, **which):
+        os.kill(process["pid"], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("role", ["worker", "api", "nginx", "redis-journal", "redis-cache", "spill-worker", "beat", "etcd"])
+def test_exact_after_a_kill(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
+    with load(cluster, key) as running:
+        for _ in range(2):
+            time.sleep(0.7)
+            kill(cluster, role)
+            time.sleep(0.5)
+            eventually(lambda: all(one["state"] == "running" for one in cluster.processes(role)), 30)
+        time.sleep(0.5)
+    assert_exact(client, running)
+
+
+def test_exact_after_a_primary_was_killed(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Failover is Patroni's: writes go on by themselves, the old primary comes back as a replica."""
+    with load(cluster, key) as running:
+        time.sleep(1)
+        old = primary_of(cluster, 1)
+        os.kill(old["pid"], signal.SIGKILL)
+        time.sleep(8)
+    assert_exact(client, running)
+    eventually(lambda: primary_of(cluster, 1)["name"] != old["name"] and len(cluster.processes("postgres", 1)) == 2, 60)
+    cluster.wait_until_whole()
+
+
+def test_reads_go_on_without_a_primary(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    keys = [f"{key}:{n}" for n in range(10)]
+    items = [{"key": one, "delta": 7} for one in keys]
+    client.post("/v1/increments", json={"increments": items}).raise_for_status()
+    eventually(lambda: all(value_of(client, one) == 7 for one in keys))
+    eventually(lambda: all(client.get(f"/v1/counters/{one}").json()["value"] == 7 for one in keys))
+    os.kill(primary_of(cluster, 0)["pid"], signal.SIGKILL)
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        for one in keys:
+            answer = client.get(f"/v1/counters/{one}")
+            assert (answer.status_code, answer.json()["value"]) == (200, 7), answer.text
+
+
+def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Every node of shard 1 stands still: its cached keys are read, its others get 503, and shard 0 does not notice."""
+    by_shard: dict[int, list[str]] = {0: [], 1: []}
+    for n in range(60):
+        by_shard[client.get(f"/v1/counters/{key}:{n}").json()["shard"]].append(f"{key}:{n}")
+    cached, uncached = by_shard[1][0], f"{key}:uncached"
+    while not is_on_shard_one(uncached):
+        uncached += "x"
+    written = [cached, by_shard[0][0]]
+    for one in written:
+        client.post(f"/v1/counters/{one}/increments", json={"delta": 3}, params={"wait": 30}).raise_for_status()
+    stopped = [psutil.Process(one["pid"]) for role in ("patroni", "postgres") for one in cluster.processes(role, 1)]
+    backends = [child for process in stopped for child in process.children(recursive=True)]
+    for process in [*stopped, *backends]:
+        process.suspend()
+    try:
+        answers = [client.get(f"/v1/counters/{uncached}") for _ in range(3)]
+        assert {answer.status_code for answer in answers} == {503}, [answer.text for answer in answers]
+        assert answers[0].json()["shard"] == 1
+        assert answers[0].headers["Retry-After"]
+        read = client.get(f"/v1/counters/{cached}").json()
+        assert (read["value"], read["source"]) == (3, "cache")
+        assert value_of(client, by_shard[0][0]) == 3
+        waiting = client.post(f"/v1/counters/{cached}/increments", json={"delta": 1})
+        assert waiting.status_code == 202
+    finally:
+        for process in reversed([*stopped, *backends]):
+            process.resume()
+    eventually(lambda: value_of(client, cached) == 4, 90)
+
+
+def is_on_shard_one(key: str) -> bool:
+    """Whether a key lives on shard 1; nothing is read."""
+    from sharding import topology
+
+    return topology.current().shard_of(key) == 1
+
+
+def primary_of(cluster: Cluster, shard: int) -> dict[str, Any]:
+    """The postgres process that is primary now."""
+    from sharding import databases
+
+    def ask() -> dict[str, Any] | None:
+        with databases.connect(databases.primary(shard), autocommit=True) as conn:
+            port = conn.info.port
+        return next((one for one in cluster.processes("postgres", shard) if one["port"] == port), None)
+
+    found: dict[str, Any] = eventually(patiently(ask), 60)
+    return found
+
+
+def patiently(function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function, giving None while the database is away."""
+    import psycopg
+
+    def call() -> Any:
+        try:
+            return function()
+        except psycopg.OperationalError:
+            return None
+
+    return call
