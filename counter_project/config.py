@@ -85,6 +85,12 @@ class Config(BaseSettings):
 
     window_seconds: float = Field(default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches.")
     completion_interval_seconds: float = Field(default=0.01, gt=0, description="Pause between looks at what the replicas have flushed.")
+    journal_hold_seconds: float = Field(
+        default=600.0, gt=0, description="How long an applied batch stays in the journal for want of replicas; then the shard is degraded."
+    )
+    journal_hold_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=0, description="How much of a shard may so stay in the journal; beyond it the shard is degraded."
+    )
     overdue_seconds: float = Field(default=5.0, gt=0, description="Age from which a journal entry is dispatched again by the relay.")
     relay_interval_seconds: float = Field(default=2.0, gt=0, description="Pause between rounds of the relay.")
     retention_days: int = Field(default=7, ge=1, description="How long the ledger, outcomes and idempotency keys are kept.")

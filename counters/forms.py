@@ -52,7 +52,7 @@ class ChangeForm(forms.Form):
     token = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, version: int, **options: Any) -> None:
-        super().__init__(*args, initial={"version": version, "token": uuid4()}, **options)
+        super().__init__(*args, **{**options, "initial": {"version": version, "token": uuid4()}})
         shown = self.data.get("version", version) if self.is_bound else version
         self.fields["unchanged"].label = f"Set or reset only if the version is still {shown}"
         self.fields["unchanged"].help_text = "If it was written since this page was loaded, nothing is changed. Not for adding."
@@ -87,7 +87,7 @@ class WriteForm(forms.Form):
             raise forms.ValidationError("This is not an id that a write was answered with.") from error
 
 
-class ApiKeyForm(forms.ModelForm):
+class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     """An API key, its scopes as checkboxes."""
 
     scopes = forms.MultipleChoiceField(

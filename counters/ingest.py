@@ -90,7 +90,10 @@ _PARSERS: dict[Format, Callable[[bytes], tuple[str, int]]] = {"csv": _csv, "ndjs
 
 
 def _is_header(line: bytes) -> bool:
-    return [column.strip().lower() for column in line.decode("utf-8", "replace").replace('"', "").split(",")] == ["key", "delta"]
+    return [column.strip().lower() for column in line.decode("utf-8", "replace").replace('"', "").split(",")] == [
+        "key",
+        "delta",
+    ]
 
 
 def _lines(lines: Iterable[bytes], form: Format) -> Iterator[tuple[int, int, bytes]]:
@@ -132,9 +135,9 @@ def chunks(lines: Iterable[bytes], form: Format, *, prefix: str = "", size: int 
 
 
 def _add(chunk: Chunk, line: bytes, form: Format, prefix: str) -> None:
-    key, delta = _PARSERS[form](line)
-    key = prefix + key
-    if not is_key(key):
+    bare, delta = _PARSERS[form](line)
+    key = prefix + bare
+    if not bare or not is_key(key):
         raise ValueError(f"a key has {KEY_RULE}{' (with its prefix)' if prefix else ''}, not {key[:50]!r}")
     if not in_range(delta):
         raise ValueError(f"the delta must be {DELTA_RULE}, not {delta}")

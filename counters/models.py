@@ -29,7 +29,7 @@ class ApiKeyManager(BaseAPIKeyManager):
 class ApiKey(AbstractAPIKey):
     """A key of a client; only its hash is stored. Revoking is final."""
 
-    objects: ClassVar[ApiKeyManager] = ApiKeyManager()
+    objects: ClassVar[ApiKeyManager] = ApiKeyManager()  # type: ignore[assignment]
 
     scopes = ArrayField(models.CharField(max_length=10, choices=Scope.choices), default=list, help_text="What the key allows.")
 

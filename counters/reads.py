@@ -90,7 +90,7 @@ def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T]) -> T:
         return query(conn)
 
 
-def listing(prefix: str, *, after: str = "", limit: int) -> list[Counter]:
+def listing(prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:
     """Written counters whose key starts with `prefix`, in byte order, from behind `after`. Raises `ShardUnavailable`."""
 
     def query(conn: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:
@@ -98,6 +98,6 @@ def listing(prefix: str, *, after: str = "", limit: int) -> list[Counter]:
 
     pages = []
     for shard in sorted(set(topology.current().owners)):
-        rows, source = ask(shard, query)
+        rows, source = ask(shard, query, replicas=consistency == "eventual")
         pages.append([Counter(*row, source, shard) for row in rows])
     return list(islice(merge(*pages), limit))

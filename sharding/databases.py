@@ -110,7 +110,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 @contextmanager
 def connection(alias: str) -> Iterator[psycopg.Connection[Any]]:
     """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`."""
-    pool = connections[alias].pool  # type: ignore[attr-defined]
+    pool = connections[alias].pool
     pool.open()
     seconds = settings.TALLY.database_timeout_seconds
     while _is_stale(conn := pool.getconn(timeout=seconds)):
@@ -131,7 +131,7 @@ def _is_stale(conn: psycopg.Connection[Any]) -> bool:
 
 def connect(alias: str, *, timeout: float | None = None, **options: Any) -> psycopg.Connection[Any]:
     """A connection of one's own, with the alias's parameters, on which nothing takes longer than `timeout` seconds."""
-    params = {**connections[alias].get_connection_params(), "cursor_factory": psycopg.Cursor, **options}  # type: ignore[attr-defined]
+    params = {**connections[alias].get_connection_params(), "cursor_factory": psycopg.Cursor, **options}
     conn = BoundedConnection.connect(**params)
     conn.timeout = timeout
     return conn

@@ -29,11 +29,11 @@ class ApiKeyAdmin(APIKeyModelAdmin):
         """A revoked key stays as it is."""
         return super().has_change_permission(request, obj) and not (obj and obj.revoked)
 
-    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:  # noqa: ARG002
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:  # noqa: ARG002
         """What there is to give when a key is made; more once it exists."""
         return ["name", "scopes", "expiry_date"] if obj is None else ["name", "prefix", "scopes", "created", "expiry_date", "revoked"]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:  # noqa: ARG002
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:  # noqa: ARG002
         """`revoked` is changed by the action alone."""
         return ("prefix", "created", "revoked")
 

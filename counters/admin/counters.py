@@ -28,7 +28,7 @@ from sharding.topology import NoTopology
 PAGE = 100
 
 
-class CounterAdmin(admin.ModelAdmin):
+class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Views of its own under the addresses, names and permissions of a model's, as no table stands behind it."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
@@ -126,7 +126,7 @@ class CounterAdmin(admin.ModelAdmin):
             "original": Counter(key=key),
             "subtitle": key,
             "history": reverse("admin:counters_counter_history", args=[quote(key)]),
-            "adminform": AdminForm(form, fields, {}, model_admin=self) if form else None,
+            "adminform": AdminForm(form, fields, {}, model_admin=self) if form else None,  # type: ignore[arg-type]
             "errors": form.errors if form else None,
         }
         title = "Change counter" if form else "View counter"

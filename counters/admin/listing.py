@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
+from typing import Any
+
+import psycopg
 
 from counters import reads
 from counters.reads import Counter
@@ -44,5 +47,9 @@ def by_key(key: str) -> Page:
 
 def _of_shard(shard: int, prefix: str, after: str, limit: int) -> list[Counter]:
     last = prefix + "\x7f"  # behind every key with the prefix
-    rows, source = reads.ask(shard, lambda conn: conn.execute(reads.LIST, (after, prefix, last, limit)).fetchall())
+
+    def query(conn: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:
+        return conn.execute(reads.LIST, (after, prefix, last, limit)).fetchall()
+
+    rows, source = reads.ask(shard, query)
     return [Counter(*row, source, shard) for row in rows]

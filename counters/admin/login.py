@@ -32,7 +32,7 @@ def client_address(_group: str, request: HttpRequest) -> str:
 
 def user_name(_group: str, request: HttpRequest) -> str:
     """The name that somebody tries to log in with."""
-    return request.POST.get("username", "").strip().lower()
+    return str(request.POST.get("username", "")).strip().lower()
 
 
 def seconds_to_wait(request: HttpRequest) -> int:

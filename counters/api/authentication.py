@@ -115,14 +115,23 @@ class ApiKeyAuthentication(BaseAuthentication):
         return KEYWORD
 
 
+def scope_of(view: Any, method: str | None) -> str | None:
+    """The scope that a method of a view needs, if any."""
+    default = None if method in ("GET", "HEAD", "OPTIONS") else Scope.WRITE
+    return getattr(view, "scopes", {}).get(method, default)
+
+
 class HasScope(BasePermission):
-    """Reading is open; anything else needs the scope that the view names (`scopes`, by method), `write` by default."""
+    """Reading is open; anything else needs the scope that the view names (`scopes`, by method), `write` by default.
+
+    A method that the view has not is let through, so that it is answered with 405, whoever asks.
+    """
 
     message = "This API key lacks the scope that the call needs."
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        needed = getattr(view, "scopes", {}).get(request.method)
-        if needed is None:
-            needed = None if request.method in ("GET", "HEAD", "OPTIONS") else Scope.WRITE
+        needed = scope_of(view, request.method)
         caller: object = request.user
+        if request.method not in view.allowed_methods:
+            return True
         return needed is None or (isinstance(caller, Caller) and needed in caller.scopes)

@@ -19,7 +19,7 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 _ALIASES = {"": JSON, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK, "application/ndjson": NDJSON}
-_AT = re.compile(r"^(?P<rule>.*?)(?: - at `(?:key in )?\$\.?(?P<field>.*)`)?$", re.DOTALL)
+_AT = re.compile(r"(?P<rule>.*?)(?: - at (?:`key` in )?`\$\.?(?P<field>.*)`)?", re.DOTALL)  # how msgspec says where
 
 
 class JSONRenderer(renderers.BaseRenderer):
@@ -62,13 +62,18 @@ def decode(data: bytes, kind: type[T]) -> T:
     return _decode(msgspec.json.Decoder(kind).decode, data)  # type: ignore[no-any-return]
 
 
-def _decode(decoder: Any, data: bytes) -> Any:
+def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
+    """`within`: the field that the whole body stands for, if it is not the body itself."""
     try:
         return decoder(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        match = _AT.match(str(error))
-        field = (match and match["field"]) or "body"
-        raise invalid(field, match["rule"] if match else str(error)) from error
+    except UnicodeDecodeError as error:
+        raise invalid("body", f"text that is not UTF-8: {error.reason}") from error
+    except RecursionError as error:
+        raise invalid("body", "nested too deeply") from error
+    except msgspec.DecodeError as error:
+        match = _AT.fullmatch(str(error))
+        rule, field = match.group("rule", "field") if match else (str(error), None)
+        raise invalid(within + field if field else "body", rule) from error
 
 
 def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any) -> T:
@@ -78,5 +83,5 @@ def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any)
     if name == MSGPACK:
         return _decode(msgspec.msgpack.Decoder(kind).decode, data)  # type: ignore[no-any-return]
     if name == NDJSON:
-        return wrap(_decode(msgspec.json.Decoder(line).decode_lines, data))  # type: ignore[no-any-return]
+        return wrap(_decode(msgspec.json.Decoder(line).decode_lines, data, "increments"))  # type: ignore[no-any-return]
     raise unsupported(name, [JSON, NDJSON, MSGPACK])

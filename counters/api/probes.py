@@ -9,15 +9,16 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django_redis import get_redis_connection
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from counters.api import schema
+from counters.api.base import ApiView
 from counters.intake import journal
 from sharding import databases, topology
 
@@ -46,10 +47,11 @@ def _probes() -> dict[str, Callable[[], Any]]:
     return probes
 
 
-class HealthView(APIView):
+class HealthView(ApiView):
     """This process and what it needs."""
 
     authentication_classes = ()
+    permission_classes = ()
 
     @schema.health
     def get(self, _request: Request) -> Response:
@@ -79,6 +81,21 @@ def _trouble(error: BaseException | None) -> str:
     return str(error).strip().splitlines()[0] if known and str(error).strip() else type(error).__name__
 
 
-def metrics(_request: HttpRequest) -> HttpResponse:
-    """This process's metrics in Prometheus' text format."""
-    return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+class PrometheusRenderer(BaseRenderer):
+    """What DRF needs to know to accept a scraper's Accept."""
+
+    media_type = "text/plain"
+    format = "prometheus"
+
+
+class MetricsView(ApiView):
+    """This process's metrics."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    renderer_classes = (PrometheusRenderer,)
+
+    @schema.metrics
+    def get(self, _request: Request) -> HttpResponse:
+        """This process's metrics, in Prometheus' text format."""
+        return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)

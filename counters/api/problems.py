@@ -8,12 +8,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from prometheus_client import Counter
 from rest_framework import exceptions
-from rest_framework.response import Response
 
 from counters.intake.idempotency import Mismatch
 from counters.intake.journal import JournalUnavailable
@@ -90,18 +90,10 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911 - a table
     return None
 
 
-def handle(error: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's EXCEPTION_HANDLER."""
+def handle(error: Exception, _context: dict[str, Any]) -> HttpResponse | None:
+    """DRF's EXCEPTION_HANDLER. Whatever the view renders otherwise, a problem is JSON; DRF adds `Allow` to every answer."""
     problem = of(error)
-    if problem is None:
-        return None
-    view = context.get("view")
-    if problem.status == 405 and view is not None:
-        problem.headers["Allow"] = ", ".join(view.allowed_methods)
-    _count(problem)
-    response = Response(problem.document(), status=problem.status, headers=problem.headers)
-    response.content_type = MEDIA_TYPE
-    return response
+    return None if problem is None else response(problem)
 
 
 def _count(problem: Problem) -> None:
@@ -110,23 +102,25 @@ def _count(problem: Problem) -> None:
         log.warning("unavailable", problem=problem.slug, detail=problem.detail)
 
 
-def _json(problem: Problem) -> JsonResponse:
+def response(problem: Problem) -> HttpResponse:
+    """The answer that a problem is."""
     _count(problem)
-    return JsonResponse(problem.document(), status=problem.status, headers=problem.headers, content_type=MEDIA_TYPE)
+    document = msgspec.json.encode(problem.document())
+    return HttpResponse(document, status=problem.status, headers=problem.headers, content_type=MEDIA_TYPE)
 
 
-def not_found(_request: HttpRequest, _exception: Exception | None = None) -> JsonResponse:
+def not_found(_request: HttpRequest, exception: Exception | None = None) -> HttpResponse:  # noqa: ARG001 - Django calls it by name
     """Django's handler404."""
-    return _json(Problem(404, "not-found", "There is nothing at this address."))
+    return response(Problem(404, "not-found", "There is nothing at this address."))
 
 
-def bad_request(_request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
+def bad_request(_request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler400."""
     if isinstance(exception, RequestDataTooBig):
-        return _json(Problem(413, "payload-too-large", "The body is larger than allowed."))
-    return _json(Problem(400, "invalid-request", "The request could not be understood."))
+        return response(Problem(413, "payload-too-large", "The body is larger than allowed."))
+    return response(Problem(400, "invalid-request", "The request could not be understood."))
 
 
-def server_error(_request: HttpRequest) -> JsonResponse:
+def server_error(_request: HttpRequest) -> HttpResponse:
     """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same Idempotency-Key."""
-    return _json(Problem(500, "internal-error", "Something went wrong; it was logged."))
+    return response(Problem(500, "internal-error", "Something went wrong; it was logged."))

@@ -9,6 +9,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
 from counters.api import requests
+from counters.api.authentication import scope_of
 from counters.api.media import JSON, MSGPACK, NDJSON
 from counters.api.problems import MEDIA_TYPE
 from counters.keys import KEY_PATTERN, KEY_RULE
@@ -55,13 +56,21 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
     target_class = "counters.api.authentication.ApiKeyAuthentication"
     name = "ApiKey"
 
+    def get_security_requirement(self, auto_schema: Any) -> list[dict[str, list[Any]]]:
+        """Where no scope is needed, a call without a key is as good."""
+        key: dict[str, list[Any]] = {self.name: []}
+        return [key] if scope_of(auto_schema.view, auto_schema.method) else [key, {}]
+
     def get_security_definition(self, _auto_schema: Any) -> dict[str, str]:
         return {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`Api-Key <key>`"}
 
 
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """drf-spectacular's postprocessing: put the types into the document."""
+    """drf-spectacular's postprocessing: put the types into the document, and say that a body must be there where there can be one."""
     result.setdefault("components", {}).setdefault("schemas", {}).update(COMPONENTS)
+    for call in (call for path in result["paths"].values() for call in path.values()):
+        if "requestBody" in call:
+            call["requestBody"]["required"] = True
     return result
 
 
@@ -73,7 +82,7 @@ def _answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
     answers: dict[Any, Any] = {
         (status, JSON): OpenApiResponse(_ref(kind), description=description) for status, (kind, description) in good.items()
     }
-    for status in (*bad, 401, 406, 503):
+    for status in (*bad, 400, 401, 406, 503):
         answers[status, MEDIA_TYPE] = OpenApiResponse(_ref(requests.ProblemDocument), description=_PROBLEMS[status])
     return answers
 
@@ -98,6 +107,14 @@ _IF_MATCH = OpenApiParameter(
     description='Only if the counter has this version (`"0"`: was never written).',
 )
 _WAIT = _query("wait", {"type": "number", "minimum": 0, "maximum": 30}, "Wait so many seconds for the result, and answer 200 with it.")
+_ETAG = OpenApiParameter(
+    "ETag",
+    {"type": "string", "pattern": '^"[0-9]{1,19}"$'},
+    OpenApiParameter.HEADER,
+    required=True,
+    response=[200],
+    description="The version, as If-Match wants it.",
+)
 _CONSISTENCY = _query(
     "consistency",
     {"type": "string", "enum": ["eventual", "primary"], "default": "eventual"},
@@ -112,7 +129,7 @@ increment = extend_schema(
     examples=[OpenApiExample("one more", {"delta": 1}, request_only=True)],
     responses=_answers(
         {200: (requests.Applied, "Counted; with `wait`."), 202: (requests.Queued, "Durable; it will be counted exactly once.")},
-        *(400, 403, 409, 413, 415, 422),
+        *(403, 409, 413, 415, 422),
     ),
 )
 bulk = extend_schema(
@@ -121,35 +138,35 @@ bulk = extend_schema(
     parameters=[_IDEMPOTENCY],
     request={
         JSON: _ref(requests.Increments),
-        NDJSON: {"type": "string", "description": 'One `{"key", "delta"}` a line.'},
-        MSGPACK: {"type": "string", "format": "binary", "description": "As the JSON, in MessagePack."},
+        NDJSON: COMPONENTS["Increments"]["properties"]["increments"] | {"description": "One a line."},
+        MSGPACK: _ref(requests.Increments),
     },
     examples=[OpenApiExample("two", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True)],
-    responses=_answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(400, 403, 413, 415, 422)),
+    responses=_answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)),
 )
 get = extend_schema(
     operation_id="read",
     tags=["reads"],
-    parameters=[_KEY, _CONSISTENCY],
-    responses=_answers({200: (requests.Counter, "The counter; `ETag` is its version.")}, 400),
+    parameters=[_KEY, _CONSISTENCY, _ETAG],
+    responses=_answers({200: (requests.Counter, "The counter; `ETag` is its version.")}),
 )
 put = extend_schema(
     operation_id="set",
     tags=["writes"],
-    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY],
+    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
     request={JSON: _ref(requests.Set)},
     responses=_answers(
         {200: (requests.Changed, "Set."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
-        *(400, 403, 412, 413, 415, 422),
+        *(403, 412, 413, 415, 422),
     ),
 )
 delete = extend_schema(
     operation_id="reset",
     tags=["writes"],
-    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY],
+    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
     responses=_answers(
         {200: (requests.Changed, "Reset."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
-        *(400, 403, 412, 413, 422),
+        *(403, 412, 413, 422),
     ),
 )
 get_many = extend_schema(
@@ -162,13 +179,22 @@ get_many = extend_schema(
         _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "Size of a page."),
         _CONSISTENCY,
     ],
-    responses=_answers({200: (requests.Counters, "The counters.")}, 400),
+    responses=_answers({200: (requests.Counters, "The counters.")}),
 )
 write = extend_schema(
     operation_id="read_write",
     tags=["writes"],
     parameters=[OpenApiParameter("write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True)],
-    responses=_answers({200: (requests.Write, "What became of the write.")}, 400, 404),
+    responses=_answers({200: (requests.Write, "What became of the write.")}, 404),
+)
+metrics = extend_schema(
+    operation_id="metrics",
+    tags=["operation"],
+    auth=[],
+    responses={
+        (200, "text/plain"): OpenApiResponse({"type": "string"}, description="Prometheus' text format, of the process that answered."),
+        (406, MEDIA_TYPE): OpenApiResponse(_ref(requests.ProblemDocument), description="Only plain text is answered."),
+    },
 )
 health = extend_schema(
     operation_id="health",

@@ -1,18 +1,27 @@
 """The addresses of the API."""
 
-from django.urls import path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 
-from counters.api import probes, views
+from counters.api import documents, probes, views
+
+
+class AnyText(StringConverter):
+    """Whatever stands there, nothing and slashes as well: the view says which rule it breaks."""
+
+    regex = r"[\s\S]*"
+
+
+register_converter(AnyText, "any")
 
 urlpatterns = [
     path("health", probes.HealthView.as_view(), name="health"),
-    path("metrics", probes.metrics, name="metrics"),
-    path("v1/schema", SpectacularAPIView.as_view(), name="schema"),
-    path("v1/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("metrics", probes.MetricsView.as_view(), name="metrics"),
+    path("v1/schema", documents.SchemaView.as_view(), name="schema"),
+    path("v1/docs", documents.DocsView.as_view(url_name="schema"), name="docs"),
     path("v1/increments", views.BulkIncrementsView.as_view()),
     path("v1/counters", views.CountersView.as_view()),
-    path("v1/counters/<str:key>", views.CounterView.as_view()),
-    path("v1/counters/<str:key>/increments", views.IncrementsView.as_view()),
-    path("v1/writes/<str:write_id>", views.WriteView.as_view()),
+    path("v1/counters/<any:key>/increments", views.IncrementsView.as_view()),
+    path("v1/counters/<any:key>", views.CounterView.as_view()),
+    path("v1/writes/<any:write_id>", views.WriteView.as_view()),
 ]

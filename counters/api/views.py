@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from counters import keys, reads, write_status
 from counters.api import media, requests, schema
 from counters.api.authentication import Caller
+from counters.api.base import ApiView
 from counters.api.problems import Problem, invalid
 from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.batch import Step
@@ -24,6 +25,8 @@ from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
 from counters.operations import fold, in_range
 from counters.write_id import WriteId
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
 
 
 def checked_key(key: str) -> str:
@@ -34,7 +37,7 @@ def checked_key(key: str) -> str:
 
 
 def claim_of(request: Request) -> Claim | None:
-    """The claim of a request with an Idempotency-Key. Raises `Problem` 400."""
+    """The claim of a request with an Idempotency-Key. Its condition is a part of what it asks. Raises `Problem` 400."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
@@ -42,7 +45,7 @@ def claim_of(request: Request) -> Claim | None:
         raise invalid("Idempotency-Key", f"1 to {idempotency.MAX_KEY_LENGTH} printable ASCII characters")
     caller = request.user.prefix if isinstance(request.user, Caller) else ""
     http: HttpRequest = request._request
-    return idempotency.claim(caller, key, http.method or "", http.path, media.body(http))
+    return idempotency.claim(caller, key, http.method or "", http.path, media.body(http), request.headers.get("If-Match", ""))
 
 
 def json_body(request: Request) -> bytes:
@@ -59,10 +62,7 @@ def wait_seconds(request: Request) -> float:
     if text is None:
         return 0.0
     most = settings.TALLY.max_wait_seconds
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not 0 <= seconds <= most:
         raise invalid("wait", f"a number of seconds from 0 to {most:g}")
     return seconds
@@ -102,7 +102,7 @@ def rejection(outcome: Outcome, write: WriteId) -> Problem:
     return Problem(409, outcome.reason or "rejected", detail, extra=extra)
 
 
-class IncrementsView(APIView):
+class IncrementsView(ApiView):
     """Increments of one counter."""
 
     @schema.increment
@@ -124,7 +124,7 @@ class IncrementsView(APIView):
         return Response({**answer, "status": "applied", "value": outcome.value, "version": outcome.version})
 
 
-class BulkIncrementsView(APIView):
+class BulkIncrementsView(ApiView):
     """Increments of many counters."""
 
     @schema.bulk
@@ -153,7 +153,7 @@ class BulkIncrementsView(APIView):
                 raise invalid("increments", f"the deltas of key {key} add up to more than 64 bits")
 
 
-class CounterView(APIView):
+class CounterView(ApiView):
     """One counter."""
 
     @schema.get
@@ -184,34 +184,36 @@ class CounterView(APIView):
         return Response(answer, headers={"ETag": f'"{outcome.version}"'})
 
 
-class CountersView(APIView):
+class CountersView(ApiView):
     """Many counters."""
 
     @schema.get_many
     def get(self, request: Request) -> Response:
         """Counters by key (`key=a&key=b`, in that order), or all that were written with a prefix, page by page."""
         wanted = request.query_params.getlist("key")
-        if wanted and "prefix" in request.query_params:
-            raise invalid("prefix", "not together with key")
-        if wanted:
-            if len(wanted) > settings.TALLY.max_keys:
-                raise invalid("key", f"{settings.TALLY.max_keys} keys at most")
-            found = reads.get_many([checked_key(key) for key in wanted], consistency(request))
-            return Response({"results": [shown(counter) for counter in found], "next": None})
-        return self._page(request)
+        if not wanted:
+            return self._page(request)
+        for name in ("prefix", "cursor", "limit"):
+            if name in request.query_params:
+                raise invalid(name, "not together with key")
+        if len(wanted) > settings.TALLY.max_keys:
+            raise invalid("key", f"{settings.TALLY.max_keys} keys at most")
+        found = reads.get_many([checked_key(key) for key in wanted], consistency(request))
+        return Response({"results": [shown(counter) for counter in found], "next": None})
 
     def _page(self, request: Request) -> Response:
         prefix = request.query_params.get("prefix", "")
         if prefix and not keys.is_key(prefix):
             raise invalid("prefix", keys.KEY_RULE)
         limit = whole_number(request, "limit", default=100, most=settings.TALLY.max_keys)
-        found = reads.listing(prefix, after=decode_cursor(request.query_params.get("cursor"), prefix), limit=limit + 1)
+        after = decode_cursor(request.query_params.get("cursor"), prefix)
+        found = reads.listing(prefix, after=after, limit=limit + 1, consistency=consistency(request))
         page = found[:limit]
         following = encode_cursor(page[-1].key) if len(found) > limit else None
         return Response({"results": [shown(counter) for counter in page], "next": following})
 
 
-class WriteView(APIView):
+class WriteView(ApiView):
     """One write."""
 
     @schema.write

@@ -51,7 +51,7 @@ LOCK_ID = 0x7A11  # the apply lock: one applying transaction a shard at a time
 LOCK = "SELECT pg_advisory_xact_lock(%s)"
 LEDGER = """
 INSERT INTO ledger (id, position) SELECT * FROM unnest(%s::uuid[], %s::bigint[]) ON CONFLICT (id) DO NOTHING RETURNING id"""
-LAST_SET = "SELECT last_set_version FROM apply_state"
+STATE = "SELECT last_set_version, last_version FROM apply_state"
 READ_ROWS = """
 SELECT key, value, version, set_version FROM counter
 JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
@@ -60,7 +60,7 @@ INSERT INTO outcome (id, index, key, status, value, version, reason)
 SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[])"""
 TOKENS = "INSERT INTO idempotency (token, record) SELECT * FROM unnest(%s::bytea[], %s::bytea[])"
 FORWARDED = "INSERT INTO forwarded (id, shard, forwarded_id) VALUES (%s, %s, %s)"
-STATE = """
+NEW_STATE = """
 UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s)"""
 CURRENT = """
 SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
@@ -73,10 +73,11 @@ _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
 
 class Request(NamedTuple):
-    """Somebody wants the journal applied up to a position."""
+    """Somebody wants the journal applied up to a position. `again`: a batch that is there although the cursor may be behind it."""
 
     position: int
     done: Future[None]
+    again: UUID | None = None
 
 
 class Applier:
@@ -93,9 +94,9 @@ class Applier:
         self._completion = Completion(shard)
         Thread(target=self._run, name=f"applier-{shard}", daemon=True).start()
 
-    def apply_up_to(self, position: int) -> None:
+    def apply_up_to(self, position: int, again: UUID | None = None) -> None:
         """Return when all entries of the journal up to a position are applied and committed."""
-        request = Request(position, Future())
+        request = Request(position, Future(), again)
         self._requests.put(request)
         request.done.result()
 
@@ -118,14 +119,19 @@ class Applier:
                 self._recover(error)
 
     def _gather(self) -> None:
-        """Wait for requests; not at all while some are open, and not long while commits wait for their replicas."""
+        """Wait for requests: not at all while some are open, not long while commits wait for their replicas, and never for ever.
+
+        After a while without any, the journal is looked at all the same: when Redis is full, no message can be sent.
+        """
         if self._waiting and self._failures:
             self._waiting += self._at_hand()
             return
         try:
-            timeout = settings.TALLY.completion_interval_seconds if self._completion.pending else None
+            timeout = settings.TALLY.completion_interval_seconds if self._completion.pending else settings.TALLY.overdue_seconds
             first = self._requests.get(timeout=timeout)
         except Empty:
+            if not self._completion.pending:
+                self._waiting.append(Request(_ALL, Future()))
             return
         self._waiting += take(self._requests, _MOST_BATCHES, first)
 
@@ -137,6 +143,9 @@ class Applier:
 
     def _work(self) -> None:
         conn = self._connection()
+        for request in self._waiting:
+            if request.again and not self._completion.knows(request.again):
+                self._cursor = min(self._cursor, request.position - 1)
         self._release(self._cursor)
         while self._waiting:
             more = self._apply_window(conn)
@@ -176,9 +185,7 @@ class Applier:
             self._most = 1
             return
         for entry in journal.entries(self.shard, after=self._cursor, limit=1):
-            SET_ASIDE.labels(self.shard).inc()
-            log.error("batch_unfit", shard=self.shard, batch=entry.id.hex, error=str(error).strip())
-            journal.set_aside(self.shard, entry.id, journal.payloads(self.shard, [entry.id])[0])
+            self._set_aside(entry, str(error).strip())
 
     def _apply_window(self, conn: psycopg.Connection[Any]) -> bool:
         """One transaction over the next batches of the journal; whether there were any."""
@@ -188,34 +195,41 @@ class Applier:
             entries = journal.entries(self.shard, after=self._cursor, limit=self._most)
             if not entries:
                 return False
-            window = self._load(entries)
+            window, size = self._load(entries)
             fresh = self._new_in_ledger(conn, window)
             result, written = self._change(conn, fresh)
         self._cursor = entries[-1].position
         self._after_commit(conn, window, fresh, result, written)
+        self._completion.add(conn, [placed.batch for placed in window], size)
         self._pace(time.monotonic() - started)
         return True
 
     def _pace(self, seconds: float) -> None:
         """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one."""
         TRANSACTION.labels(self.shard).observe(seconds)
+        journal.tell_pace(self.shard, seconds)
         if seconds > settings.TALLY.window_seconds:
             self._most = max(1, self._most // 2)
         elif seconds < settings.TALLY.window_seconds / 2:
             self._most = min(_MOST_BATCHES, self._most * 2)
 
-    def _load(self, entries: list[journal.Entry]) -> list[Placed]:
-        """Batches of entries; what cannot be decoded is set aside."""
-        window = []
+    def _load(self, entries: list[journal.Entry]) -> tuple[list[Placed], int]:
+        """Batches of entries, and their size in bytes; what cannot be decoded is set aside."""
+        window, size = [], 0
         for entry, data in zip(entries, journal.payloads(self.shard, [entry.id for entry in entries]), strict=True):
+            if data is None:  # another worker has just completed it
+                continue
             try:
-                if data is not None:  # None: another worker has just completed it
-                    window.append(Placed(entry.position, batch.decode(data)))
+                window.append(Placed(entry.position, batch.decode(data)))
+                size += len(data)
             except batch.BadBatch as error:
-                SET_ASIDE.labels(self.shard).inc()
-                log.error("batch_undecodable", shard=self.shard, batch=entry.id.hex, error=str(error))
-                journal.set_aside(self.shard, entry.id, data)
-        return window
+                self._set_aside(entry, str(error))
+        return window, size
+
+    def _set_aside(self, entry: journal.Entry, reason: str) -> None:
+        SET_ASIDE.labels(self.shard).inc()
+        log.error("batch_set_aside", shard=self.shard, batch=entry.id.hex, reason=reason)
+        journal.set_aside(self.shard, entry, reason)
 
     def _new_in_ledger(self, conn: psycopg.Connection[Any], window: list[Placed]) -> list[Placed]:
         ids = [placed.batch.uuid for placed in window]
@@ -229,8 +243,7 @@ class Applier:
         owned = topology.read(conn, self.shard)
         if owned is not None:
             fresh = self._forward(conn, fresh, owned)
-        last_set: int = conn.execute(LAST_SET).fetchone()[0]  # type: ignore[index]
-        read = keys_to_read(fresh, last_set)
+        read = keys_to_read(fresh, *conn.execute(STATE).fetchall()[0])
         while True:
             result = plan(fresh, self._rows(conn, read), read)
             if more := overflowing(result.added):
@@ -290,7 +303,7 @@ class Applier:
         tokens = [token for placed in fresh for token in placed.batch.tokens]
         if tokens:
             conn.execute(TOKENS, ([token.token for token in tokens], [token.record for token in tokens]))
-        conn.execute(STATE, (result.last_version, result.last_set_version))
+        conn.execute(NEW_STATE, (result.last_version, result.last_set_version))
 
     def _after_commit(
         self, conn: psycopg.Connection[Any], window: list[Placed], fresh: list[Placed], result: Plan, written: list[tuple[str, int, int]]
@@ -304,7 +317,6 @@ class Applier:
         for outcome in result.outcomes:
             if outcome.status == "rejected":
                 REJECTED.labels(self.shard, outcome.reason).inc()
-        self._completion.add(conn, [placed.batch for placed in window])
 
     def _left_by_others(self, conn: psycopg.Connection[Any], window: list[Placed], fresh: list[Placed]) -> list[tuple[str, int, int]]:
         """Values of batches that somebody else applied, who may have died before the cache had them."""

@@ -3,10 +3,14 @@
 I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is flushed by the
 replicas required. Positions of one server mean nothing on another, so all is forgotten with the connection (`forget`): after a
 failover the applier looks at the journal anew and notes again what it finds in the new primary's ledger.
+
+While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only the primary has
+it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is replicated again.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -21,13 +25,17 @@ from counters.intake.batch import Batch
 from replication import flush
 
 COMPLETED = Counter("tally_batches_completed_total", "Batches that are safe and left the journal", ["shard"])
+UNREPLICATED = Counter("tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"])
 PENDING = Gauge("tally_batches_uncompleted", "Batches applied by this worker and not yet flushed by the replicas required", ["shard"])
+DEGRADED = Gauge("tally_shard_degraded", "1 while the journal lets batches go that too few replicas have", ["shard"])
 log = structlog.get_logger(__name__)
 _MOST = 4096
 
 
 class _Commit(NamedTuple):
     written: int  # WAL position in bytes
+    at: float  # monotonic seconds
+    size: int  # bytes in the journal
     ids: list[UUID]
     tokens: list[bytes]
 
@@ -38,21 +46,29 @@ class Completion:
     def __init__(self, shard: int) -> None:
         self.shard = shard
         self._commits: deque[_Commit] = deque()
+        self._held = 0  # bytes
+        self._degraded = False
 
     @property
     def pending(self) -> bool:
         """Whether some commit waits."""
         return bool(self._commits)
 
+    def knows(self, batch: UUID) -> bool:
+        """Whether a batch is applied and waits for its replicas."""
+        return any(batch in commit.ids for commit in self._commits)
+
     def forget(self) -> None:
         """The connection is gone, and with it the meaning of the positions."""
         self._commits.clear()
+        self._held = 0
 
-    def add(self, conn: psycopg.Connection[Any], batches: list[Batch]) -> None:
-        """Note batches that are committed on this connection's server."""
+    def add(self, conn: psycopg.Connection[Any], batches: list[Batch], size: int) -> None:
+        """Note batches (of `size` bytes together) that are committed on this connection's server."""
         if batches:
             tokens = [token.token for batch in batches for token in batch.tokens]
-            self._commits.append(_Commit(flush.written(conn), [batch.uuid for batch in batches], tokens))
+            self._commits.append(_Commit(flush.written(conn), time.monotonic(), size, [batch.uuid for batch in batches], tokens))
+            self._held += size
 
     def complete(self, conn: psycopg.Connection[Any]) -> None:
         """Remove from the journal what is safe now. Raises `RedisError`, `psycopg.Error`; then nothing is forgotten."""
@@ -60,15 +76,46 @@ class Completion:
             return
         required = settings.TALLY.replicas_required_of(self.shard)
         flushed = flush.flushed(conn, required) if required else self._commits[-1].written
+        leaving = self._safe(flushed)
+        over = self._over_bound(len(leaving))
+        self._remove(leaving + over)
+        self._tell(safe=leaving, over=over)
+
+    def _safe(self, flushed: int | None) -> list[_Commit]:
+        """The oldest commits, as far as they are flushed."""
         safe: list[_Commit] = []
         for commit in self._commits:
-            if flushed is None or commit.written > flushed or len(safe) > _MOST:
+            if flushed is None or commit.written > flushed or len(safe) >= _MOST:
                 break
             safe.append(commit)
-        if safe:
-            ids = [id for commit in safe for id in commit.ids]
-            journal.remove(self.shard, ids, [token for commit in safe for token in commit.tokens])
-            COMPLETED.labels(self.shard).inc(len(ids))
-            for _ in safe:
-                self._commits.popleft()
+        return safe
+
+    def _over_bound(self, skip: int) -> list[_Commit]:
+        """The commits behind the first `skip` that waited too long, or are too much to keep."""
+        over: list[_Commit] = []
+        now, held = time.monotonic(), self._held - sum(commit.size for commit in list(self._commits)[:skip])
+        for commit in list(self._commits)[skip : skip + _MOST]:
+            if now - commit.at <= settings.TALLY.journal_hold_seconds and held <= settings.TALLY.journal_hold_bytes:
+                break
+            over.append(commit)
+            held -= commit.size
+        return over
+
+    def _remove(self, commits: list[_Commit]) -> None:
+        if not commits:
+            return
+        ids = [id for commit in commits for id in commit.ids]
+        journal.remove(self.shard, ids, [token for commit in commits for token in commit.tokens])
+        for commit in commits:
+            self._commits.popleft()
+            self._held -= commit.size
+
+    def _tell(self, *, safe: list[_Commit], over: list[_Commit]) -> None:
+        COMPLETED.labels(self.shard).inc(sum(len(commit.ids) for commit in safe))
+        UNREPLICATED.labels(self.shard).inc(sum(len(commit.ids) for commit in over))
         PENDING.labels(self.shard).set(sum(len(commit.ids) for commit in self._commits))
+        degraded = bool(over) or (self._degraded and not safe)
+        if degraded != self._degraded:
+            log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.shard)
+        self._degraded = degraded
+        DEGRADED.labels(self.shard).set(degraded)

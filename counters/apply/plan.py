@@ -47,16 +47,15 @@ class Plan:
     last_set_version: int = 0
 
 
-def keys_to_read(batches: Sequence[Placed], last_set_version: int) -> set[str]:
-    """Keys whose rows the plan needs: see above. `last_set_version`: of the newest set that this shard has applied."""
+def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version: int = 0) -> set[str]:
+    """Keys whose rows the plan needs: see above. The versions are the newest that this shard has applied, of a set and of anything."""
     keys: set[str] = set()
     for position, batch in batches:
-        late = position < last_set_version
         for _, operation in batch.segments:
             if isinstance(operation, Increments):
-                if late:
+                if position < last_set_version:
                     keys.update(operation.keys)
-            elif operation.reads or late:
+            elif operation.reads or position <= last_version:
                 keys.add(operation.key)
     return keys
 
@@ -122,6 +121,9 @@ class _Window:
         row = self._row(step.key)
         if step.if_version is not None and step.if_version != row.version:
             self._report("rejected", step.key, row, place, "version")
+            return
+        if row.set_version < place.version < row.version:  # increments that stand after it are in the value already
+            self._report("rejected", step.key, row, place, "late")
             return
         if place.version >= row.set_version:
             row = self._put(step.key, step.operand, row, place, set_version=place.version)

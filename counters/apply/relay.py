@@ -1,6 +1,7 @@
 """The relay: an entry that is overdue is dispatched again, under its own id.
 
-One message a shard and round is enough, and so a storm is impossible: it wakes the worker, which takes all that the journal has.
+One message a shard and round is enough, and so a storm is impossible: it wakes the worker, which takes all that the journal has from
+that entry on. What counts as overdue follows the worker's pace: a worker that is busy with long transactions is not disturbed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from prometheus_client import Counter
 from counters.intake import dispatch, journal
 
 RELAYED = Counter("tally_batches_relayed_total", "Overdue batches that were dispatched again", ["shard"])
+_PACES = 3  # transactions of the worker
 log = structlog.get_logger(__name__)
 
 
@@ -22,9 +24,8 @@ def relay(shard: int) -> float:
         return 0.0
     oldest = entries[0]
     age = (journal.now() - oldest.position) / 1e6
-    if age > settings.TALLY.overdue_seconds:
-        newest = journal.newest(shard)
+    if age > settings.TALLY.overdue_seconds + _PACES * journal.pace(shard):
         log.warning("batch_overdue", shard=shard, batch=oldest.id.hex, seconds=round(age, 1))
         RELAYED.labels(shard).inc()
-        dispatch.send(shard, oldest.id, newest or oldest.position)
+        dispatch.send(shard, oldest.id, oldest.position, again=True)
     return max(age, 0.0)

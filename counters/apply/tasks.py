@@ -6,14 +6,17 @@ message lost with its worker costs nothing, as the worker that starts next takes
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import structlog
 from celery import shared_task
 from celery.signals import worker_ready
 from django.conf import settings
 from prometheus_client import Gauge
+from redis.exceptions import LockNotOwnedError
 
 from counters.apply import partitions, relay
 from counters.apply.applier import applier
@@ -25,16 +28,25 @@ log = structlog.get_logger(__name__)
 
 
 @shared_task(name=dispatch.TASK, ignore_result=True)
-def apply_batch(shard: int, batch: str, position: int) -> None:  # noqa: ARG001 - the id is for people who look at the queue
-    """Apply the journal of a shard at least up to this batch; return when it is committed."""
+def apply_batch(shard: int, batch: str, position: int, again: bool = False) -> None:
+    """Apply the journal of a shard at least up to this batch; return when it is committed. `again`: see `relay`."""
     if not 0 <= shard < settings.TALLY.shard_count:
         raise ValueError(f"there is no shard {shard!r}: TALLY_SHARDS has {settings.TALLY.shard_count}")
-    applier(shard).apply_up_to(position)
+    applier(shard).apply_up_to(position, UUID(hex=batch) if again else None)
 
 
 @shared_task(name="counters.relay", ignore_result=True)
 def relay_overdue() -> None:
-    """Dispatch again what is overdue, and measure the journals."""
+    """Dispatch again what is overdue, and measure the journals. One process at a time: a second one leaves it to the first."""
+    lock = journal.client().lock("journal:relay", timeout=30, blocking=False)
+    if not lock.acquire():
+        return
+    with suppress(LockNotOwnedError):
+        _relay_all()
+        lock.release()
+
+
+def _relay_all() -> None:
     for shard in range(settings.TALLY.shard_count):
         oldest = relay.relay(shard)
         DEPTH.labels(shard).set(journal.depth(shard))

@@ -27,10 +27,10 @@ def queue_of(shard: int) -> str:
     return f"shard-{shard}"
 
 
-def send(shard: int, batch: UUID, position: int) -> bool:
-    """Send one task now; whether the broker took it."""
+def send(shard: int, batch: UUID, position: int, *, again: bool = False) -> bool:
+    """Send one task now; whether the broker took it. `again`: the worker may have passed its position, and shall look once more."""
     try:
-        current_app.send_task(TASK, (shard, batch.hex, position), queue=queue_of(shard), ignore_result=True, retry=False)
+        current_app.send_task(TASK, (shard, batch.hex, position, again), queue=queue_of(shard), ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
         UNDISPATCHED.labels(shard).inc()
         log.warning("batch_undispatched", shard=shard, batch=batch.hex, error=str(error))

@@ -65,8 +65,8 @@ class Claim:
             return conn.execute(FIND, (self.token,)).fetchone()
 
 
-def claim(caller: str, key: str, method: str, path: str, body: bytes) -> Claim:
-    """The claim of a request. `caller` keeps the keys of different clients apart."""
+def claim(caller: str, key: str, method: str, path: str, body: bytes, condition: str = "") -> Claim:  # noqa: PLR0913
+    """The claim of a request. `caller` keeps the keys of different clients apart; `condition` is its If-Match."""
     token = blake2b(f"{caller}\0{key}".encode(), digest_size=16).digest()
-    fingerprint = blake2b(b"\0".join((method.encode(), path.encode(), body)), digest_size=_FINGERPRINT_BYTES).digest()
-    return Claim(token, fingerprint)
+    request = "\0".join((method, path, condition, "")).encode() + body
+    return Claim(token, blake2b(request, digest_size=_FINGERPRINT_BYTES).digest())

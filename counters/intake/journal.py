@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import psycopg
 import structlog
 from django.conf import settings
@@ -55,9 +56,20 @@ class Entry:
     position: int
 
 
+class Poison(msgspec.Struct, array_like=True, frozen=True):
+    """A batch that was set aside: where it stood, why, and its bytes."""
+
+    position: int
+    reason: str
+    data: bytes
+
+
+_poison = msgspec.msgpack.Decoder(Poison)
+
+
 @cache
 def client() -> Any:
-    """The connections of this process, a `Redis` (its answers have no useful types). No hidden repeats: `append` knows what it may repeat."""
+    """The connections of this process, a `Redis` (its answers have no useful types). No hidden repeats: `append` makes its own."""
     timeout = settings.TALLY.redis_timeout_seconds
     return Redis.from_url(
         settings.TALLY.journal_url.get_secret_value(),
@@ -164,12 +176,6 @@ def position(shard: int, id: UUID) -> int | None:
     return None if score is None else int(score)
 
 
-def newest(shard: int) -> int | None:
-    """Position of the newest entry. Raises `RedisError`."""
-    found = client().zrange(positions_key(shard), -1, -1, withscores=True)
-    return int(found[0][1]) if found else None
-
-
 def depth(shard: int) -> int:
     """Number of entries. Raises `RedisError`."""
     return int(client().zcard(positions_key(shard)))
@@ -192,11 +198,49 @@ def remove(shard: int, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:
         pipe.execute()
 
 
-def set_aside(shard: int, id: UUID, data: bytes | None) -> None:
-    """Take a batch that cannot be decoded out of the way, and keep it. Raises `RedisError`."""
+def tell_pace(shard: int, seconds: float) -> None:
+    """The worker's word on how long its last transaction took; the relay goes by it. Raises `RedisError`."""
+    client().set(f"journal:{shard}:pace", f"{seconds:.3f}", ex=60)
+
+
+def pace(shard: int) -> float:
+    """Seconds that the worker's last transaction took; 0 if it did nothing for a minute. Raises `RedisError`."""
+    return float(client().get(f"journal:{shard}:pace") or 0)
+
+
+def set_aside(shard: int, entry: Entry, reason: str) -> None:
+    """Take a batch that cannot be decoded or applied out of the way, and keep it with the reason. Raises `RedisError`."""
+    data = payloads(shard, [entry.id])[0]
     with client().pipeline(transaction=True) as pipe:
         if data is not None:
-            pipe.hset(poison_key(shard), id.bytes, data)
-        pipe.zrem(positions_key(shard), id.bytes)
-        pipe.hdel(batches_key(shard), id.bytes)
+            pipe.hset(poison_key(shard), entry.id.bytes, msgspec.msgpack.encode(Poison(entry.position, reason, data)))
+        pipe.zrem(positions_key(shard), entry.id.bytes)
+        pipe.hdel(batches_key(shard), entry.id.bytes)
         pipe.execute()
+
+
+def poison(shard: int) -> dict[UUID, Poison]:
+    """What was set aside. Raises `RedisError`."""
+    return {UUID(bytes=id): _poison.decode(data) for id, data in client().hgetall(poison_key(shard)).items()}
+
+
+def retry(shard: int, id: UUID) -> int | None:
+    """Put a batch that was set aside back to its place in the journal; its position, or None if it is not there. Raises `RedisError`.
+
+    It is applied as what it is, late: increments that a set has voided since stay void.
+    """
+    found = client().hget(poison_key(shard), id.bytes)
+    if found is None:
+        return None
+    one = _poison.decode(found)
+    with client().pipeline(transaction=True) as pipe:
+        pipe.zadd(positions_key(shard), {id.bytes: one.position}, nx=True)
+        pipe.hset(batches_key(shard), id.bytes, one.data)
+        pipe.hdel(poison_key(shard), id.bytes)
+        pipe.execute()
+    return one.position
+
+
+def discard(shard: int, id: UUID) -> bool:
+    """Forget a batch that was set aside; whether it was there. Raises `RedisError`."""
+    return bool(client().hdel(poison_key(shard), id.bytes))

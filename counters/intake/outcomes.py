@@ -36,6 +36,7 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True):
 
 REASONS = {
     "overflow": "the counter would leave the range of a signed 64-bit integer",
+    "late": "operations that stand after it in the journal were applied before it could be",
     "version": "the counter's version is not the one in If-Match",
 }
 

@@ -52,6 +52,11 @@ def progress(size: int | None, out: Any) -> Iterator[Progress]:
     if not console.is_terminal:
         yield _Lines(size, out)
         return
-    columns = (bars.BarColumn(), bars.DownloadColumn(), bars.TextColumn("{task.fields[rate]}"), bars.TimeRemainingColumn())
+    columns = (
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(),
+    )
     with bars.Progress(*columns, console=console) as bar:
         yield _Bar(bar, size)

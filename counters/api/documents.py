@@ -1,0 +1,15 @@
+"""/v1/schema and /v1/docs: the OpenAPI document, and the same for people, from files of this server alone."""
+
+from __future__ import annotations
+
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from counters.api.base import ApiView
+
+
+class SchemaView(ApiView, SpectacularAPIView):
+    """The OpenAPI document, in YAML or JSON."""
+
+
+class DocsView(ApiView, SpectacularSwaggerView):
+    """Swagger UI on the document."""
