@@ -68,6 +68,7 @@ SILENCED_SYSTEM_CHECKS = ["django_ratelimit.E003", "django_ratelimit.W001"]  # i
 DATABASES = django_databases(TALLY)
 DATABASE_ROUTERS = [f"{Router.__module__}.{Router.__qualname__}"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = TALLY.max_body_bytes
+DATA_UPLOAD_MAX_NUMBER_FIELDS = TALLY.max_keys + 100  # one `key=` for each, other parameters, and room to count those too many
 
 CACHES = {
     "default": {

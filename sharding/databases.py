@@ -110,7 +110,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 @contextmanager
 def connection(alias: str) -> Iterator[psycopg.Connection[Any]]:
     """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`."""
-    pool = connections[alias].pool
+    pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
     seconds = settings.TALLY.database_timeout_seconds
     while _is_stale(conn := pool.getconn(timeout=seconds)):

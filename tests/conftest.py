@@ -72,7 +72,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float =
         try:
             if found := condition():
                 return found
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, AssertionError) as error:
             last = error
         time.sleep(pause)
     raise AssertionError(f"not true within {seconds} s: {condition} {last or ''}")

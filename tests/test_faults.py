@@ -14,8 +14,10 @@ from uuid import uuid4
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
+from sharding import databases, topology
 from tests.conftest import Cluster, eventually, value_of
 
 
@@ -168,14 +170,11 @@ def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: http
 
 def is_on_shard_one(key: str) -> bool:
     """Whether a key lives on shard 1; nothing is read."""
-    from sharding import topology
-
     return topology.current().shard_of(key) == 1
 
 
 def primary_of(cluster: Cluster, shard: int) -> dict[str, Any]:
     """The postgres process that is primary now."""
-    from sharding import databases
 
     def ask() -> dict[str, Any] | None:
         with databases.connect(databases.primary(shard), autocommit=True) as conn:
@@ -188,7 +187,6 @@ def primary_of(cluster: Cluster, shard: int) -> dict[str, Any]:
 
 def patiently(function: Callable[[], Any]) -> Callable[[], Any]:
     """The function, giving None while the database is away."""
-    import psycopg
 
     def call() -> Any:
         try:

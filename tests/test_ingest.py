@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from counters.ingest import BadLine, Chunk, Format, chunks
 from counters.operations import MAX_VALUE
-from tests.conftest import Cluster, value_of
+from tests.cluster_plugin import MANAGE
+from tests.conftest import Cluster, eventually, value_of
 
 KEYS = st.from_regex(r"[A-Za-z0-9._:~@-]{1,20}", fullmatch=True)
 INCREMENTS = st.lists(st.tuples(KEYS, st.integers(-(2**40), 2**40)), max_size=60)
@@ -131,6 +133,22 @@ def test_counted_once_however_often(cluster: Cluster, client: httpx.Client, tmp_
     other = ingest(cluster, str(file), "--prefix", prefix, "--chunk", "200")
     assert other.returncode == 1
     assert "--chunk" in other.stderr
+
+
+def test_a_run_that_was_killed_goes_on(cluster: Cluster, client: httpx.Client, tmp_path: Path) -> None:
+    prefix, file = f"{uuid4().hex}:", tmp_path / "counts.csv"
+    file.write_bytes(b"".join(as_csv([(f"k{n % 100}", 1) for n in range(400_000)])))
+    args = ["ingest", str(file), "--prefix", prefix, "--chunk", "1000"]
+    env = {**os.environ, "TALLY_ENV_FILE": str(cluster.dir / "env")}
+    with subprocess.Popen([*MANAGE, *args], env=env, stderr=subprocess.DEVNULL) as running:
+        eventually(lambda: value_of(client, f"{prefix}k0"), pause=0.01)
+        running.kill()
+    again = cluster.manage(*args)
+    assert 1 <= int(again.stdout.split("; ")[1].split()[0]) < 400, again.stdout
+    found = client.get(
+        "/v1/counters", params=[("consistency", "primary"), *(("key", f"{prefix}k{n}") for n in range(100))]
+    ).json()
+    assert {one["value"] for one in found["results"]} == {4000}
 
 
 def test_a_run_that_stopped_at_a_bad_line_goes_on(cluster: Cluster, client: httpx.Client, tmp_path: Path) -> None:

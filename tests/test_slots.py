@@ -54,7 +54,7 @@ def test_adding_a_shard_moves_little_and_only_to_it(shards: int) -> None:
     assert len(moved) <= SLOTS / (shards + 1) * 1.1
 
 
-@pytest.mark.parametrize("shards", (1, 2, 3, 5, 8, 13, 32))
+@pytest.mark.parametrize("shards", [1, 2, 3, 5, 8, 13, 32])
 def test_shares_differ_by_one_slot_at_most(shards: int) -> None:
     owners = ring.plan(shards)
     shares = [owners.count(shard) for shard in range(shards)]

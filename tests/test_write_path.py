@@ -11,6 +11,8 @@ import httpx
 import msgspec
 import pytest
 
+from counters.intake import idempotency, journal
+from counters.models import ApiKey
 from tests.conftest import Cluster, eventually, value_of
 
 MAX = 2**63 - 1
@@ -183,8 +185,6 @@ def test_idempotency_key_on_every_write(client: httpx.Client, key: str, call: st
 
 def test_idempotency_key_that_left_redis_is_found_in_its_shard(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """After an hour the record is in PostgreSQL only."""
-    from counters.intake import idempotency, journal
-
     token = uuid4().hex
     first = increment(client, key, 3, Idempotency_Key=token)
     settled(client, first.json()["id"])
@@ -240,8 +240,6 @@ def test_scopes(cluster: Cluster, client: httpx.Client, key: str) -> None:
 
 
 def test_revoked_key_is_refused(cluster: Cluster, key: str) -> None:
-    from counters.models import ApiKey
-
     writer = cluster.manage("make_key", "to-revoke", "--scope", "write").stdout.strip()
     with cluster.client(writer) as writing:
         eventually(lambda: increment(writing, key).status_code == 202)

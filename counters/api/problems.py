@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, TooManyFieldsSent
 from django.http import Http404, HttpRequest, HttpResponse
 from prometheus_client import Counter
 from rest_framework import exceptions
@@ -78,6 +78,8 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911 - a table
             return unavailable("no-topology", str(error))
         case RequestDataTooBig():
             return Problem(413, "payload-too-large", "The body is larger than allowed.")
+        case TooManyFieldsSent():
+            return invalid("query", "too many parameters")
         case Http404():
             return Problem(404, "not-found", str(error) or "There is nothing at this address.")
         case PermissionDenied():
@@ -116,9 +118,8 @@ def not_found(_request: HttpRequest, exception: Exception | None = None) -> Http
 
 def bad_request(_request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler400."""
-    if isinstance(exception, RequestDataTooBig):
-        return response(Problem(413, "payload-too-large", "The body is larger than allowed."))
-    return response(Problem(400, "invalid-request", "The request could not be understood."))
+    known = of(exception) if exception else None
+    return response(known or Problem(400, "invalid-request", "The request could not be understood."))
 
 
 def server_error(_request: HttpRequest) -> HttpResponse:

@@ -65,7 +65,7 @@ class Claim:
             return conn.execute(FIND, (self.token,)).fetchone()
 
 
-def claim(caller: str, key: str, method: str, path: str, body: bytes, condition: str = "") -> Claim:  # noqa: PLR0913
+def claim(caller: str, key: str, method: str, path: str, body: bytes, condition: str = "") -> Claim:  # noqa: PLR0913, PLR0917
     """The claim of a request. `caller` keeps the keys of different clients apart; `condition` is its If-Match."""
     token = blake2b(f"{caller}\0{key}".encode(), digest_size=16).digest()
     request = "\0".join((method, path, condition, "")).encode() + body

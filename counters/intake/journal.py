@@ -181,10 +181,15 @@ def depth(shard: int) -> int:
     return int(client().zcard(positions_key(shard)))
 
 
+def size(shard: int) -> int:
+    """Bytes of memory that a shard's batches take, as Redis estimates it. Raises `RedisError`."""
+    return int(client().memory_usage(batches_key(shard)) or 0)
+
+
 def now() -> int:
     """The journal's time, in microseconds. Raises `RedisError`."""
     seconds, microseconds = client().time()
-    return seconds * 1_000_000 + microseconds
+    return int(seconds) * 1_000_000 + int(microseconds)
 
 
 def remove(shard: int, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:

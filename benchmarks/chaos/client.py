@@ -1,0 +1,244 @@
+"""A client: one write at a time, repeated under its Idempotency-Key until it is answered, and the answer held against the books.
+
+503 (and 429) mean "again later"; any other answer that the books do not expect is a complaint, and a complaint fails the run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.chaos.books import Books, Entry, Favour, Owned, Waited
+from benchmarks.chaos.wire import Answer, NoAnswer, Wire
+
+JSON, MSGPACK = "application/json", "application/msgpack"
+PATIENCE_SECONDS = 150.0  # after which a write without an answer is a hang, and a complaint
+WAIT_SECONDS = 8  # of ?wait=
+STEP_TIMEOUT_SECONDS = 40.0  # PUT and DELETE wait up to 30
+PLAIN_TIMEOUT_SECONDS = 10.0
+IMPATIENT = 0.04  # share of writes whose first attempt is given up at once, so that a repeat meets its original under way
+
+
+class Unanswered(Exception):
+    """A write got no answer for `PATIENCE_SECONDS`."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A write as it goes over the wire; all attempts are the same bytes."""
+
+    kind: str
+    method: str
+    path: str
+    body: bytes | None
+    token: str
+    headers: dict[str, str] = field(default_factory=dict)
+    timeout: float = PLAIN_TIMEOUT_SECONDS
+
+    def all_headers(self) -> dict[str, str]:
+        headers = {"Idempotency-Key": self.token, **self.headers}
+        return headers if self.body is None else {"Content-Type": JSON, **headers}
+
+
+class Client:
+    """One connection, one random stream, one set of books."""
+
+    def __init__(self, name: str, wire: Wire, rng: random.Random) -> None:
+        self.name, self.wire, self.rng = name, wire, rng
+        self.books = Books()
+        self.accepted = 0  # answered writes, for the throughput
+        self._number = 0
+        self._answered: deque[tuple[Request, Answer]] = deque(maxlen=50)
+        self._long_ago: list[tuple[Request, Answer]] = []
+
+    def request(self, kind: str, method: str, path: str, body: bytes | None, **options: Any) -> Request:
+        """A write with an Idempotency-Key of its own."""
+        self._number += 1
+        return Request(kind, method, path, body, f"{self.name}-{self._number}", **options)
+
+    def complain(self, text: str) -> None:
+        """Note what must not be."""
+        self.books.complaints.append(f"{self.name}: {text}")
+
+    # --- writes -------------------------------------------------------------------------------------------------------------
+
+    def increment(self, key: str, delta: int, *, kind: str = "single") -> None:
+        """Add to a shared key."""
+        request = self.request(kind, "POST", f"/v1/counters/{key}/increments", b'{"delta":%d}' % delta)
+        if self._write(request, {key: delta}, (202,)):
+            self.books.added[key] += delta
+
+    def bulk(self, deltas: Mapping[str, int], body: bytes, media: str) -> None:
+        """Add to many shared keys."""
+        request = self.request("bulk", "POST", "/v1/increments", body, headers={"Content-Type": media})
+        if self._write(request, deltas, (202,)):
+            self.books.added.update(deltas)
+
+    def waited(self, key: str, delta: int) -> bool:
+        """Add to a shared key and ask for the result; whether it came."""
+        path = f"/v1/counters/{key}/increments?wait={WAIT_SECONDS}"
+        request = self.request("waited", "POST", path, b'{"delta":%d}' % delta, timeout=WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS)
+        answer = self._write(request, {key: delta}, (200, 202))
+        if answer is None:
+            return False
+        self.books.added[key] += delta
+        if answer.status == 200:
+            told = answer.json
+            self.books.waited.append(Waited(key, told["version"], told["value"], delta, told["id"]))
+        return answer.status == 200
+
+    def favour(self, favour: Favour) -> None:
+        """Add to a key that another client owns."""
+        request = self.request("favour", "POST", f"/v1/counters/{favour.key}/increments", b'{"delta":%d}' % favour.delta)
+        favour.done = self._write(request, {favour.key: favour.delta}, (202,)) is not None
+
+    def own_increment(self, owned: Owned, delta: int, *, wait: bool) -> None:
+        """Add to an owned key; if it does not fit, it must be rejected."""
+        fits = owned.fits(delta)
+        path, timeout = f"/v1/counters/{owned.key}/increments", PLAIN_TIMEOUT_SECONDS
+        if wait:
+            path, timeout = f"{path}?wait={WAIT_SECONDS}", WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS
+        request = self.request("own increment", "POST", path, b'{"delta":%d}' % delta, timeout=timeout)
+        answer = self._write(request, {owned.key: delta}, (202, 200 if fits else 409) if wait else (202,))
+        if answer is None:
+            return
+        if not fits:
+            self.books.rejected.add(answer.json["id"])
+            self._check_value(owned, answer, owned.value, {409})
+            return
+        self._check_value(owned, answer, owned.value + delta, {200})
+        owned.changed(owned.value + delta, answer.json.get("version"))
+
+    def set(self, owned: Owned, value: int) -> None:
+        """Give an owned key a value, or reset it (0): whatever was acknowledged before is void."""
+        path = f"/v1/counters/{owned.key}"
+        if value:
+            request = self.request("set", "PUT", path, b'{"value":%d}' % value, timeout=STEP_TIMEOUT_SECONDS)
+        else:
+            request = self.request("reset", "DELETE", path, None, timeout=STEP_TIMEOUT_SECONDS)
+        answer = self._write(request, {owned.key: None}, (200, 202))
+        if answer is None:
+            return
+        self._check_value(owned, answer, value, {200})
+        owned.changed(value, answer.json.get("version"))
+
+    def compare_and_set(self, owned: Owned, value: int) -> None:
+        """Set an owned key if it has the version told last: that must work if nothing has changed it since, and else must not."""
+        matches = owned.told
+        version = owned.version
+        if matches and self.rng.random() < 0.4 and version > 0:
+            matches, version = False, version - 1
+        headers = {"If-Match": f'"{version}"'}
+        path = f"/v1/counters/{owned.key}"
+        request = self.request("cas", "PUT", path, b'{"value":%d}' % value, headers=headers, timeout=STEP_TIMEOUT_SECONDS)
+        answer = self._write(request, {owned.key: None}, (202, 200 if matches else 412))
+        if answer is None:
+            return
+        if matches:
+            self._check_value(owned, answer, value, {200})
+            owned.changed(value, answer.json.get("version"))
+        else:
+            self.books.rejected.add(answer.json["id"])
+            self._check_value(owned, answer, owned.value, {412})
+
+    def repeat(self) -> None:
+        """Send a write again that was answered, just now or long ago: the same answer, and nothing is counted."""
+        source = self._long_ago if self._long_ago and self.rng.random() < 0.5 else self._answered
+        if not source:
+            return
+        request, first = self.rng.choice(source)
+        again = self._until_answered(request, patient=True)
+        if again is None:
+            return
+        self.books.repeats += 1
+        if again.status != first.status:
+            if 202 not in (again.status, first.status):
+                self.complain(f"repeat of {request.token} got {again.status}, first {first.status} {first.body!r}")
+        elif again.json != first.json:
+            self.complain(f"repeat of {request.token} got {again.body!r}, first {first.body!r}")
+
+    def mismatch(self) -> None:
+        """An Idempotency-Key with another body must be refused with 422."""
+        singles = [request for request, _ in self._answered if request.kind == "single"]
+        if singles:
+            old = singles[0]
+            request = Request("mismatch", old.method, old.path, b'{"delta":4711}', old.token)
+            answer = self._until_answered(request, patient=True)
+            if answer and answer.status != 422:
+                self.complain(f"another body under {old.token} got {answer.status} {answer.body!r}")
+
+    # --- underneath ---------------------------------------------------------------------------------------------------------
+
+    def _check_value(self, owned: Owned, answer: Answer, value: int, statuses: set[int]) -> None:
+        """Where an answer tells value and version, they are the ones that must be."""
+        if answer.status not in statuses:
+            return
+        told = answer.json
+        if told.get("value") != value:
+            self.complain(f"{owned.key} told {told}, must be {value}")
+        if answer.status == 200 and told["version"] <= owned.version:
+            self.complain(f"{owned.key} told {told}, but version {owned.version} was told before")
+
+    def _write(self, request: Request, keys: Mapping[str, int | None], statuses: tuple[int, ...]) -> Answer | None:
+        """Send until answered, and remember; None (and a complaint) for an answer that must not be."""
+        sent = time.monotonic()
+        tries = self.books.retries + self.books.refused
+        answer = self._until_answered(request)
+        if answer is None:
+            return None
+        if answer.status not in statuses:
+            self.complain(f"{request.kind} {request.method} {request.path} {request.token} got {answer.status}: {answer.body[:500]!r}")
+            return None
+        attempts = 1 + self.books.retries + self.books.refused - tries
+        told = answer.json
+        id = told.get("id") or f"{request.token} of version {told.get('version')}"
+        self.books.entries.append(Entry(request.kind, id, sent, time.monotonic(), attempts, answer.status, keys))
+        self.accepted += 1
+        self._keep(request, answer)
+        return answer
+
+    def _keep(self, request: Request, answer: Answer) -> None:
+        """For repeats: the last ones, and a few of all ages (reservoir sampling)."""
+        self._answered.append((request, answer))
+        if len(self._long_ago) < 200:
+            self._long_ago.append((request, answer))
+        elif (place := self.rng.randrange(self._number)) < 200:
+            self._long_ago[place] = (request, answer)
+
+    def _until_answered(self, request: Request, *, patient: bool = False) -> Answer | None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        pause = 0.05
+        timeout = request.timeout if patient or self.rng.random() > IMPATIENT else self.rng.uniform(0.002, 0.03)
+        while True:
+            if (answer := self._attempt(request, timeout)) is not None:
+                return answer
+            if time.monotonic() > deadline:
+                self.complain(f"{request.kind} {request.method} {request.path} {request.token} had no answer for {PATIENCE_SECONDS:.0f} s")
+                return None
+            timeout = request.timeout
+            time.sleep(pause * self.rng.uniform(0.5, 1))
+            pause = min(pause * 1.5, 0.5)
+
+    def _attempt(self, request: Request, timeout: float) -> Answer | None:
+        try:
+            answer = self.wire.ask(request.method, request.path, request.body, request.all_headers(), timeout=timeout)
+        except NoAnswer:
+            self.books.retries += 1
+            return None
+        if answer.status not in (429, 503):
+            return answer
+        self.books.refused += 1
+        if not answer.headers.get("Retry-After"):
+            self.complain(f"{answer.status} without Retry-After: {answer.body[:200]!r}")
+        return None
+
+
+def until(stop: Callable[[], bool], act: Callable[[], None], pause: Callable[[], float]) -> None:
+    """Act again and again, with pauses (seconds)."""
+    while not stop():
+        act()
+        time.sleep(pause())

@@ -1,0 +1,156 @@
+"""SIGKILL: of each role, of a whole Patroni node, of two at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import psutil
+import psycopg
+
+from benchmarks.chaos.fault import Fault, NotPossible, Scene
+from benchmarks.chaos.freezes import frozen
+from benchmarks.chaos.subject import family
+
+LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni's ttl is 20
+
+
+def kill(victims: Iterable[psutil.Process]) -> None:
+    """SIGKILL each that is still there."""
+    for process in victims:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+
+
+def _some(scene: Scene, role: str) -> dict[str, Any]:
+    rows = scene.subject.rows(role)
+    if not rows:
+        raise NotPossible(f"no {role} runs")
+    return scene.rng.choice(rows)
+
+
+def kill_role(role: str, scene: Scene) -> str:
+    """One process of a role, its children with it."""
+    row = _some(scene, role)
+    kill(family(row))
+    return str(row["name"])
+
+
+def kill_main(role: str, scene: Scene) -> str:
+    """One process of a role, its children left to themselves."""
+    row = _some(scene, role)
+    kill(family(row)[:1])
+    return str(row["name"])
+
+
+def kill_every(role: str, scene: Scene) -> str:
+    """All processes of a role at once."""
+    kill([process for row in scene.subject.rows(role) for process in family(row)])
+    return f"every {role}"
+
+
+def kill_cache(scene: Scene) -> str:
+    """The cache with all that is in it."""
+    scene.epoch.number += 1
+    name = kill_role("redis-cache", scene)
+    time.sleep(0.2)
+    scene.epoch.number += 1
+    return name
+
+
+def primary_of(scene: Scene, shard: int) -> dict[str, Any]:
+    """The postmaster that takes writes. Raises `NotPossible`."""
+    try:
+        return scene.subject.primary(shard)
+    except (psycopg.OperationalError, LookupError) as error:
+        raise NotPossible(str(error)) from error
+
+
+def replica_of(scene: Scene, shard: int) -> dict[str, Any]:
+    """A postmaster that follows. Raises `NotPossible`."""
+    if not scene.subject.replicas(shard):
+        raise NotPossible(f"shard {shard} has no replica")
+    try:
+        return scene.subject.replica(shard)
+    except (psycopg.OperationalError, LookupError) as error:
+        raise NotPossible(str(error)) from error
+
+
+def kill_primary(scene: Scene) -> str:
+    """The postmaster of a primary alone: its backends find out by themselves."""
+    row = primary_of(scene, scene.shard())
+    kill(family(row)[:1])
+    return str(row["name"])
+
+
+def kill_replica(scene: Scene) -> str:
+    """A replica."""
+    row = replica_of(scene, scene.shard())
+    kill(family(row))
+    return str(row["name"])
+
+
+def kill_node(scene: Scene) -> str:
+    """A whole node: Patroni, PostgreSQL and all their children. The supervisor starts Patroni again at once."""
+    row = primary_of(scene, scene.shard()) if scene.rng.random() < 0.5 else _some(scene, "postgres")
+    patroni = scene.subject.named(str(row["name"]).replace("postgres", "patroni"))
+    kill([*family(patroni), *family(row)])
+    return str(row["name"]).replace("postgres", "node")
+
+
+def lose_node(scene: Scene) -> str:
+    """A primary's node that is gone and stays away until its replica has been promoted: Patroni is stopped, so nothing restarts it."""
+    shard = scene.shard()
+    replica_of(scene, shard)
+    row = primary_of(scene, shard)
+    patroni = scene.subject.named(str(row["name"]).replace("postgres", "patroni"))
+    with frozen(family(patroni)[:1]):
+        kill(family(row))
+        deadline = time.monotonic() + LOST_NODE_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(NotPossible):
+                if primary_of(scene, shard)["name"] != row["name"]:
+                    break
+            time.sleep(0.2)
+    return str(row["name"]).replace("postgres", "node")
+
+
+def kill_both(first: Callable[[Scene], str], second: Callable[[Scene], str], scene: Scene) -> str:
+    """Two at once."""
+    return f"{first(scene)} and {second(scene)}"
+
+
+def roles() -> list[Fault]:
+    """One SIGKILL of each role, and of a whole node."""
+    return [
+        Fault("kill api", partial(kill_role, "api"), weight=2),
+        Fault("kill every api", partial(kill_every, "api")),
+        Fault("kill api, not its child", partial(kill_main, "api")),
+        Fault("kill worker", partial(kill_role, "worker"), weight=2),
+        Fault("kill spill-worker", partial(kill_role, "spill-worker")),
+        Fault("kill beat", partial(kill_role, "beat")),
+        Fault("kill flower", partial(kill_role, "flower")),
+        Fault("kill redis-journal", partial(kill_role, "redis-journal"), weight=2),
+        Fault("kill redis-cache", kill_cache),
+        Fault("kill nginx", partial(kill_role, "nginx")),
+        Fault("kill primary", kill_primary, weight=2),
+        Fault("kill replica", kill_replica),
+        Fault("kill patroni", partial(kill_role, "patroni")),
+        Fault("kill node", kill_node),
+        Fault("lose node", lose_node),
+        Fault("kill etcd", partial(kill_role, "etcd")),
+    ]
+
+
+def pairs() -> list[Fault]:
+    """Two at once, where one is there to help against the other."""
+    worker, journal = partial(kill_role, "worker"), partial(kill_role, "redis-journal")
+    return [
+        Fault("kill primary and worker", partial(kill_both, kill_primary, worker)),
+        Fault("kill primary and journal", partial(kill_both, kill_primary, journal)),
+        Fault("kill worker and journal", partial(kill_both, worker, journal)),
+    ]

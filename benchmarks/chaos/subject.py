@@ -1,0 +1,149 @@
+"""The cluster under test: started, looked at, signalled, and asked behind its API's back.
+
+A pid is signalled only if the supervisor's state names it and its create time is the same, or as a child of such a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from redis import Redis
+
+from cluster import processes, state
+from cluster.layout import PROJECT, Directory
+from benchmarks.chaos.wire import NoAnswer, Wire
+
+STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+
+
+class Subject:
+    """A running cluster in a directory."""
+
+    def __init__(self, directory: Path, project: Path = PROJECT) -> None:
+        self.directory = Directory(directory)
+        self.project = project
+        lines = (directory / "env").read_text().splitlines()
+        self.env = dict(line.partition("=")[::2] for line in lines if line and not line.startswith("#"))
+        self.key = (directory / "api-key").read_text().strip()
+        self.url = str(self.status().url)
+        self.shards: list[dict[str, Any]] = json.loads(self.env["TALLY_SHARDS"])
+        self.journal: Any = Redis.from_url(self.env["TALLY_JOURNAL_URL"], socket_timeout=1, socket_connect_timeout=1)
+
+    def wire(self) -> Wire:
+        """A connection of a client."""
+        return Wire(self.url, self.key)
+
+    def status(self) -> state.State:
+        """What `cluster status` shows."""
+        return state.current(self.directory)
+
+    def named(self, name: str) -> dict[str, Any]:
+        """The row of one process."""
+        return next(row for row in self.status().processes if row["name"] == name)
+
+    def rows(self, role: str, shard: int | None = None) -> list[dict[str, Any]]:
+        """Processes of a role that run now."""
+        found = self.status().processes
+        return [row for row in found if row["role"] == role and shard in (None, row["shard"]) and processes.known(row)]
+
+    @contextlib.contextmanager
+    def database(self, shard: int, target: str = "primary") -> Iterator[psycopg.Connection[Any]]:
+        """A connection to the primary or a standby of a shard, in autocommit. Raises `psycopg.OperationalError`."""
+        nodes = self.shards[shard]["nodes"]
+        with psycopg.connect(
+            host=",".join(node["host"] for node in nodes),
+            port=",".join(str(node["port"]) for node in nodes),
+            dbname=self.env["TALLY_DATABASE_NAME"],
+            user=self.env["TALLY_DATABASE_USER"],
+            password=self.env["TALLY_DATABASE_PASSWORD"],
+            target_session_attrs=target,
+            connect_timeout=2,
+            tcp_user_timeout=5000,
+            autocommit=True,
+        ) as conn:
+            yield conn
+
+    def replicas(self, shard: int) -> int:
+        """How many replicas a shard is meant to have."""
+        return len(self.shards[shard]["nodes"]) - 1
+
+    def primary(self, shard: int) -> dict[str, Any]:
+        """The row of the postmaster that takes writes now. Raises `psycopg.OperationalError`, `LookupError`."""
+        return self._postgres(shard, "primary")
+
+    def replica(self, shard: int) -> dict[str, Any]:
+        """The row of a postmaster that follows. Raises `psycopg.OperationalError`, `LookupError`."""
+        return self._postgres(shard, "standby")
+
+    def _postgres(self, shard: int, target: str) -> dict[str, Any]:
+        with self.database(shard, target) as conn:
+            port = conn.info.port
+        found = next((row for row in self.rows("postgres", shard) if row["port"] == port), None)
+        if found is None:
+            raise LookupError(f"no postmaster of shard {shard} at port {port}")
+        return found
+
+    def is_whole(self) -> str:
+        """Empty if every process runs, every API answers and every replica follows; else what is missing."""
+        for row in self.status().processes:
+            if row["state"] != "running" or not processes.known(row):
+                return str(row["name"])
+        wire = self.wire()
+        try:
+            for _ in range(2):
+                if wire.ask("GET", "/health", timeout=5).json.get("status") != "ok":
+                    return "health"
+            for shard in range(len(self.shards)):
+                with self.database(shard) as conn:
+                    row = conn.execute(STREAMING).fetchone()
+                    if row is None or row[0] < self.replicas(shard):
+                        return f"replica of shard {shard}"
+        except NoAnswer:
+            return "nginx"
+        except psycopg.OperationalError:
+            return "primary"
+        finally:
+            wire.close()
+        return ""
+
+
+def family(row: dict[str, Any]) -> list[psutil.Process]:
+    """A process of the cluster and all its descendants; [] if it is gone, or if the pid is a stranger's by now."""
+    process = processes.known(row)
+    if process is None:
+        return []
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return [process]
+
+
+def start(directory: Path, project: Path = PROJECT, *, shards: int = 2, replicas: int = 1, api: int = 2) -> Subject:
+    """`cluster up --detach` from a work tree. Raises `subprocess.CalledProcessError` with what it said."""
+    options = ["--port", "0", "--shards", str(shards), "--replicas", str(replicas), "--api", str(api)]
+    _manage(project, "cluster", "up", "--dir", str(directory), "--detach", *options)
+    return Subject(directory, project)
+
+
+def put_away(subject: Subject, *, keep: bool) -> None:
+    """Stop a cluster; its directory stays if there is something to look at in it."""
+    directory = str(subject.directory.root)
+    _manage(subject.project, "cluster", *(["down"] if keep else ["destroy", "--yes"]), "--dir", directory)
+    if not keep:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _manage(project: Path, *arguments: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
+    command = [sys.executable, str(project / "manage.py"), *arguments]
+    subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,224 @@
+"""The way down, against the real journal, Celery workers and shards: doubles, disorder, poison, forwarding, lost commits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psutil
+import pytest
+from celery import current_app
+from uuid_utils.compat import uuid7
+
+from counters.apply import partitions
+from counters.intake import batch, dispatch, journal
+from counters.intake.batch import Increments, Step
+from counters.write_id import WriteId
+from sharding import databases, topology
+from sharding.slots import SLOTS
+from tests.conftest import Cluster, eventually, value_of
+from tests.test_faults import primary_of
+
+
+def put_in_journal(shard: int, *operations: batch.Operation, id: UUID | None = None) -> tuple[UUID, int]:
+    """One batch with a write for each operation; nothing is dispatched."""
+    id = id or uuid7()
+    segments = [(index, batch.encode_segment(operation)) for index, operation in enumerate(operations)]
+    return id, journal.append(id, {shard: batch.encode(id, segments, [], None)}, len(operations), {})
+
+
+def rows(shard: int, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+    with databases.connection(databases.primary(shard)) as conn:
+        return conn.execute(query, arguments).fetchall()
+
+
+def in_ledger(shard: int, id: UUID) -> bool:
+    return bool(rows(shard, "SELECT 1 FROM ledger WHERE id = %s", id))
+
+
+def test_doubled_and_disordered_messages_change_nothing(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """I4: every message five times, in any order."""
+    shard = topology.current().shard_of(key)
+    batches = [put_in_journal(shard, Increments([key], [n])) for n in range(1, 11)]
+    messages = [one for one in batches for _ in range(5)]
+    random.shuffle(messages)
+    for id, position in messages:
+        dispatch.send(shard, id, position, again=bool(position % 2))
+    eventually(lambda: value_of(client, key) == 55)
+    eventually(lambda: journal.depth(shard) == 0)
+    for id, position in messages:
+        dispatch.send(shard, id, position, again=True)
+    time.sleep(1)
+    assert value_of(client, key) == 55
+
+
+def test_the_same_batch_journaled_twice_is_counted_once(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """I2: an append that was repeated after its first try had been applied and completed."""
+    shard = topology.current().shard_of(key)
+    id, position = put_in_journal(shard, Increments([key], [7]))
+    dispatch.send(shard, id, position)
+    eventually(lambda: value_of(client, key) == 7 and journal.position(shard, id) is None)
+    _, again = put_in_journal(shard, Increments([key], [7]), id=id)
+    assert again > position
+    dispatch.send(shard, id, again)
+    eventually(lambda: journal.position(shard, id) is None)
+    assert value_of(client, key) == 7
+
+
+def test_order_is_the_journals(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """A set voids what stands before it and keeps what stands behind it, whichever message comes first."""
+    shard = topology.current().shard_of(key)
+    operations: list[batch.Operation] = [Increments([key], [100]), Step(key, "set", 5), Increments([key], [1]), Increments([key], [1])]
+    batches = [put_in_journal(shard, operation) for operation in operations]
+    for id, position in reversed(batches):
+        dispatch.send(shard, id, position)
+    eventually(lambda: value_of(client, key) == 7)
+
+
+def test_a_lost_message_is_relayed(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Nothing was ever dispatched; the relay, or the worker's own look, finds the batch."""
+    shard = topology.current().shard_of(key)
+    put_in_journal(shard, Increments([key], [3]))
+    eventually(lambda: value_of(client, key) == 3, 30)
+
+
+def test_poison_is_kept_and_the_queue_goes_on(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Bytes that are no batch, a batch of an unknown format, and one that PostgreSQL cannot take."""
+    shard = topology.current().shard_of(key)
+    unfit_key = next(one for n in range(99) if topology.current().shard_of(one := f"{key}:{n}\0") == shard)
+    unfit = batch.encode_segment(Increments([unfit_key], [1]))
+    bad = {uuid7(): b"\xc1 not a batch", uuid7(): batch._encoder.encode([99, b"", [], []])}
+    unfit_id = uuid7()
+    bad[unfit_id] = batch.encode(unfit_id, [(0, unfit)], [], None)
+    for id, data in bad.items():
+        dispatch.send(shard, id, journal.append(id, {shard: data}, 1, {}))
+    client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}).raise_for_status()
+    assert value_of(client, key) == 2
+    kept = journal.poison(shard)
+    assert bad.keys() <= kept.keys()
+    assert "format" in kept[list(bad)[1]].reason
+    shown = json.loads(cluster.manage("journal", "--json").stdout)[shard]["set_aside"]
+    assert {one["id"] for one in shown} >= {id.hex for id in bad}
+    for id in bad:
+        cluster.manage("journal", "--discard", id.hex)
+    assert not bad.keys() & journal.poison(shard).keys()
+
+
+def test_a_batch_that_was_set_aside_can_be_retried(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    shard = topology.current().shard_of(key)
+    workers = [psutil.Process(one["pid"]) for one in cluster.processes("worker", shard)]
+    for worker in workers:
+        worker.suspend()
+    id, position = put_in_journal(shard, Increments([key], [9]))
+    journal.set_aside(shard, journal.Entry(id, position), "by a test")
+    for worker in workers:
+        worker.resume()
+    answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30}).json()
+    assert answer["value"] == 1
+    cluster.manage("journal", "--retry", id.hex)
+    eventually(lambda: value_of(client, key) == 10)
+
+
+def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    shard = topology.current().shard_of(key)
+    for arguments in [(), (99, "x", 1), ("a", "b", "c"), (shard, uuid4().hex, 2**62), (shard, "no id", 1, True)]:
+        current_app.send_task(dispatch.TASK, arguments, queue=dispatch.queue_of(shard))
+    current_app.send_task("counters.no_such_task", (), queue=dispatch.queue_of(shard))
+    answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30})
+    assert answer.json()["value"] == 1
+
+
+def test_misrouted_batch_is_forwarded(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """I6: operations on slots of another shard reach it, once, and the write's status follows them."""
+    current = topology.current()
+    keys = [f"{key}:{n}" for n in range(20)]
+    wrong = 0
+    assert {current.shard_of(one) for one in keys} == {0, 1}
+    id, position = put_in_journal(
+        wrong, Increments(keys, [4] * len(keys)), Step(next(k for k in keys if current.shard_of(k) == 1), "set", 50)
+    )
+    for _ in range(3):
+        dispatch.send(wrong, id, position, again=True)
+    expected = dict.fromkeys(keys, 4) | {next(k for k in keys if current.shard_of(k) == 1): 50}
+    eventually(lambda: {one: value_of(client, one) for one in keys} == expected)
+    status = client.get(f"/v1/writes/{WriteId(id, 1, (wrong,))}").json()
+    assert (status["status"], status["value"]) == ("applied", 50)
+    assert rows(1, "SELECT count(*) FROM counter WHERE key = ANY(%s)", [k for k in keys if current.shard_of(k) == 0]) == [(0,)]
+
+
+def test_an_emptied_journal_starts_behind_every_version(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Without its clock the journal takes nothing until it is past all that the shards have."""
+    before = client.put(f"/v1/counters/{key}", json={"value": 1}).json()["version"]
+    eventually(lambda: journal.depth(0) == journal.depth(1) == 0)
+    journal.client().delete(journal.CLOCK)
+    after = client.put(f"/v1/counters/{key}", json={"value": 2}).json()["version"]
+    assert after > before
+    assert int(journal.client().get(journal.CLOCK)) >= after
+
+
+@pytest.fixture
+def lagging_replica(cluster: Cluster) -> Iterator[psutil.Process]:
+    """The WAL receiver of shard 1's replica, stopped."""
+    cluster.wait_until_whole()
+    primary = primary_of(cluster, 1)
+    replica = next(one for one in cluster.processes("postgres", 1) if one["name"] != primary["name"])
+    receiver = next(child for child in psutil.Process(replica["pid"]).children() if "walreceiver" in " ".join(child.cmdline()))
+    receiver.suspend()
+    yield receiver
+    if receiver.is_running():
+        receiver.resume()
+    cluster.wait_until_whole()
+
+
+def test_commits_that_the_replica_never_got_are_applied_again(
+    cluster: Cluster, client: httpx.Client, key: str, lagging_replica: psutil.Process
+) -> None:
+    """I3: the primary dies with commits of its own; the journal has them still, and gives the new primary exactly those."""
+    keys = [one for n in range(40) if topology.current().shard_of(one := f"{key}:{n}") == 1][:5]
+    answers = {}
+    for one in keys:
+        answer = client.post(f"/v1/counters/{one}/increments", json={"delta": 3}, params={"wait": 30})
+        assert answer.status_code == 200, answer.text
+        answers[one] = answer.json()
+    assert journal.depth(1) >= len({answer["id"] for answer in answers.values()})
+    os.kill(primary_of(cluster, 1)["pid"], signal.SIGKILL)
+    lagging_replica.kill()  # what it had in its buffer goes with it
+    eventually(lambda: {one: value_of(client, one) for one in keys} == dict.fromkeys(keys, 3), 60)
+    for one in keys:  # versions, too, are what was answered
+        assert client.get(f"/v1/counters/{one}", params={"consistency": "primary"}).json()["version"] == answers[one]["version"]
+    eventually(lambda: journal.depth(1) == 0, 60)
+
+
+def test_partitions_are_dropped_with_their_time_and_not_before_the_journal(cluster: Cluster) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=30)
+    partitions.create_ahead(1, now=long_ago)
+    name = f"ledger_{long_ago:%Y%m%d}"
+    tables = "SELECT 1 FROM pg_class WHERE relname = %s"
+    assert rows(1, tables, name)
+    assert name not in partitions.drop_old(1, retention_days=7, oldest_entry=long_ago)
+    assert name in partitions.drop_old(1, retention_days=7, oldest_entry=None)
+    assert not rows(1, tables, name)
+    assert rows(1, tables, f"ledger_{datetime.now(UTC):%Y%m%d}")
+
+
+def test_ledger_rows_are_in_the_partition_of_their_day(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    write = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30}).json()["id"]
+    id = WriteId.parse(write)
+    found = rows(id.shards[0], "SELECT tableoid::regclass::text FROM ledger WHERE id = %s", id.batch)
+    assert found == [(f"ledger_{datetime.now(UTC):%Y%m%d}",)]
+
+
+def test_every_slot_has_one_owner(cluster: Cluster) -> None:
+    owners = topology.current().owners
+    assert len(owners) == SLOTS
+    assert {owners.count(shard) for shard in (0, 1)} == {512}
+    for shard in (0, 1):
+        assert rows(shard, "SELECT shard, owners FROM shard_state") == [(shard, list(owners))]
