@@ -102,7 +102,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
             return super().wait(gen, interval, self.timeout if timeout is None else timeout)
-        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - psycopg 3.3 has no public name for it
+        except psycopg.errors._WaitTimeout as error:
             self.close()
             raise psycopg.OperationalError(f"no answer within {self.timeout} s") from error
 

@@ -18,7 +18,6 @@ import pytest
 
 from tests.cluster_plugin import MANAGE, ROOT, directory, read_env
 
-
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

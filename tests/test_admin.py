@@ -25,17 +25,13 @@ class Browser(httpx.Client):
 
     def log_in(self, name: str, password: str = PASSWORD) -> httpx.Response:
         self.get(LOGIN)
-        return self.post(
-            LOGIN, data={"username": name, "password": password, "csrfmiddlewaretoken": self.cookies["csrftoken"]}
-        )
+        return self.post(LOGIN, data={"username": name, "password": password, "csrfmiddlewaretoken": self.cookies["csrftoken"]})
 
     def submit(self, address: str, page: httpx.Response | None = None, **fields: Any) -> httpx.Response:
         """Post a form: the hidden fields of its page, and these."""
         page = page or self.get(address)
         hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
-        return self.post(
-            address, data={**hidden, **{name: value for name, value in fields.items() if value is not None}}
-        )
+        return self.post(address, data={**hidden, **{name: value for name, value in fields.items() if value is not None}})
 
 
 def address_of(key: str) -> str:

@@ -16,9 +16,11 @@ import httpx
 import psutil
 import pytest
 from celery import current_app
+from prometheus_client import REGISTRY
 from uuid_utils.compat import uuid7
 
-from counters.apply import partitions
+from counters.apply import dead_letters, partitions
+from counters.apply.completion import Completion
 from counters.intake import batch, dispatch, journal
 from counters.intake.batch import Increments, Step
 from counters.write_id import WriteId
@@ -129,11 +131,21 @@ def test_a_batch_that_was_set_aside_can_be_retried(cluster: Cluster, client: htt
 
 def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Client, key: str) -> None:
     shard = topology.current().shard_of(key)
+    before = dead_letters.letters()
     for arguments in [(), (99, "x", 1), ("a", "b", "c"), (shard, uuid4().hex, 2**62), (shard, "no id", 1, True)]:
         current_app.send_task(dispatch.TASK, arguments, queue=dispatch.queue_of(shard))
     current_app.send_task("counters.no_such_task", (), queue=dispatch.queue_of(shard))
     answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30})
     assert answer.json()["value"] == 1
+    kept = eventually(
+        lambda: len(found := {id: letter for id, letter in dead_letters.letters().items() if id not in before}) >= 4 and found
+    )
+    assert {letter.reason.partition(":")[0] for letter in kept.values()} == {"failed", "unknown task"}
+    unknown = next(id for id, letter in kept.items() if letter.task == "counters.no_such_task")
+    assert dead_letters.retry(unknown)
+    again = eventually(lambda: [id for id in dead_letters.letters() if id not in before and id not in kept])
+    for id in [*kept, *again]:
+        dead_letters.discard(id)
 
 
 def test_misrouted_batch_is_forwarded(cluster: Cluster, client: httpx.Client, key: str) -> None:
@@ -195,6 +207,41 @@ def test_commits_that_the_replica_never_got_are_applied_again(
     for one in keys:  # versions, too, are what was answered
         assert client.get(f"/v1/counters/{one}", params={"consistency": "primary"}).json()["version"] == answers[one]["version"]
     eventually(lambda: journal.depth(1) == 0, 60)
+
+
+def test_a_shard_without_its_replica_is_degraded_beyond_the_bound(
+    cluster: Cluster, client: httpx.Client, key: str, lagging_replica: psutil.Process, settings: Any
+) -> None:
+    """Entries wait for the replica; what is over the bound goes, and a gauge says so until the replica is back."""
+
+    def gauge() -> float:
+        return REGISTRY.get_sample_value("tally_shard_degraded", {"shard": "1"}) or 0.0
+
+    def note() -> UUID:
+        id, _ = put_in_journal(1, Increments([key], [1]))
+        conn.execute("SELECT pg_logical_emit_message(true, 'test', 'moves the WAL position')")
+        completion.add(conn, [batch.decode(journal.payloads(1, [id])[0] or b"")], 100)
+        return id
+
+    completion = Completion(1)
+    with databases.connect(databases.primary(1), autocommit=True) as conn:
+        kept = [note() for _ in range(3)]
+        completion.complete(conn)
+        assert [journal.position(1, id) is not None for id in kept] == [True] * 3
+        assert gauge() == 0
+        settings.TALLY = settings.TALLY.model_copy(update={"journal_hold_bytes": 200})
+        completion.complete(conn)
+        assert [journal.position(1, id) is not None for id in kept] == [False, True, True]
+        assert gauge() == 1
+        lagging_replica.resume()
+
+        def replicated() -> bool:
+            note()
+            completion.complete(conn)
+            return gauge() == 0 and not completion.pending
+
+        eventually(replicated)
+    dispatch.send(1, *put_in_journal(1, Increments([key], [1])))
 
 
 def test_partitions_are_dropped_with_their_time_and_not_before_the_journal(cluster: Cluster) -> None:

@@ -55,9 +55,7 @@ def test_both_formats_give_the_same_sums_whatever_the_chunks(increments: list[tu
 
 
 @given(INCREMENTS.filter(bool), st.integers(1, 10), st.data())
-def test_a_bad_line_is_named_or_skipped_and_moves_no_chunk(
-    increments: list[tuple[str, int]], size: int, data: st.DataObject
-) -> None:
+def test_a_bad_line_is_named_or_skipped_and_moves_no_chunk(increments: list[tuple[str, int]], size: int, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(increments) - 1))
     lines = as_ndjson(increments)
     lines[place] = b'{"key": "a b", "delta": 1}\n'
@@ -145,9 +143,7 @@ def test_a_run_that_was_killed_goes_on(cluster: Cluster, client: httpx.Client, t
         running.kill()
     again = cluster.manage(*args)
     assert 1 <= int(again.stdout.split("; ")[1].split()[0]) < 400, again.stdout
-    found = client.get(
-        "/v1/counters", params=[("consistency", "primary"), *(("key", f"{prefix}k{n}") for n in range(100))]
-    ).json()
+    found = client.get("/v1/counters", params=[("consistency", "primary"), *(("key", f"{prefix}k{n}") for n in range(100))]).json()
     assert {one["value"] for one in found["results"]} == {4000}
 
 

@@ -13,9 +13,10 @@ import psutil
 import psycopg
 
 from benchmarks.chaos.fault import Fault, NotPossible, Scene
-from benchmarks.chaos.freezes import frozen
+from benchmarks.chaos.freezes import frozen, titled
 from benchmarks.chaos.subject import family
 
+RESTART_SECONDS = 6.0  # that a killed worker needs to be at work again
 LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni's ttl is 20
 
 
@@ -124,6 +125,33 @@ def kill_both(first: Callable[[Scene], str], second: Callable[[Scene], str], sce
     return f"{first(scene)} and {second(scene)}"
 
 
+def _walsenders(scene: Scene, row: dict[str, Any]) -> list[psutil.Process]:
+    senders = titled(family(row)[1:], "walsender")
+    if not senders:
+        raise NotPossible(f"{row['name']} has no WAL sender")
+    return senders
+
+
+def cut_off_and_kill_worker(scene: Scene) -> str:
+    """The replica gets nothing, so commits stay in the journal; a new worker meets them all again (I2)."""
+    shard = scene.shard()
+    with frozen(_walsenders(scene, primary_of(scene, shard))):
+        time.sleep(2)
+        workers = scene.subject.rows("worker", shard)
+        kill([process for row in workers for process in family(row)])
+        time.sleep(RESTART_SECONDS)
+    return f"worker of shard {shard}"
+
+
+def cut_off_and_kill_primary(scene: Scene) -> str:
+    """A primary dies with commits that its replica never got: only the journal has them (I3)."""
+    row = primary_of(scene, scene.shard())
+    with frozen(_walsenders(scene, row)):
+        time.sleep(3)
+        kill(family(row))
+    return str(row["name"])
+
+
 def roles() -> list[Fault]:
     """One SIGKILL of each role, and of a whole node."""
     return [
@@ -134,7 +162,7 @@ def roles() -> list[Fault]:
         Fault("kill spill-worker", partial(kill_role, "spill-worker")),
         Fault("kill beat", partial(kill_role, "beat")),
         Fault("kill flower", partial(kill_role, "flower")),
-        Fault("kill redis-journal", partial(kill_role, "redis-journal"), weight=2),
+        KILL_JOURNAL,
         Fault("kill redis-cache", kill_cache),
         Fault("kill nginx", partial(kill_role, "nginx")),
         Fault("kill primary", kill_primary, weight=2),
@@ -153,4 +181,11 @@ def pairs() -> list[Fault]:
         Fault("kill primary and worker", partial(kill_both, kill_primary, worker)),
         Fault("kill primary and journal", partial(kill_both, kill_primary, journal)),
         Fault("kill worker and journal", partial(kill_both, worker, journal)),
+        CUT_OFF_AND_KILL_WORKER,
+        CUT_OFF_AND_KILL_PRIMARY,
     ]
+
+
+CUT_OFF_AND_KILL_WORKER = Fault("cut off replica, kill worker", cut_off_and_kill_worker)
+CUT_OFF_AND_KILL_PRIMARY = Fault("cut off replica, kill primary", cut_off_and_kill_primary)
+KILL_JOURNAL = Fault("kill redis-journal", partial(kill_role, "redis-journal"), weight=2)

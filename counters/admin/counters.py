@@ -67,9 +67,7 @@ class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             return {}
         if page.away:
             names = ", ".join(map(str, page.away))
-            self.message_user(
-                request, f"No server of shard {names} answers now: its counters are missing here.", messages.WARNING
-            )
+            self.message_user(request, f"No server of shard {names} answers now: its counters are missing here.", messages.WARNING)
         rows = [(counter, _address(counter.key)) for counter in page.counters]
         following = urlencode({**asked, "after": page.counters[-1].key}) if page.more else ""
         open_at = _address(text) if text and not page.away else ""
@@ -121,9 +119,7 @@ class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self.message_user(request, text, messages.WARNING)
         return counter
 
-    def _page(
-        self, request: HttpRequest, key: str, counter: reads.Counter | None, form: ChangeForm | None
-    ) -> HttpResponse:
+    def _page(self, request: HttpRequest, key: str, counter: reads.Counter | None, form: ChangeForm | None) -> HttpResponse:
         fields = [(None, {"fields": ["operation", "number", "unchanged", "version", "token"]})]
         context = {
             "counter": counter,
@@ -143,9 +139,7 @@ class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         context: dict[str, Any] = {"form": form}
         if form.is_valid():
             context |= _became(form.cleaned_data["id"])
-        return TemplateResponse(
-            request, "admin/counters/counter/write.html", self._context(request, "Look up a write", context)
-        )
+        return TemplateResponse(request, "admin/counters/counter/write.html", self._context(request, "Look up a write", context))
 
     def _check_view(self, request: HttpRequest) -> None:
         if not self.has_view_or_change_permission(request):
@@ -165,9 +159,5 @@ def _became(write: WriteId) -> dict[str, Any]:
         found = write_status.find(write) if known else None
     except (ShardUnavailable, JournalUnavailable) as error:
         return {"trouble": f"This cannot be told now: {error}."}
-    rows = (
-        [(one, _address(one.key), outcomes.REASONS.get(one.reason or "", "")) for one in found.outcomes]
-        if found
-        else []
-    )
+    rows = [(one, _address(one.key), outcomes.REASONS.get(one.reason or "", "")) for one in found.outcomes] if found else []
     return {"asked": write, "found": found, "rows": rows}

@@ -115,17 +115,18 @@ class _Window:
         self._versions.update(dict.fromkeys(keys, place.version))
 
     def take_step(self, step: Step, place: _Place) -> None:
-        if step.kind == "increment":
-            self._increment(step.key, step.operand, place, report=True)
-            return
         row = self._row(step.key)
         if step.if_version is not None and step.if_version != row.version:
             self._report("rejected", step.key, row, place, "version")
-            return
-        if row.set_version < place.version < row.version:  # increments that stand after it are in the value already
+        elif step.kind == "increment":
+            self._increment(step.key, step.operand, place, report=True)
+        elif row.set_version < place.version < row.version:  # increments that stand after it are in the value already
             self._report("rejected", step.key, row, place, "late")
-            return
-        if place.version >= row.set_version:
+        else:
+            self._replace(step, row, place)
+
+    def _replace(self, step: Step, row: Row, place: _Place) -> None:
+        if place.version >= row.set_version:  # else void, as a later one has been applied
             row = self._put(step.key, step.operand, row, place, set_version=place.version)
             self.plan.last_set_version = max(self.plan.last_set_version, place.version)
             if self._deltas.pop(step.key, None) is not None:  # what was added before is void

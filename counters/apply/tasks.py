@@ -18,7 +18,7 @@ from django.conf import settings
 from prometheus_client import Gauge
 from redis.exceptions import LockNotOwnedError
 
-from counters.apply import partitions, relay
+from counters.apply import dead_letters, partitions, relay
 from counters.apply.applier import applier
 from counters.intake import dispatch, journal
 
@@ -62,6 +62,9 @@ def maintain_partitions() -> None:
         partitions.create_ahead(shard)
         dropped = partitions.drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
         log.info("partitions_maintained", shard=shard, dropped=dropped)
+
+
+__all__ = ["apply_batch", "dead_letters", "maintain_partitions", "relay_overdue"]  # importing dead_letters connects its signals
 
 
 @worker_ready.connect

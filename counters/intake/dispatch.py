@@ -29,8 +29,9 @@ def queue_of(shard: int) -> str:
 
 def send(shard: int, batch: UUID, position: int, *, again: bool = False) -> bool:
     """Send one task now; whether the broker took it. `again`: the worker may have passed its position, and shall look once more."""
+    options = {"again": True} if again else {}  # a worker of an older version knows only what is always sent
     try:
-        current_app.send_task(TASK, (shard, batch.hex, position, again), queue=queue_of(shard), ignore_result=True, retry=False)
+        current_app.send_task(TASK, (shard, batch.hex, position), options, queue=queue_of(shard), ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
         UNDISPATCHED.labels(shard).inc()
         log.warning("batch_undispatched", shard=shard, batch=batch.hex, error=str(error))

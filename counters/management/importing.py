@@ -71,9 +71,7 @@ class Import:
                 raise Stopped(f"lines {chunk.first_line} to {chunk.last_line}: {text}.") from None
             except (JournalUnavailable, ShardUnavailable, NoTopology) as error:
                 if time.monotonic() + pause > deadline:
-                    raise Stopped(
-                        f"lines {chunk.first_line} to {chunk.last_line} could not be written for a minute: {error}."
-                    ) from error
+                    raise Stopped(f"lines {chunk.first_line} to {chunk.last_line} could not be written for a minute: {error}.") from error
             tried = True
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
@@ -85,9 +83,7 @@ class Import:
             for one in found.outcomes if found else []:
                 if one.status == "rejected":
                     self.rejected += 1
-                    self.on_rejected(
-                        f"rejected: {one.key} (lines {chunk.first_line} to {chunk.last_line}): {one.reason}"
-                    )
+                    self.on_rejected(f"rejected: {one.key} (lines {chunk.first_line} to {chunk.last_line}): {one.reason}")
             self._unapplied.popleft()
 
 

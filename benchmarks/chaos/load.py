@@ -1,0 +1,96 @@
+"""The load: clients of the mix, the probes and the sampler, each a thread; started, and stopped with every write answered."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from benchmarks.chaos.books import Books, Favour
+from benchmarks.chaos.client import PATIENCE_SECONDS, Client
+from benchmarks.chaos.mix import Mixer, Names
+from benchmarks.chaos.probes import Epoch, Pulse, Reader, Successes, Waiter, guarded
+from benchmarks.chaos.sampler import Sampler
+from benchmarks.chaos.subject import Subject
+
+READ_KEYS = 100  # of each shard
+CLIENTS = 6
+
+
+class Load:
+    """Everything that writes, reads and watches."""
+
+    def __init__(self, subject: Subject, prefix: str, seed: int, clients: int = CLIENTS) -> None:
+        self.names = Names(prefix)
+        self.epoch = Epoch()
+        self.failures: list[str] = []
+        self._subject, self._seed, self._prefix = subject, seed, prefix
+        self._stop = threading.Event()
+        board: deque[Favour] = deque()
+        self.clients: list[Client] = []
+        self.mixers = [Mixer(self._client(f"c{n}"), self.names, board) for n in range(clients)]
+        self.pulse = Pulse(self._client("pulse"), f"{prefix}pulse")
+        by_shard = self._keys_by_shard()
+        self.waiters = [Waiter(self._client(f"waiter{shard}"), keys[0]) for shard, keys in enumerate(by_shard)]
+        self.readers = [Reader(subject.wire(), keys[1:], self.epoch, random.Random(f"{seed}/r{n}")) for n, keys in enumerate(by_shard)]
+        self.sampler = Sampler(subject.journal, len(by_shard), self.accepted, self.read)
+        self._threads: list[threading.Thread] = []
+
+    def _client(self, name: str) -> Client:
+        client = Client(f"{self._prefix}{name}", self._subject.wire(), random.Random(f"{self._seed}/{name}"))
+        self.clients.append(client)
+        return client
+
+    def _keys_by_shard(self) -> list[list[str]]:
+        """For each shard a key for its waiter, then hot shared keys for its reader."""
+        found: list[list[str]] = [[] for _ in self._subject.shards]
+        wire = self._subject.wire()
+        for names in ([f"{self._prefix}waited-by:{n}" for n in range(64)], self.names.shared[:500]):
+            query = "&".join(f"key={name}" for name in names)
+            fresh: list[list[str]] = [[] for _ in found]
+            for counter in wire.ask("GET", f"/v1/counters?{query}").json["results"]:
+                fresh[counter["shard"]].append(counter["key"])
+            for shard, keys in enumerate(fresh):
+                found[shard] += keys[: 1 if not found[shard] else READ_KEYS]
+        wire.close()
+        return found
+
+    @property
+    def books(self) -> list[Books]:
+        """Of every client."""
+        return [client.books for client in self.clients]
+
+    @property
+    def waits(self) -> list[Successes]:
+        """When results came, for each shard."""
+        return [waiter.successes for waiter in self.waiters]
+
+    @property
+    def reads(self) -> list[Successes]:
+        """When reads succeeded, for each shard."""
+        return [reader.successes for reader in self.readers]
+
+    def accepted(self) -> int:
+        """Writes answered so far."""
+        return sum(client.accepted for client in self.clients)
+
+    def read(self) -> int:
+        """Reads answered so far."""
+        return sum(len(successes.times) for successes in self.reads)
+
+    def start(self) -> None:
+        """Start all threads."""
+        runs: list[Callable[[threading.Event], None]] = [one.run for one in (*self.mixers, self.pulse, *self.waiters, *self.readers)]
+        for run in (*runs, self.sampler.run):
+            thread = threading.Thread(target=guarded(run, self._stop, self.failures), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Let every client bring its write to an answer."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_SECONDS + 60)
+        if any(thread.is_alive() for thread in self._threads):
+            self.failures.append("a client did not come to an end")

@@ -1,0 +1,129 @@
+"""A trial: faults under load, one after the other, each followed by a wait until the cluster is whole again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.chaos.fault import Fault, NotPossible, Scene, deck
+from benchmarks.chaos.load import Load
+from benchmarks.chaos.probes import Successes
+from benchmarks.chaos.subject import Subject
+
+QUIET_SECONDS = 4.0  # before the first fault: what the probes show without any
+WHOLE_SECONDS = 120.0  # within which the cluster must be whole again
+LOOK_SECONDS = 0.3
+
+
+@dataclass(slots=True)
+class Struck:
+    """A fault that was done. Times are seconds of the monotonic clock; `missing` is what never came back."""
+
+    name: str
+    victim: str
+    at: float
+    whole_at: float
+    missing: str = ""
+    skipped: str = ""
+
+    @property
+    def recovery(self) -> float:
+        """Seconds until every process runs, every API answers and every replica follows."""
+        return self.whole_at - self.at
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one kind of fault cost, in seconds: (median, most) of each."""
+
+    name: str
+    count: int
+    skipped: int
+    recovery: tuple[float, float]
+    writes: tuple[float, float]
+    results: tuple[float, float]
+    reads: tuple[float, float]
+
+
+@dataclass(slots=True)
+class Trial:
+    """What happened."""
+
+    started: float
+    stopped: float
+    quiet: tuple[float, float]
+    struck: list[Struck]
+
+
+def run(
+    subject: Subject, load: Load, faults: Sequence[Fault], seed: int, *, minutes: float, count: int, tell: Callable[[str, int], None]
+) -> Trial:
+    """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is done and how many."""
+    rng = random.Random(f"{seed}/faults")
+    scene = Scene(subject, rng, load.sampler, load.epoch)
+    started = time.monotonic()
+    load.start()
+    tell("quiet", 0)
+    time.sleep(QUIET_SECONDS)
+    quiet = (started + 1, time.monotonic())
+    struck: list[Struck] = []
+    cards = deck(faults, rng)
+    while time.monotonic() - started < minutes * 60 or sum(not one.skipped for one in struck) < count:
+        fault = next(cards)
+        tell(fault.name, sum(not one.skipped for one in struck))
+        struck.append(_strike(fault, scene))
+        time.sleep(rng.uniform(0.3, 1.2))
+    return Trial(started, time.monotonic(), quiet, struck)
+
+
+def _strike(fault: Fault, scene: Scene) -> Struck:
+    at = time.monotonic()
+    try:
+        one = Struck(fault.name, fault.strike(scene), at, at)
+    except NotPossible as reason:
+        return Struck(fault.name, "", at, at, skipped=str(reason))
+    one.missing = wait_until_whole(scene.subject)
+    one.whole_at = time.monotonic()
+    return one
+
+
+def wait_until_whole(subject: Subject, seconds: float = WHOLE_SECONDS) -> str:
+    """Wait; what is missing still."""
+    deadline = time.monotonic() + seconds
+    while (missing := subject.is_whole()) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    return missing
+
+
+def costs(trial: Trial, load: Load) -> list[Cost]:
+    """A row for each kind of fault, and first the time without any, which shows what the machine itself takes."""
+    kinds: dict[str, list[Struck]] = {"(no fault)": [Struck("(no fault)", "", trial.quiet[0], trial.quiet[1])]}
+    for one in trial.struck:
+        kinds.setdefault(one.name, []).append(one)
+    first, *rest = [_cost(name, group, load) for name, group in kinds.items()]
+    return [first, *sorted(rest, key=lambda cost: cost.name)]
+
+
+def _cost(name: str, group: list[Struck], load: Load) -> Cost:
+    done = [one for one in group if not one.skipped]
+
+    def gaps(probes: Sequence[Successes]) -> tuple[float, float]:
+        return _middle_and_most([max(probe.longest_gap(one.at, one.whole_at) for probe in probes) for one in done])
+
+    recoveries = [one.recovery if name != "(no fault)" else 0.0 for one in done]
+    return Cost(
+        name,
+        len(done),
+        len(group) - len(done),
+        recovery=_middle_and_most(recoveries),
+        writes=gaps([load.pulse.successes]),
+        results=gaps(load.waits),
+        reads=gaps(load.reads),
+    )
+
+
+def _middle_and_most(values: list[float]) -> tuple[float, float]:
+    return (round(median(values), 2), round(max(values), 2)) if values else (0.0, 0.0)

@@ -1,0 +1,205 @@
+"""The verdict: after the load has stopped and all is quiet, every key, every write and both copies are held against the books."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from redis.exceptions import RedisError
+
+from benchmarks.chaos.books import Books, Entry, expected, out_of_order
+from benchmarks.chaos.load import Load
+from benchmarks.chaos.subject import Subject
+from benchmarks.chaos.trial import Trial, wait_until_whole
+
+QUIET_SECONDS = 120.0
+SAMPLE = 200  # writes whose status is asked of the API
+SHOWN = 12
+
+COUNTERS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
+COPY = "SELECT key, value, version FROM counter"
+REJECTED = "SELECT id, index FROM outcome WHERE status = 'rejected' AND key >= %s AND key < %s"
+IN_LEDGER = "SELECT id FROM ledger WHERE id = ANY(%s)"
+
+
+@dataclass
+class Verdict:
+    """`findings` are differences, each a sentence: exact means that there are none. `figures` tell how much was checked."""
+
+    findings: list[str] = field(default_factory=list)
+    figures: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        return not self.findings
+
+    def find(self, texts: Iterable[str]) -> None:
+        """Add findings; of very many the first."""
+        texts = list(texts)
+        self.findings += texts[:SHOWN]
+        if len(texts) > SHOWN:
+            self.findings.append(f"… and {len(texts) - SHOWN} more of this kind")
+
+
+def judge(subject: Subject, load: Load, trial: Trial) -> Verdict:
+    """Check everything. The load has been stopped."""
+    verdict = Verdict()
+    books = load.books
+    verdict.find(load.failures)
+    verdict.find(text for one in books for text in one.complaints)
+    verdict.find(text for reader in load.readers for text in reader.complaints)
+    verdict.find(f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing)
+    verdict.find(_unquiet(subject))
+    for check in (_keys, _ledgers, _rejections, _copies, _statuses):
+        try:
+            check(subject, load, trial, verdict)
+        except psycopg.OperationalError as error:
+            verdict.find([f"{check.__name__.strip('_')} could not be checked: {error}"])
+    verdict.find(out_of_order([one for book in books for one in book.waited], expected(books)))
+    verdict.figures |= {
+        "writes acknowledged": sum(len(one.entries) for one in books),
+        "repeats of acknowledged writes": sum(one.repeats for one in books),
+        "attempts without an answer": sum(one.retries for one in books),
+        "attempts answered with 503": sum(one.refused for one in books),
+        "results compared": sum(len(one.waited) for one in books),
+        "reads": load.read(),
+        "reads older than before, after the cache was lost": sum(reader.went_back_with_the_cache for reader in load.readers),
+    }
+    return verdict
+
+
+def _unquiet(subject: Subject) -> list[str]:
+    """Wait until the cluster is whole and the journals are empty; what is not."""
+    missing = wait_until_whole(subject, QUIET_SECONDS)
+    deadline = time.monotonic() + QUIET_SECONDS
+    depths: list[int] = [-1]
+    while any(depths) and time.monotonic() < deadline:
+        time.sleep(0.3)
+        with suppress(RedisError):
+            depths = [subject.journal.zcard(f"journal:{shard}:positions") for shard in range(len(subject.shards))]
+    texts = [f"the cluster is not whole: {missing}"] if missing else []
+    texts += [f"journal {shard} still has {depth} entries" for shard, depth in enumerate(depths) if depth]
+    with suppress(RedisError):
+        for shard in range(len(subject.shards)):
+            if count := subject.journal.hlen(f"journal:{shard}:poison"):
+                texts.append(f"{count} batches of shard {shard} were set aside as undecodable")
+    return texts
+
+
+def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
+    """Counted == acknowledged, for every key."""
+    counted: dict[str, int] = {}
+    wrong = []
+    for shard in range(len(subject.shards)):
+        with subject.database(shard) as conn:
+            for key, value in conn.execute(COUNTERS, _range(load)):
+                if key in counted:
+                    wrong.append(f"{key} stands on two shards")
+                counted[key] = counted.get(key, 0) + value
+    due = expected(load.books)
+    verdict.figures["keys"] = len(due)
+    verdict.figures["increments acknowledged"] = sum(sum(one.added.values()) for one in load.books)
+    touched = _touching(load.books)
+    for key in sorted({*due, *counted}):
+        if counted.get(key, 0) != due.get(key, 0):
+            difference = counted.get(key, 0) - due.get(key, 0)
+            suspects = "; ".join(_told(entry, trial) for entry in touched(key, difference))
+            wrong.append(f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}")
+    verdict.find(wrong)
+
+
+def _touching(books: list[Books]) -> Callable[[str, int], Iterator[Entry]]:
+    """Writes of a key, those that changed it by as much as is missing first."""
+
+    def touching(key: str, difference: int) -> Iterator[Entry]:
+        entries = [entry for one in books for entry in one.entries if key in entry.keys]
+        entries.sort(key=lambda entry: (entry.keys[key] != abs(difference), -entry.attempts, entry.sent))
+        return islice(entries, 3)
+
+    return touching
+
+
+def _told(entry: Entry, trial: Trial) -> str:
+    during = next((one.name for one in reversed(trial.struck) if one.at <= entry.answered), "no fault yet")
+    return f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s, attempts {entry.attempts}, ({during})"
+
+
+def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
+    """Every acknowledged write is in the ledger of each of its shards."""
+    batches: dict[int, dict[UUID, Entry]] = {shard: {} for shard in range(len(subject.shards))}
+    for entry in (entry for one in load.books for entry in one.entries):
+        batch, _, rest = entry.id.partition("-")
+        if " " not in entry.id:
+            for shard in rest.partition("-")[2].split("."):
+                batches[int(shard)][UUID(hex=batch)] = entry
+    for shard, entries in batches.items():
+        ids = list(entries)
+        found: set[UUID] = set()
+        with subject.database(shard) as conn:
+            for start in range(0, len(ids), 2000):
+                found.update(row[0] for row in conn.execute(IN_LEDGER, (ids[start : start + 2000],)))
+        verdict.find(f"not in the ledger of shard {shard}: {_told(entries[id], trial)}" for id in ids if id not in found)
+    verdict.figures["batches looked up in the ledger"] = sum(map(len, batches.values()))
+
+
+def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -> None:
+    """What was rejected is what had to be: increments that do not fit, versions that do not match."""
+    due = {id.rpartition("-")[0] for one in load.books for id in one.rejected}
+    found: set[str] = set()
+    for shard in range(len(subject.shards)):
+        with subject.database(shard) as conn:
+            found |= {f"{id.hex}-{index:x}" for id, index in conn.execute(REJECTED, _range(load))}
+    verdict.figures["writes rejected, as they had to be"] = len(found & due)
+    verdict.find(f"write {id} was acknowledged and then rejected" for id in sorted(found - due))
+    verdict.find(f"write {id} should have been rejected" for id in sorted(due - found))
+
+
+def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> None:
+    """Primary == replica, for every row of every counter on the shard."""
+    rows = 0
+    for shard in range(len(subject.shards)):
+        if not subject.replicas(shard):
+            continue
+        deadline = time.monotonic() + 30
+        while True:
+            primary, replica = _copy(subject, shard, "primary"), _copy(subject, shard, "standby")
+            if primary == replica or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        rows += len(primary)
+        verdict.find(f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}" for key in _different(primary, replica))
+    verdict.figures["rows compared between primary and replica"] = rows
+
+
+def _copy(subject: Subject, shard: int, target: str) -> dict[str, tuple[int, int]]:
+    with subject.database(shard, target) as conn:
+        return {key: (value, version) for key, value, version in conn.execute(COPY)}
+
+
+def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
+def _statuses(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
+    """`GET /v1/writes/{id}` says applied, or rejected for those that had to be."""
+    entries = [entry for one in load.books for entry in one.entries if " " not in entry.id]
+    rejected = {id for one in load.books for id in one.rejected}
+    step = max(1, len(entries) // SAMPLE)
+    wire = subject.wire()
+    for entry in entries[::step]:
+        answer = wire.ask("GET", f"/v1/writes/{entry.id}")
+        wanted = "rejected" if entry.id in rejected else "applied"
+        if answer.json.get("status") != wanted:
+            verdict.find([f"status is {answer.body[:200]!r}, must be {wanted}: {_told(entry, trial)}"])
+    wire.close()
+    verdict.figures["statuses asked"] = len(entries[::step])
+
+
+def _range(load: Load) -> tuple[str, str]:
+    return load.names.prefix, load.names.prefix + "\x7f"

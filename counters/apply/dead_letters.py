@@ -1,0 +1,107 @@
+"""Dead letters: Celery messages that no task could take, kept with the reason so that an operator can retry or discard them.
+
+An unknown task (another version of the code sent it), arguments that do not fit, a body that cannot be decoded. No count depends on them:
+what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal (`journal.set_aside`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import structlog
+from celery import current_app
+from celery.signals import task_failure, task_rejected, task_unknown
+from prometheus_client import Counter
+from redis.exceptions import RedisError
+
+from counters.intake import journal
+
+DEAD = Counter("tally_dead_letters_total", "Messages that no task could take", ["reason"])
+KEY = "dead-letters"
+MOST = 10_000  # more are counted and logged, not kept
+log = structlog.get_logger(__name__)
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message: the task that it names, its arguments as text (they may be anything), its queue, and why it is here."""
+
+    task: str
+    arguments: str
+    queue: str
+    reason: str
+    at: int  # the journal's time, microseconds
+
+
+_letters = msgspec.msgpack.Decoder(DeadLetter)
+
+
+def keep(task: str, arguments: Any, queue: str, reason: str) -> None:
+    """Keep a message; if Redis is away it is in the log only."""
+    DEAD.labels(reason.partition(":")[0]).inc()
+    log.error("dead_letter", task=task, arguments=repr(arguments)[:1000], queue=queue, reason=reason)
+    try:
+        if journal.client().hlen(KEY) < MOST:
+            letter = DeadLetter(task, _text(arguments), queue, reason, journal.now())
+            journal.client().hset(KEY, uuid4().hex, msgspec.msgpack.encode(letter))
+    except RedisError as error:
+        log.warning("dead_letter_unkept", error=str(error))
+
+
+def _text(arguments: Any) -> str:
+    try:
+        return msgspec.json.encode(arguments).decode()
+    except (TypeError, ValueError):
+        return repr(arguments)
+
+
+def letters() -> dict[str, DeadLetter]:
+    """All that is kept, by id. Raises `RedisError`."""
+    return {id.decode(): _letters.decode(data) for id, data in journal.client().hgetall(KEY).items()}
+
+
+def retry(id: str) -> bool:
+    """Send a message again; whether it was there and could be. Raises `RedisError`, kombu's `OperationalError`."""
+    letter = letters().get(id)
+    if letter is None:
+        return False
+    try:
+        arguments, keywords = msgspec.json.decode(letter.arguments, type=tuple[list[Any], dict[str, Any]])
+    except msgspec.DecodeError:
+        return False
+    current_app.send_task(letter.task, arguments, keywords, queue=letter.queue)
+    return discard(id)
+
+
+def discard(id: str) -> bool:
+    """Forget a message; whether it was there. Raises `RedisError`."""
+    return bool(journal.client().hdel(KEY, id))
+
+
+@task_unknown.connect
+def _keep_unknown(message: Any, exc: BaseException, name: str, **_: Any) -> None:
+    keep(name, _arguments(message), _queue(message), f"unknown task: {exc}")
+
+
+@task_rejected.connect
+def _keep_rejected(message: Any, exc: BaseException | None, **_: Any) -> None:
+    keep(str(message.headers.get("task", "")), _arguments(message), _queue(message), f"not a task: {exc}")
+
+
+@task_failure.connect
+def _keep_failed(sender: Any, exception: BaseException, args: Any, kwargs: Any, **_: Any) -> None:
+    queue = (sender.request.delivery_info or {}).get("routing_key", "")
+    keep(sender.name, (list(args or ()), dict(kwargs or {})), queue, f"failed: {exception!r}")
+
+
+def _arguments(message: Any) -> Any:
+    try:
+        args, kwargs, *_ = message.payload
+    except Exception:  # whatever a foreign body may do
+        return str(message.body)[:1000]
+    return args, kwargs
+
+
+def _queue(message: Any) -> str:
+    return str((message.delivery_info or {}).get("routing_key", ""))
