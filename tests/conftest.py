@@ -14,8 +14,11 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 
+from replication import flush
+from sharding import databases
 from tests.cluster_plugin import MANAGE, ROOT, directory, read_env
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -60,7 +63,16 @@ class Cluster:
     def wait_until_whole(self, seconds: float = 90) -> None:
         """Wait until every component is up, as every fault test leaves it to the next."""
         with self.client() as client:
-            eventually(lambda: client.get("/health").json()["status"] == "ok", seconds)
+            eventually(lambda: client.get("/health").json()["status"] == "ok" and all(map(is_streaming, (0, 1))), seconds)
+
+
+def is_streaming(shard: int) -> bool:
+    """Whether a shard's replica follows its primary."""
+    try:
+        with databases.connect(databases.primary(shard), autocommit=True) as conn:
+            return flush.flushed(conn, 1) is not None
+    except psycopg.OperationalError:
+        return False
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float = 0.1) -> Any:

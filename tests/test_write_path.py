@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
+from django.db import connections
 
 from counters.intake import idempotency, journal
 from counters.models import ApiKey
@@ -243,6 +244,7 @@ def test_revoked_key_is_refused(cluster: Cluster, key: str) -> None:
     writer = cluster.manage("make_key", "to-revoke", "--scope", "write").stdout.strip()
     with cluster.client(writer) as writing:
         eventually(lambda: increment(writing, key).status_code == 202)
+        connections.close_all()  # an earlier test may have ended the server that they lead to
         row = ApiKey.objects.get(prefix=writer.partition(".")[0])
         row.revoked = True
         row.save()

@@ -127,7 +127,7 @@ def guarded(run: Callable[[threading.Event], None], stop: threading.Event, failu
     def target() -> None:
         try:
             run(stop)
-        except Exception as error:  # noqa: BLE001 - told in the verdict
+        except Exception as error:
             failures.append(f"a thread of the bench failed: {error!r}")
 
     return target

@@ -19,9 +19,9 @@ import psutil
 import psycopg
 from redis import Redis
 
+from benchmarks.chaos.wire import NoAnswer, Wire
 from cluster import processes, state
 from cluster.layout import PROJECT, Directory
-from benchmarks.chaos.wire import NoAnswer, Wire
 
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
 

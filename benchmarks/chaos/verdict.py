@@ -127,7 +127,9 @@ def _touching(books: list[Books]) -> Callable[[str, int], Iterator[Entry]]:
 
 def _told(entry: Entry, trial: Trial) -> str:
     during = next((one.name for one in reversed(trial.struck) if one.at <= entry.answered), "no fault yet")
-    return f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s, attempts {entry.attempts}, ({during})"
+    return (
+        f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s, attempts {entry.attempts}, ({during})"
+    )
 
 
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
@@ -173,7 +175,9 @@ def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> N
                 break
             time.sleep(0.5)
         rows += len(primary)
-        verdict.find(f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}" for key in _different(primary, replica))
+        verdict.find(
+            f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}" for key in _different(primary, replica)
+        )
     verdict.figures["rows compared between primary and replica"] = rows
 
 

@@ -44,6 +44,7 @@ _PROBLEMS = {
     409: "The counter would leave the range of a signed 64-bit integer; nothing was changed.",
     412: "The counter's version is not the one in If-Match; nothing was changed.",
     413: "The body is too large.",
+    414: "The request line is too long.",
     415: "The Content-Type is not one that this call takes.",
     422: "The Idempotency-Key was used before with another request.",
     503: "A component is down; nothing is lost. Try again after Retry-After seconds.",
@@ -179,7 +180,7 @@ get_many = extend_schema(
         _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "Size of a page."),
         _CONSISTENCY,
     ],
-    responses=_answers({200: (requests.Counters, "The counters.")}),
+    responses=_answers({200: (requests.Counters, "The counters.")}, 414),
 )
 write = extend_schema(
     operation_id="read_write",

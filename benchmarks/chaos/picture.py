@@ -1,0 +1,102 @@
+"""The picture: throughput and backlog over time, faults marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks.chaos.sampler import Sample
+from benchmarks.chaos.trial import Trial
+from benchmarks.chaos.verdict import Verdict
+
+INK, MUTED, GRID = "#1f2933", "#66737f", "#e3e7eb"
+WRITES, READS, BACKLOG = "#0b6e99", "#8a9ba8", "#c2571a"
+FAMILIES = {  # what a fault hits → (label, colour, marker)
+    "postgres": ("PostgreSQL, Patroni, etcd", "#7a3e9d", "v"),
+    "redis": ("Redis", "#c0392b", "s"),
+    "worker": ("workers, beat, queue", "#2e7d32", "o"),
+    "front": ("API, nginx, Flower", "#0b6e99", "D"),
+}
+_HITS = (("primary", "postgres"), ("replica", "postgres"), ("node", "postgres"), ("patroni", "postgres"), ("etcd", "postgres")) + (
+    ("redis", "redis"),
+    ("journal", "redis"),
+    ("worker", "worker"),
+    ("beat", "worker"),
+    ("queue", "worker"),
+)
+
+
+def family_of(name: str) -> str:
+    """What a fault of this name hits."""
+    return next((family for word, family in _HITS if word in name), "front")
+
+
+def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, title: str) -> None:
+    """Write the picture."""
+    style = {"font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": GRID, "text.color": INK, "axes.labelcolor": MUTED}
+    with mpl.rc_context({**style, "xtick.color": MUTED, "ytick.color": MUTED}):
+        figure, (top, marks, bottom) = plt.subplots(
+            3, 1, sharex=True, figsize=(11, 6.2), height_ratios=(5, 1.5, 3), gridspec_kw={"hspace": 0.08}
+        )
+        minutes = [(sample.at - trial.started) / 60 for sample in samples]
+        _throughput(top, minutes, samples)
+        _faults(marks, trial)
+        _backlog(bottom, minutes, samples)
+        for axes in (top, marks, bottom):
+            for one in trial.struck:
+                if not one.skipped:
+                    axes.axvspan((one.at - trial.started) / 60, (one.whole_at - trial.started) / 60, color="#f1f3f5", lw=0, zorder=0)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.tick_params(length=0)
+        bottom.set_xlabel("minutes")
+        bottom.set_xlim(0, max(minutes, default=1))
+        figure.suptitle(title, x=0.065, y=0.975, ha="left", fontsize=13, fontweight="bold")
+        figure.text(0.065, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
+        figure.subplots_adjust(left=0.065, right=0.985, top=0.88, bottom=0.08)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, facecolor="white")
+        plt.close(figure)
+
+
+def _subtitle(trial: Trial, verdict: Verdict) -> str:
+    done = sum(not one.skipped for one in trial.struck)
+    writes, keys = verdict.figures.get("writes acknowledged", 0), verdict.figures.get("keys", 0)
+    word = "every key exact, primary = replica" if verdict.exact else f"{len(verdict.findings)} differences"
+    return f"{done} faults, {writes:,} acknowledged writes on {keys:,} keys: {word}. Grey: until the cluster was whole again."
+
+
+def _throughput(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:
+    axes.plot(minutes, [sample.reads for sample in samples], color=READS, lw=0.9, label="reads answered/s")
+    axes.plot(minutes, [sample.writes for sample in samples], color=WRITES, lw=1.2, label="writes accepted/s")
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color=GRID, lw=0.7)
+    axes.set_ylabel("requests/s")
+    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", ncols=2)
+
+
+def _faults(axes: Axes, trial: Trial) -> None:
+    order = list(FAMILIES)
+    for row, (family, (label, colour, marker)) in enumerate(FAMILIES.items()):
+        at = [(one.at - trial.started) / 60 for one in trial.struck if not one.skipped and family_of(one.name) == family]
+        axes.scatter(at, [row] * len(at), s=26, color=colour, marker=marker, zorder=3, label=label, linewidths=0)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_yticks(range(len(order)), ["databases", "Redis", "workers", "front"])
+    axes.set_ylabel("faults")
+
+
+def _backlog(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:
+    depths = [float("nan") if sample.depth is None else float(sample.depth) for sample in samples]
+    axes.fill_between(minutes, depths, color=BACKLOG, alpha=0.18, lw=0)
+    axes.plot(minutes, depths, color=BACKLOG, lw=1.1, label="batches in the journal (accepted, not yet safe on a replica)")
+    away = [minute for minute, sample in zip(minutes, samples, strict=True) if sample.depth is None]
+    axes.scatter(away, [0] * len(away), marker="x", s=12, color="#c0392b", zorder=4, label="journal away", linewidths=1)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color=GRID, lw=0.7)
+    axes.set_ylabel("batches")
+    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
