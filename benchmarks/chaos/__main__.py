@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -88,7 +87,7 @@ def main() -> int:
         costs = trial.costs(outcome.trial, outcome.load)
         report.show(console, outcome.verdict, costs)
         exact = outcome.verdict.exact
-        compared = _compare(cluster, options, outcome.trial) if options.stock else None
+        compared = _compare(cluster, options, outcome) if options.stock else None
         document = report.document(outcome.verdict, costs, outcome.trial, seed=options.seed, stock=compared)
         report.save(options.json, document)
         title = f"Tally under {document['faults']} faults in {document['minutes']:.0f} minutes (seed {options.seed})"
@@ -102,9 +101,19 @@ def main() -> int:
     return 0 if exact else 1
 
 
-def _compare(cluster: Subject, options: argparse.Namespace, done: Trial) -> dict[str, Any]:
-    kills = sum("worker" in one.name and "kill" in one.name for one in done.struck)
-    return stock.compare(cluster, kills=max(kills, options.stock_kills), seed=options.seed, console=console)
+def _compare(cluster: Subject, options: argparse.Namespace, outcome: Outcome) -> dict[str, dict[str, int]]:
+    """Losses and doubles of Tally and of stock Celery, side by side."""
+    ended = sum(not one.skipped and "kill" in one.name and "worker" in one.name for one in outcome.trial.struck)
+    figures = outcome.verdict.figures
+    tally = {
+        "kills": ended,
+        "acknowledged": figures.get("increments acknowledged", 0),
+        "lost": figures.get("increments lost", 0),
+        "doubled": figures.get("increments counted twice", 0),
+    }
+    found = stock.compare(cluster, times=max(ended, options.stock_kills), seed=options.seed, console=console)
+    console.print(report.beside({"Tally (and all the other faults)": tally, "stock Celery, acks_late, Redis": found}))
+    return {"tally": tally, "stock": found}
 
 
 def _parser() -> argparse.ArgumentParser:

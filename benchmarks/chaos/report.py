@@ -36,6 +36,17 @@ def table(costs: Sequence[Cost]) -> Table:
     return shown
 
 
+def beside(setups: Mapping[str, Mapping[str, int]]) -> Table:
+    """Losses and doubles of several setups."""
+    shown = Table(title="The same kills of workers", title_justify="left")
+    shown.add_column("")
+    for name in ("kills", "acknowledged", "lost", "doubled"):
+        shown.add_column(name, justify="right")
+    for setup, figures in setups.items():
+        shown.add_row(setup, *(f"{figures[name]:,}" for name in ("kills", "acknowledged", "lost", "doubled")))
+    return shown
+
+
 def show(console: Console, verdict: Verdict, costs: Sequence[Cost]) -> None:
     """Table, figures, verdict."""
     console.print(table(costs))

@@ -38,6 +38,7 @@ class Subject:
         self.url = str(self.status().url)
         self.shards: list[dict[str, Any]] = json.loads(self.env["TALLY_SHARDS"])
         self.journal: Any = Redis.from_url(self.env["TALLY_JOURNAL_URL"], socket_timeout=1, socket_connect_timeout=1)
+        self._broker: Any = Redis.from_url(self.env["TALLY_BROKER_URL"], socket_timeout=5, socket_connect_timeout=5)
 
     def wire(self) -> Wire:
         """A connection of a client."""
@@ -72,6 +73,10 @@ class Subject:
             autocommit=True,
         ) as conn:
             yield conn
+
+    def queued(self, shard: int) -> int:
+        """Messages in a shard's queue that no worker has taken. Raises `RedisError`."""
+        return int(self._broker.llen(f"shard-{shard}"))
 
     def replicas(self, shard: int) -> int:
         """How many replicas a shard is meant to have."""

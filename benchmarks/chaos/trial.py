@@ -68,7 +68,7 @@ def run(
     load.start()
     tell("quiet", 0)
     time.sleep(QUIET_SECONDS)
-    quiet = (started + 1, time.monotonic())
+    quiet = (started + 1, time.monotonic() - 0.5)
     struck: list[Struck] = []
     cards = deck(faults, rng)
     while time.monotonic() - started < minutes * 60 or sum(not one.skipped for one in struck) < count:

@@ -19,6 +19,8 @@ from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial, wait_until_whole
 
 QUIET_SECONDS = 120.0
+QUEUE_SECONDS = 30.0  # for the messages that are left
+RESULT_SECONDS = 3.0  # for one result when nothing else goes on
 SAMPLE = 200  # writes whose status is asked of the API
 SHOWN = 12
 
@@ -56,6 +58,7 @@ def judge(subject: Subject, load: Load, trial: Trial) -> Verdict:
     verdict.find(text for reader in load.readers for text in reader.complaints)
     verdict.find(f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing)
     verdict.find(_unquiet(subject))
+    verdict.find(_still(subject, load))
     for check in (_keys, _ledgers, _rejections, _copies, _statuses):
         try:
             check(subject, load, trial, verdict)
@@ -92,6 +95,22 @@ def _unquiet(subject: Subject) -> list[str]:
     return texts
 
 
+def _still(subject: Subject, load: Load) -> list[str]:
+    """What stands still although all is whole: messages that no worker takes, writes whose result does not come."""
+    texts, deadline = [], time.monotonic() + QUEUE_SECONDS
+    for shard in range(len(subject.shards)):
+        while (left := subject.queued(shard)) and time.monotonic() < deadline:
+            time.sleep(0.3)
+        if left:
+            texts.append(f"queue shard-{shard} still has {left} messages: its worker takes none")
+    for waiter in load.waiters:
+        began = time.monotonic()
+        told = waiter.client.waited(waiter.key, 1)
+        if not told or time.monotonic() - began > RESULT_SECONDS:
+            texts.append(f"the result of a write on {waiter.key} took {time.monotonic() - began:.1f} s although all was quiet")
+    return texts
+
+
 def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     """Counted == acknowledged, for every key."""
     counted: dict[str, int] = {}
@@ -105,10 +124,12 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     due = expected(load.books)
     verdict.figures["keys"] = len(due)
     verdict.figures["increments acknowledged"] = sum(sum(one.added.values()) for one in load.books)
+    differences = {key: counted.get(key, 0) - due.get(key, 0) for key in {*due, *counted}}
+    verdict.figures["increments lost"] = sum(-difference for difference in differences.values() if difference < 0)
+    verdict.figures["increments counted twice"] = sum(difference for difference in differences.values() if difference > 0)
     touched = _touching(load.books)
-    for key in sorted({*due, *counted}):
-        if counted.get(key, 0) != due.get(key, 0):
-            difference = counted.get(key, 0) - due.get(key, 0)
+    for key, difference in sorted(differences.items()):
+        if difference:
             suspects = "; ".join(_told(entry, trial) for entry in touched(key, difference))
             wrong.append(f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}")
     verdict.find(wrong)

@@ -40,11 +40,17 @@ def media_type(request: HttpRequest) -> str:
 
 
 def body(request: HttpRequest) -> bytes:
-    """The whole body. Raises `Problem` 413 if it is too large."""
-    length = request.META.get("CONTENT_LENGTH") or "0"
-    if length.isdigit() and int(length) > settings.TALLY.max_body_bytes:
+    """The whole body. Raises `Problem` 413 if it is too large, 400 if its end is missing, 415 if it is compressed."""
+    length = int(request.META.get("CONTENT_LENGTH") or 0)
+    if length > settings.TALLY.max_body_bytes:
         raise too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
-    return request.body
+    coding = request.headers.get("Content-Encoding", "identity").lower()
+    if coding not in ("", "identity"):
+        raise Problem(415, "unsupported-media-type", f"Content-Encoding {coding!r} is not taken: send the body as it is.")
+    data = request.body
+    if len(data) < length:  # whoever sent it died on the way; half of NDJSON would look whole
+        raise invalid("body", f"it ended after {len(data):,} of {length:,} bytes")
+    return data
 
 
 def too_large(detail: str) -> Problem:
