@@ -96,8 +96,8 @@ KEY_CASES = [
     case
     for name, key in BAD_KEYS.items()
     for case in (
-        add(f"key {name}", path=ff"/v1/counters/{KEY}/increments", field="key", rule=KEY_RULE),
-        put(f"key {name}", path=ff"/v1/counters/{KEY}", field="key", rule=KEY_RULE),
+        add(f"key {name}", path=f"/v1/counters/{key}/increments", field="key", rule=KEY_RULE),
+        put(f"key {name}", path=f"/v1/counters/{key}", field="key", rule=KEY_RULE),
     )
 ] + [
     delete("key with a space", path="/v1/counters/a%20b", field="key", rule=KEY_RULE),
@@ -400,7 +400,7 @@ def test_bad_input(case: Case, clients: dict[str, httpx.Client], apis: list[http
         assert case.method not in answer.headers["Allow"].split(", ")
     if case.status != 412:  # a condition is looked at when it is applied: that write is in the journal, and rejected
         assert accepted(apis) == before
-    read = clients["all"].get(ff"/v1/counters/{KEY}", params={"consistency": "primary"}).json()
+    read = clients["all"].get(f"/v1/counters/{key}", params={"consistency": "primary"}).json()
     assert (read["value"], read["version"]) == (0, 0)
 
 
@@ -429,7 +429,7 @@ def test_a_name_that_comes_twice_counts_once_with_its_last_value(client: httpx.C
 
 @pytest.mark.parametrize("wait", ["0", "0.5", "30", "1e-3", "-0.0", "3e1"])
 def test_good_waits(client: httpx.Client, key: str, wait: str) -> None:
-    answer = client.post(ff"/v1/counters/{KEY}/increments", params={"wait": wait}, json={"delta": 1})
+    answer = client.post(f"/v1/counters/{key}/increments", params={"wait": wait}, json={"delta": 1})
     assert answer.status_code in (200, 202), answer.text
 
 
@@ -514,7 +514,7 @@ def test_a_wrong_length_neither_hangs_nor_counts(cluster: Cluster, apis: list[ht
     """The connection is closed, with a 400 unless the client was gone first; nothing is counted, by nginx or by the API alone."""
     head, body, close = LENGTHS[name]
     before = accepted(apis)
-    path, media = ("/v1/increments", NDJSON) if b"X-Bulk" in head else (ff"/v1/counters/{KEY}/increments", JSON)
+    path, media = ("/v1/increments", NDJSON) if b"X-Bulk" in head else (f"/v1/counters/{key}/increments", JSON)
     lines = [
         f"POST {path} HTTP/1.1",
         "Host: 127.0.0.1",
@@ -531,7 +531,7 @@ def test_a_wrong_length_neither_hangs_nor_counts(cluster: Cluster, apis: list[ht
 
 def test_chunks_count_once(client: httpx.Client, key: str) -> None:
     """A body without Content-Length is as good, through nginx."""
-    answer = client.post(ff"/v1/counters/{KEY}/increments", content=iter([b'{"del', b'ta": 3}']), headers={"Content-Type": JSON})
+    answer = client.post(f"/v1/counters/{key}/increments", content=iter([b'{"del', b'ta": 3}']), headers={"Content-Type": JSON})
     assert answer.status_code == 202, answer.text
     assert eventually(lambda: value_of(client, key) == 3)
     assert value_of(client, key) == 3
@@ -539,7 +539,7 @@ def test_chunks_count_once(client: httpx.Client, key: str) -> None:
 
 def test_a_condition_is_a_part_of_what_an_idempotency_key_stands_for(client: httpx.Client, key: str) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
-    assert client.put(ff"/v1/counters/{KEY}", json={"value": 1}, headers=headers | {"If-Match": '"0"'}).status_code == 200
-    answer = client.put(ff"/v1/counters/{KEY}", json={"value": 1}, headers=headers | {"If-Match": '"1"'})
+    assert client.put(f"/v1/counters/{key}", json={"value": 1}, headers=headers | {"If-Match": '"0"'}).status_code == 200
+    answer = client.put(f"/v1/counters/{key}", json={"value": 1}, headers=headers | {"If-Match": '"1"'})
     document = assert_problem(answer, 422, "idempotency-key-reused")
     assert document["errors"][0]["field"] == "Idempotency-Key"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from counter_project import config
-from tests.cluster_plugin import ROOT
 
+ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SETTINGS = re.compile(r"(<!-- settings -->\n)(.*?)(<!-- /settings -->)", re.DOTALL)
 
