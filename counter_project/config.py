@@ -81,6 +81,14 @@ class Config(BaseSettings):
     max_wait_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
     )
+    max_writing: int = Field(
+        default=32,
+        ge=1,
+        description="Requests of a process that may stand before the journal at once; the other threads are for reads.",
+    )
+    max_waiting: int = Field(
+        default=24, ge=1, description="Requests of a process that may wait at once to be applied; others are answered without the result."
+    )
     flush_max_writes: int = Field(default=4096, ge=1, le=100_000, description="Most writes in one batch.")
 
     window_seconds: float = Field(default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches.")

@@ -3,8 +3,8 @@
 A shard that is down costs one process one time-out, not each request its own. Only trouble with the connection counts as failure:
 a query that PostgreSQL answered with an error shows that the shard is up.
 
-The cache's Redis has a breaker too, in this process's memory (`cache_redis`): while it hangs, it is not asked, nobody waits for
-it, and the shards' breakers count as closed.
+The two Redis have breakers too, in this process's memory: while one hangs, it is not asked again and again (`cache_redis`, `guard`).
+Without the cache's, the shards' breakers count as closed.
 
 pybreaker holds a breaker's lock for the whole call, so one object would let one thread at a time through: each thread has
 its own, over the same state.
@@ -13,7 +13,7 @@ its own, over the same state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from threading import local
 from typing import Any, TypeVar
 
@@ -41,6 +41,8 @@ from sharding.databases import ShardUnavailable, shard_of
 T = TypeVar("T")
 
 CACHE = "cache"
+JOURNAL = "journal"
+_IN_MEMORY = {CACHE, JOURNAL}
 log = structlog.get_logger(__name__)
 FAILURES = Counter("tally_component_failures_total", "Calls that failed for the connection's sake", ["component"])
 OPEN = Gauge("tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"])
@@ -72,12 +74,17 @@ class _GuardedRedis:
 
     def __getattr__(self, command: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return _breaker(CACHE).call(getattr(_cache_client(), command), *args, **kwargs)
-            except CircuitBreakerError as error:
-                raise RedisConnectionError(f"the cache's Redis is away: {error}") from error
+            return guard(CACHE, partial(getattr(_cache_client(), command), *args, **kwargs))
 
         return run
+
+
+def guard(name: str, function: Callable[[], T]) -> T:
+    """Run a function that talks to one Redis; raises `RedisConnectionError` at once within a second after it gave no answer."""
+    try:
+        return _breaker(name).call(function)
+    except CircuitBreakerError as error:
+        raise RedisConnectionError(f"the {name}'s Redis is away: {error}") from error
 
 
 def cache_redis() -> Redis:
@@ -97,7 +104,7 @@ def _cache_client() -> Redis:
 
 @cache
 def _storage(name: str) -> CircuitBreakerStorage:
-    if name == CACHE:
+    if name in _IN_MEMORY:
         return CircuitMemoryStorage(STATE_CLOSED)
     return _SharedStorage(STATE_CLOSED, cache_redis(), namespace=name)
 
@@ -105,11 +112,11 @@ def _storage(name: str) -> CircuitBreakerStorage:
 def _breaker(name: str) -> CircuitBreaker:
     breakers: dict[str, CircuitBreaker] = _threads.__dict__
     if name not in breakers:
-        is_cache = name == CACHE
+        is_redis = name in _IN_MEMORY
         breakers[name] = CircuitBreaker(
-            fail_max=1 if is_cache else settings.TALLY.breaker_failures,
-            reset_timeout=1 if is_cache else settings.TALLY.breaker_reset_seconds,
-            exclude=[_redis_answered if is_cache else _database_answered],
+            fail_max=1 if is_redis else settings.TALLY.breaker_failures,
+            reset_timeout=1 if is_redis else settings.TALLY.breaker_reset_seconds,
+            exclude=[_redis_answered if is_redis else _database_answered],
             listeners=[_Listener()],
             name=name,
             state_storage=_storage(name),

@@ -141,7 +141,7 @@ BODIES = [
     add("no JSON", b"delta=1", field="body", rule="malformed"),
     add("two documents", b'{"delta": 1}{"delta": 1}', field="body", rule="trailing characters"),
     add("an array", [], field="body", rule="`object`, got `array`"),
-    add("null", b"null", field="body", rule="`object`, got `null`"),
+    add("a bare null", b"null", field="body", rule="`object`, got `null`"),
     add("byte order mark", b'\xef\xbb\xbf{"delta": 1}', field="body", rule="malformed"),
     add("no UTF-8", b'{"\xff": 1}', field="body", rule="UTF-8"),
     add("UTF-16", '{"delta": 1}'.encode("utf-16"), field="body", rule="malformed"),

@@ -137,6 +137,29 @@ def test_reads_go_on_without_a_primary(cluster: Cluster, client: httpx.Client, k
             assert (answer.status_code, answer.json()["value"]) == (200, 7), answer.text
 
 
+@pytest.mark.parametrize("role", ["redis-journal", "redis-cache"])
+def test_reads_go_on_while_a_redis_stands_still(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
+    """Writes wait or get 503, no read fails or has to wait for them, and the counts are exact afterwards."""
+    client.put(f"/v1/counters/{key}", json={"value": 7}).raise_for_status()
+    stopped = [psutil.Process(one["pid"]) for one in cluster.processes(role)]
+    with load(cluster, key, clients=24) as running:
+        time.sleep(0.5)
+        for process in stopped:
+            process.suspend()
+        try:
+            until, reads = time.monotonic() + 4, 0
+            while time.monotonic() < until:
+                answer = client.get(f"/v1/counters/{key}")
+                assert (answer.status_code, answer.json()["value"]) == (200, 7), answer.text
+                reads += 1
+        finally:
+            for process in stopped:
+                process.resume()
+        time.sleep(1.5)
+    assert reads >= 10
+    assert_exact(client, running)
+
+
 def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """Every node of shard 1 stands still: its cached keys are read, its others get 503, and shard 0 does not notice."""
     by_shard: dict[int, list[str]] = {0: [], 1: []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from benchmarks.chaos.fault import Fault
 from benchmarks.chaos.floods import all_floods
 from benchmarks.chaos.freezes import all_freezes
 from benchmarks.chaos.kills import pairs, roles
-from benchmarks.chaos.load import CLIENTS, Load
+from benchmarks.chaos.load import Load
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial
 from benchmarks.chaos.verdict import Verdict
@@ -49,9 +50,11 @@ def faults_named(names: str) -> list[Fault]:
     return found
 
 
-def run_trial(cluster: Subject, faults: Sequence[Fault], *, seed: int, minutes: float, count: int, clients: int = CLIENTS) -> Outcome:
+def run_trial(  # noqa: PLR0913
+    cluster: Subject, faults: Sequence[Fault], *, seed: int, minutes: float, count: int, quiet_seconds: float = verdict.QUIET_SECONDS
+) -> Outcome:
     """Load, faults, quiet, verdict."""
-    load = Load(cluster, f"chaos:{time.time_ns():x}:", seed, clients)
+    load = Load(cluster, f"chaos:{time.time_ns():x}:", seed)
     columns = (
         TextColumn("{task.description:34}"),
         BarColumn(),
@@ -69,12 +72,13 @@ def run_trial(cluster: Subject, faults: Sequence[Fault], *, seed: int, minutes: 
         finally:
             load.stop()
         tell("quiet, then every key", count)
-        return Outcome(done, load, verdict.judge(cluster, load, done))
+        return Outcome(done, load, verdict.judge(cluster, load, done, quiet_seconds))
 
 
 def main() -> int:
     """The command."""
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever was stopped goes on, and the cluster is put away
     if options.breaks:
         return broken.main(options.breaks, options.seed, console)
     own = options.dir is None

@@ -49,7 +49,7 @@ class Verdict:
             self.findings.append(f"… and {len(texts) - SHOWN} more of this kind")
 
 
-def judge(subject: Subject, load: Load, trial: Trial) -> Verdict:
+def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUIET_SECONDS) -> Verdict:
     """Check everything. The load has been stopped."""
     verdict = Verdict()
     books = load.books
@@ -57,7 +57,7 @@ def judge(subject: Subject, load: Load, trial: Trial) -> Verdict:
     verdict.find(text for one in books for text in one.complaints)
     verdict.find(text for reader in load.readers for text in reader.complaints)
     verdict.find(f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing)
-    verdict.find(_unquiet(subject))
+    verdict.find(_unquiet(subject, quiet_seconds))
     verdict.find(_still(subject, load))
     for check in (_keys, _ledgers, _rejections, _copies, _statuses):
         try:
@@ -77,10 +77,10 @@ def judge(subject: Subject, load: Load, trial: Trial) -> Verdict:
     return verdict
 
 
-def _unquiet(subject: Subject) -> list[str]:
+def _unquiet(subject: Subject, seconds: float) -> list[str]:
     """Wait until the cluster is whole and the journals are empty; what is not."""
-    missing = wait_until_whole(subject, QUIET_SECONDS)
-    deadline = time.monotonic() + QUIET_SECONDS
+    missing = wait_until_whole(subject, seconds)
+    deadline = time.monotonic() + seconds
     depths: list[int] = [-1]
     while any(depths) and time.monotonic() < deadline:
         time.sleep(0.3)

@@ -6,6 +6,8 @@ import base64
 import binascii
 import math
 import re
+from functools import cache
+from threading import Semaphore
 from typing import Any
 
 from django.conf import settings
@@ -84,10 +86,21 @@ def queue_of(write: WriteId) -> str:
     return dispatch.queue_of(write.shards[0])
 
 
+@cache
+def _waiting() -> Semaphore:
+    """Room to wait in: while a shard is away, the threads that are left serve the others."""
+    return Semaphore(settings.TALLY.max_waiting)
+
+
 def submit_and_wait(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
-    """Put a step into the journal and wait for its outcome, None if it takes longer."""
+    """Put a step into the journal and wait for its outcome, None if it takes longer, or too many wait already."""
     accepted = writes.submit(write)
-    outcome = write_status.wait(accepted.id, seconds, None if accepted.repeated else write.outcome)
+    outcome = None
+    if _waiting().acquire(timeout=min(1.0, seconds)):
+        try:
+            outcome = write_status.wait(accepted.id, seconds, None if accepted.repeated else write.outcome)
+        finally:
+            _waiting().release()
     if outcome is None and not accepted.repeated:
         outcomes.listener().forget(accepted.id.batch, accepted.id.index)
     return accepted, outcome

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,10 +25,12 @@ import structlog
 from django.conf import settings
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
-from sharding import databases
+from sharding import breakers, databases
 
 log = structlog.get_logger(__name__)
 
@@ -113,8 +115,7 @@ def token_key(token: bytes) -> bytes:
 def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes, bytes]) -> int:
     """Write one flush: a payload for each shard, under one id. Returns its position once it is on the disk.
 
-    Raises `TokensTaken` (nothing was written), or `JournalUnavailable`: then it may or may not have been written, the id being
-    the same, a repeat is harmless, and one was already made.
+    Raises `TokensTaken` (nothing was written), or `JournalUnavailable`: then it may or may not have been written.
     """
     keys: list[str | bytes] = [CLOCK]
     for shard in payloads:
@@ -134,13 +135,20 @@ def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes
 
 def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
     try:
-        return _append()(keys, args)
-    except RedisError as error:
-        log.warning("journal_append_repeated", error=str(error))
-    try:
-        return _append()(keys, args)
+        return breakers.guard(breakers.JOURNAL, partial(_append_twice, keys, args))
     except RedisError as error:
         raise JournalUnavailable(f"the journal did not answer: {error}") from error
+
+
+def _append_twice(keys: list[str | bytes], args: list[object]) -> Any:
+    """A connection may have died while nobody used it: that alone is no reason to refuse writes."""
+    try:
+        return _append()(keys, args)
+    except RedisTimeout:
+        raise
+    except RedisConnectionError as error:
+        log.warning("journal_append_repeated", error=str(error))
+        return _append()(keys, args)
 
 
 def _set_clock() -> None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
+from threading import Semaphore
 from uuid import UUID
 
 import msgspec
@@ -27,6 +28,7 @@ from sharding import topology
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
 FLUSH_SIZE = Histogram("tally_flush_writes", "Writes in one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096))
+_ADMISSION_SECONDS = 0.25
 log = structlog.get_logger(__name__)
 
 
@@ -71,8 +73,20 @@ def submit(write: Write) -> Accepted:
     """
     if write.claim and (earlier := write.claim.find()):
         return Accepted(earlier, repeated=True)
-    _intake().put(write)
-    return write.accepted.result()
+    if not _writing().acquire(timeout=_ADMISSION_SECONDS):
+        REFUSED.labels("overload").inc()
+        raise journal.JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")
+    try:
+        _intake().put(write)
+        return write.accepted.result()
+    finally:
+        _writing().release()
+
+
+@cache
+def _writing() -> Semaphore:
+    """Room before the journal: while it hangs, the threads that are left go on reading."""
+    return Semaphore(settings.TALLY.max_writing)
 
 
 @cache
