@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test demo lint types format lock install clean
+.PHONY: run test demo chaos lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -22,6 +22,9 @@ types: install
 
 demo: install  ## count every word of the standard library, on the running cluster
 	$(BIN)/python -m benchmarks.words $(ARGS)
+
+chaos: install  ## kill everything, again and again, under writes, then compare every key; ARGS="--minutes 10 --seed 1 --faults 100"
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -221,6 +221,7 @@ def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str]
     ]
     return {
         "TALLY_SECRET_KEY": secrets["secret-key"],
+        "TALLY_HTTPS": "false",
         "TALLY_ALLOWED_HOSTS": json.dumps(["127.0.0.1", "localhost"]),
         "TALLY_STATIC_ROOT": str(directory["static"]),
         "TALLY_SHARDS": json.dumps(shards),

@@ -47,6 +47,7 @@ class Config(BaseSettings):
     secret_key: SecretStr = Field(description="Django's signing key; at least 32 characters.")
     debug: bool = Field(default=False, description="Django's debug pages; never in production.")
     allowed_hosts: list[str] = Field(default=["127.0.0.1", "localhost"], description="Host names that the API answers to.")
+    https: bool = Field(default=True, description="Served over HTTPS: cookies are secure, and browsers are told to keep to HTTPS.")
     node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
     static_root: Path = Field(default=Path("static"), description="Where collectstatic puts files and nginx finds them.")
 

@@ -51,3 +51,52 @@ class Counter(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class JournalEntry(models.Model):
+    """A batch in a shard's journal, or set aside beside it, as the admin names it: `SHARD-ID`. No table: see `counters.intake.contents`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+        verbose_name_plural = "journal entries"
+
+    def __str__(self) -> str:
+        shard, _, batch = self.id.partition("-")
+        return f"batch {batch} of shard {shard}"
+
+
+class DeadLetter(models.Model):
+    """A message that no task could take, as the admin names it. No table: see `counters.apply.dead_letters`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+
+    def __str__(self) -> str:
+        return f"dead letter {self.id}"
+
+
+class RejectedOperation(models.Model):
+    """The permission to see rejected operations. No table here: see `counters.books`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+
+
+class ForwardedBatch(models.Model):
+    """The permission to see forwarded batches. No table here: see `counters.books`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        verbose_name_plural = "forwarded batches"

@@ -92,12 +92,16 @@ def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T]) -> T:
 
 def listing(prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:
     """Written counters whose key starts with `prefix`, in byte order, from behind `after`. Raises `ShardUnavailable`."""
+    shards = sorted(set(topology.current().owners))
+    pages = [listing_of(shard, prefix, after=after, limit=limit, consistency=consistency) for shard in shards]
+    return list(islice(merge(*pages), limit))
+
+
+def listing_of(shard: int, prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:
+    """One shard's part of a `listing`. Raises `ShardUnavailable`."""
 
     def query(conn: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:
         return conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
 
-    pages = []
-    for shard in sorted(set(topology.current().owners)):
-        rows, source = ask(shard, query, replicas=consistency == "eventual")
-        pages.append([Counter(*row, source, shard) for row in rows])
-    return list(islice(merge(*pages), limit))
+    rows, source = ask(shard, query, replicas=consistency == "eventual")
+    return [Counter(*row, source, shard) for row in rows]

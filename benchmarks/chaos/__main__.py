@@ -24,7 +24,7 @@ from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial
 from benchmarks.chaos.verdict import Verdict
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 @dataclass

@@ -18,7 +18,6 @@ from rich.console import Console
 from benchmarks.chaos import kills, report, subject
 from benchmarks.chaos.fault import Fault
 
-
 QUIET_SECONDS = 20.0  # a broken build may never come to rest, and that is a finding as well
 
 
@@ -38,7 +37,7 @@ BREAKS = {
         "counters/apply/applier.py",
         [
             ("return [placed for placed in window if placed.batch.uuid in new]", "return window"),
-            ("%s::bigint[], %s::bigint[], %s::text[])\"\"\"", "%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING\"\"\""),
+            ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
         ],
         [kills.CUT_OFF_AND_KILL_WORKER],
     ),
@@ -105,9 +104,12 @@ def main(name: str, seed: int, console: Console) -> int:
             outcome = run_trial(cluster, one.faults, seed=seed, minutes=0.1, count=2, quiet_seconds=QUIET_SECONDS)
         finally:
             subject.put_away(cluster, keep=False)
-    for finding in outcome.verdict.findings[:5]:
+    for name in ("increments acknowledged", "increments lost", "increments counted twice"):
+        console.print(f"  {outcome.verdict.figures.get(name, 0):>10,}  {name}", highlight=False)
+    findings = sorted(outcome.verdict.findings, key=lambda finding: ": counted " not in finding)
+    for finding in findings[:5]:
         console.print(f"  difference: {finding}", highlight=False, soft_wrap=True)
     caught = not outcome.verdict.exact
     seconds = time.monotonic() - began
-    console.print(f"verdict: {'caught' if caught else 'NOT CAUGHT'} in {seconds:.0f} s ({len(outcome.verdict.findings)} findings)")
+    console.print(f"verdict: {'caught' if caught else 'NOT CAUGHT'} in {seconds:.0f} s ({len(findings)} findings)")
     return 0 if caught else 1

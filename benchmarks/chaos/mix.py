@@ -50,8 +50,9 @@ class Mixer:
 
     def __init__(self, client: Client, names: Names, board: deque[Favour]) -> None:
         self.client, self.names, self.board, self.rng = client, names, board, client.rng
-        self.owned = [Owned(f"{names.prefix}own:{client.name}:{n}") for n in range(OWNED)]
-        self.edge = Owned(f"{names.prefix}edge:{client.name}")
+        short = client.name.removeprefix(names.prefix)
+        self.owned = [Owned(f"{names.prefix}own:{short}:{n}") for n in range(OWNED)]
+        self.edge = Owned(f"{names.prefix}edge:{short}")
         client.books.owned = {one.key: one for one in [*self.owned, self.edge]}
 
     def run(self, stop: threading.Event) -> None:

@@ -18,17 +18,15 @@ from benchmarks.chaos.verdict import Verdict
 INK, MUTED, GRID = "#1f2933", "#66737f", "#e3e7eb"
 WRITES, READS, BACKLOG = "#0b6e99", "#8a9ba8", "#c2571a"
 FAMILIES = {  # what a fault hits → (label, colour, marker)
-    "postgres": ("PostgreSQL, Patroni, etcd", "#7a3e9d", "v"),
+    "postgres": ("databases, etcd", "#7a3e9d", "v"),
     "redis": ("Redis", "#c0392b", "s"),
-    "worker": ("workers, beat, queue", "#2e7d32", "o"),
-    "front": ("API, nginx, Flower", "#0b6e99", "D"),
+    "worker": ("workers, queue", "#2e7d32", "o"),
+    "front": ("API, nginx", "#0b6e99", "D"),
 }
-_HITS = (("primary", "postgres"), ("replica", "postgres"), ("node", "postgres"), ("patroni", "postgres"), ("etcd", "postgres")) + (
-    ("redis", "redis"),
-    ("journal", "redis"),
-    ("worker", "worker"),
-    ("beat", "worker"),
-    ("queue", "worker"),
+_HITS = (
+    *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd")),
+    *((word, "redis") for word in ("redis", "journal")),
+    *((word, "worker") for word in ("worker", "beat", "queue")),
 )
 
 
@@ -51,14 +49,14 @@ def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, 
         for axes in (top, marks, bottom):
             for one in trial.struck:
                 if not one.skipped:
-                    axes.axvspan((one.at - trial.started) / 60, (one.whole_at - trial.started) / 60, color="#f1f3f5", lw=0, zorder=0)
+                    axes.axvspan((one.at - trial.started) / 60, (one.whole_at - trial.started) / 60, color="#f6f7f8", lw=0, zorder=0)
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.tick_params(length=0)
         bottom.set_xlabel("minutes")
         bottom.set_xlim(0, max(minutes, default=1))
-        figure.suptitle(title, x=0.065, y=0.975, ha="left", fontsize=13, fontweight="bold")
-        figure.text(0.065, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
-        figure.subplots_adjust(left=0.065, right=0.985, top=0.88, bottom=0.08)
+        figure.suptitle(title, x=0.085, y=0.975, ha="left", fontsize=13, fontweight="bold")
+        figure.text(0.085, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
+        figure.subplots_adjust(left=0.085, right=0.985, top=0.88, bottom=0.08)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, facecolor="white")
         plt.close(figure)
@@ -82,12 +80,12 @@ def _throughput(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample])
 
 def _faults(axes: Axes, trial: Trial) -> None:
     order = list(FAMILIES)
-    for row, (family, (label, colour, marker)) in enumerate(FAMILIES.items()):
+    for row, (family, (_, colour, marker)) in enumerate(FAMILIES.items()):
         at = [(one.at - trial.started) / 60 for one in trial.struck if not one.skipped and family_of(one.name) == family]
-        axes.scatter(at, [row] * len(at), s=26, color=colour, marker=marker, zorder=3, label=label, linewidths=0)
+        axes.axhline(row, color=GRID, lw=0.7, zorder=1)
+        axes.scatter(at, [row] * len(at), s=26, color=colour, marker=marker, zorder=3, linewidths=0)
     axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.set_yticks(range(len(order)), ["databases", "Redis", "workers", "front"])
-    axes.set_ylabel("faults")
+    axes.set_yticks(range(len(order)), [label for label, _, _ in FAMILIES.values()])
 
 
 def _backlog(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:

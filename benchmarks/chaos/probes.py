@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from benchmarks.chaos.client import Client
 from benchmarks.chaos.wire import NoAnswer, Wire
@@ -35,7 +36,7 @@ class Successes:
         touched = self.times[first:last]
         if len(touched) < 2:
             return end - start
-        return max(after - before for before, after in zip(touched, touched[1:], strict=False))
+        return max(after - before for before, after in pairwise(touched))
 
 
 @dataclass

@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def table(costs: Sequence[Cost]) -> Table:
-    """Faults × seconds."""
+    """What each fault cost."""
     shown = Table(title="Faults: seconds, median / most", title_justify="left")
-    shown.add_column("fault")
+    shown.add_column("fault", no_wrap=True)
     shown.add_column("count", justify="right")
     for name in ("until whole", "no write accepted", "no result", "no read"):
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", no_wrap=True)
     for cost in costs:
         count = f"{cost.count}" + (f" (+{cost.skipped} not possible)" if cost.skipped else "")
         pairs = [f"{middle:.2f} / {most:.2f}" for middle, most in (cost.recovery, cost.writes, cost.results, cost.reads)]

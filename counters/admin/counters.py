@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.admin.helpers import AdminForm
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
@@ -16,28 +16,20 @@ from django.urls import URLPattern, path, reverse
 
 from counters import reads, write_status
 from counters.admin import changes, listing
+from counters.admin.base import ViewsAdmin
 from counters.forms import ChangeForm, SearchForm, WriteForm
 from counters.intake import outcomes
 from counters.intake.journal import JournalUnavailable
 from counters.keys import KEY_RULE, is_key
 from counters.models import Counter
 from counters.write_id import WriteId
+from sharding import topology
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
-PAGE = 100
 
-
-class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Views of its own under the addresses, names and permissions of a model's, as no table stands behind it."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
-        """Never: every key can be opened and changed."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Counter | None = None) -> bool:  # noqa: ARG002
-        """Never: a reset is what there is."""
-        return False
+class CounterAdmin(ViewsAdmin):
+    """Every key can be opened and changed, so none is added; a reset is what there is instead of deleting."""
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Counter | None:  # noqa: ARG002
         """The counter as log entries name it; none if this is no key."""
@@ -50,9 +42,9 @@ class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Counters by prefix, page by page, or one by its key."""
-        self._check_view(request)
+        self.check_view(request)
         form = SearchForm({"match": "prefix", **request.GET.dict()})
-        context = self._context(request, "Select counter to view or change", {"form": form, **(extra_context or {})})
+        context = self.context(request, "Select counter to view or change", {"form": form, **(extra_context or {})})
         if form.is_valid():
             context |= self._found(request, form.cleaned_data)
         return TemplateResponse(request, "admin/counters/counter/list.html", context)
@@ -61,15 +53,14 @@ class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         text = asked["q"]
         try:
             exact = text and asked["match"] == "key"
-            page = listing.by_key(text) if exact else listing.by_prefix(text, after=asked["after"], limit=PAGE)
+            page = _by_key(text) if exact else _by_prefix(text, asked["after"])
         except NoTopology as error:
             self.message_user(request, f"Nothing can be read now: {error}.", messages.ERROR)
             return {}
-        if page.away:
-            names = ", ".join(map(str, page.away))
-            self.message_user(request, f"No server of shard {names} answers now: its counters are missing here.", messages.WARNING)
-        rows = [(counter, _address(counter.key)) for counter in page.counters]
-        following = urlencode({**asked, "after": page.counters[-1].key}) if page.more else ""
+        if page.trouble:
+            self.message_user(request, page.trouble, messages.WARNING)
+        rows = [(counter, _address(counter.key)) for counter in page.rows]
+        following = urlencode({**asked, "after": page.following}) if page.following else ""
         open_at = _address(text) if text and not page.away else ""
         return {"rows": rows, "following": following, "first": not asked["after"], "text": text, "open_at": open_at}
 
@@ -81,7 +72,7 @@ class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         extra_context: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> HttpResponse:
         """One counter, written or not, and what can be done to it."""
-        self._check_view(request)
+        self.check_view(request)
         key = unquote(object_id)
         if not is_key(key):
             self.message_user(request, f"This is not a key: a key has {KEY_RULE}.", messages.ERROR)
@@ -130,23 +121,30 @@ class CounterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "errors": form.errors if form else None,
         }
         title = "Change counter" if form else "View counter"
-        return TemplateResponse(request, "admin/counters/counter/change.html", self._context(request, title, context))
+        return TemplateResponse(request, "admin/counters/counter/change.html", self.context(request, title, context))
 
     def write_view(self, request: HttpRequest) -> HttpResponse:
         """What became of a write."""
-        self._check_view(request)
+        self.check_view(request)
         form = WriteForm(request.GET or None)
         context: dict[str, Any] = {"form": form}
         if form.is_valid():
             context |= _became(form.cleaned_data["id"])
-        return TemplateResponse(request, "admin/counters/counter/write.html", self._context(request, "Look up a write", context))
+        return TemplateResponse(request, "admin/counters/counter/write.html", self.context(request, "Look up a write", context))
 
-    def _check_view(self, request: HttpRequest) -> None:
-        if not self.has_view_or_change_permission(request):
-            raise PermissionDenied
 
-    def _context(self, request: HttpRequest, title: str, more: dict[str, Any]) -> dict[str, Any]:
-        return {**self.admin_site.each_context(request), "opts": self.opts, "title": title, **more}
+def _by_prefix(prefix: str, after: str) -> listing.Page[reads.Counter]:
+    """Written counters whose key starts with a prefix, from behind a key. Raises `NoTopology`."""
+
+    def look(shard: int, limit: int) -> list[reads.Counter]:
+        return reads.listing_of(shard, prefix, after=after, limit=limit)
+
+    return listing.page(sorted(set(topology.current().owners)), look, place=lambda counter: counter.key)
+
+
+def _by_key(key: str) -> listing.Page[reads.Counter]:
+    """One counter, written or not. Raises `NoTopology`."""
+    return listing.page([topology.current().shard_of(key)], lambda *_: [reads.get(key)], place=lambda counter: counter.key)
 
 
 def _address(key: str) -> str:

@@ -1,55 +1,67 @@
-"""A page of counters from all shards, for people: a shard that is away leaves its rows out instead of spoiling the page."""
+"""A page of rows from all shards, for people: a shard that is away leaves its rows out instead of spoiling the page.
+
+Rows have a *place* (a key, or a tuple) by which each shard gives them in order, and where the next page begins. A filter that no index
+serves is applied to as many rows of each shard as one page may look at; the next page goes on behind them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import merge
-from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import psycopg
-
-from counters import reads
-from counters.reads import Counter
-from sharding import topology
 from sharding.databases import ShardUnavailable
+
+PAGE = 100
+LOOK = 2000  # rows of a shard that one page looks at for a filter
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Counters in byte order of their keys. `more`: others follow. `away`: numbers of shards whose rows are missing."""
+class Page(Generic[Row]):
+    """`following` is the place that the next page begins behind, None if this is the last. `away`: shards whose rows are missing."""
 
-    counters: list[Counter]
-    more: bool
+    rows: list[Row]
+    following: Any
     away: list[int]
 
+    @property
+    def trouble(self) -> str:
+        """A sentence on what is missing, if anything."""
+        names = ", ".join(map(str, self.away))
+        return f"No server of shard {names} answers now: its rows are missing here." if names else ""
 
-def by_prefix(prefix: str, *, after: str, limit: int) -> Page:
-    """Up to `limit` written counters whose key starts with `prefix`, from behind the key `after`. Raises `NoTopology`."""
-    found: list[list[Counter]] = []
+
+def page(
+    shards: Iterable[int],
+    look: Callable[[int, int], list[Row]],
+    *,
+    place: Callable[[Row], Any],
+    wanted: Callable[[Row], bool] | None = None,
+    reverse: bool = False,
+) -> Page[Row]:
+    """Merge what `look(shard, limit)` gives in the order of `place` (falling if `reverse`), and keep what is `wanted`."""
+    limit = LOOK if wanted else PAGE + 1
+    found: list[list[Row]] = []
+    ends: list[Any] = []  # how far shards were looked at that may have more
     away: list[int] = []
-    for shard in sorted(set(topology.current().owners)):
+    for shard in shards:
         try:
-            found.append(_of_shard(shard, prefix, after, limit + 1))
+            rows = look(shard, limit)
         except ShardUnavailable:  # logged and counted by the breaker
             away.append(shard)
-    rows = list(islice(merge(*found), limit + 1))
-    return Page(rows[:limit], len(rows) > limit, away)
-
-
-def by_key(key: str) -> Page:
-    """One counter, written or not. Raises `NoTopology`."""
-    try:
-        return Page([reads.get(key)], more=False, away=[])
-    except ShardUnavailable as error:
-        return Page([], more=False, away=[error.shard])
-
-
-def _of_shard(shard: int, prefix: str, after: str, limit: int) -> list[Counter]:
-    last = prefix + "\x7f"  # behind every key with the prefix
-
-    def query(conn: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:
-        return conn.execute(reads.LIST, (after, prefix, last, limit)).fetchall()
-
-    rows, source = reads.ask(shard, query)
-    return [Counter(*row, source, shard) for row in rows]
+            continue
+        if len(rows) == limit:
+            ends.append(place(rows[-1]))
+        found.append([row for row in rows if wanted is None or wanted(row)])
+    end = (max if reverse else min)(ends, default=None)  # beyond it, some shard's rows are not known
+    known = [
+        row
+        for row in merge(*found, key=place, reverse=reverse)
+        if end is None or (place(row) >= end if reverse else place(row) <= end)
+    ]  # fmt: skip
+    if len(known) > PAGE:
+        return Page(known[:PAGE], place(known[PAGE - 1]), away)
+    return Page(known, end, away)

@@ -123,7 +123,7 @@ class Applier:
 
         After a while without any, the journal is looked at all the same: when Redis is full, no message can be sent.
         """
-        if self._waiting and self._failures:
+        if self._waiting:
             self._waiting += self._at_hand()
             return
         try:

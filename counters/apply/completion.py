@@ -47,7 +47,7 @@ class Completion:
         self.shard = shard
         self._commits: deque[_Commit] = deque()
         self._held = 0  # bytes
-        self._degraded = False
+        self._degraded: bool | None = None  # not known: the worker before this one may have left it so
 
     @property
     def pending(self) -> bool:
@@ -114,8 +114,13 @@ class Completion:
         COMPLETED.labels(self.shard).inc(sum(len(commit.ids) for commit in safe))
         UNREPLICATED.labels(self.shard).inc(sum(len(commit.ids) for commit in over))
         PENDING.labels(self.shard).set(sum(len(commit.ids) for commit in self._commits))
-        degraded = bool(over) or (self._degraded and not safe)
+        if over or safe:
+            self._tell_degraded(bool(over))
+
+    def _tell_degraded(self, degraded: bool) -> None:
         if degraded != self._degraded:
-            log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.shard)
+            journal.tell_degraded(self.shard, degraded)
+            if degraded or self._degraded:
+                log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.shard)
         self._degraded = degraded
         DEGRADED.labels(self.shard).set(degraded)

@@ -6,20 +6,23 @@ what a write needs is in the journal. Batches that cannot be decoded are kept be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import structlog
 from celery import current_app
+from celery.exceptions import QueueNotFound
 from celery.signals import task_failure, task_rejected, task_unknown
 from prometheus_client import Counter
 from redis.exceptions import RedisError
+from uuid_utils.compat import uuid7
 
 from counters.intake import journal
 
 DEAD = Counter("tally_dead_letters_total", "Messages that no task could take", ["reason"])
 KEY = "dead-letters"
+KINDS = ("unknown task", "not a task", "failed")
 MOST = 10_000  # more are counted and logged, not kept
 log = structlog.get_logger(__name__)
 
@@ -39,14 +42,19 @@ _letters = msgspec.msgpack.Decoder(DeadLetter)
 
 def keep(task: str, arguments: Any, queue: str, reason: str) -> None:
     """Keep a message; if Redis is away it is in the log only."""
-    DEAD.labels(reason.partition(":")[0]).inc()
+    DEAD.labels(kind_of(reason)).inc()
     log.error("dead_letter", task=task, arguments=repr(arguments)[:1000], queue=queue, reason=reason)
     try:
         if journal.client().hlen(KEY) < MOST:
             letter = DeadLetter(task, _text(arguments), queue, reason, journal.now())
-            journal.client().hset(KEY, uuid4().hex, msgspec.msgpack.encode(letter))
+            journal.client().hset(KEY, uuid7().hex, msgspec.msgpack.encode(letter))
     except RedisError as error:
         log.warning("dead_letter_unkept", error=str(error))
+
+
+def kind_of(reason: str) -> str:
+    """One of `KINDS`: the reason without its particulars."""
+    return reason.partition(":")[0]
 
 
 def _text(arguments: Any) -> str:
@@ -61,16 +69,30 @@ def letters() -> dict[str, DeadLetter]:
     return {id.decode(): _letters.decode(data) for id, data in journal.client().hgetall(KEY).items()}
 
 
+def ids() -> list[str]:
+    """Ids of all that is kept, the newest first. Raises `RedisError`."""
+    return sorted((id.decode() for id in journal.client().hkeys(KEY)), reverse=True)
+
+
+def get_many(ids: Sequence[str]) -> dict[str, DeadLetter]:
+    """Messages by id, in the order asked for; those that are gone are left out. Raises `RedisError`."""
+    found = journal.client().hmget(KEY, ids) if ids else []
+    return {id: _letters.decode(data) for id, data in zip(ids, found, strict=True) if data is not None}
+
+
 def retry(id: str) -> bool:
     """Send a message again; whether it was there and could be. Raises `RedisError`, kombu's `OperationalError`."""
-    letter = letters().get(id)
+    letter = get_many([id]).get(id)
     if letter is None:
         return False
     try:
         arguments, keywords = msgspec.json.decode(letter.arguments, type=tuple[list[Any], dict[str, Any]])
     except msgspec.DecodeError:
         return False
-    current_app.send_task(letter.task, arguments, keywords, queue=letter.queue)
+    try:
+        current_app.send_task(letter.task, arguments, keywords, queue=letter.queue, retry=False)
+    except QueueNotFound:
+        return False
     return discard(id)
 
 

@@ -66,6 +66,16 @@ class Poison(msgspec.Struct, array_like=True, frozen=True):
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A batch that was set aside, without its bytes: their number is `size`."""
+
+    id: UUID
+    position: int
+    reason: str
+    size: int
+
+
 _poison = msgspec.msgpack.Decoder(Poison)
 
 
@@ -90,6 +100,11 @@ def _script(name: str) -> str:
 @cache
 def _append() -> Any:
     return client().register_script(_script("append"))
+
+
+@cache
+def _set_aside_heads() -> Any:
+    return client().register_script(_script("set_aside"))
 
 
 def positions_key(shard: int) -> str:
@@ -178,6 +193,15 @@ def payloads(shard: int, ids: Sequence[UUID]) -> list[bytes | None]:
     return client().hmget(batches_key(shard), [id.bytes for id in ids]) if ids else []
 
 
+def sizes(shard: int, ids: Sequence[UUID]) -> list[int]:
+    """Bytes of batches, in the order asked for; 0 for one that is gone. Raises `RedisError`."""
+    with client().pipeline(transaction=False) as pipe:
+        for id in ids:
+            pipe.hstrlen(batches_key(shard), id.bytes)
+        lengths: list[int] = pipe.execute()
+    return lengths
+
+
 def position(shard: int, id: UUID) -> int | None:
     """Where a batch stands, or None if it is not in the journal. Raises `RedisError`."""
     score = client().zscore(positions_key(shard), id.bytes)
@@ -221,6 +245,19 @@ def pace(shard: int) -> float:
     return float(client().get(f"journal:{shard}:pace") or 0)
 
 
+def tell_degraded(shard: int, degraded: bool) -> None:
+    """The worker's word on whether batches left the journal that too few replicas have. Raises `RedisError`."""
+    if degraded:
+        client().set(f"journal:{shard}:degraded", "1")
+    else:
+        client().delete(f"journal:{shard}:degraded")
+
+
+def is_degraded(shard: int) -> bool:
+    """What the shard's worker said last, see `counters.apply.completion`. Raises `RedisError`."""
+    return bool(client().exists(f"journal:{shard}:degraded"))
+
+
 def set_aside(shard: int, entry: Entry, reason: str) -> None:
     """Take a batch that cannot be decoded or applied out of the way, and keep it with the reason. Raises `RedisError`."""
     data = payloads(shard, [entry.id])[0]
@@ -235,6 +272,24 @@ def set_aside(shard: int, entry: Entry, reason: str) -> None:
 def poison(shard: int) -> dict[UUID, Poison]:
     """What was set aside. Raises `RedisError`."""
     return {UUID(bytes=id): _poison.decode(data) for id, data in client().hgetall(poison_key(shard)).items()}
+
+
+def set_aside_count(shard: int) -> int:
+    """How many were set aside. Raises `RedisError`."""
+    return int(client().hlen(poison_key(shard)))
+
+
+def set_aside_ids(shard: int) -> list[UUID]:
+    """The ids of what was set aside, the newest first (ids of forwarded batches tell no time). Raises `RedisError`."""
+    return sorted((UUID(bytes=id) for id in client().hkeys(poison_key(shard))), reverse=True)
+
+
+def set_aside_batches(shard: int, ids: Sequence[UUID]) -> list[SetAside]:
+    """Batches that were set aside, without their bytes; those that are gone are left out. Raises `RedisError`."""
+    heads = _set_aside_heads()([poison_key(shard)], [id.bytes for id in ids]) if ids else []
+    return [
+        SetAside(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in zip(ids, heads, strict=True) if head
+    ]
 
 
 def retry(shard: int, id: UUID) -> int | None:

@@ -1,0 +1,141 @@
+"""Filters of the operators' pages, as forms over the query string; and the form that asks why something is discarded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from django import forms
+from django.conf import settings
+
+from counters.apply import dead_letters
+from counters.forms import WriteForm
+from counters.intake.outcomes import REASONS
+from counters.keys import KEY_RULE, is_key
+from counters.write_id import WriteId
+
+T = TypeVar("T")
+
+
+def _choice(anything: str, values: Iterable[Any], label: str) -> forms.ChoiceField:
+    choices = [("", anything), *((str(value), str(value)) for value in values)]
+    return forms.ChoiceField(required=False, choices=choices, label=label)
+
+
+def _shards() -> list[tuple[str, str]]:
+    return [("", "all"), *((str(shard), str(shard)) for shard in range(settings.TALLY.shard_count))]
+
+
+def _shard(label: str = "Shard") -> forms.ChoiceField:
+    return forms.ChoiceField(required=False, choices=_shards, label=label)
+
+
+def _text(label: str, size: int) -> forms.CharField:
+    return forms.CharField(required=False, strip=True, max_length=250, label=label, widget=forms.TextInput(attrs={"size": size}))
+
+
+class Filter(forms.Form):
+    """`after` is the place that the page begins behind, as JSON; one that cannot be read is the beginning."""
+
+    after = forms.CharField(required=False, max_length=600, widget=forms.HiddenInput)
+
+    def shards(self) -> list[int]:
+        """The shard asked for, or all."""
+        asked = self.cleaned_data.get("shard", "")
+        return [int(asked)] if asked else list(range(settings.TALLY.shard_count))
+
+    def place(self, kind: type[T]) -> T | None:
+        """Where the page begins, of a type that msgspec can check."""
+        try:
+            return msgspec.json.decode(self.cleaned_data["after"], type=kind)
+        except msgspec.DecodeError:
+            return None
+
+
+class JournalFilter(Filter):
+    """Entries by shard and state, or one batch."""
+
+    shard = _shard()
+    state = forms.ChoiceField(
+        required=False,
+        label="State",
+        choices=[
+            ("", "in the journal"),
+            ("queued", "queued"),
+            ("waiting", "applied, waiting for replicas"),
+            ("set aside", "set aside"),
+        ],
+    )
+    id = _text("Batch", 34)
+
+    def clean_id(self) -> UUID | None:
+        text = self.cleaned_data["id"]
+        try:
+            return UUID(hex=text) if text else None
+        except ValueError as error:
+            raise forms.ValidationError("The id of a batch has 32 hexadecimal digits.") from error
+
+
+class DeadLetterFilter(Filter):
+    """Messages by queue and by kind of reason."""
+
+    queue = _choice("all", (), "Queue")
+    kind = _choice("all", dead_letters.KINDS, "Reason")
+    id = _text("Id", 34)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        names = [queue.name for queue in settings.CELERY_TASK_QUEUES]
+        self.fields["queue"] = _choice("all", names, "Queue")
+
+
+class RejectedFilter(Filter):
+    """Rejected operations by shard, reason, key or its beginning, or of one write."""
+
+    shard = _shard()
+    reason = _choice("all", REASONS, "Reason")
+    match = forms.ChoiceField(required=False, label="Key", choices=[("", "starts with"), ("key", "is exactly")])
+    key = forms.CharField(required=False, strip=True, max_length=200, label="", widget=forms.TextInput(attrs={"size": 24}))
+    write = _text("Write id", 34)
+
+    def clean_key(self) -> str:
+        text: str = self.cleaned_data["key"]
+        if text and not is_key(text):
+            raise forms.ValidationError(f"A key has {KEY_RULE}.")
+        return text
+
+    def clean_write(self) -> WriteId | None:
+        text = self.cleaned_data["write"]
+        if not text:
+            return None
+        form = WriteForm({"id": text})
+        if not form.is_valid() or max(form.cleaned_data["id"].shards) >= settings.TALLY.shard_count:
+            raise forms.ValidationError("This is not an id that a write was answered with.")
+        write: WriteId = form.cleaned_data["id"]
+        return write
+
+
+class ForwardedFilter(Filter):
+    """Forwarded batches by the shard that they came from and went to."""
+
+    shard = _shard("From shard")
+    to = _shard("To shard")
+
+
+class ReasonForm(forms.Form):
+    """Why something is discarded: it is logged."""
+
+    reason = forms.CharField(
+        strip=True,
+        max_length=500,
+        label="Reason",
+        help_text="Why it may be forgotten; this is kept in the history and in the log.",
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 60, "class": "vLargeTextField"}),
+    )
+
+
+def encoded(place: Any) -> str:
+    """A place as `Filter.after` has it."""
+    return msgspec.json.encode(place).decode()

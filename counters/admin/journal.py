@@ -1,0 +1,62 @@
+"""The journal in the admin: how full it is, its entries, and the batches that were set aside, to be dispatched, retried, discarded."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest
+
+from counters.admin import listing
+from counters.admin.filters import Filter, JournalFilter
+from counters.admin.listing import Page
+from counters.admin.operations import Action, OperationsAdmin
+from counters.intake import contents, dispatch, journal
+from counters.intake.contents import Held
+
+BROKER_AWAY = "The broker did not take the message; the relay sends it again by itself."
+
+
+class JournalAdmin(OperationsAdmin):
+    """Entries the oldest first; what was set aside by its id."""
+
+    filters = JournalFilter
+    template = "admin/counters/operations/journal.html"
+
+    def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Held], dict[str, Any]]:
+        """Rows, and how full each shard's journal is."""
+        page = _page(form)
+        page = Page(contents.measured(page.rows), page.following, page.away)
+        silent = sorted({row.shard for row in page.rows if row.state == "unknown"})
+        if silent or (form.cleaned_data["state"] in {"queued", "waiting"} and (silent := _silent(form.shards()))):
+            text = f"No server of shard {', '.join(map(str, silent))} answers now: which of its entries are applied is not known."
+            self.message_user(request, text, messages.WARNING)
+        return page, {"summaries": [contents.summary(shard) for shard in range(settings.TALLY.shard_count)]}
+
+    def asking_for(self, id: str) -> dict[str, str]:
+        """By batch."""
+        shard, _, batch = id.partition("-")
+        return {"shard": shard, "id": batch}
+
+
+def _page(form: Filter) -> Page[Held]:
+    asked = form.cleaned_data
+    if asked["id"]:
+        return listing.page(form.shards(), lambda shard, _: contents.find(shard, asked["id"]), place=lambda row: row.shard)
+    if asked["state"] == "set aside":
+        before = form.place(tuple[UUID, int])
+        return listing.page(
+            form.shards(),
+            lambda shard, limit: contents.set_aside(shard, before=before, limit=limit),
+            place=lambda row: (row.batch, row.shard),
+            reverse=True,
+        )
+    after = form.place(tuple[int, int]) or (0, 0)
+    return listing.page(
+        form.shards(),
+        lambda shard, limit: contents.entries(shard, after=after, limit=limit),
+        place=lambda row: (row.position, row.shard),
+        wanted=(lambda row: row.state == asked["state"]) if asked["state"] else None,
+    )
