@@ -41,7 +41,7 @@ class RejectedPlace(NamedTuple):
 
     at: datetime = _END_OF_TIME
     batch: UUID = UUID(int=0)
-    index: int = 0
+    number: int = 0  # of the write in its batch
     key: str = ""
 
 
@@ -65,7 +65,7 @@ class Rejected(NamedTuple):
     @property
     def write(self) -> WriteId:
         """The write's part on this shard, as the look-up of writes knows it."""
-        return WriteId(self.place.batch, self.place.index, (self.shard,))
+        return WriteId(self.place.batch, self.place.number, (self.shard,))
 
 
 class Forwarded(NamedTuple):
@@ -91,7 +91,7 @@ def rejected_of(write: WriteId, shard: int, *, after: RejectedPlace, limit: int)
 
 def _rejected(shard: int, query: str, arguments: tuple[Any, ...]) -> list[Rejected]:
     rows, _ = reads.ask(shard, lambda conn: conn.execute(query, arguments).fetchall())
-    return [Rejected(RejectedPlace(*row[:4]), *row[4:], shard) for row in rows]
+    return [Rejected(RejectedPlace(*place), value, version, reason, shard) for *place, value, version, reason in rows]
 
 
 def _forwarded_to(shard: int, write: WriteId) -> list[UUID]:

@@ -97,5 +97,7 @@ def wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None = None)
             found = find(write)
             if found and found.outcomes:
                 return found.outcomes[0]
+            if found and found.status == "applied":  # its result was not asked for when it was accepted, and is not kept
+                return None
         pause = min(pause * 2, 1.0)
     return None

@@ -19,8 +19,10 @@ import pytest
 
 from replication import flush
 from sharding import databases
+from tests.browser import Browser
 from tests.cluster_plugin import MANAGE, ROOT, directory, read_env
 
+PASSWORD = "a-long-Password-7"
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
@@ -107,6 +109,40 @@ def client(cluster: Cluster) -> Iterator[httpx.Client]:
 def key() -> str:
     """A counter's key that no other test uses."""
     return f"test:{uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def browse(cluster: Cluster) -> Iterator[Callable[..., Browser]]:
+    """Makes browsers: of a superuser, or of staff who have certain permissions. Each comes from an address of its own."""
+    from django.contrib.auth import models  # noqa: PLC0415 - Django is not set up when this file is read
+
+    opened: list[Browser] = []
+    port = cluster.processes("api")[0]["port"]
+    users: list[models.User] = []
+
+    def browse(*permissions: str, superuser: bool = False, log_in: bool = True) -> Browser:
+        # Straight to an API process, where X-Real-IP is the test's to give: so one test's log-ins do not count for another.
+        last = uuid4().bytes
+        headers = {"X-Real-IP": f"10.{last[0]}.{last[1]}.{last[2]}", "Host": cluster.url.removeprefix("http://")}
+        browser = Browser(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, follow_redirects=True)
+        opened.append(browser)
+        if log_in:
+            user = models.User.objects.create_user(f"u{uuid4().hex}", password=PASSWORD, is_staff=True, is_superuser=superuser)
+            user.user_permissions.set(models.Permission.objects.filter(codename__in=permissions))
+            users.append(user)
+            browser.log_in(user.username)
+        return browser
+
+    yield browse
+    for browser in opened:
+        browser.close()
+    for user in users:
+        user.delete()
+
+
+@pytest.fixture(scope="module")
+def root(browse: Callable[..., Browser]) -> Browser:
+    return browse(superuser=True)
 
 
 def value_of(client: httpx.Client, key: str) -> int:

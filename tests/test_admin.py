@@ -3,77 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import unescape
 from typing import Any
 from uuid import uuid4
 
 import httpx
-import pytest
-from django.contrib.auth.models import Permission, User
 
 from counters.models import ApiKey
+from tests.browser import Browser, said
 from tests.conftest import Cluster, eventually, value_of
 
-PASSWORD = "a-long-Password-7"
-LOGIN = "/admin/login/"
 LIST = "/admin/counters/counter/"
-
-
-class Browser(httpx.Client):
-    """A client that logs in and sends forms as a page gave them."""
-
-    def log_in(self, name: str, password: str = PASSWORD) -> httpx.Response:
-        self.get(LOGIN)
-        return self.post(LOGIN, data={"username": name, "password": password, "csrfmiddlewaretoken": self.cookies["csrftoken"]})
-
-    def submit(self, address: str, page: httpx.Response | None = None, **fields: Any) -> httpx.Response:
-        """Post a form: the hidden fields of its page, and these."""
-        page = page or self.get(address)
-        hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
-        return self.post(address, data={**hidden, **{name: value for name, value in fields.items() if value is not None}})
 
 
 def address_of(key: str) -> str:
     quoted = "".join(f"_{ord(c):02X}" if c in ':/_#?;@&=+$,"[]<>%\n\\' else c for c in key)
     return f"{LIST}{quoted}/change/"
-
-
-def said(page: httpx.Response) -> str:
-    """The messages on a page."""
-    return unescape(" ".join(re.findall(r'<li class="(?:success|warning|error)">(.*?)</li>', page.text, re.DOTALL)))
-
-
-@pytest.fixture(scope="module")
-def browse(cluster: Cluster) -> Iterator[Callable[..., Browser]]:
-    """Makes browsers: of a superuser, or of staff who have certain permissions. Each comes from an address of its own."""
-    opened: list[Browser] = []
-    port = cluster.processes("api")[0]["port"]
-    users: list[User] = []
-
-    def browse(*permissions: str, superuser: bool = False, log_in: bool = True) -> Browser:
-        # Straight to an API process, where X-Real-IP is the test's to give: so one test's log-ins do not count for another.
-        last = uuid4().bytes
-        headers = {"X-Real-IP": f"10.{last[0]}.{last[1]}.{last[2]}", "Host": cluster.url.removeprefix("http://")}
-        browser = Browser(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, follow_redirects=True)
-        opened.append(browser)
-        if log_in:
-            user = User.objects.create_user(f"u{uuid4().hex}", password=PASSWORD, is_staff=True, is_superuser=superuser)
-            user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-            users.append(user)
-            browser.log_in(user.username)
-        return browser
-
-    yield browse
-    for browser in opened:
-        browser.close()
-    for user in users:
-        user.delete()
-
-
-@pytest.fixture(scope="module")
-def root(browse: Callable[..., Browser]) -> Browser:
-    return browse(superuser=True)
 
 
 def test_every_page_of_the_index_opens(root: Browser) -> None:

@@ -166,6 +166,7 @@ def test_a_command_stops_with_the_sentence() -> None:
         env={**environment, **LEAST, "TALLY_ENV_FILE": "/nowhere", "TALLY_LOG_LEVEL": "loud"},
         capture_output=True,
         text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "TALLY_LOG_LEVEL" in done.stderr

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
 from random import Random
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -79,7 +80,7 @@ class Reference:
         self._say(batch, index, step.key, row)
 
     def _say(self, batch: Batch, index: int, key: str, row: Row, reason: str | None = None) -> None:
-        status = "rejected" if reason else "applied"
+        status: Literal["applied", "rejected"] = "rejected" if reason else "applied"
         self.outcomes.append(Outcome(batch.id, index, key, status, row.value, row.version, reason))
 
 

@@ -253,3 +253,15 @@ def test_revoked_key_is_refused(cluster: Cluster, key: str) -> None:
 
 def test_unknown_write(client: httpx.Client) -> None:
     assert client.get(f"/v1/writes/{uuid4().hex}-0-0").status_code == 404
+
+
+def test_a_repeat_does_not_wait_for_a_result_that_nobody_kept(client: httpx.Client, key: str) -> None:
+    """The first request did not ask for the result, so the repeat is told at once that there is none to come."""
+    headers = {"Idempotency-Key": uuid4().hex}
+    first = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=headers).raise_for_status().json()
+    settled(client, first["id"])
+    answer = client.post(f"/v1/counters/{key}/increments?wait=30", json={"delta": 1}, headers=headers)
+    assert answer.json()["id"] == first["id"]
+    assert answer.status_code == 202
+    assert answer.elapsed.total_seconds() < 20
+    assert value_of(client, key) == 1

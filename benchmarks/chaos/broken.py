@@ -69,7 +69,7 @@ _EARLY = """    for write, write_id in zip(writes, ids, strict=True):
 def copy_of_the_tree(target: Path) -> None:
     """All that git knows or would add."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=report.ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    names = subprocess.run(command, cwd=report.ROOT, check=True, capture_output=True, text=True).stdout.split("\0")  # noqa: S603
     for name in filter(None, names):
         if (report.ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,8 +104,8 @@ def main(name: str, seed: int, console: Console) -> int:
             outcome = run_trial(cluster, one.faults, seed=seed, minutes=0.1, count=2, quiet_seconds=QUIET_SECONDS)
         finally:
             subject.put_away(cluster, keep=False)
-    for name in ("increments acknowledged", "increments lost", "increments counted twice"):
-        console.print(f"  {outcome.verdict.figures.get(name, 0):>10,}  {name}", highlight=False)
+    for figure in ("increments acknowledged", "increments lost", "increments counted twice"):
+        console.print(f"  {outcome.verdict.figures.get(figure, 0):>10,}  {figure}", highlight=False)
     findings = sorted(outcome.verdict.findings, key=lambda finding: ": counted " not in finding)
     for finding in findings[:5]:
         console.print(f"  difference: {finding}", highlight=False, soft_wrap=True)

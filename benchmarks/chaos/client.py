@@ -113,7 +113,7 @@ class Client:
         self._check_value(owned, answer, owned.value + delta, {200})
         owned.changed(owned.value + delta, answer.json.get("version"))
 
-    def set(self, owned: Owned, value: int) -> None:
+    def put(self, owned: Owned, value: int) -> None:
         """Give an owned key a value, or reset it (0): whatever was acknowledged before is void."""
         path = f"/v1/counters/{owned.key}"
         if value:

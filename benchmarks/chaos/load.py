@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from benchmarks.chaos.books import Books, Favour
+from benchmarks.chaos.chance import stream
 from benchmarks.chaos.client import PATIENCE_SECONDS, Client
 from benchmarks.chaos.mix import Mixer, Names
 from benchmarks.chaos.probes import Epoch, Pulse, Reader, Successes, Waiter, guarded
@@ -33,12 +33,12 @@ class Load:
         self.pulse = Pulse(self._client("pulse"), f"{prefix}pulse")
         by_shard = self._keys_by_shard()
         self.waiters = [Waiter(self._client(f"waiter{shard}"), keys[0]) for shard, keys in enumerate(by_shard)]
-        self.readers = [Reader(subject.wire(), keys[1:], self.epoch, random.Random(f"{seed}/r{n}")) for n, keys in enumerate(by_shard)]
+        self.readers = [Reader(subject.wire(), keys[1:], self.epoch, stream(seed, f"reader{n}")) for n, keys in enumerate(by_shard)]
         self.sampler = Sampler(subject.journal, len(by_shard), self.accepted, self.read)
         self._threads: list[threading.Thread] = []
 
     def _client(self, name: str) -> Client:
-        client = Client(f"{self._prefix}{name}", self._subject.wire(), random.Random(f"{self._seed}/{name}"))
+        client = Client(f"{self._prefix}{name}", self._subject.wire(), stream(self._seed, name))
         self.clients.append(client)
         return client
 
@@ -81,8 +81,9 @@ class Load:
 
     def start(self) -> None:
         """Start all threads."""
-        runs: list[Callable[[threading.Event], None]] = [one.run for one in (*self.mixers, self.pulse, *self.waiters, *self.readers)]
-        for run in (*runs, self.sampler.run):
+        runs: list[Callable[[threading.Event], None]] = [self.pulse.run, self.sampler.run]
+        runs += [mixer.run for mixer in self.mixers] + [waiter.run for waiter in self.waiters] + [reader.run for reader in self.readers]
+        for run in runs:
             thread = threading.Thread(target=guarded(run, self._stop, self.failures), daemon=True)
             self._threads.append(thread)
             thread.start()

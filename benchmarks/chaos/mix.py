@@ -85,10 +85,11 @@ class Mixer:
 
     def _bulk(self) -> None:
         keys = self.names.zipf(self.rng, self.rng.randint(*BULK))
-        items = [{"key": key, "delta": 1 + (n & 1)} for n, key in enumerate(keys)]
+        pairs = [(key, 1 + (n & 1)) for n, key in enumerate(keys)]
+        items = [{"key": key, "delta": delta} for key, delta in pairs]
         deltas: dict[str, int] = {}
-        for item in items:
-            deltas[str(item["key"])] = deltas.get(str(item["key"]), 0) + int(item["delta"])
+        for key, delta in pairs:
+            deltas[key] = deltas.get(key, 0) + delta
         if self.rng.random() < 0.5:
             self.client.bulk(deltas, json.dumps({"increments": items}).encode(), JSON)
         else:
@@ -98,7 +99,7 @@ class Mixer:
         owned = self.rng.choice(self.owned)
         if owned.lent:
             if all(favour.done for favour in owned.favours):
-                self.client.set(owned, self.rng.randint(0, 10**6))
+                self.client.put(owned, self.rng.randint(0, 10**6))
             return
         match self.rng.choices(list(_OWN_SHARES), weights=list(_OWN_SHARES.values()))[0]:
             case "increment":
@@ -106,9 +107,9 @@ class Mixer:
             case "waited":
                 self.client.own_increment(owned, self.rng.randint(1, 9), wait=True)
             case "set":
-                self.client.set(owned, self.rng.randint(1, 10**6))
+                self.client.put(owned, self.rng.randint(1, 10**6))
             case "reset":
-                self.client.set(owned, 0)
+                self.client.put(owned, 0)
             case "cas":
                 self.client.compare_and_set(owned, self.rng.randint(1, 10**6))
             case "lend":
@@ -120,7 +121,7 @@ class Mixer:
     def _overflow(self) -> None:
         """Increments of a key at the edge of its range: only positive ones, so that folding them cannot make a rejected one fit."""
         if self.edge.value < MAX_VALUE - 1000 or self.rng.random() < 0.1:
-            self.client.set(self.edge, MAX_VALUE - 100)
+            self.client.put(self.edge, MAX_VALUE - 100)
         else:
             self.client.own_increment(self.edge, self.rng.randint(20, 60), wait=self.rng.random() < 0.5)
 

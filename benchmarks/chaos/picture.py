@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -37,8 +38,15 @@ def family_of(name: str) -> str:
 
 def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, title: str) -> None:
     """Write the picture."""
-    style = {"font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": GRID, "text.color": INK, "axes.labelcolor": MUTED}
-    with mpl.rc_context({**style, "xtick.color": MUTED, "ytick.color": MUTED}):
+    style: dict[str, Any] = {
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "axes.edgecolor": GRID,
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+    }
+    style |= {"xtick.color": MUTED, "ytick.color": MUTED}
+    with mpl.rc_context(style):
         figure, (top, marks, bottom) = plt.subplots(
             3, 1, sharex=True, figsize=(11, 6.2), height_ratios=(5, 1.5, 3), gridspec_kw={"hspace": 0.08}
         )

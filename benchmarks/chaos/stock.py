@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.chaos import kills, stock_app
+from benchmarks.chaos.chance import stream
 from benchmarks.chaos.report import ROOT
 from benchmarks.chaos.subject import Subject
 from cluster import programs
@@ -47,9 +48,9 @@ def compare(subject: Subject, *, times: int, seed: int, console: Console) -> dic
             user=conn.info.user,
             password=subject.env["TALLY_DATABASE_PASSWORD"],
         )
-        environment = {**os.environ, "CHAOS_STOCK_BROKER": broker, "CHAOS_STOCK_DATABASE": database}
+        environment = {**os.environ, stock_app.BROKER: broker, stock_app.DATABASE: database}
         try:
-            sent = _killed(environment, broker, Path(directory) / "worker.log", times, seed, console)
+            sent = _killed(environment, Path(directory) / "worker.log", times, seed, console)
             counted = [count for (count,) in conn.execute("SELECT count(*) FROM chaos_stock_seen GROUP BY write")]
             total = conn.execute("SELECT sum(n)::bigint FROM chaos_stock").fetchone()
         finally:
@@ -63,10 +64,11 @@ def compare(subject: Subject, *, times: int, seed: int, console: Console) -> dic
     }
 
 
-def _killed(environment: dict[str, str], broker: str, log: Path, times: int, seed: int, console: Console) -> int:  # noqa: PLR0913
+def _killed(environment: dict[str, str], log: Path, times: int, seed: int, console: Console) -> int:
     """Writes under kills, and a worker that is left alone at the end; how many writes the broker took."""
-    rng, stop, sent = random.Random(f"{seed}/stock"), threading.Event(), [0]
-    writer = threading.Thread(target=_write, args=(broker, stop, sent, random.Random(f"{seed}/stock-keys")), daemon=True)
+    broker = environment[stock_app.BROKER]
+    rng, stop, sent = stream(seed, "stock"), threading.Event(), [0]
+    writer = threading.Thread(target=_write, args=(broker, stop, sent, stream(seed, "stock-keys")), daemon=True)
     writer.start()
     try:
         for _ in track(range(times), description="stock Celery: kills", console=console, transient=True):
@@ -83,7 +85,7 @@ def _killed(environment: dict[str, str], broker: str, log: Path, times: int, see
 
 def _write(broker: str, stop: threading.Event, sent: list[int], rng: random.Random) -> None:
     app = stock_app.app
-    app.conf.broker_url = broker
+    app.conf.update(broker_url=broker)
     while not stop.is_set():
         with contextlib.suppress(OperationalError, OSError):
             app.send_task("stock.add", (f"key:{rng.randrange(KEYS)}", sent[0]), retry=False)
@@ -97,7 +99,9 @@ def _worker(environment: dict[str, str], log: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "celery", "-A", "benchmarks.chaos.stock_app", "worker", "-c", "2", "-l", "INFO"]
     with log.open("ab") as output:
         before = log.stat().st_size
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(  # noqa: S603
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + 30
         while b"succeeded" not in log.read_bytes()[before:] and time.monotonic() < deadline:
@@ -124,7 +128,7 @@ def _redis(directory: Path) -> Iterator[str]:
     """A Redis of its own, with AOF; it is never killed. Its URL."""
     port = next(port for port in range(random_start(), 30000) if port_is_free(port))
     command = [str(programs.find().redis), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes"]
-    process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)  # noqa: S603
     url = f"redis://127.0.0.1:{port}/0"
     try:
         redis: Any = Redis.from_url(url)

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from celery import Celery
 
+BROKER, DATABASE = "CHAOS_STOCK_BROKER", "CHAOS_STOCK_DATABASE"  # variables of the environment
 TABLES = """
 DROP TABLE IF EXISTS chaos_stock, chaos_stock_seen;
 CREATE TABLE chaos_stock (key text PRIMARY KEY, n bigint NOT NULL);
@@ -21,7 +22,7 @@ ADD = "UPDATE chaos_stock SET n = n + 1 WHERE key = %s"
 SEEN = "INSERT INTO chaos_stock_seen (write) VALUES (%s)"
 VISIBILITY_SECONDS = 5  # Celery's default is an hour: until then nothing is delivered again at all
 
-app = Celery("stock", broker=os.environ.get("CHAOS_STOCK_BROKER", "memory://"))
+app = Celery("stock", broker=os.environ.get(BROKER, "memory://"))
 app.conf.update(
     task_acks_late=True,
     task_ignore_result=True,
@@ -32,7 +33,7 @@ app.conf.update(
 
 @cache
 def _connection() -> psycopg.Connection[Any]:
-    return psycopg.connect(os.environ["CHAOS_STOCK_DATABASE"], autocommit=True)
+    return psycopg.connect(os.environ[DATABASE], autocommit=True)
 
 
 @app.task(name="stock.add")

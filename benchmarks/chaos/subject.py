@@ -33,7 +33,7 @@ class Subject:
         self.directory = Directory(directory)
         self.project = project
         lines = (directory / "env").read_text().splitlines()
-        self.env = dict(line.partition("=")[::2] for line in lines if line and not line.startswith("#"))
+        self.env: dict[str, str] = dict(line.partition("=")[::2] for line in lines if line and not line.startswith("#"))
         self.key = (directory / "api-key").read_text().strip()
         self.url = str(self.status().url)
         self.shards: list[dict[str, Any]] = json.loads(self.env["TALLY_SHARDS"])
@@ -110,8 +110,8 @@ class Subject:
                     return "health"
             for shard in range(len(self.shards)):
                 with self.database(shard) as conn:
-                    row = conn.execute(STREAMING).fetchone()
-                    if row is None or row[0] < self.replicas(shard):
+                    streaming = conn.execute(STREAMING).fetchall()[0][0]
+                    if streaming < self.replicas(shard):
                         return f"replica of shard {shard}"
         except NoAnswer:
             return "nginx"
@@ -151,4 +151,4 @@ def put_away(subject: Subject, *, keep: bool) -> None:
 def _manage(project: Path, *arguments: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
     command = [sys.executable, str(project / "manage.py"), *arguments]
-    subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True, timeout=300)
+    subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True, timeout=300)  # noqa: S603

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.chaos.chance import stream
 from benchmarks.chaos.fault import Fault, NotPossible, Scene, deck
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.probes import Successes
@@ -58,11 +58,11 @@ class Trial:
     struck: list[Struck]
 
 
-def run(
+def run(  # noqa: PLR0913
     subject: Subject, load: Load, faults: Sequence[Fault], seed: int, *, minutes: float, count: int, tell: Callable[[str, int], None]
 ) -> Trial:
     """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is done and how many."""
-    rng = random.Random(f"{seed}/faults")
+    rng = stream(seed, "faults")
     scene = Scene(subject, rng, load.sampler, load.epoch)
     started = time.monotonic()
     load.start()

@@ -159,8 +159,8 @@ def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> No
     for entry in (entry for one in load.books for entry in one.entries):
         batch, _, rest = entry.id.partition("-")
         if " " not in entry.id:
-            for shard in rest.partition("-")[2].split("."):
-                batches[int(shard)][UUID(hex=batch)] = entry
+            for number in rest.partition("-")[2].split("."):
+                batches[int(number)][UUID(hex=batch)] = entry
     for shard, entries in batches.items():
         ids = list(entries)
         found: set[UUID] = set()

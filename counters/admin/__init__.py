@@ -1,14 +1,22 @@
-"""The admin: counters across the shards, writes by id, API keys, users. What it changes in a counter goes through `counters.intake`."""
+"""The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters, rejected operations and
+forwarded batches. What it changes in a counter goes through `counters.intake`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey
 
+from counters import models
 from counters.admin.api_keys import ApiKeyAdmin
+from counters.admin.books import ForwardedBatchAdmin, RejectedOperationAdmin
 from counters.admin.counters import CounterAdmin
-from counters.models import ApiKey, Counter
+from counters.admin.dead_letters import DeadLetterAdmin
+from counters.admin.journal import JournalAdmin
 
 admin.site.site_title = admin.site.site_header = "Tally"
 admin.site.index_title = "Administration"
 admin.site.unregister(APIKey)  # the library's own model, which has no scopes
-admin.site.register(ApiKey, ApiKeyAdmin)
-admin.site.register(Counter, CounterAdmin)
+admin.site.register(models.ApiKey, ApiKeyAdmin)
+admin.site.register(models.Counter, CounterAdmin)
+admin.site.register(models.JournalEntry, JournalAdmin)
+admin.site.register(models.DeadLetter, DeadLetterAdmin)
+admin.site.register(models.RejectedOperation, RejectedOperationAdmin)
+admin.site.register(models.ForwardedBatch, ForwardedBatchAdmin)

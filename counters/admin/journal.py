@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
@@ -19,18 +19,56 @@ from counters.intake.contents import Held
 BROKER_AWAY = "The broker did not take the message; the relay sends it again by itself."
 
 
+def _named(id: str) -> tuple[int, UUID] | None:
+    """The shard and the batch that a row's name means."""
+    shard, _, batch = id.partition("-")
+    try:
+        named = int(shard), UUID(hex=batch)
+    except ValueError:
+        return None
+    return named if 0 <= named[0] < settings.TALLY.shard_count else None
+
+
+def _again(id: str) -> str:
+    named = _named(id)
+    position = journal.position(*named) if named else None
+    if not named or position is None:
+        return f"{id} is not in the journal (any more): it was applied and replicated, or set aside."
+    return "" if dispatch.send(*named, position, again=True) else BROKER_AWAY
+
+
+def _retry(id: str) -> str:
+    named = _named(id)
+    position = journal.retry(*named) if named else None
+    if not named or position is None:
+        return f"{id} is not set aside (any more)."
+    dispatch.send(*named, position, again=True)  # if the broker is away, the relay does it
+    return ""
+
+
+def _discard(id: str) -> str:
+    named = _named(id)
+    return "" if named and journal.discard(*named) else f"{id} is not set aside (any more)."
+
+
 class JournalAdmin(OperationsAdmin):
     """Entries the oldest first; what was set aside by its id."""
 
     filters = JournalFilter
     template = "admin/counters/operations/journal.html"
+    things: ClassVar[dict[str, Action]] = {
+        "again": Action("Dispatch again", "Dispatched again", _again),
+        "retry": Action("Retry (set aside)", "Put back into the journal", _retry),
+        "discard": Action(
+            "Discard (set aside)", "Discarded", _discard, asks="Discard these batches for ever? Their increments are not counted then."
+        ),
+    }
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Held], dict[str, Any]]:
         """Rows, and how full each shard's journal is."""
         page = _page(form)
         page = Page(contents.measured(page.rows), page.following, page.away)
-        silent = sorted({row.shard for row in page.rows if row.state == "unknown"})
-        if silent or (form.cleaned_data["state"] in {"queued", "waiting"} and (silent := _silent(form.shards()))):
+        if silent := sorted({row.shard for row in page.rows if row.state == "unknown"}):
             text = f"No server of shard {', '.join(map(str, silent))} answers now: which of its entries are applied is not known."
             self.message_user(request, text, messages.WARNING)
         return page, {"summaries": [contents.summary(shard) for shard in range(settings.TALLY.shard_count)]}
@@ -58,5 +96,5 @@ def _page(form: Filter) -> Page[Held]:
         form.shards(),
         lambda shard, limit: contents.entries(shard, after=after, limit=limit),
         place=lambda row: (row.position, row.shard),
-        wanted=(lambda row: row.state == asked["state"]) if asked["state"] else None,
+        wanted=(lambda row: row.state in {asked["state"], "unknown"}) if asked["state"] else None,
     )

@@ -48,7 +48,7 @@ class OperationsAdmin(ViewsAdmin):
 
     filters: ClassVar[type[Filter]]
     template: ClassVar[str]
-    things: ClassVar[dict[str, Action]] = {}
+    things: ClassVar[dict[str, Action]] = {}  # actions by name; `ModelAdmin.actions` is for querysets
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:  # noqa: ARG002
         """What log entries name, gone or not."""

@@ -287,9 +287,7 @@ def set_aside_ids(shard: int) -> list[UUID]:
 def set_aside_batches(shard: int, ids: Sequence[UUID]) -> list[SetAside]:
     """Batches that were set aside, without their bytes; those that are gone are left out. Raises `RedisError`."""
     heads = _set_aside_heads()([poison_key(shard)], [id.bytes for id in ids]) if ids else []
-    return [
-        SetAside(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in zip(ids, heads, strict=True) if head
-    ]
+    return [SetAside(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in zip(ids, heads, strict=True) if head]
 
 
 def retry(shard: int, id: UUID) -> int | None:

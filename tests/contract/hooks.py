@@ -24,7 +24,7 @@ def as_ndjson(_context: schemathesis.SerializationContext, value: Any) -> bytes:
 
 
 @schemathesis.hook
-def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _options: dict[str, Any]) -> None:
+def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any], _options: dict[str, Any]) -> None:
     """Mend what is meant to be good data.
 
     1.0 is an integer to JSON Schema and none to this API, which takes no floats. And schemathesis 4.32 reads a header's `"0"` as JSON.
