@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+PASSWORD = "a-long-Password-7"
 LOGIN = "/admin/login/"
 
 

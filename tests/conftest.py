@@ -19,10 +19,9 @@ import pytest
 
 from replication import flush
 from sharding import databases
-from tests.browser import Browser
+from tests.browser import PASSWORD, Browser
 from tests.cluster_plugin import MANAGE, ROOT, directory, read_env
 
-PASSWORD = "a-long-Password-7"
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

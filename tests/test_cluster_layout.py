@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -241,10 +242,11 @@ def test_postgres_listens_on_loopback_alone_with_scram(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"host \S+ \w+ 127\.0\.0\.1/32 scram-sha-256", rule) for rule in config["pg_hba"])
 
 
-def patroni(tmp_path: Path) -> dict:
+def patroni(tmp_path: Path) -> dict[str, Any]:
     wanted = with_ports(Layout())
-    options = {"shard": 1, "node": 2, "bin_dir": Path("/p/pg/bin"), "lz4": False}
-    return yaml.safe_load(configs.patroni(wanted, Directory(tmp_path), SECRETS, **options))
+    text = configs.patroni(wanted, Directory(tmp_path), SECRETS, shard=1, node=2, bin_dir=Path("/p/pg/bin"), lz4=False)
+    parsed: dict[str, Any] = yaml.safe_load(text)
+    return parsed
 
 
 def test_journal_is_durable_and_cache_is_not(tmp_path: Path) -> None:

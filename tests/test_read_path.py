@@ -63,9 +63,12 @@ def test_listing_pages_across_shards(client: httpx.Client, key: str) -> None:
     client.post("/v1/increments", json={"increments": [{"key": one, "delta": 1} for one in keys]}).raise_for_status()
 
     def walk() -> list[str]:
-        found, cursor = [], None
+        found: list[str] = []
+        cursor: str | None = None
         while True:
-            params = {"prefix": f"{key}:", "limit": 10} | ({"cursor": cursor} if cursor else {})
+            params: dict[str, str | int] = {"prefix": f"{key}:", "limit": 10}
+            if cursor:
+                params["cursor"] = cursor
             page = client.get("/v1/counters", params=params).raise_for_status().json()
             assert len(page["results"]) <= 10
             found += [one["key"] for one in page["results"]]

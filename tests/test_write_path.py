@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -35,7 +36,8 @@ def status_of(client: httpx.Client, write: str) -> dict[str, Any]:
 
 def settled(client: httpx.Client, write: str) -> dict[str, Any]:
     """The status of a write once it is no longer queued."""
-    return eventually(lambda: (found := status_of(client, write))["status"] != "queued" and found)
+    found: dict[str, Any] = eventually(lambda: (one := status_of(client, write))["status"] != "queued" and one)
+    return found
 
 
 def test_increment_is_queued_then_applied(client: httpx.Client, key: str) -> None:
@@ -169,13 +171,14 @@ def test_idempotency_key_in_one_flush(client: httpx.Client, key: str) -> None:
 @pytest.mark.parametrize("call", ["wait", "put", "delete", "bulk", "cas"])
 def test_idempotency_key_on_every_write(client: httpx.Client, key: str, call: str) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
-    send = {
+    calls: dict[str, Callable[[], httpx.Response]] = {
         "wait": lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}, headers=headers),
         "put": lambda: client.put(f"/v1/counters/{key}", json={"value": 9}, headers=headers),
         "delete": lambda: client.delete(f"/v1/counters/{key}", headers=headers),
         "bulk": lambda: client.post("/v1/increments", json={"increments": [{"key": key, "delta": 1}]}, headers=headers),
         "cas": lambda: client.put(f"/v1/counters/{key}", json={"value": 1}, headers={**headers, "If-Match": '"77"'}),
-    }[call]
+    }
+    send = calls[call]
     first = send()
     increment(client, key, 100, wait=30)
     value = value_of(client, key)

@@ -15,16 +15,18 @@ import psycopg
 from benchmarks.chaos.fault import Fault, NotPossible, Scene
 from benchmarks.chaos.freezes import frozen, titled
 from benchmarks.chaos.subject import family
+from cluster import processes
 
+GONE_SECONDS = 3.0
 RESTART_SECONDS = 6.0  # that a killed worker needs to be at work again
 LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni's ttl is 20
 
 
 def kill(victims: Iterable[psutil.Process]) -> None:
-    """SIGKILL each that is still there."""
-    for process in victims:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
+    """SIGKILL each that is still there, and see that it is gone: a process takes a moment to die, and would still look well."""
+    victims = list(victims)
+    processes.send(victims, signal.SIGKILL)
+    processes.wait(victims, GONE_SECONDS)
 
 
 def _some(scene: Scene, role: str) -> dict[str, Any]:

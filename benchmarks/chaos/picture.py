@@ -46,7 +46,7 @@ def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, 
         "axes.labelcolor": MUTED,
     }
     style |= {"xtick.color": MUTED, "ytick.color": MUTED}
-    with mpl.rc_context(style):
+    with mpl.rc_context(style):  # type: ignore[arg-type]
         figure, (top, marks, bottom) = plt.subplots(
             3, 1, sharex=True, figsize=(11, 6.2), height_ratios=(5, 1.5, 3), gridspec_kw={"hspace": 0.08}
         )

@@ -15,7 +15,7 @@ from counters.admin.operations import Action, OperationsAdmin
 from counters.apply import dead_letters
 from counters.apply.dead_letters import DeadLetter
 
-SHOWN = 500  # characters of the arguments
+SHOWN = 200  # characters of the arguments
 
 
 @dataclass(frozen=True, slots=True)

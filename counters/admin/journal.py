@@ -58,9 +58,9 @@ class JournalAdmin(OperationsAdmin):
     template = "admin/counters/operations/journal.html"
     things: ClassVar[dict[str, Action]] = {
         "again": Action("Dispatch again", "Dispatched again", _again),
-        "retry": Action("Retry (set aside)", "Put back into the journal", _retry),
+        "retry": Action("Retry what was set aside", "Put back into the journal", _retry),
         "discard": Action(
-            "Discard (set aside)", "Discarded", _discard, asks="Discard these batches for ever? Their increments are not counted then."
+            "Discard what was set aside", "Discarded", _discard, asks="Discard these batches for ever? Their increments are not counted then."
         ),
     }
 

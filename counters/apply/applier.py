@@ -91,6 +91,7 @@ class Applier:
         self._cursor = 0
         self._most = 64
         self._failures = 0
+        self._unfit = ""
         self._completion = Completion(shard)
         Thread(target=self._run, name=f"applier-{shard}", daemon=True).start()
 
@@ -111,7 +112,7 @@ class Applier:
                 self._work()
                 self._failures = 0
             except (psycopg.DataError, ValueError) as error:
-                self._isolate(error)
+                self._unfit = str(error).strip()
             except (psycopg.Error, RedisError, journal.JournalUnavailable, topology.WrongShard) as error:
                 self._recover(error)
             except Exception as error:  # a bug: the shard stands still, visibly, but nothing is lost
@@ -143,6 +144,8 @@ class Applier:
 
     def _work(self) -> None:
         conn = self._connection()
+        if self._unfit:
+            self._isolate()
         for request in self._waiting:
             if request.again and not self._completion.knows(request.again):
                 self._cursor = min(self._cursor, request.position - 1)
@@ -178,14 +181,15 @@ class Applier:
         if not self._waiting:
             self.wake()  # what was pending is looked at again even if no request ever comes
 
-    def _isolate(self, error: Exception) -> None:
-        """Something in the window is unfit for PostgreSQL: take batches singly, and set aside the one that fails alone."""
+    def _isolate(self) -> None:
+        """Something in the window was unfit for PostgreSQL: take batches singly, and set aside the one that fails alone."""
         if self._most > 1:
-            log.warning("apply_singly", shard=self.shard, error=str(error).strip())
+            log.warning("apply_singly", shard=self.shard, error=self._unfit)
             self._most = 1
-            return
-        for entry in journal.entries(self.shard, after=self._cursor, limit=1):
-            self._set_aside(entry, str(error).strip())
+        else:
+            for entry in journal.entries(self.shard, after=self._cursor, limit=1):
+                self._set_aside(entry, self._unfit)
+        self._unfit = ""
 
     def _apply_window(self, conn: psycopg.Connection[Any]) -> bool:
         """One transaction over the next batches of the journal; whether there were any."""
@@ -253,7 +257,9 @@ class Applier:
                 with conn.transaction():
                     written = self._write(conn, result)
             except psycopg.errors.NumericValueOutOfRange:
-                read |= self._overflowing(conn, result)
+                if not (more := self._overflowing(conn, result)):
+                    raise
+                read |= more
             else:
                 break
         self._keep_books(conn, fresh, result)
