@@ -24,6 +24,7 @@ FAMILIES = {  # what a fault hits → (label, colour, marker)
     "worker": ("workers, queue", "#2e7d32", "o"),
     "front": ("API, nginx", "#0b6e99", "D"),
 }
+ROOM = 1.25  # above the curves, for the legend
 _HITS = (
     *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd")),
     *((word, "redis") for word in ("redis", "journal")),
@@ -62,9 +63,9 @@ def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, 
             axes.tick_params(length=0)
         bottom.set_xlabel("minutes")
         bottom.set_xlim(0, max(minutes, default=1))
-        figure.suptitle(title, x=0.085, y=0.975, ha="left", fontsize=13, fontweight="bold")
-        figure.text(0.085, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
-        figure.subplots_adjust(left=0.085, right=0.985, top=0.88, bottom=0.08)
+        figure.suptitle(title, x=0.1, y=0.975, ha="left", fontsize=13, fontweight="bold")
+        figure.text(0.1, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
+        figure.subplots_adjust(left=0.1, right=0.985, top=0.88, bottom=0.08)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, facecolor="white")
         plt.close(figure)
@@ -80,7 +81,7 @@ def _subtitle(trial: Trial, verdict: Verdict) -> str:
 def _throughput(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:
     axes.plot(minutes, [sample.reads for sample in samples], color=READS, lw=0.9, label="reads answered/s")
     axes.plot(minutes, [sample.writes for sample in samples], color=WRITES, lw=1.2, label="writes accepted/s")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * ROOM)
     axes.grid(axis="y", color=GRID, lw=0.7)
     axes.set_ylabel("requests/s")
     axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", ncols=2)
@@ -102,7 +103,7 @@ def _backlog(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) ->
     axes.plot(minutes, depths, color=BACKLOG, lw=1.1, label="batches in the journal (accepted, not yet safe on a replica)")
     away = [minute for minute, sample in zip(minutes, samples, strict=True) if sample.depth is None]
     axes.scatter(away, [0] * len(away), marker="x", s=12, color="#c0392b", zorder=4, label="journal away", linewidths=1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * ROOM)
     axes.grid(axis="y", color=GRID, lw=0.7)
     axes.set_ylabel("batches")
     axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")

@@ -26,6 +26,11 @@ class Successes:
 
     times: list[float] = field(default_factory=list)
 
+    @property
+    def last(self) -> float:
+        """Of the last success; 0 if there was none."""
+        return self.times[-1] if self.times else 0.0
+
     def note(self) -> None:
         self.times.append(time.monotonic())
 

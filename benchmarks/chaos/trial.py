@@ -31,7 +31,7 @@ class Struck:
 
     @property
     def recovery(self) -> float:
-        """Seconds until every process runs, every API answers and every replica follows."""
+        """Seconds until every process runs, every API answers, every replica follows and every shard gives results."""
         return self.whole_at - self.at
 
 
@@ -74,28 +74,34 @@ def run(  # noqa: PLR0913
     while time.monotonic() - started < minutes * 60 or sum(not one.skipped for one in struck) < count:
         fault = next(cards)
         tell(fault.name, sum(not one.skipped for one in struck))
-        struck.append(_strike(fault, scene))
+        struck.append(_strike(fault, scene, load.waits))
         time.sleep(rng.uniform(0.3, 1.2))
     return Trial(started, time.monotonic(), quiet, struck)
 
 
-def _strike(fault: Fault, scene: Scene) -> Struck:
+def _strike(fault: Fault, scene: Scene, waits: Sequence[Successes]) -> Struck:
     at = time.monotonic()
     try:
         one = Struck(fault.name, fault.strike(scene), at, at)
     except NotPossible as reason:
         return Struck(fault.name, "", at, at, skipped=str(reason))
-    one.missing = wait_until_whole(scene.subject)
+    undone = time.monotonic()
+
+    def missing() -> str:
+        still = (f"the result of any write on shard {shard}" for shard, wait in enumerate(waits) if wait.last <= undone)
+        return scene.subject.is_whole() or next(still, "")
+
+    one.missing = wait_until(missing)
     one.whole_at = time.monotonic()
     return one
 
 
-def wait_until_whole(subject: Subject, seconds: float = WHOLE_SECONDS) -> str:
-    """Wait; what is missing still."""
+def wait_until(missing: Callable[[], str], seconds: float = WHOLE_SECONDS) -> str:
+    """Wait until nothing is missing any more; what is missing still."""
     deadline = time.monotonic() + seconds
-    while (missing := subject.is_whole()) and time.monotonic() < deadline:
+    while (still := missing()) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
-    return missing
+    return still
 
 
 def costs(trial: Trial, load: Load) -> list[Cost]:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from benchmarks.chaos.books import Books, Entry, expected, out_of_order
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.subject import Subject
-from benchmarks.chaos.trial import Trial, wait_until_whole
+from benchmarks.chaos.trial import Trial, wait_until
 
 QUIET_SECONDS = 120.0
 QUEUE_SECONDS = 30.0  # for the messages that are left
@@ -79,7 +79,7 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
 
 def _unquiet(subject: Subject, seconds: float) -> list[str]:
     """Wait until the cluster is whole and the journals are empty; what is not."""
-    missing = wait_until_whole(subject, seconds)
+    missing = wait_until(subject.is_whole, seconds)
     deadline = time.monotonic() + seconds
     depths: list[int] = [-1]
     while any(depths) and time.monotonic() < deadline:
@@ -125,8 +125,9 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     verdict.figures["keys"] = len(due)
     verdict.figures["increments acknowledged"] = sum(sum(one.added.values()) for one in load.books)
     differences = {key: counted.get(key, 0) - due.get(key, 0) for key in {*due, *counted}}
-    verdict.figures["increments lost"] = sum(-difference for difference in differences.values() if difference < 0)
-    verdict.figures["increments counted twice"] = sum(difference for difference in differences.values() if difference > 0)
+    shared = {key: differences[key] for one in load.books for key in one.added}
+    verdict.figures["increments lost"] = -sum(difference for difference in shared.values() if difference < 0)
+    verdict.figures["increments counted twice"] = sum(difference for difference in shared.values() if difference > 0)
     touched = _touching(load.books)
     for key, difference in sorted(differences.items()):
         if difference:

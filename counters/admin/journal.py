@@ -60,7 +60,10 @@ class JournalAdmin(OperationsAdmin):
         "again": Action("Dispatch again", "Dispatched again", _again),
         "retry": Action("Retry what was set aside", "Put back into the journal", _retry),
         "discard": Action(
-            "Discard what was set aside", "Discarded", _discard, asks="Discard these batches for ever? Their increments are not counted then."
+            "Discard what was set aside",
+            "Discarded",
+            _discard,
+            asks="Discard these batches for ever? Their increments are not counted then.",
         ),
     }
 

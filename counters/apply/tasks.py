@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 import structlog
 from celery import shared_task
 from celery.signals import worker_ready
@@ -27,12 +28,22 @@ AGE = Gauge("tally_journal_age_seconds", "Age of the oldest entry of the journal
 log = structlog.get_logger(__name__)
 
 
+class _Asked(msgspec.Struct):
+    """What a message must say; anything may stand in a queue, and what does not fit becomes a dead letter here, at the door."""
+
+    shard: Annotated[int, msgspec.Meta(ge=0)]
+    batch: UUID
+    position: Annotated[int, msgspec.Meta(ge=0)]
+    again: bool
+
+
 @shared_task(name=dispatch.TASK, ignore_result=True)
 def apply_batch(shard: int, batch: str, position: int, again: bool = False) -> None:
     """Apply the journal of a shard at least up to this batch; return when it is committed. `again`: see `relay`."""
-    if not 0 <= shard < settings.TALLY.shard_count:
-        raise ValueError(f"there is no shard {shard!r}: TALLY_SHARDS has {settings.TALLY.shard_count}")
-    applier(shard).apply_up_to(position, UUID(hex=batch) if again else None)
+    asked = msgspec.convert({"shard": shard, "batch": batch, "position": position, "again": again}, _Asked)
+    if asked.shard >= settings.TALLY.shard_count:
+        raise ValueError(f"there is no shard {shard}: TALLY_SHARDS has {settings.TALLY.shard_count}")
+    applier(asked.shard).apply_up_to(asked.position, asked.batch if asked.again else None)
 
 
 @shared_task(name="counters.relay", ignore_result=True)
