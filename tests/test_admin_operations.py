@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import unescape
 from typing import Any
 from urllib.parse import urlencode
@@ -289,29 +290,50 @@ def test_the_journals_absence_is_a_sentence(root: Browser, cluster: Cluster) -> 
         redis.resume()
 
 
+@contextmanager
+def frozen(cluster: Cluster, shard: int) -> Iterator[None]:
+    """A shard whose servers, all of them, stand still."""
+    cluster.wait_until_whole()
+    servers = [psutil.Process(one["pid"]) for one in cluster.processes("postgres", shard)]
+    processes = [process for server in servers for process in [server, *server.children()]]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in reversed(processes):
+            if process.is_running():
+                process.resume()
+        cluster.wait_until_whole()
+
+
 def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(root: Browser, cluster: Cluster, client: httpx.Client, key: str) -> None:
     cluster.wait_until_whole()
     mine = next(_keys_of(0, key))
     client.put(f"/v1/counters/{mine}", json={"value": 2**63 - 1})
     client.post(f"/v1/counters/{mine}/increments", json={"delta": 1}, params={"wait": 30})
     eventually(lambda: mine in field(root.get(REJECTED), "key"))
-    servers = [psutil.Process(one["pid"]) for one in cluster.processes("postgres", 1)]
-    servers = [process for server in servers for process in [server, *server.children()]]
-    for process in servers:
-        process.suspend()
-    try:
+    with frozen(cluster, 1):
         page = root.get(REJECTED)
         assert "No server of shard 1 answers now" in said(page)
         assert mine in field(page, "key")
         assert "No server of shard 1 answers now" in said(root.get(FORWARDED))
         id, _ = put_in_journal(1, Increments([next(_keys_of(1, key))], [1]))
         assert field(root.get(JOURNAL, params={"id": id.hex}), "state") == ["not known"]
-    finally:
-        for process in reversed(servers):
-            if process.is_running():
-                process.resume()
-    cluster.wait_until_whole()
     eventually(lambda: journal.depth(1) == 0, 60)
+
+
+def test_the_control_databases_absence_is_a_page_of_its_own(root: Browser, cluster: Cluster) -> None:
+    with frozen(cluster, 0):
+        page = root.get(JOURNAL, headers={"Accept": "text/html"})
+        assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
+        assert "does not answer now" in page.text
+        assert "This page tries again by itself" in page.text
+        sent = act(root, JOURNAL, "again", "0-x")
+        assert sent.status_code == 503
+        assert "look before you send it again" in sent.text
+        assert root.get(JOURNAL, headers={"Accept": "application/json"}).json()["status"] == 503
+    assert root.get(JOURNAL).status_code == 200
 
 
 def _keys_of(shard: int, key: str) -> Iterator[str]:
