@@ -232,7 +232,7 @@ class Client:
         if answer.status not in (429, 503):
             return answer
         self.books.refused += 1
-        if not answer.headers.get("Retry-After"):
+        if not answer.headers.get("retry-after"):
             self.complain(f"{answer.status} without Retry-After: {answer.body[:200]!r}")
         return None
 

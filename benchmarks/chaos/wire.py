@@ -15,7 +15,7 @@ class NoAnswer(Exception):
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """What came back; names of headers in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,7 +50,7 @@ class Wire:
             response = connection.getresponse()
             if connection.sock is not None:
                 connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
-            return Answer(response.status, dict(response.headers.items()), response.read())
+            return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, response.read())
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
