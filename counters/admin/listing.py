@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from sharding.databases import ShardUnavailable
 
 PAGE = 100
-LOOK = 2000  # rows of a shard that one page looks at for a filter
+LOOK = 5000  # rows of a shard that one page looks at for a filter
 
 Row = TypeVar("Row")
 
