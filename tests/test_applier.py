@@ -132,7 +132,7 @@ def test_a_batch_that_was_set_aside_can_be_retried(cluster: Cluster, client: htt
 def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Client, key: str) -> None:
     shard = topology.current().shard_of(key)
     before = dead_letters.letters()
-    for arguments in [
+    garbage: list[tuple[Any, ...]] = [
         (),
         (99, "x", 1),
         ("a", "b", "c"),
@@ -141,7 +141,8 @@ def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Clien
         (shard, uuid4().hex, "1"),
         (shard, uuid4().hex, 1.5, True),
         (shard, [], -1),
-    ]:
+    ]
+    for arguments in garbage:
         current_app.send_task(dispatch.TASK, arguments, queue=dispatch.queue_of(shard))
     current_app.send_task("counters.no_such_task", (), queue=dispatch.queue_of(shard))
     answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30})
