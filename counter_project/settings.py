@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from counter_project import config
 from counter_project.logs import logging_config
+from counters.intake.dispatch import queue_of
 from sharding.databases import Router, django_databases
 
 TALLY = config.load()
@@ -115,7 +116,13 @@ SPECTACULAR_SETTINGS = {
 
 CELERY_BROKER_URL = TALLY.broker_url.get_secret_value()
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"
-CELERY_TASK_QUEUES = [Queue(f"shard-{shard}") for shard in range(TALLY.shard_count)] + [Queue("maintenance")]
+_EXCHANGE = Exchange("tally", type="direct")
+# Each queue has a routing key of its own: by default all would share one, and every message would go to every queue.
+CELERY_TASK_QUEUES = [
+    Queue(name, _EXCHANGE, routing_key=name) for name in (*map(queue_of, range(TALLY.shard_count)), CELERY_TASK_DEFAULT_QUEUE)
+]
+CELERY_TASK_DEFAULT_EXCHANGE = _EXCHANGE.name
+CELERY_TASK_DEFAULT_ROUTING_KEY = CELERY_TASK_DEFAULT_QUEUE
 CELERY_TASK_CREATE_MISSING_QUEUES = False
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import psycopg
 import pytest
 
@@ -84,7 +85,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float =
         try:
             if found := condition():
                 return found
-        except (httpx.HTTPError, ValueError, KeyError, AssertionError) as error:
+        except (httpx.HTTPError, psutil.Error, ValueError, KeyError, AssertionError) as error:
             last = error
         time.sleep(pause)
     raise AssertionError(f"not true within {seconds} s: {condition} {last or ''}")

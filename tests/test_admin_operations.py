@@ -157,10 +157,11 @@ def test_degraded_shards_are_told(root: Browser) -> None:
 
 
 def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, cluster: Cluster) -> None:
-    queue, task = dispatch.queue_of(0), f"counters.no_such_task_{uuid4().hex}"
+    queue, mark = dispatch.queue_of(0), uuid4().hex
+    task = f"counters.no_such_task_{mark}"
     current_app.send_task(task, ["<b>&", "x" * 2000], queue=queue)
-    current_app.send_task(dispatch.TASK, (99, task, 1), queue=queue)
-    ids = eventually(lambda: len(found := [id for id, one in _letters() if task in one.task + one.arguments]) == 2 and found)
+    current_app.send_task(dispatch.TASK, (99, mark, 1), queue=queue)
+    ids = eventually(lambda: len(found := [id for id, one in _letters() if mark in one.task + one.arguments]) == 2 and found)
     unknown = next(id for id, one in _letters() if one.task == task)
     page = root.get(DEAD, params={"queue": queue})
     assert task in field(page, "task")
@@ -177,7 +178,7 @@ def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, clust
     done = act(root, DEAD, "discard", again, *ids, reason="no such task")
     assert "Discarded: 2." in said(done)
     assert f"{unknown} is gone." in said(done)
-    assert not [one for _, one in _letters() if task in one.task + one.arguments]
+    assert not [one for _, one in _letters() if mark in one.task + one.arguments]
     assert history("deadletter", unknown) == ["Sent again."]
     assert history("deadletter", again) == ["Discarded: no such task"]
 

@@ -138,6 +138,7 @@ def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Clien
         ("a", "b", "c"),
         (shard, uuid4().hex, 2**62),
         (shard, "no id", 1, True),
+        (shard, uuid4().hex, 2**80, True),
         (shard, uuid4().hex, "1"),
         (shard, uuid4().hex, 1.5, True),
         (shard, [], -1),
@@ -194,8 +195,13 @@ def lagging_replica(cluster: Cluster) -> Iterator[psutil.Process]:
     """The WAL receiver of shard 1's replica, stopped."""
     cluster.wait_until_whole()
     primary = primary_of(cluster, 1)
-    replica = next(one for one in cluster.processes("postgres", 1) if one["name"] != primary["name"])
-    receiver = next(child for child in psutil.Process(replica["pid"]).children() if "walreceiver" in " ".join(child.cmdline()))
+
+    def find() -> psutil.Process | None:
+        replica = next(one for one in cluster.processes("postgres", 1) if one["name"] != primary["name"])
+        children = psutil.Process(replica["pid"]).children()
+        return next((child for child in children if "walreceiver" in " ".join(child.cmdline())), None)
+
+    receiver: psutil.Process = eventually(find)
     receiver.suspend()
     yield receiver
     if receiver.is_running():

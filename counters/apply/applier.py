@@ -68,7 +68,8 @@ SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) 
 _SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 _MOST_BATCHES = 4096
 _STATEMENT_SECONDS = 15.0  # a primary that stands still for so long is taken for dead
-_ALL = 2**62  # beyond every position
+_ALL = 2**53  # beyond every position
+_LOOK_SECONDS = 1.0  # an idle applier looks at the journal so often: after a fault no message may come
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
 
@@ -128,7 +129,7 @@ class Applier:
             self._waiting += self._at_hand()
             return
         try:
-            timeout = settings.TALLY.completion_interval_seconds if self._completion.pending else settings.TALLY.overdue_seconds
+            timeout = settings.TALLY.completion_interval_seconds if self._completion.pending else _LOOK_SECONDS
             first = self._requests.get(timeout=timeout)
         except Empty:
             if not self._completion.pending:
@@ -152,7 +153,7 @@ class Applier:
         self._release(self._cursor)
         while self._waiting:
             more = self._apply_window(conn)
-            self._release(self._cursor if more else _ALL)
+            self._release(self._cursor if more else _ALL)  # nothing more in the journal: whatever was asked for is done
         self._completion.complete(conn)
 
     def _release(self, position: int) -> None:

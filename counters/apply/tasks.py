@@ -33,7 +33,7 @@ class _Asked(msgspec.Struct):
 
     shard: Annotated[int, msgspec.Meta(ge=0)]
     batch: UUID
-    position: Annotated[int, msgspec.Meta(ge=0)]
+    position: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     again: bool
 
 
