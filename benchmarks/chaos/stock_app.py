@@ -22,7 +22,7 @@ ADD = "UPDATE chaos_stock SET n = n + 1 WHERE key = %s"
 SEEN = "INSERT INTO chaos_stock_seen (write) VALUES (%s)"
 VISIBILITY_SECONDS = 5  # Celery's default is an hour: until then nothing is delivered again at all
 
-app = Celery("stock", broker=os.environ.get(BROKER, "memory://"))
+app = Celery("stock", broker=os.environ.get(BROKER, "memory://"), set_as_current=False)
 app.conf.update(
     task_acks_late=True,
     task_ignore_result=True,
