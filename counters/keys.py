@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 KEY_RULE = "1 to 200 characters out of A-Z a-z 0-9 . _ : ~ @ -"
 KEY_PATTERN = r"[A-Za-z0-9._:~@-]{1,200}"
-PREFIX_PATTERN = r"[A-Za-z0-9._:~@-]{0,200}"
 
 _key = re.compile(KEY_PATTERN)
 _keys = re.compile(rf"(?:{KEY_PATTERN}\n)*")
