@@ -35,7 +35,11 @@ INSTALLED_APPS = [
     "sharding",
     "counters",
 ]
-MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "counter_project.middleware.ForPeople"]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "counter_project.middleware.ForPeople",
+    "counters.api.cached_read.CachedRead",
+]
 PEOPLE_MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

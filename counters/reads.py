@@ -51,6 +51,12 @@ def get(key: str, consistency: Consistency = "eventual") -> Counter:
     return get_many([key], consistency)[0]
 
 
+def cached(key: str) -> Counter | None:
+    """One counter, if the cache has it."""
+    found = cache.get_many([key]).get(key)
+    return found and Counter(key, *found, "cache", topology.current().shard_of(key))
+
+
 def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list[Counter]:
     """Many counters, in the order asked for. Raises `ShardUnavailable`."""
     map_in_force = topology.current()

@@ -100,6 +100,19 @@ def test_a_cached_value_never_goes_back(cluster: Cluster, order: list[int]) -> N
     assert seen == 8
 
 
+def test_a_cached_read_is_answered_as_any_other(client: httpx.Client, key: str) -> None:
+    """The shortcut before the view, and the view."""
+    wait_applied(client, key, 4)
+    short, long = client.get(f"/v1/counters/{key}"), client.get(f"/v1/counters/{key}", params={"consistency": "eventual"})
+    assert short.json()["source"] == "cache"
+    assert short.json() == long.json()
+    own = {"date", "x-request-id"}
+    assert {name: value for name, value in short.headers.items() if name not in own} == {
+        name: value for name, value in long.headers.items() if name not in own
+    }
+    assert client.get(f"/v1/counters/{key}", headers={"Authorization": "Api-Key un.known"}).status_code == 401
+
+
 def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None:
     """The worker may have passed by before the entry was there, so nobody would refresh it."""
     redis, shard, keys = cache_redis(), 901, [f"test:lagging:{n}" for n in range(5000)]  # no such shard: its worker would announce, too

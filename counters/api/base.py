@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -14,6 +14,11 @@ from rest_framework.views import APIView
 from counters.api.media import JSON
 
 _allowed: dict[type[APIView], list[str]] = {}
+
+
+def etag(version: int) -> str:
+    """The ETag of a counter."""
+    return f'"{version}"'
 
 
 class Response(HttpResponse):
@@ -34,6 +39,10 @@ class ApiView(APIView):
         if kind not in _allowed:
             _allowed[kind] = super()._allowed_methods()  # type: ignore[misc]
         return _allowed[kind]
+
+    def get_parser_context(self, _http_request: HttpRequest) -> dict[str, Any]:
+        """Nothing is parsed by DRF. Its context has the view, which has the request: a cycle for each request, left to the collector."""
+        return {}
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[BaseRenderer, str]:
         """DRF's, where there is something to negotiate."""

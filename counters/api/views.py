@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from counters import keys, reads, write_status
 from counters.api import media, requests, schema
 from counters.api.authentication import Caller
-from counters.api.base import ApiView, Response
+from counters.api.base import ApiView, Response, etag
 from counters.api.problems import Problem, invalid
 from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.batch import Step
@@ -172,7 +172,7 @@ class CounterView(ApiView):
     def get(self, request: Request, key: str) -> Response:
         """A counter's value. A key that was never written reads as 0."""
         counter = reads.get(checked_key(key), consistency(request))
-        return Response(shown(counter), headers={"ETag": f'"{counter.version}"'})
+        return Response(shown(counter), headers={"ETag": etag(counter.version)})
 
     @schema.put
     def put(self, request: Request, key: str) -> Response:
@@ -193,7 +193,7 @@ class CounterView(ApiView):
         if outcome.status == "rejected":
             raise rejection(outcome, accepted.id)
         answer = {"key": step.key, "value": outcome.value, "version": outcome.version}
-        return Response(answer, headers={"ETag": f'"{outcome.version}"'})
+        return Response(answer, headers={"ETag": etag(outcome.version or 0)})
 
 
 class CountersView(ApiView):

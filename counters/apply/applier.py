@@ -76,7 +76,7 @@ class Applier:
         self._conn: psycopg.Connection[Any] | None = None
         self._cursor = 0
         self._awake = True  # whether the journal may have more than was seen at the last look
-        self._looked_at = 0.0  # monotonic seconds
+        self._looked_at = self._told_at = 0.0  # monotonic seconds
         self._most = 64
         self._failures = 0
         self._unfit = ""
@@ -191,9 +191,8 @@ class Applier:
             DUPLICATES.labels(self.shard).inc(len(window) - len(fresh))
             result, rows = transaction.change(conn, self.shard, fresh)
             ROWS.labels(self.shard).inc(rows)
-            told = {outcome.key for outcome in result.outcomes}
-            others = [key for key in [*result.keys, *_keys_left_by_others(window, fresh)] if key not in told]
-            stale = [*counter_cache.announce(self.shard, result.last_version, others), *told]
+            others = [key for key in [*result.keys, *_keys_left_by_others(window, fresh)] if key not in result.put]
+            stale = counter_cache.announce(self.shard, result.last_version, others)
         self._cursor = entries[-1].position
         self._after_commit(conn, fresh, result, stale)
         self._completion.add(conn, [placed.batch for placed in window], size)
@@ -207,7 +206,9 @@ class Applier:
         next has hardly more keys for twice the increments.
         """
         TRANSACTION.labels(self.shard).observe(seconds)
-        journal.tell_pace(self.shard, seconds)
+        if self._looked_at - self._told_at > _LOOK_SECONDS:
+            journal.tell_pace(self.shard, seconds)
+            self._told_at = self._looked_at
         if seconds > _LONG_SECONDS and journal.has_more(self.shard, self._cursor):
             time.sleep(min(seconds, settings.TALLY.window_seconds / 4))
         if seconds > settings.TALLY.window_seconds:
@@ -235,8 +236,9 @@ class Applier:
 
     def _after_commit(self, conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan, stale: list[str]) -> None:
         APPLIED.labels(self.shard).inc(len(fresh))
-        if stale:
-            counter_cache.refresh(self.shard, conn.execute(CURRENT, (stale, [slot_of(key) for key in stale])).fetchall())
+        current = conn.execute(CURRENT, (stale, [slot_of(key) for key in stale])).fetchall() if stale else []
+        told = [(key, row.value, row.version) for key, row in result.put.items()]
+        counter_cache.refresh(self.shard, [*current, *told])
         channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}
         for channel in set(channels.values()):
             outcomes.publish(channel, [o for o in result.outcomes if channels.get(o.batch) == channel])

@@ -72,20 +72,20 @@ def change(conn: psycopg.Connection[Any], shard: int, fresh: list[Placed]) -> tu
     if owned is not None and (foreign := owned.foreign(shard, result.keys)):
         fresh = _forward(conn, shard, fresh, owned, foreign)
         result, rows = _planned(conn, fresh, state)
-    while True:
+    while result.added:
         try:
             with conn.transaction():
-                written = _write(conn, result)
+                conn.execute(_SQL["add"], _additions(result))
+            break
         except psycopg.errors.NumericValueOutOfRange:
             more = _overflowing(conn, result)
             if not more:
                 raise
             rows |= _rows(conn, more)
             result = plan(fresh, rows, result.read | more)
-        else:
-            break
+    _put(conn, result.put)
     _keep_books(conn, fresh, result)
-    return result, written
+    return result, len(result.added) + len(result.put)
 
 
 def _planned(conn: psycopg.Connection[Any], fresh: list[Placed], state: tuple[int, int]) -> tuple[Plan, dict[str, Row]]:
@@ -112,22 +112,19 @@ def _rows(conn: psycopg.Connection[Any], keys: set[str]) -> dict[str, Row]:
     return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, [slot_of(key) for key in wanted]))}
 
 
-def _write(conn: psycopg.Connection[Any], result: Plan) -> int:
-    """Write the rows of a plan, keys in sorted order; how many they are."""
-    if result.added:
-        conn.execute(_SQL["add"], _additions(result))
-    if result.put:
-        keys = sorted(result.put)
-        rows = [result.put[key] for key in keys]
-        arguments = {
-            "keys": text_literal(keys),
-            "slots": literal(map(slot_of, keys)),
-            "values": literal(row.value for row in rows),
-            "versions": literal(row.version for row in rows),
-            "set_versions": literal(row.set_version for row in rows),
-        }
-        conn.execute(_SQL["put"], arguments)
-    return len(result.added) + len(result.put)
+def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
+    if not put:
+        return
+    keys = sorted(put)
+    rows = [put[key] for key in keys]
+    arguments = {
+        "keys": text_literal(keys),
+        "slots": literal(map(slot_of, keys)),
+        "values": literal(row.value for row in rows),
+        "versions": literal(row.version for row in rows),
+        "set_versions": literal(row.set_version for row in rows),
+    }
+    conn.execute(_SQL["put"], arguments)
 
 
 def _additions(result: Plan) -> dict[str, str]:
@@ -141,7 +138,7 @@ def _additions(result: Plan) -> dict[str, str]:
 
 
 def _overflowing(conn: psycopg.Connection[Any], result: Plan) -> set[str]:
-    return {row[0] for row in conn.execute(_SQL["overflowing"], _additions(result))} if result.added else set()
+    return {row[0] for row in conn.execute(_SQL["overflowing"], _additions(result))}
 
 
 def _keep_books(conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan) -> None:
