@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core import signals
+from django.core.cache import close_caches
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import close_old_connections, reset_queries
 from django.http import HttpRequest, HttpResponse
@@ -36,6 +37,7 @@ class ForPeople:
         signals.request_started.disconnect(close_old_connections)
         signals.request_started.disconnect(reset_queries)
         signals.request_finished.disconnect(close_old_connections)
+        signals.request_finished.disconnect(close_caches)  # does nothing for django-redis, which keeps its connections
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.path_info.startswith(DATA):

@@ -15,7 +15,7 @@ import psycopg
 
 from counters import cache
 from sharding import breakers, databases, topology
-from sharding.slots import slot_of
+from sharding.slots import slots_of
 
 T = TypeVar("T")
 Consistency = Literal["eventual", "primary"]
@@ -72,7 +72,7 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
 
 def _read_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
     def query(conn: psycopg.Connection[Any]) -> dict[str | None, tuple[int, int]]:
-        return {key: (value, version) for key, value, version in conn.execute(GET, (keys, [slot_of(key) for key in keys]))}
+        return {key: (value, version) for key, value, version in conn.execute(GET, (keys, slots_of(keys)))}
 
     rows, source = ask(shard, query, replicas=consistency == "eventual")
     counters = [Counter(key, *rows.get(key, (0, 0)), source, shard) for key in keys]

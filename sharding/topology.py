@@ -7,7 +7,7 @@ a process that starts while some shard is down learns the map from any other. Th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -17,7 +17,7 @@ import structlog
 from django.conf import settings
 
 from sharding import databases, ring
-from sharding.slots import slot_of
+from sharding.slots import slot_of, slots_of
 
 log = structlog.get_logger(__name__)
 
@@ -46,15 +46,14 @@ class Topology:
     def by_shard(self, keys: Iterable[str]) -> dict[int, list[str]]:
         """Keys grouped by their shard, order kept."""
         groups: dict[int, list[str]] = defaultdict(list)
-        owners = self.owners
         for key in keys:
-            groups[owners[slot_of(key)]].append(key)
+            groups[self.shard_of(key)].append(key)
         return dict(groups)
 
-    def foreign(self, shard: int, keys: Iterable[str]) -> set[str]:
+    def foreign(self, shard: int, keys: Collection[str]) -> set[str]:
         """Those of the keys that another shard owns."""
-        owners = self.owners
-        return {key for key in keys if owners[slot_of(key)] != shard}
+        owned = all(self.owners[slot] == shard for slot in set(slots_of(keys)))
+        return set() if owned else {key for key in keys if self.shard_of(key) != shard}
 
 
 _current: Topology | None = None

@@ -34,7 +34,7 @@ from counters.apply.plan import Placed, Plan
 from counters.intake import batch, journal, outcomes
 from counters.intake.group_commit import take
 from sharding import databases, topology
-from sharding.slots import slot_of
+from sharding.slots import slots_of
 
 APPLIED = Counter("tally_batches_applied_total", "Batches whose transaction was committed", ["shard"])
 DUPLICATES = Counter("tally_batches_duplicate_total", "Batches that the ledger had already", ["shard"])
@@ -236,7 +236,7 @@ class Applier:
 
     def _after_commit(self, conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan, stale: list[str]) -> None:
         APPLIED.labels(self.shard).inc(len(fresh))
-        current = conn.execute(CURRENT, (stale, [slot_of(key) for key in stale])).fetchall() if stale else []
+        current = conn.execute(CURRENT, (stale, slots_of(stale))).fetchall() if stale else []
         told = [(key, row.value, row.version) for key, row in result.put.items()]
         counter_cache.refresh(self.shard, [*current, *told])
         channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}

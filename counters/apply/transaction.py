@@ -18,7 +18,7 @@ import psycopg
 from counters.apply import forwarding
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
 from sharding import topology
-from sharding.slots import slot_of
+from sharding.slots import slots_of
 
 LEDGER = """
 INSERT INTO ledger (id, position) SELECT * FROM unnest(%s::uuid[], %s::bigint[]) ON CONFLICT (id) DO NOTHING RETURNING id"""
@@ -31,9 +31,13 @@ INSERT INTO outcome (id, index, key, status, value, version, reason)
 SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[])"""
 TOKENS = "INSERT INTO idempotency (token, record) SELECT * FROM unnest(%s::bytea[], %s::bytea[])"
 FORWARDED = "INSERT INTO forwarded (id, shard, forwarded_id) VALUES (%s, %s, %s)"
+SIZE = "SELECT sum(pg_relation_size(inhrelid))::bigint FROM pg_inherits WHERE inhparent = 'counter'::regclass"
+DENSE = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off"
 NEW_STATE = """
 UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s)"""
 
+_DENSE_KEYS = 1000
+_DENSE_BYTES = 1000  # of the table for each key: what is read in the time of one index probe
 _SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
 
@@ -75,7 +79,7 @@ def change(conn: psycopg.Connection[Any], shard: int, fresh: list[Placed]) -> tu
     while result.added:
         try:
             with conn.transaction():
-                conn.execute(_SQL["add"], _additions(result))
+                _add(conn, result)
             break
         except psycopg.errors.NumericValueOutOfRange:
             more = _overflowing(conn, result)
@@ -109,7 +113,23 @@ def _rows(conn: psycopg.Connection[Any], keys: set[str]) -> dict[str, Row]:
     if not keys:
         return {}
     wanted = sorted(keys)
-    return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, [slot_of(key) for key in wanted]))}
+    return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, slots_of(wanted)))}
+
+
+def _add(conn: psycopg.Connection[Any], result: Plan) -> None:
+    if is_dense(conn, len(result.added)):
+        conn.execute(DENSE)
+        conn.execute(_SQL["add_dense"], _additions(result))
+    else:
+        conn.execute(_SQL["add"], _additions(result))
+
+
+def is_dense(conn: psycopg.Connection[Any], keys: int) -> bool:
+    """Whether so many keys are so good a part of all counters that reading the whole table once is the quickest way to their rows."""
+    if keys < _DENSE_KEYS:
+        return False
+    size: int = conn.execute(SIZE).fetchone()[0]  # type: ignore[index]
+    return size <= keys * _DENSE_BYTES
 
 
 def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
@@ -119,7 +139,7 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
     rows = [put[key] for key in keys]
     arguments = {
         "keys": text_literal(keys),
-        "slots": literal(map(slot_of, keys)),
+        "slots": literal(slots_of(keys)),
         "values": literal(row.value for row in rows),
         "versions": literal(row.version for row in rows),
         "set_versions": literal(row.set_version for row in rows),
@@ -131,7 +151,7 @@ def _additions(result: Plan) -> dict[str, str]:
     keys = sorted(result.added)
     return {
         "keys": text_literal(keys),
-        "slots": literal(map(slot_of, keys)),
+        "slots": literal(slots_of(keys)),
         "deltas": literal(map(result.added.__getitem__, keys)),
         "versions": literal(map(result.versions.__getitem__, keys)),
     }

@@ -24,7 +24,7 @@ from counters.intake.group_commit import GroupCommit, Promise
 from counters.intake.idempotency import Claim, Mismatch
 from counters.write_id import WriteId
 from sharding import topology
-from sharding.slots import slot_of
+from sharding.slots import slots_of
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
@@ -55,8 +55,8 @@ def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
     """Add to many keys; `folded` has valid keys and 64-bit deltas."""
     owners = topology.current().owners
     parts: dict[int, Increments] = {}
-    for key, delta in folded.items():
-        shard = owners[slot_of(key)]
+    for slot, (key, delta) in zip(slots_of(folded), folded.items(), strict=True):
+        shard = owners[slot]
         if (part := parts.get(shard)) is None:
             part = parts[shard] = Increments([], [])
         part.keys.append(key)
