@@ -12,7 +12,7 @@ from benchmarks.chaos.subject import Subject
 SUM = "SELECT coalesce(sum(value), 0)::bigint FROM counter WHERE key >= %s AND key < %s"
 ROWS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
 SHOWN = 5
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 
 
 def bounds(prefix: str) -> tuple[str, str]:
@@ -20,11 +20,11 @@ def bounds(prefix: str) -> tuple[str, str]:
     return prefix, prefix + "\x7f"
 
 
-def settled(subject: Subject, prefix: str, total: int, patience: float = 120.0) -> float:
+def settled(subject: Subject, prefix: str, total: int, patience: float) -> float:
     """When the replicas (the primary of a shard without) showed the whole sum, by `time.monotonic`. Raises `TimeoutError`."""
     deadline = time.monotonic() + patience
     with contextlib.ExitStack() as stack:
-        copies = [stack.enter_context(subject.database(shard, _last_to_know(subject, shard))) for shard in range(len(subject.shards))]
+        copies = [stack.enter_context(subject.database(shard, subject.last_copy(shard))) for shard in range(len(subject.shards))]
         while True:
             found = sum(conn.execute(SUM, bounds(prefix)).fetchall()[0][0] for conn in copies)
             now = time.monotonic()
@@ -33,10 +33,6 @@ def settled(subject: Subject, prefix: str, total: int, patience: float = 120.0) 
             if now > deadline:
                 raise TimeoutError(f"{found:,} of {total:,} increments of {prefix} are on the replicas after {patience:g} s")
             time.sleep(PAUSE_SECONDS)
-
-
-def _last_to_know(subject: Subject, shard: int) -> str:
-    return "standby" if subject.replicas(shard) else "primary"
 
 
 def differences(subject: Subject, prefix: str, expected: Mapping[str, int]) -> list[str]:

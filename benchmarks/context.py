@@ -26,6 +26,7 @@ from benchmarks.load.wire import Load, Result
 
 Address = tuple[str, int]
 WARM_SECONDS = 1.0
+PATIENCE_SECONDS = 120.0  # for what was accepted to be on the replicas
 ROLES = ("nginx", "api", "redis-journal", "redis-cache", "worker", "spill-worker", "beat", "flower", "postgres", "patroni", "etcd")
 
 
@@ -119,14 +120,14 @@ class Books:
         """Acknowledged increments."""
         self.expected.update(counted)
 
-    def settled(self) -> float:
+    def settled(self, patience: float = PATIENCE_SECONDS) -> float:
         """When the replicas had it all, by `time.monotonic`. Raises `TimeoutError`."""
-        return checks.settled(self.subject, self.prefix, self.expected.total())
+        return checks.settled(self.subject, self.prefix, self.expected.total(), patience)
 
-    def compare(self) -> None:
+    def compare(self, patience: float = PATIENCE_SECONDS) -> None:
         """Compare each count on every copy, and note it in the part."""
         try:
-            self.settled()
+            self.settled(patience)
         except TimeoutError as error:
             self.part.wrong.append(str(error))
         note(self.part, f"Tally, {self.prefix}*", checks.differences(self.subject, self.prefix, self.expected), self.expected)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from benchmarks import checks
 from benchmarks.context import SHARES, WARM_SECONDS, Books, Context, Shares, cpu_used, note
@@ -64,7 +65,7 @@ def run(context: Context) -> Part:
     with contextlib.ExitStack() as stack:
         peers = _Peers(context, part, bulk.drawn, stack)
         sides = {TALLY: lambda: bulk.measure(best, SECONDS), REDIS: peers.redis, POSTGRES: peers.postgres}
-        samples = context.interleaved({**sides, TOOL: peers.tool} if peers.has_tool() else sides)
+        samples = context.interleaved(sides | peers.tool())
         context.tell("every count")
         bulk.books.compare()
         peers.compare()
@@ -104,11 +105,13 @@ class _Peers:
         self._counted[REDIS].update(counted)
         return self._last_rate
 
-    def has_tool(self) -> bool:
-        return raw_redis.redis_benchmark(self._context, self._url, COUNTERS, 0, 0) is not None
-
-    def tool(self) -> float:
-        return raw_redis.redis_benchmark(self._context, self._url, COUNTERS, PEER_SECONDS, self._last_rate) or 0.0
+    def tool(self) -> dict[str, Callable[[], float]]:
+        """A third way to load Redis, where it is installed; its keys are its own, uniform, and not compared."""
+        program = raw_redis.tool()
+        if program is None:
+            return {}
+        run = partial(raw_redis.redis_benchmark, self._context, program, self._url, COUNTERS, seconds=PEER_SECONDS)
+        return {TOOL: lambda: run(rate=self._last_rate)}
 
     def postgres(self) -> float:
         rate, done = raw_postgres.measure(self._database.dsn, self._drawn, PEER_SECONDS * self._context.scale)
@@ -128,7 +131,7 @@ def _figures(samples: dict[str, list[float]], best: str) -> list[Figure]:
     redis = max((name for name in (REDIS, TOOL) if name in samples), key=lambda name: median_and_spread(samples[name])[0])
     unit = "increments/s"
     note_ = f"bodies of {BODY:,} as {best}, Zipf over {COUNTERS:,} counters"
-    peers: list[tuple[str, Any]] = [(redis, GOAL), (POSTGRES, None)]
+    peers = ((redis, GOAL), (POSTGRES, None))
     return [
         figure(f"{TITLE}, beside {_short(name)}", unit, samples[TALLY], peer=name, peer_samples=samples[name], goal=goal, note=note_)
         for name, goal in peers

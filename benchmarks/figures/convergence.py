@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import psycopg
 
+from benchmarks.chaos.wire import NoAnswer, Wire
 from benchmarks.context import Books, Context
 from benchmarks.document import Goal, Part, figure
 from benchmarks.figures.bulk import BODY, Bulk
@@ -35,33 +38,33 @@ class Probe:
         """Until told to stop; what went wrong is in `failures`."""
         try:
             self._run(stop)
-        except (psycopg.Error, TimeoutError, RuntimeError) as error:
+        except (psycopg.Error, NoAnswer, TimeoutError, RuntimeError) as error:
             self.failures.append(f"{type(error).__name__}: {error}")
 
     def _run(self, stop: threading.Event) -> None:
-        subject = self.context.subject
-        wire = subject.wire()
-        found = [self._key_of(wire, shard) for shard in range(len(subject.shards))]
-        while not stop.wait(PAUSE_SECONDS):
-            for shard, key in enumerate(found):
-                with subject.database(shard, "standby" if subject.replicas(shard) else "primary") as replica:
-                    replica.execute(VALUE, (key,), prepare=True)
-                    body, headers = b'{"delta": 1}', {"Content-Type": "application/json"}
-                    answer = wire.ask("POST", f"/v1/counters/{key}/increments", body, headers, timeout=PATIENCE_SECONDS)
-                    if answer.status != 202:
-                        raise RuntimeError(f"answered {answer.status}")
-                    answered = time.monotonic()
-                    self.books.add({key: 1})
-                    self._until(replica, key, answered)
-        wire.close()
+        subject, wire = self.context.subject, self.context.subject.wire()
+        with contextlib.ExitStack() as stack:
+            stack.callback(wire.close)
+            replicas = [stack.enter_context(subject.database(shard, subject.last_copy(shard))) for shard in range(len(subject.shards))]
+            probed = [(replica, self._key_of(wire, shard)) for shard, replica in enumerate(replicas)]
+            while not stop.wait(PAUSE_SECONDS):
+                for replica, key in probed:
+                    self._until(replica, key, self._increment(wire, key))
 
-    def _key_of(self, wire: Any, shard: int) -> str:
+    def _increment(self, wire: Wire, key: str) -> float:
+        """When it was answered."""
+        headers = {"Content-Type": "application/json"}
+        answer = wire.ask("POST", f"/v1/counters/{key}/increments", b'{"delta": 1}', headers, timeout=PATIENCE_SECONDS)
+        answered = time.monotonic()
+        if answer.status != 202:
+            raise RuntimeError(f"answered {answer.status}")
+        self.books.add({key: 1})
+        return answered
+
+    def _key_of(self, wire: Wire, shard: int) -> str:
         """A key of a shard that nobody else writes."""
-        for number in range(1000):
-            key = f"{self.books.prefix}{len(self.seconds)}:{number}"
-            if wire.ask("GET", f"/v1/counters/{key}").json["shard"] == shard:
-                return key
-        raise RuntimeError(f"no key belongs to shard {shard}")
+        names = (f"{self.books.prefix}{number}" for number in count())
+        return next(name for name in names if wire.ask("GET", f"/v1/counters/{name}").json["shard"] == shard)
 
     def _until(self, replica: psycopg.Connection[Any], key: str, answered: float) -> None:
         wanted = self.books.expected[key]

@@ -84,7 +84,7 @@ def server(context: Context, app: str, arguments: Sequence[str], environment: Ma
 def _nginx(context: Context, ports: Sequence[int], log: Path) -> contextlib.AbstractContextManager[Any]:
     """The front, from the same template as Tally's: `ports[0]` is its own."""
     directory = Directory(context.directory / f"nginx-{ports[0]}")
-    directory.prepare()
+    directory["nginx"].mkdir(parents=True)
     named = {"nginx": ports[0], **{f"api-{number}": port for number, port in enumerate(ports[1:], 1)}}
     layout = Layout(scale={"api": len(ports) - 1, "worker": 0, "spill-worker": 0}, ports=named)
     (directory["nginx"] / "nginx.conf").write_text(configs.nginx(layout, directory, as_root=os.geteuid() == 0))

@@ -30,11 +30,13 @@ def measure(context: Context, url: str, drawn: Sequence[Sequence[str]], seconds:
     return result.rate * PIPELINE, keys.counted(result.answered, drawn)
 
 
-def redis_benchmark(context: Context, url: str, counters: int, seconds: float, rate: float) -> float | None:
-    """The same by `redis-benchmark`, for about so long if it reaches `rate`; None where it is not installed."""
-    program = shutil.which("redis-benchmark")
-    if program is None:
-        return None
+def tool() -> str | None:
+    """Where `redis-benchmark` is, if it is installed."""
+    return shutil.which("redis-benchmark")
+
+
+def redis_benchmark(context: Context, program: str, url: str, counters: int, *, seconds: float, rate: float) -> float:
+    """The same by `redis-benchmark`, for about so long if it reaches `rate`: increments a second."""
     port = str(urlsplit(url).port)
     count = str(max(10_000, round(rate * seconds * context.scale)))
     options = ["-p", port, "-c", str(CONNECTIONS), "-P", str(PIPELINE), "-r", str(counters), "-n", count, "-t", "incr", "--csv"]

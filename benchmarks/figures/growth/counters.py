@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.chaos.subject import Subject
@@ -19,7 +20,9 @@ SELECT key, slot, 0, 1 FROM
     (SELECT key, (crc32(convert_to(key, 'UTF8')) & 1023)::smallint AS slot FROM
         (SELECT %(prefix)s || n AS key FROM generate_series(%(first)s::int, %(last)s::int) AS n) AS named) AS placed
 JOIN shard_state ON owners[slot + 1] = shard"""
-SETTLE = ("VACUUM (ANALYZE) counter",)  # what autovacuum would do in the middle of the measurement
+VACUUM = "VACUUM (ANALYZE) counter"  # what autovacuum would do in the middle of the measurement
+WRITTEN = "SELECT pg_current_wal_lsn()::text"
+REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
 
 
 def fill(subject: Subject, prefix: str, first: int, last: int) -> None:
@@ -28,8 +31,11 @@ def fill(subject: Subject, prefix: str, first: int, last: int) -> None:
     def one(shard: int) -> None:
         with subject.database(shard) as conn:
             conn.execute(FILL, {"prefix": prefix, "first": first, "last": last})
-            for statement in SETTLE:
-                conn.execute(statement)
+            conn.execute(VACUUM)
+            written = conn.execute(WRITTEN).fetchall()[0]
+        with subject.database(shard, subject.last_copy(shard)) as replica:
+            while not replica.execute(REPLAYED, written).fetchall()[0][0]:
+                time.sleep(0.1)
 
     with ThreadPoolExecutor(len(subject.shards)) as pool:
         list(pool.map(one, range(len(subject.shards))))
