@@ -59,7 +59,8 @@ def bars(axes: Axes, figures: Sequence[Found]) -> None:
         axes.text(max([*samples, value]), place, f"  {number(value)}{text}", va="center", fontweight="normal" if place else "bold")
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.3 * max(value for _, _, value, _ in rows))
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlim(0, 1.4 * max(value for _, _, value, _ in rows))
     axes.set_xlabel(first["unit"])
     axes.xaxis.set_major_formatter(lambda value, _place: number(value))
     axes.tick_params(length=0)
@@ -73,7 +74,7 @@ def lines(axes: Axes, points: Sequence[Found], across: str, up: dict[str, str]) 
         x, y = [point[across] for point in points], [point[column] for point in points]
         axes.plot(x, y, color=colour, marker="o", ms=4, lw=1.6)
         axes.annotate(label, (x[-1], y[-1]), xytext=(7, 0), textcoords="offset points", va="center", color=colour)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.12 * max(point[column] for point in points for column in up))
     axes.grid(axis="y", color=GRID, lw=0.7)
     axes.tick_params(length=0)
 
@@ -136,9 +137,9 @@ def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
     counters.set_xscale("log")
     counters.set(xlabel="counters", ylabel="µs of processor time")
     lines(processes, curves["processes"], "processes", {"flush_us": "flush"})
-    processes.set(xlabel="API processes", ylabel="µs in the journal's Redis")
+    processes.set(xlabel="API processes", ylabel="µs in the journal's Redis", xticks=[point["processes"] for point in curves["processes"]])
     lines(shards, curves["shards"], "shards", {"increment_us": "increment"})
-    shards.set(xlabel="shards", ylabel="µs of processor time")
+    shards.set(xlabel="shards", ylabel="µs of processor time", xticks=[point["shards"] for point in curves["shards"]])
     _memory(memory, curves["memory"])
     return canvas
 

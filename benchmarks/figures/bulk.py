@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from functools import partial
 
 from benchmarks import checks
 from benchmarks.context import SHARES, WARM_SECONDS, Books, Context, Shares, cpu_used, note
@@ -110,8 +109,8 @@ class _Peers:
         program = raw_redis.tool()
         if program is None:
             return {}
-        run = partial(raw_redis.redis_benchmark, self._context, program, self._url, COUNTERS, seconds=PEER_SECONDS)
-        return {TOOL: lambda: run(rate=self._last_rate)}
+        seconds = PEER_SECONDS * self._context.scale
+        return {TOOL: lambda: raw_redis.redis_benchmark(program, self._url, COUNTERS, round(self._last_rate * seconds))}
 
     def postgres(self) -> float:
         rate, done = raw_postgres.measure(self._database.dsn, self._drawn, PEER_SECONDS * self._context.scale)

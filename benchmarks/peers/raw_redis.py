@@ -35,10 +35,9 @@ def tool() -> str | None:
     return shutil.which("redis-benchmark")
 
 
-def redis_benchmark(context: Context, program: str, url: str, counters: int, *, seconds: float, rate: float) -> float:
-    """The same by `redis-benchmark`, for about so long if it reaches `rate`: increments a second."""
+def redis_benchmark(program: str, url: str, counters: int, count: int) -> float:
+    """So many by `redis-benchmark`: increments a second."""
     port = str(urlsplit(url).port)
-    count = str(max(10_000, round(rate * seconds * context.scale)))
-    options = ["-p", port, "-c", str(CONNECTIONS), "-P", str(PIPELINE), "-r", str(counters), "-n", count, "-t", "incr", "--csv"]
+    options = ["-p", port, "-c", str(CONNECTIONS), "-P", str(PIPELINE), "-r", str(counters), "-n", str(count), "-t", "incr", "--csv"]
     output = subprocess.run([program, *options], check=True, capture_output=True, text=True).stdout  # noqa: S603
     return next(float(row[1]) for row in csv.reader(output.splitlines()) if row and row[0] == "INCR")

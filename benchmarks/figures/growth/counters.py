@@ -22,7 +22,7 @@ SELECT key, slot, 0, 1 FROM
 JOIN shard_state ON owners[slot + 1] = shard"""
 VACUUM = "VACUUM (ANALYZE) counter"  # what autovacuum would do in the middle of the measurement
 WRITTEN = "SELECT pg_current_wal_lsn()::text"
-REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+REPLAYED = "SELECT coalesce(pg_last_wal_replay_lsn() >= %s::pg_lsn, true)"  # NULL on a primary
 
 
 def fill(subject: Subject, prefix: str, first: int, last: int) -> None:
