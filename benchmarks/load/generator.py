@@ -48,11 +48,13 @@ class Connection:
 
 
 def _http_status(data: bytes) -> str | None:
-    """The status of a whole answer with a Content-Length."""
+    """The status of a whole answer, by its Content-Length or its last chunk."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None
     head = data[:end].lower()
+    if b"transfer-encoding: chunked" in head:
+        return data[9:12].decode() if data.endswith(b"\r\n0\r\n\r\n") else None
     length = int(head.partition(b"content-length:")[2].partition(b"\r")[0] or 0)
     return data[9:12].decode() if len(data) >= end + 4 + length else None
 

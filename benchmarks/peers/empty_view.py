@@ -9,7 +9,7 @@ settings.configure(SECRET_KEY="bench", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name_
 
 
 def empty(_request: HttpRequest, key: str) -> HttpResponse:  # noqa: ARG001
-    return HttpResponse(b"{}", content_type="application/json")
+    return HttpResponse(b"{}", content_type="application/json", headers={"Content-Length": "2"})
 
 
 urlpatterns = [path("counters/<str:key>", empty)]
