@@ -30,6 +30,11 @@ PATIENCE_SECONDS = 120.0  # for what was accepted to be on the replicas
 ROLES = ("nginx", "api", "redis-journal", "redis-cache", "worker", "spill-worker", "beat", "flower", "postgres", "patroni", "etcd")
 
 
+def fresh() -> str:
+    """A part of keys' names that no run had lately."""
+    return f"{time.time_ns() // 1000 % 36**5:x}"
+
+
 @dataclass
 class Context:
     """One run. `scale` multiplies every duration (a smoke test has a small one), `repeats` is how often each side is measured."""
@@ -42,7 +47,7 @@ class Context:
     scale: float = 1.0
     direct: bool = False  # the load goes to the API processes, not through nginx; likewise for the peers
     minutes: float = 1.0  # of the watch on memory
-    run: str = field(default_factory=lambda: f"{time.time_ns() // 1000 % 36**5:x}")
+    run: str = field(default_factory=fresh)
     rng: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - the same load in each run
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from benchmarks.context import SHARES, WARM_SECONDS, Address, Context, Shares, cpu_used
+from benchmarks.context import SHARES, Address, Context, Shares, cpu_used
 from benchmarks.document import Goal, Part, figure, median_and_spread
 from benchmarks.figures.single import Single
 from benchmarks.load import wire
@@ -23,7 +23,7 @@ def run(context: Context) -> Part:
     """Reads of keys that were just written."""
     part = Part()
     single = Single(context, part, prefix="r")
-    single.tally(WARM_SECONDS)
+    single.fill()
     one = [wire.http("GET", f"/v1/counters/{key}") for key in single.drawn]
     many = [_multi_get(single.drawn[start : start + MANY]) for start in range(0, len(single.drawn), MANY)]
     shares = Shares()

@@ -48,6 +48,16 @@ class Single:
         self.behind: list[float] = []  # seconds from the last answer until the replicas had it all
         self.latencies: list[float] = []
 
+    def fill(self) -> None:
+        """Every key counts one, and is on the replicas. Raises `RuntimeError`."""
+        connection = self.context.subject.wire()
+        answer = connection.ask("POST", "/v1/increments", keys.body(keys.JSON, self.names), {"Content-Type": keys.JSON})
+        connection.close()
+        if answer.status != 202:
+            raise RuntimeError(f"answered {answer.status}")
+        self.books.add(dict.fromkeys(self.names, 1))
+        self.books.settled()
+
     def _counted(self, answered: list[int]) -> Counter[str]:
         return keys.counted(answered, [[key] for key in self.drawn])
 
