@@ -62,9 +62,11 @@ def write(found: dict[str, Any]) -> None:
     where = f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, {machine['system']}"
     commits = sorted({one["commit"] for one in found["figures"]})
     told = f"\nMedians of one run each, ± half of the spread between repeats; {where}; commit {', '.join(commits)}.\n"
-    _between(PAGE, markdown(found["figures"]) + told)
+    names = dict.fromkeys(one["of"] for one in found["figures"])
+    _between(PAGE, markdown(found["figures"]) + told + "".join(f"\n![{name}](img/bench-{name}.png)\n" for name in names))
     leading = [one for one in found["figures"] if one["goal"]]
-    _between(README, _short(leading))
+    picture = "\n![Increments a second until they are on the replicas](docs/img/bench-bulk.png)\n" if "bulk" in names else ""
+    _between(README, _short(leading) + picture)
 
 
 def _short(figures: Sequence[dict[str, Any]]) -> str:

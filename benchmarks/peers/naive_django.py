@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import ClassVar
 
 from django.conf import settings
 
@@ -40,13 +41,15 @@ class Count(models.Model):
     key = models.CharField(max_length=200, primary_key=True)
     value = models.BigIntegerField(default=0)
 
+    objects: ClassVar[models.Manager["Count"]] = models.Manager()
+
     class Meta:
         app_label = "bench"
         db_table = "count"
         managed = False
 
 
-class Increment(serializers.Serializer):
+class Increment(serializers.Serializer):  # type: ignore[type-arg]
     delta = serializers.IntegerField()
 
 

@@ -22,7 +22,7 @@ async def increment(key: str, body: Increment) -> dict[str, object]:
             try:
                 await pipe.watch(key)
                 value = int(await pipe.get(key) or 0) + body.delta
-                pipe.multi()
+                pipe.multi()  # type: ignore[no-untyped-call]
                 pipe.set(key, value)
                 await pipe.execute()
             except WatchError:
