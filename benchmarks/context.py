@@ -26,7 +26,7 @@ from benchmarks.load.wire import Load, Result
 
 Address = tuple[str, int]
 WARM_SECONDS = 1.0
-PATIENCE_SECONDS = 120.0  # for what was accepted to be on the replicas
+PATIENCE_SECONDS = 300.0  # for what was accepted to be on the replicas
 ROLES = ("nginx", "api", "redis-journal", "redis-cache", "worker", "spill-worker", "beat", "flower", "postgres", "patroni", "etcd")
 
 

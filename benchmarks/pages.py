@@ -64,7 +64,7 @@ def write(found: dict[str, Any]) -> None:
     told = f"\nMedians of one run each, ± half of the spread between repeats; {where}; commit {', '.join(commits)}.\n"
     names = dict.fromkeys(one["of"] for one in found["figures"])
     _between(PAGE, markdown(found["figures"]) + told + "".join(f"\n![{name}](img/bench-{name}.png)\n" for name in names))
-    leading = [one for one in found["figures"] if one["goal"]]
+    leading = [one for one in found["figures"] if one["goal"] and one["peer"]]
     picture = "\n![Increments a second until they are on the replicas](docs/img/bench-bulk.png)\n" if "bulk" in names else ""
     _between(README, _short(leading) + picture)
 
@@ -73,7 +73,7 @@ def _short(figures: Sequence[dict[str, Any]]) -> str:
     """Figure, value, and how many times the peer."""
     rows = [("figure", "Tally", "beside it, in the same run"), ("---", "---:", "---")]
     for one in figures:
-        beside = f"{one['ratio']:.2g} times {one['peer']} ({number(one['peer_value'])})" if one["peer"] and one["ratio"] else ""
+        beside = f"{number(one['ratio'])} times {one['peer']} ({number(one['peer_value'])})"
         rows.append((one["name"].partition(", beside")[0], f"{number(one['value'])} {one['unit']}", beside))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

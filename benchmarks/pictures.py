@@ -96,19 +96,19 @@ def _only_bars(figures: Sequence[Found], _curves: Found) -> Canvas:
 def _reads(figures: Sequence[Found], curves: Found) -> Canvas:
     canvas, (left, right) = _canvas("Cached reads", 2, 3.0)
     bars(left, figures[:1])
-    _latency(right, curves["latency"], 1.0, "reads/s")
+    _latency(right, curves["latency"], "rate", "reads/s")
     return canvas
 
 
 def _convergence(_figures: Sequence[Found], curves: Found) -> Canvas:
     canvas, (axes,) = _canvas("From 202 to visible on the replica", 1, 3.0)
-    _latency(axes, curves["latency"], 1e6, "million increments/s beside it")
+    _latency(axes, curves["latency"], "share", "bulk load beside it, as a share of the maximum")
+    axes.xaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
     return canvas
 
 
-def _latency(axes: Axes, points: Sequence[Found], unit: float, label: str) -> None:
-    scaled = [{**point, "rate": point["rate"] / unit} for point in points]
-    lines(axes, scaled, "rate", {"p99_ms": "p99", "p50_ms": "p50"})
+def _latency(axes: Axes, points: Sequence[Found], across: str, label: str) -> None:
+    lines(axes, points, across, {"p99_ms": "p99", "p50_ms": "p50"})
     axes.set_xlim(left=0)
     axes.set_ylabel("ms")
     axes.set_xlabel(label)
