@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test demo chaos lint types format lock install clean
+.PHONY: run test demo chaos bench lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -25,6 +25,9 @@ demo: install  ## count every word of the standard library, on the running clust
 
 chaos: install  ## kill everything, again and again, under writes, then compare every key; ARGS="--minutes 10 --seed 1 --faults 100"
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+bench: install  ## every figure beside its peers, in one run of about 20 minutes; ONLY=bulk,reads; ARGS="--repeats 1 --scale 0.2"
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -82,6 +82,10 @@ class Subject:
         """How many replicas a shard is meant to have."""
         return len(self.shards[shard]["nodes"]) - 1
 
+    def last_copy(self, shard: int) -> str:
+        """Who of a shard gets a commit last: its replica, or its primary if it has none."""
+        return "standby" if self.replicas(shard) else "primary"
+
     def primary(self, shard: int) -> dict[str, Any]:
         """The row of the postmaster that takes writes now. Raises `psycopg.OperationalError`, `LookupError`."""
         return self._postgres(shard, "primary")

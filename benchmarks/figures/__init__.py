@@ -1,0 +1,10 @@
+"""The figures, in the order of the table. Each is a module with `TITLE` and `run(context) -> Part`; its name is what `ONLY=` takes."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from benchmarks.figures import bulk, convergence, growth, reads, reduction, single, wait
+
+_MODULES = (bulk, single, reads, wait, convergence, reduction, growth)
+FIGURES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in _MODULES}

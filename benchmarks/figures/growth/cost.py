@@ -1,0 +1,66 @@
+"""Processor time of a whole cluster for one operation: what it uses under a fixed load, less what it uses when idle."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.chaos import subject as subjects
+from benchmarks.chaos.subject import Subject
+from benchmarks.context import Books, Context, cpu_used
+from benchmarks.document import Goal
+from benchmarks.load import keys
+from benchmarks.load.wire import Result
+
+FLAT = Goal("value", "≤", 1.3)
+CONNECTIONS, SECONDS, IDLE_SECONDS = 64, 4.0, 4.0
+TIMES = "times (most by least)"
+
+
+@contextlib.contextmanager
+def cluster(*, shards: int = 2, replicas: int = 1, api: int = 2) -> Iterator[Subject]:
+    """A cluster for the time of the block."""
+    found = subjects.start(Path(tempfile.mkdtemp(prefix="tally-bench-")), shards=shards, replicas=replicas, api=api)
+    try:
+        yield found
+    finally:
+        subjects.put_away(found, keep=False)
+
+
+class Meter:
+    """Measures costs on one cluster."""
+
+    def __init__(self, context: Context, subject: Subject) -> None:
+        self._context, self.subject = context, subject
+        with cpu_used(subject) as used:
+            began = time.monotonic()
+            time.sleep(IDLE_SECONDS * context.scale)
+            seconds = time.monotonic() - began
+        self.idle = sum(used.values()) / seconds  # cores
+
+    def reads(self, requests: Sequence[bytes], rate: float) -> float:
+        """Microseconds for one request."""
+        with cpu_used(self.subject) as used:
+            began = time.monotonic()
+            result = self._load(requests, rate, 200)
+            seconds = time.monotonic() - began
+        return self._each(used, seconds, result.count)
+
+    def writes(self, requests: Sequence[bytes], drawn: Sequence[Sequence[str]], books: Books, rate: float) -> float:
+        """Microseconds for one increment, until the replicas have it. Request i has the keys `drawn[i]`."""
+        before = books.expected.total()
+        with cpu_used(self.subject) as used:
+            began = time.monotonic()
+            books.add(keys.counted(self._load(requests, rate, 202).answered, drawn))
+            seconds = books.settled() - began
+        return self._each(used, seconds, books.expected.total() - before)
+
+    def _load(self, requests: Sequence[bytes], rate: float, status: int) -> Result:
+        addresses = self._context.addresses(self.subject)
+        return self._context.load(addresses, requests, connections=CONNECTIONS, seconds=SECONDS, rate=rate, status=status)
+
+    def _each(self, used: dict[str, float], seconds: float, count: int) -> float:
+        return 1e6 * (sum(used.values()) - self.idle * seconds) / max(1, count)

@@ -1,0 +1,166 @@
+"""One picture for each figure: bars of throughput and ratio, latency against load, cost against growth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from benchmarks.document import ROOT
+from benchmarks.pages import number
+
+FOLDER = ROOT / "docs/img"
+INK, MUTED, GRID = "#1f2933", "#66737f", "#e3e7eb"
+TALLY, PEER, THIRD = "#0b6e99", "#b4bec7", "#c2571a"
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.edgecolor": GRID,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+Found = dict[str, Any]
+
+
+def draw(found: Found, names: Sequence[str], folder: Path = FOLDER) -> None:
+    """Write `bench-<name>.png` for each of the names that was measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        for name in names:
+            figures = [one for one in found["figures"] if one["of"] == name]
+            if not figures:
+                continue
+            canvas = PAINTERS.get(name, _only_bars)(figures, found["curves"].get(name, {}))
+            canvas.savefig(folder / f"bench-{name}.png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+            plt.close(canvas)
+
+
+def bars(axes: Axes, figures: Sequence[Found]) -> None:
+    """Tally, and each peer with its ratio to it; the spread of the repeats as a thin line."""
+    first = figures[0]
+    rows = [("Tally", first["samples"], first["value"], "")]
+    rows += [
+        (one["peer"], one["peer_samples"], one["peer_value"], f"   Tally: {one['ratio']:.2g} times") for one in figures if one["peer_value"]
+    ]
+    for place, (_, samples, value, text) in enumerate(rows):
+        axes.barh(place, value, color=PEER if place else TALLY, height=0.62)
+        axes.plot([min(samples), max(samples)], [place, place], color=INK, lw=1.2)
+        axes.text(max([*samples, value]), place, f"  {number(value)}{text}", va="center", fontweight="normal" if place else "bold")
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
+    axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlim(0, 1.4 * max(value for _, _, value, _ in rows))
+    axes.set_xlabel(first["unit"])
+    axes.xaxis.set_major_formatter(lambda value, _place: number(value))
+    axes.tick_params(length=0)
+    axes.grid(axis="x", color=GRID, lw=0.7)
+    axes.set_axisbelow(True)
+
+
+def lines(axes: Axes, points: Sequence[Found], across: str, up: dict[str, str]) -> None:
+    """Curves of `up` (column → label) over the column `across`, labelled at their ends."""
+    for (column, label), colour in zip(up.items(), (TALLY, THIRD, MUTED), strict=False):
+        x, y = [point[across] for point in points], [point[column] for point in points]
+        axes.plot(x, y, color=colour, marker="o", ms=4, lw=1.6)
+        axes.annotate(label, (x[-1], y[-1]), xytext=(7, 0), textcoords="offset points", va="center", color=colour)
+    axes.set_ylim(0, 1.12 * max(point[column] for point in points for column in up))
+    axes.grid(axis="y", color=GRID, lw=0.7)
+    axes.tick_params(length=0)
+
+
+def _canvas(title: str, parts: int, height: float = 2.6) -> tuple[Canvas, list[Axes]]:
+    canvas, axes = plt.subplots(1, parts, figsize=(9.5 if parts > 1 else 8.0, height), squeeze=False, layout="constrained")
+    canvas.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return canvas, list(axes[0])
+
+
+def _only_bars(figures: Sequence[Found], _curves: Found) -> Canvas:
+    title = figures[0]["name"].partition(", beside")[0]
+    beside = [one for one in figures if one["peer_value"]]
+    canvas, (axes,) = _canvas(title, 1, 1.3 + 0.42 * len(beside))
+    bars(axes, beside)
+    return canvas
+
+
+def _reads(figures: Sequence[Found], curves: Found) -> Canvas:
+    canvas, (left, right) = _canvas("Cached reads", 2, 3.0)
+    bars(left, figures[:1])
+    _latency(right, curves["latency"], "rate", "reads/s")
+    return canvas
+
+
+def _convergence(_figures: Sequence[Found], curves: Found) -> Canvas:
+    canvas, (axes,) = _canvas("From 202 to visible on the replica", 1, 3.0)
+    _latency(axes, curves["latency"], "share", "bulk load beside it, as a share of the maximum")
+    axes.xaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
+    return canvas
+
+
+def _latency(axes: Axes, points: Sequence[Found], across: str, label: str) -> None:
+    lines(axes, points, across, {"p99_ms": "p99", "p50_ms": "p50"})
+    axes.set_xlim(left=0)
+    axes.set_ylabel("ms")
+    axes.set_xlabel(label)
+
+
+def _reduction(figures: Sequence[Found], _curves: Found) -> Canvas:
+    canvas, (axes,) = _canvas("Row writes for a thousand increments", 1, 2.0)
+    rows = [*((one["name"].partition(", ")[2], 1000 * one["value"], TALLY) for one in figures), ("F() update", 1000.0, PEER)]
+    for place, (_, value, colour) in enumerate(rows):
+        axes.barh(place, value, color=colour, height=0.62)
+        axes.text(value, place, f"  {number(value)}", va="center")
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1150)
+    axes.tick_params(length=0)
+    axes.grid(axis="x", color=GRID, lw=0.7)
+    axes.set_axisbelow(True)
+    return canvas
+
+
+def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
+    canvas, grid = plt.subplots(2, 2, figsize=(10.5, 6.4), layout="constrained")
+    canvas.suptitle("Growth: what one operation costs, and memory", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    (counters, processes), (shards, memory) = grid
+    lines(counters, curves["counters"], "counters", {"increment_us": "increment", "primary_read_us": "read of primary", "read_us": "read"})
+    counters.set_xscale("log")
+    counters.set(xlabel="counters", ylabel="µs of processor time")
+    lines(processes, curves["processes"], "processes", {"flush_us": "flush"})
+    processes.set(xlabel="API processes", ylabel="µs in the journal's Redis", xticks=[point["processes"] for point in curves["processes"]])
+    lines(shards, curves["shards"], "shards", {"increment_us": "increment"})
+    shards.set(xlabel="shards", ylabel="µs of processor time", xticks=[point["shards"] for point in curves["shards"]])
+    _memory(memory, curves["memory"])
+    return canvas
+
+
+def _memory(axes: Axes, samples: Sequence[Found]) -> None:
+    """Of the five largest processes."""
+    names = sorted((name for name in samples[-1] if name != "minutes"), key=lambda name: -samples[-1][name])[:5] if samples else []
+    for name, colour in zip(names, (TALLY, THIRD, "#2e7d32", "#7a3e9d", MUTED), strict=False):
+        told = [(sample["minutes"], sample[name]) for sample in samples if name in sample]
+        axes.plot(*zip(*told, strict=True), color=colour, lw=1.3, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="minutes at half of the maximum load", ylabel="MiB of its own")
+    axes.grid(axis="y", color=GRID, lw=0.7)
+    axes.tick_params(length=0)
+    if names:
+        axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
+    "reads": _reads,
+    "convergence": _convergence,
+    "reduction": _reduction,
+    "growth": _growth,
+}
