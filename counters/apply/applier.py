@@ -9,7 +9,8 @@ Invariants, and what keeps them:
 - The cursor lives as long as the connection. After a failover the new primary may lack commits: everything still in the journal is
   looked at again, and the ledger says which are missing (I3 keeps them there until enough replicas have them).
 
-Retries are for ever: a database or a Redis that is away costs time and a log line.
+Retries are for ever: a database or a Redis that is away costs time and a log line. `stop` ends them: the transaction in hand is
+finished, what is left in the journal is for the next worker.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -73,6 +74,10 @@ _LOOK_SECONDS = 1.0  # an idle applier looks at the journal so often: after a fa
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
 
+class Stopped(Exception):
+    """The worker is ending; the journal keeps what it has not applied."""
+
+
 class Request(NamedTuple):
     """Somebody wants the journal applied up to a position. `again`: a batch that is there although the cursor may be behind it."""
 
@@ -94,10 +99,14 @@ class Applier:
         self._failures = 0
         self._unfit = ""
         self._completion = Completion(shard)
+        self._looked = 0.0  # monotonic time at which the journal was last found empty
+        self._stopping = False
+        self.stopped = Event()
+        _all.append(self)
         Thread(target=self._run, name=f"applier-{shard}", daemon=True).start()
 
     def apply_up_to(self, position: int, again: UUID | None = None) -> None:
-        """Return when all entries of the journal up to a position are applied and committed."""
+        """Return when all entries of the journal up to a position are applied and committed. Raises `Stopped`."""
         request = Request(position, Future(), again)
         self._requests.put(request)
         request.done.result()
@@ -106,10 +115,18 @@ class Applier:
         """Apply whatever is in the journal now, without waiting for it."""
         self._requests.put(Request(_ALL, Future()))
 
+    def stop(self) -> None:
+        """Begin no transaction any more; `stopped` is set when none is open. A signal handler may call it."""
+        self._stopping = True
+        self.wake()
+
     def _run(self) -> None:
         while True:
             try:
                 self._gather()
+                if self._stopping:
+                    self._refuse()
+                    continue
                 self._work()
                 self._failures = 0
             except (psycopg.DataError, ValueError) as error:
@@ -123,7 +140,7 @@ class Applier:
     def _gather(self) -> None:
         """Wait for requests: not at all while some are open, not long while commits wait for their replicas, and never for ever.
 
-        After a while without any, the journal is looked at all the same: when Redis is full, no message can be sent.
+        After a while without any, the journal is looked at all the same: when Redis is full or the broker away, no message can be sent.
         """
         if self._waiting:
             self._waiting += self._at_hand()
@@ -132,10 +149,17 @@ class Applier:
             timeout = settings.TALLY.completion_interval_seconds if self._completion.pending else _LOOK_SECONDS
             first = self._requests.get(timeout=timeout)
         except Empty:
-            if not self._completion.pending:
+            if time.monotonic() - self._looked >= _LOOK_SECONDS / 2:
                 self._waiting.append(Request(_ALL, Future()))
             return
         self._waiting += take(self._requests, _MOST_BATCHES, first)
+
+    def _refuse(self) -> None:
+        """Nobody is to wait for what this worker will not do."""
+        self.stopped.set()
+        for request in self._waiting:
+            request.done.set_exception(Stopped())
+        self._waiting = []
 
     def _at_hand(self) -> list[Request]:
         try:
@@ -151,9 +175,11 @@ class Applier:
             if request.again and not self._completion.knows(request.again):
                 self._cursor = min(self._cursor, request.position - 1)
         self._release(self._cursor)
-        while self._waiting:
+        while self._waiting and not self._stopping:
             more = self._apply_window(conn)
             self._release(self._cursor if more else _ALL)  # nothing more in the journal: whatever was asked for is done
+            if not more:
+                self._looked = time.monotonic()
         self._completion.complete(conn)
 
     def _release(self, position: int) -> None:
@@ -330,6 +356,21 @@ class Applier:
         known = {placed.batch.id for placed in fresh}
         keys = sorted({key for placed in window if placed.batch.id not in known for key in forwarding.keys_of(placed.batch)})
         return conn.execute(CURRENT, (keys, [slot_of(key) for key in keys])).fetchall() if keys else []
+
+
+_all: list[Applier] = []
+
+
+def stop() -> None:
+    """Let every applier of this process finish the transaction in hand, and no more. A signal handler may call it."""
+    for one in _all:
+        one.stop()
+
+
+def wait_until_stopped(seconds: float) -> bool:
+    """After `stop`, wait until no transaction is open; whether that was so in time."""
+    deadline = time.monotonic() + seconds
+    return all(one.stopped.wait(max(0.0, deadline - time.monotonic())) for one in _all)
 
 
 @cache
