@@ -25,10 +25,15 @@ from tests.test_faults import assert_exact, load
 
 @pytest.fixture(autouse=True)
 def whole(cluster: Cluster) -> Iterator[None]:
-    """Each test finds every component up, and leaves it so."""
-    cluster.wait_until_whole()
+    """Each test finds every process running and every component up, and leaves it so."""
+
+    def wait() -> None:
+        eventually(lambda: all(one["state"] == "running" for one in cluster.status()["processes"]), 60)
+        cluster.wait_until_whole()
+
+    wait()
     yield
-    cluster.wait_until_whole()
+    wait()
 
 
 @dataclass
@@ -98,13 +103,12 @@ def test_an_api_process_answers_what_it_has_taken(cluster: Cluster, client: http
     direct = Direct(f"http://127.0.0.1:{api['port']}", {"Authorization": f"Api-Key {cluster.key}"}, key)
     with ThreadPoolExecutor(24) as pool:
         running = [pool.submit(direct.run, n % 2 * 5) for n in range(24)]
-        time.sleep(1.5)
+        eventually(lambda: direct.answered > 50)
         for process in processes[: 1 if whom == "its main process" else 2]:
             process.terminate()
         end.within(processes, 10)
         for one in running:
             one.result()
-    assert direct.answered > 100
     eventually(lambda: all(journal.depth(shard) == 0 for shard in (0, 1)), 60)
     assert value_of(client, key) == direct.answered
     for token in direct.unanswered:
