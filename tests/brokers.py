@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+from amqp.exceptions import AMQPError
 from kombu import Connection
+from redis.exceptions import RedisError
 
 from cluster import layout, programs
 from tests.conftest import eventually
@@ -56,7 +58,7 @@ class Broker(ABC):
             with Connection(self.url, connect_timeout=2) as connection:
                 try:
                     connection.connect()
-                except (OSError, *connection.connection_errors):
+                except (OSError, AMQPError, RedisError):
                     return False
                 return True
 
