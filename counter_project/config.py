@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -43,6 +43,8 @@ class Config(BaseSettings):
     """`TALLY_<FIELD NAME>` for each field; lists and objects are JSON."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
+    # Django asks each settings value for this, each time; pydantic's way to say that it is not there is slow.
+    _mask_wrapped: ClassVar[bool] = True
 
     secret_key: SecretStr = Field(description="Django's signing key; at least 32 characters.")
     debug: bool = Field(default=False, description="Django's debug pages; never in production.")
@@ -60,7 +62,7 @@ class Config(BaseSettings):
     control_database_name: str = Field(default="tally_control", description="Django's own tables, in shard 0's cluster.")
     database_pool_size: int = Field(default=10, ge=1, le=10, description="Connections per process and database, at most.")
     database_timeout_seconds: float = Field(
-        default=1.0, gt=0, description="For a read to get a connection to a node, and to get its answer, before another node is asked."
+        default=1.0, gt=0, description="For a read to get a connection to a primary, and to get its answer; for a replica, half of it each."
     )
     replicas_required: int = Field(
         default=1, ge=0, description="Replicas that must have flushed a commit before its journal entry goes; 0 where a shard has none."
@@ -83,7 +85,7 @@ class Config(BaseSettings):
         default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
     )
     max_writing: int = Field(
-        default=32,
+        default=48,
         ge=1,
         description="Requests of a process that may stand before the journal at once; the other threads are for reads.",
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 KEY_RULE = "1 to 200 characters out of A-Z a-z 0-9 . _ : ~ @ -"
 KEY_PATTERN = r"[A-Za-z0-9._:~@-]{1,200}"
 
+MAX_LENGTH = 200
 _key = re.compile(KEY_PATTERN)
-_keys = re.compile(rf"(?:{KEY_PATTERN}\n)*")
+_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:~@-"
 
 
 def is_key(text: str) -> bool:
@@ -17,9 +18,10 @@ def is_key(text: str) -> bool:
     return _key.fullmatch(text) is not None
 
 
-def first_invalid(keys: Iterable[str]) -> str | None:
-    """The first that is not a valid key; one regular expression over all of them when all are (the usual case)."""
-    keys = list(keys)
-    if _keys.fullmatch("\n".join(keys) + "\n") and not any("\n" in key for key in keys):
+def first_invalid(keys: Collection[str]) -> str | None:
+    """The first that is not a valid key. That all are valid, the usual case, is seen by looking at their characters at once."""
+    lengths = set(map(len, keys))
+    strange = "".join(keys).encode(errors="surrogatepass").translate(None, _CHARACTERS)
+    if not strange and min(lengths, default=1) >= 1 and max(lengths, default=1) <= MAX_LENGTH:
         return None
     return next((key for key in keys if not is_key(key)), None)

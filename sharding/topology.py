@@ -7,7 +7,7 @@ a process that starts while some shard is down learns the map from any other. Th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -17,11 +17,11 @@ import structlog
 from django.conf import settings
 
 from sharding import databases, ring
-from sharding.slots import slot_of
+from sharding.slots import slot_of, slots_of
 
 log = structlog.get_logger(__name__)
 
-READ = "SELECT shard, topology_version, owners FROM shard_state"
+READ = "SELECT shard, topology_version, CASE WHEN topology_version = %s THEN NULL ELSE owners END FROM shard_state"
 WRITE = """
 INSERT INTO shard_state (shard, topology_version, owners) VALUES (%(shard)s, %(version)s, %(owners)s)
 ON CONFLICT (singleton) DO UPDATE SET topology_version = excluded.topology_version, owners = excluded.owners
@@ -47,11 +47,17 @@ class Topology:
         """Keys grouped by their shard, order kept."""
         groups: dict[int, list[str]] = defaultdict(list)
         for key in keys:
-            groups[self.owners[slot_of(key)]].append(key)
+            groups[self.shard_of(key)].append(key)
         return dict(groups)
+
+    def foreign(self, shard: int, keys: Collection[str]) -> set[str]:
+        """Those of the keys that another shard owns."""
+        owned = all(self.owners[slot] == shard for slot in set(slots_of(keys)))
+        return set() if owned else {key for key in keys if self.shard_of(key) != shard}
 
 
 _current: Topology | None = None
+_copies: dict[int, Topology] = {}  # by shard, as they were read last
 _lock = Lock()
 
 
@@ -85,13 +91,19 @@ def _read_any(shard: int) -> Topology | None:
 
 
 def read(conn: psycopg.Connection[Any], shard: int) -> Topology | None:
-    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than they think."""
-    row = conn.execute(READ).fetchone()
+    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than they think.
+
+    The owners are sent only if their version is not the one that was read last: the worker asks in each transaction.
+    """
+    known = _copies.get(shard)
+    row = conn.execute(READ, (known.version if known else -1,)).fetchone()
     if row is None:
         return None
     if row[0] != shard:
         raise WrongShard(f"the database of shard {shard} says that it is shard {row[0]}: TALLY_SHARDS is in another order than at first")
-    return Topology(version=row[1], owners=tuple(row[2]))
+    if known is None or row[1] != known.version:
+        known = _copies[shard] = Topology(version=row[1], owners=tuple(row[2]))
+    return known
 
 
 class WrongShard(Exception):

@@ -19,7 +19,7 @@ from celery import current_app
 from prometheus_client import REGISTRY
 from uuid_utils.compat import uuid7
 
-from counters.apply import dead_letters, partitions
+from counters.apply import dead_letters, partitions, transaction
 from counters.apply.completion import Completion
 from counters.intake import batch, dispatch, journal
 from counters.intake.batch import Increments, Step
@@ -34,7 +34,7 @@ def put_in_journal(shard: int, *operations: batch.Operation, id: UUID | None = N
     """One batch with a write for each operation; nothing is dispatched."""
     id = id or uuid7()
     segments = [(index, batch.encode_segment(operation)) for index, operation in enumerate(operations)]
-    return id, journal.append(id, {shard: batch.encode(id, segments, [], None)}, len(operations), {})
+    return id, journal.append(id, {shard: batch.encode(id, segments, [], None)}, len(operations), {}).position
 
 
 def rows(shard: int, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
@@ -101,7 +101,7 @@ def test_poison_is_kept_and_the_queue_goes_on(cluster: Cluster, client: httpx.Cl
     unfit_id = uuid7()
     bad[unfit_id] = batch.encode(unfit_id, [(0, unfit)], [], None)
     for id, data in bad.items():
-        dispatch.send(shard, id, journal.append(id, {shard: data}, 1, {}))
+        dispatch.send(shard, id, journal.append(id, {shard: data}, 1, {}).position)
     client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}).raise_for_status()
     assert value_of(client, key) == 2
     kept = journal.poison(shard)
@@ -288,3 +288,36 @@ def test_every_slot_has_one_owner(cluster: Cluster) -> None:
     assert {owners.count(shard) for shard in (0, 1)} == {512}
     for shard in (0, 1):
         assert rows(shard, "SELECT shard, owners FROM shard_state") == [(shard, list(owners))]
+
+
+def test_a_window_over_most_counters_is_written_as_any_other(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Both ways to add: one row at a time, and with the whole table (`add_dense.sql`); new rows, known rows, and one that overflows."""
+    few, many = [f"{key}:{n}" for n in range(500)], [f"{key}:{n}" for n in range(60_000)]
+    with databases.connection(databases.primary(0)) as conn:
+        assert not transaction.is_dense(conn, len(few) // 2)
+        assert transaction.is_dense(conn, 10**9)
+    full = f"{key}:1"
+    wait = client.put(f"/v1/counters/{full}", json={"value": 2**63 - 2})
+    assert wait.status_code == 200
+    writes = []
+    for keys in (few, many, many, few):
+        body = {"increments": [{"key": one, "delta": 1} for one in keys]}
+        writes.append(client.post("/v1/increments", json=body).raise_for_status().json()["id"])
+    eventually(lambda: all(client.get(f"/v1/writes/{write}").json()["status"] != "queued" for write in writes), 60)
+    assert [client.get(f"/v1/writes/{write}").json()["status"] for write in writes] == ["applied", "rejected", "rejected", "rejected"]
+    values = {one["key"]: one["value"] for one in listed(client, f"{key}:")}
+    expected = dict.fromkeys(many, 2) | dict.fromkeys(few, 4) | {full: 2**63 - 1}
+    assert values == expected
+
+
+def listed(client: httpx.Client, prefix: str) -> list[dict[str, Any]]:
+    """All counters with a prefix, from the primary."""
+    found, cursor = [], None
+    while True:
+        params: dict[str, str | int] = {"prefix": prefix, "limit": 1000, "consistency": "primary"}
+        if cursor:
+            params["cursor"] = cursor
+        page = client.get("/v1/counters", params=params).raise_for_status().json()
+        found += page["results"]
+        if (cursor := page["next"]) is None:
+            return found

@@ -1,4 +1,7 @@
-"""What a trial showed: a table for people, chaos.json for machines."""
+"""What a trial showed: a table for people, chaos.json for machines.
+
+`python -m benchmarks.chaos.report FILE…` prints the table of several rounds together, as docs/reliability.md has it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -96,3 +101,20 @@ def machine() -> dict[str, Any]:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603, S607
     return done.stdout.strip() or "unknown"
+
+
+def together(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of several documents in Markdown: the median of their medians, and the most of all."""
+    lines = ["| fault | times | until whole | no write accepted | no result | no read |", "| --- | --- | --- | --- | --- | --- |"]
+    for name in dict.fromkeys(row["name"] for one in rounds for row in one["table"]):
+        rows = [row for one in rounds for row in one["table"] if row["name"] == name and row["count"]]
+        if not rows:
+            continue
+        kinds = ("recovery", "writes", "results", "reads")
+        pairs = [f"{median(row[kind][0] for row in rows):.1f} / {max(row[kind][1] for row in rows):.1f}" for kind in kinds]
+        lines.append(f"| {name} | {sum(row['count'] for row in rows)} | {' | '.join(pairs)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join([*together([json.loads(Path(name).read_text()) for name in sys.argv[1:]]), ""]))

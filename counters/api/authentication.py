@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from threading import Lock, Thread
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from counters.models import ApiKey, Scope
 
 KEYWORD = "Api-Key"
 _UNKNOWN_KEY_SECONDS = 0.5
+_MOST_CHECKED = 10_000
 log = structlog.get_logger(__name__)
 
 
@@ -47,19 +49,28 @@ class Keyring:
         self._keys: dict[str, ApiKey] | None = None
         self._read_at = 0.0
         self._lock = Lock()
+        self._checked: dict[bytes, tuple[ApiKey, Caller]] = {}  # by the key's own hash: not checked anew for each request
 
     def caller(self, key: str) -> Caller | None:
         """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if no keys were ever read."""
         prefix = key.partition(".")[0]
         keys = self._known()
+        digest = sha256(key.encode()).digest()
+        checked, caller = self._checked.get(digest, (None, None))
+        if checked is not None and keys.get(prefix) is checked and not _has_expired(checked):
+            return caller
         if prefix not in keys:
             keys = self._fresh(_UNKNOWN_KEY_SECONDS)
         found = keys.get(prefix)
         if found is None or found.revoked or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
             return None
-        if found.expiry_date and found.expiry_date < timezone.now():
+        if _has_expired(found):
             return None
-        return Caller(prefix, found.name, frozenset(found.scopes))
+        if len(self._checked) >= _MOST_CHECKED:
+            self._checked.clear()
+        caller = Caller(prefix, found.name, frozenset(found.scopes))
+        self._checked[digest] = found, caller
+        return caller
 
     def _fresh(self, seconds: float) -> dict[str, ApiKey]:
         """The keys as they were at most so long ago, if the database answers."""
@@ -94,22 +105,33 @@ class Keyring:
         self._read_at = time.monotonic()
 
 
+def _has_expired(key: ApiKey) -> bool:
+    return key.expiry_date is not None and key.expiry_date < timezone.now()
+
+
 keyring = Keyring()
+
+
+def caller_of(header: str) -> Caller | None:
+    """Whose key an `Authorization` header has; None if there is no header. Raises `AuthenticationFailed`, `Problem` 503."""
+    keyword, _, key = header.partition(" ")
+    if not keyword:
+        return None
+    if keyword.lower() != KEYWORD.lower() or not key.strip():
+        raise AuthenticationFailed(f"Authorization must be '{KEYWORD} <key>'.")
+    caller = keyring.caller(key.strip())
+    if caller is None:
+        raise AuthenticationFailed("This API key is unknown, revoked or expired.")
+    return caller
 
 
 class ApiKeyAuthentication(BaseAuthentication):
     """DRF authentication by API key."""
 
     def authenticate(self, request: Request) -> tuple[Caller, str] | None:
-        keyword, _, key = request.headers.get("Authorization", "").partition(" ")
-        if not keyword:
-            return None
-        if keyword.lower() != KEYWORD.lower() or not key.strip():
-            raise AuthenticationFailed(f"Authorization must be '{KEYWORD} <key>'.")
-        caller = keyring.caller(key.strip())
-        if caller is None:
-            raise AuthenticationFailed("This API key is unknown, revoked or expired.")
-        return caller, key
+        header = request._request.META.get("HTTP_AUTHORIZATION", "")
+        caller = caller_of(header)
+        return None if caller is None else (caller, header)
 
     def authenticate_header(self, request: Request) -> str:  # noqa: ARG002
         return KEYWORD

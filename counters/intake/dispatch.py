@@ -2,7 +2,8 @@
 
 It is sent after the answer is certain and may be lost (I4): a broker that is away costs a log line, a metric and the time until the worker
 looks at the journal by itself, or the relay sends it.
-The message names the batch and does not carry it: the journal has its bytes already, and the worker reads them there in order.
+The message names the batch and does not carry it: the journal has its bytes already, and the worker reads them there in order, all up to
+this one. So of batches that wait to be sent, the newest of each shard speaks for the others.
 """
 
 from __future__ import annotations
@@ -35,31 +36,26 @@ def send(shard: int, batch: UUID, position: int, *, again: bool = False) -> bool
     try:
         current_app.send_task(TASK, (shard, batch.hex, position), options, queue=queue_of(shard), ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
-        _undispatched([shard], str(error))
+        _undispatched(shard, str(error))
         return False
     DISPATCHED.labels(shard).inc()
     return True
 
 
-def _send_all(batches: list[tuple[int, UUID, int]]) -> None:
-    """As soon as the broker does not take one, those at hand are given up: a broker that hangs costs one time-out, not one a batch."""
-    for done, batch in enumerate(batches, start=1):
-        if not send(*batch):
-            _undispatched([shard for shard, _, _ in batches[done:]], "not tried after the one before")
-            return
+def _send_newest(batches: list[tuple[int, UUID, int]]) -> None:
+    newest = {batch[0]: batch for batch in batches}  # positions rise
+    for batch in newest.values():
+        send(*batch)
 
 
-def _undispatched(shards: list[int], error: str) -> None:
-    """Count batches that the broker did not get, given by their shards."""
-    for shard in shards:
-        UNDISPATCHED.labels(shard).inc()
-    if shards:
-        log.warning("batches_undispatched", batches=len(shards), error=error)
+def _undispatched(shard: int, error: str) -> None:
+    UNDISPATCHED.labels(shard).inc()
+    log.warning("batch_undispatched", shard=shard, error=error)
 
 
 @cache
 def _sender() -> GroupCommit[tuple[int, UUID, int]]:
-    return GroupCommit(_send_all, name="dispatch", most=_MOST)
+    return GroupCommit(_send_newest, name="dispatch", most=_MOST)
 
 
 def send_soon(shard: int, batch: UUID, position: int) -> None:
@@ -67,4 +63,4 @@ def send_soon(shard: int, batch: UUID, position: int) -> None:
     if _sender().waiting < _MOST:
         _sender().put((shard, batch, position))
     else:
-        _undispatched([shard], "too many wait for the broker")
+        _undispatched(shard, "too many wait for the broker")

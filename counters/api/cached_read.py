@@ -1,0 +1,57 @@
+"""One counter out of the cache, answered before Django looks for a view, as Django's own cache middleware does.
+
+Whatever is not plain (a query, another `Accept`, a key that is not valid, a counter that the cache has not) goes on to `views.CounterView`,
+which gives the same answer to the same question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from rest_framework.exceptions import AuthenticationFailed
+
+from counters import keys, reads
+from counters.api.authentication import caller_of
+from counters.api.base import Response, etag
+from counters.api.media import JSON
+from counters.api.problems import Problem
+from counters.api.views import CounterView, shown
+
+PREFIX = "/v1/counters/"
+_ACCEPT = ("*/*", JSON)
+
+
+class CachedRead:
+    """Middleware for `GET /v1/counters/{key}`."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+        view = CounterView()
+        view.setup(HttpRequest())
+        self._allow = ", ".join(view.allowed_methods)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        counter = self._find(request)
+        if counter is None:
+            return self._get_response(request)
+        return Response(shown(counter), headers={"ETag": etag(counter.version), "Allow": self._allow})
+
+    def _find(self, request: HttpRequest) -> reads.Counter | None:
+        path, meta = request.path_info, request.META
+        if (
+            request.method != "GET"
+            or not path.startswith(PREFIX)
+            or meta.get("QUERY_STRING")
+            or meta.get("HTTP_ACCEPT", "*/*") not in _ACCEPT
+        ):
+            return None
+        key = path[len(PREFIX) :]
+        if not keys.is_key(key):
+            return None
+        try:
+            caller_of(meta.get("HTTP_AUTHORIZATION", ""))
+        except (AuthenticationFailed, Problem):
+            return None
+        return reads.cached(key)
