@@ -19,6 +19,7 @@ from .supervisor import Supervisor
 
 STOP_SECONDS = 150.0
 SCALE_SECONDS = 120.0
+BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
 
 
 def run(argv: list[str]) -> int:
@@ -32,12 +33,12 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     """Start the cluster and stay until it is told to stop; with --detach return as soon as it is ready."""
     directory.prepare()
     if options.detach:
-        given = {name: getattr(options, name) for name in ("shards", "replicas", "api", "port")}
+        given = {name: getattr(options, name) for name in ("shards", "replicas", "api", "port", "broker")}
         return background.up(directory, [f"--{name}={value}" for name, value in given.items() if value is not None])
     with prepare.lock(directory):
         if left := leftovers.stop(directory):
             console.Console().say(f"stopped what was left of the last run: {', '.join(left)}")
-        plan = prepare.planner(directory, Asked(options.shards, options.replicas, options.api, options.port))
+        plan = prepare.planner(directory, Asked(options.shards, options.replicas, options.api, options.port, options.broker))
         asyncio.run(_supervise(plan))
     return 0
 
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--replicas", type=_whole(0, 8), help="streaming replicas of each shard (default: 1)")
     starting.add_argument("--api", type=_whole(*layout.SCALABLE["api"]), help="API processes (default: 2)")
     starting.add_argument("--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)")
+    starting.add_argument("--broker", type=_broker, metavar="URL", help="Celery's broker for this run (default: the journal's Redis)")
     starting.add_argument("--detach", action="store_true", help="return when ready; the cluster stays in the background")
     add("status", status).add_argument("--json", action="store_true", help="one JSON object")
     add("down", down)
@@ -159,6 +161,12 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _broker(text: str) -> str:
+    if not text.startswith(BROKERS):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with one of {', '.join(BROKERS)}")
+    return text
 
 
 def _role_count(text: str) -> tuple[str, int]:

@@ -202,8 +202,11 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
     }
 
 
-def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str]) -> dict[str, str]:
-    """The settings of this cluster: `TALLY_*` names of counter_project/config.py and their values."""
+def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str], broker: str | None = None) -> dict[str, str]:
+    """The settings of this cluster: `TALLY_*` names of counter_project/config.py and their values.
+
+    `broker`: URL of a broker that is none of the cluster's processes.
+    """
     ports = layout.ports
     journal = f"redis://:{secrets['redis-journal']}@127.0.0.1:{ports['redis-journal']}"
     shards = [
@@ -230,7 +233,7 @@ def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str]
         "TALLY_DATABASE_NAME": DATABASE,
         "TALLY_CONTROL_DATABASE_NAME": CONTROL_DATABASE,
         "TALLY_JOURNAL_URL": f"{journal}/0",
-        "TALLY_BROKER_URL": f"{journal}/1",
+        "TALLY_BROKER_URL": broker or f"{journal}/1",
         "TALLY_CACHE_URL": f"redis://:{secrets['redis-cache']}@127.0.0.1:{ports['redis-cache']}/0",
         "TALLY_PATRONI_USER": PATRONI_USER,
         "TALLY_PATRONI_PASSWORD": secrets["patroni"],

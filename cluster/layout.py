@@ -92,6 +92,7 @@ class Asked:
     replicas: int | None = None
     api: int | None = None
     port: int | None = None
+    broker: str | None = None
 
 
 def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:

@@ -26,6 +26,7 @@ STOP_STAGES = (
 )
 # Variables by which the programs would take settings that are not this cluster's.
 FOREIGN = ("PATRONI_", "PG", "ETCD_", "GRANIAN_", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
+ANSWER_SECONDS = 35  # that an API process has to answer what it has taken: more than the longest `?wait=`
 MARK = "TALLY_CLUSTER_DIR"  # in the environment of every process of a cluster, so that a leftover is known
 
 
@@ -169,7 +170,7 @@ class Planner:
         argv = (
             *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)),
             *("--workers", "1", "--blocking-threads", "64", "--backpressure", "256", "--http", "1", "--no-ws"),
-            *("--workers-kill-timeout", "10", "--log-level", "warning", "counter_project.wsgi:application"),
+            *("--workers-kill-timeout", str(ANSWER_SECONDS), "--log-level", "warning", "counter_project.wsgi:application"),
         )
         return Spec(
             name=name,
@@ -180,7 +181,7 @@ class Planner:
             port=port,
             metrics_port=port,
             environment=self._of(name),
-            stop_seconds=15,
+            stop_seconds=ANSWER_SECONDS + 5,
         )
 
     def _nginx(self) -> Spec:

@@ -44,7 +44,7 @@ def planner(directory: Directory, asked: Asked) -> Planner:
     secrets = layout.load_secrets(directory)
     layout.save(directory, wanted)
     base = base_environment(os.environ, directory.root)
-    settings = configs.environment(wanted, directory, secrets)
+    settings = configs.environment(wanted, directory, secrets, asked.broker)
     own = {
         **base,
         **settings,

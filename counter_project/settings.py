@@ -131,6 +131,7 @@ CELERY_TASK_QUEUES = [
 CELERY_TASK_DEFAULT_EXCHANGE = _EXCHANGE.name
 CELERY_TASK_DEFAULT_ROUTING_KEY = CELERY_TASK_DEFAULT_QUEUE
 CELERY_TASK_CREATE_MISSING_QUEUES = False
+CELERY_TASK_DEFAULT_DELIVERY_MODE = "transient"  # a message may be lost (I4): RabbitMQ need not write it to its disk
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True
@@ -139,10 +140,13 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_BROKER_TRANSPORT_OPTIONS = (
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True  # a Redis that is full is like one that is away: the worker waits, and does not end
+CELERY_BROKER_HEARTBEAT = 10  # seconds; RabbitMQ only
+# max_retries is of a sender: it learns at once that the broker is away, and what it sends is found in the journal meanwhile.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"max_retries": 0} | (
     {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True, "health_check_interval": 10}
-    if CELERY_BROKER_URL.startswith(("redis", "rediss"))
-    else {}
+    if CELERY_BROKER_URL.startswith("redis")
+    else {"write_timeout": 5}
 )
 CELERY_BEAT_SCHEDULE = {
     "relay": {

@@ -7,12 +7,17 @@ from django.db.models.signals import post_migrate
 
 
 class CountersConfig(AppConfig):
-    """A freshly migrated shard gets its first time partitions at once; later ones come from the beat."""
+    """A freshly migrated shard gets its first time partitions at once (later ones come from the beat), a process the journal's gauges."""
 
     name = "counters"
 
     def ready(self) -> None:
+        from prometheus_client import REGISTRY
+
+        from counters.gauges import JournalCollector
+
         post_migrate.connect(_make_partitions, sender=self)
+        REGISTRY.register(JournalCollector())
 
 
 def _make_partitions(using: str, **_: Any) -> None:

@@ -53,7 +53,7 @@ class Cluster:
 
     def manage(self, *args: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `manage.py`."""
-        env = {**os.environ, "TALLY_ENV_FILE": str(self.dir / "env")}
+        env = {**os.environ, **self.env, "TALLY_ENV_FILE": str(self.dir / "env")}
         return subprocess.run([*MANAGE, *args], cwd=ROOT, env=env, check=check, capture_output=True, text=True, **options)
 
     def client(self, key: str | None = None, **options: Any) -> httpx.Client:

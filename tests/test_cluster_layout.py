@@ -222,6 +222,12 @@ def test_environment_describes_every_node(tmp_path: Path) -> None:
     assert values["TALLY_BROKER_URL"].endswith("/1")
 
 
+def test_a_broker_of_ones_own_takes_the_place_of_the_journals_redis(tmp_path: Path) -> None:
+    values = configs.environment(with_ports(Layout()), Directory(tmp_path), SECRETS, "amqp://a:b@127.0.0.1//")
+    assert values["TALLY_BROKER_URL"] == "amqp://a:b@127.0.0.1//"
+    assert values["TALLY_JOURNAL_URL"].startswith("redis://")
+
+
 def test_env_file_is_one_line_a_name(tmp_path: Path) -> None:
     values = configs.environment(with_ports(Layout()), Directory(tmp_path), SECRETS)
     lines = configs.env_file(values).splitlines()
@@ -276,7 +282,9 @@ def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
 # Options
 
 
-@pytest.mark.parametrize("argv", [["up", "--shards", "0"], ["up", "--api", "-1"], ["scale", "api=0"], ["scale", "x=1"], []])
+@pytest.mark.parametrize(
+    "argv", [["up", "--shards", "0"], ["up", "--api", "-1"], ["up", "--broker", "http://x"], ["scale", "api=0"], ["scale", "x=1"], []]
+)
 def test_bad_options_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit):
         _parser().parse_args(argv)

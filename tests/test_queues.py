@@ -1,14 +1,17 @@
-"""The wiring of Celery: a message goes to its queue, and to no other."""
+"""The wiring of Celery: a message goes to its queue, and to no other; a broker that answers with errors is one that is away."""
 
 from __future__ import annotations
 
+import time
 from uuid import uuid4
 
+import httpx
 from celery import current_app
 
 from counters.apply import dead_letters
-from counters.intake import dispatch
+from counters.intake import dispatch, journal
 from tests.conftest import Cluster, eventually
+from tests.test_faults import assert_exact, load
 
 
 def test_a_message_reaches_the_workers_of_its_queue_alone(cluster: Cluster) -> None:
@@ -26,3 +29,23 @@ def test_a_message_reaches_the_workers_of_its_queue_alone(cluster: Cluster) -> N
         assert sorted(queue for _, queue in kept()) == sorted(queues)
     for id, _ in kept():
         dead_letters.discard(id)
+
+
+def test_a_full_redis_does_not_end_the_workers(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Writes get 503; Celery's own commands are refused, too, and its workers try again until there is room."""
+
+    def running() -> list[tuple[int, int]]:
+        return [(one["pid"], one["restarts"]) for role in ("worker", "spill-worker") for one in cluster.processes(role)]
+
+    redis, before = journal.client(), running()
+    room = redis.config_get("maxmemory")["maxmemory"]
+    with load(cluster, key) as writes:
+        time.sleep(0.5)
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"])
+        try:
+            time.sleep(4)
+        finally:
+            redis.config_set("maxmemory", room)
+        time.sleep(1)
+    assert_exact(client, writes)
+    assert running() == before

@@ -8,7 +8,8 @@ Invariants, and what keeps them:
 - The cursor lives as long as the connection. After a failover the new primary may lack commits: everything still in the journal is
   looked at again, and the ledger says which are missing (I3 keeps them there until enough replicas have them).
 
-Retries are for ever: a database or a Redis that is away costs time and a log line.
+Retries are for ever: a database or a Redis that is away costs time and a log line. `stop` ends them: the transaction in hand is
+finished, what is left in the journal is for the next worker.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from concurrent.futures import Future
 from functools import cache
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -58,6 +59,10 @@ _LOOK_SECONDS = 1.0  # an idle applier looks at the journal so often: after a fa
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
 
+class Stopped(Exception):
+    """The worker is ending; the journal keeps what it has not applied."""
+
+
 class Request(NamedTuple):
     """Somebody wants the journal applied up to a position. `again`: a batch that is there although the cursor may be behind it."""
 
@@ -81,10 +86,13 @@ class Applier:
         self._failures = 0
         self._unfit = ""
         self._completion = Completion(shard)
+        self._stopping = False
+        self.stopped = Event()
+        _all.append(self)
         Thread(target=self._run, name=f"applier-{shard}", daemon=True).start()
 
     def apply_up_to(self, position: int, again: UUID | None = None) -> None:
-        """Return when all entries of the journal up to a position are applied and committed."""
+        """Return when all entries of the journal up to a position are applied and committed. Raises `Stopped`."""
         request = Request(position, Future(), again)
         self._requests.put(request)
         request.done.result()
@@ -93,8 +101,13 @@ class Applier:
         """Apply whatever is in the journal now, without waiting for it."""
         self._requests.put(Request(_ALL, Future()))
 
+    def stop(self) -> None:
+        """Begin no transaction any more; `stopped` is set when none is open. A signal handler may call it."""
+        self._stopping = True
+        self.wake()
+
     def _run(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 self._gather()
                 self._work()
@@ -106,11 +119,13 @@ class Applier:
             except Exception as error:  # a bug: the shard stands still, visibly, but nothing is lost
                 log.exception("apply_broken", shard=self.shard)
                 self._recover(error)
+        self._refuse()
 
     def _gather(self) -> None:
         """Wait for requests: not at all while there is work, not long while commits wait for their replicas, and never for ever.
 
-        After a while without any, the journal is looked at all the same: a message may be lost, and when Redis is full, none can be sent.
+        After a while without any, the journal is looked at all the same: a message may be lost, and none can be sent while the broker is
+        away or full.
         """
         self._waiting += self._at_hand()
         if self._waiting or self._awake or not journal.fall_asleep(self.shard, self._cursor):
@@ -125,6 +140,14 @@ class Applier:
         self._awake = True
         self._waiting += self._at_hand()
 
+    def _refuse(self) -> None:
+        """Nobody is to wait for what this worker will not do any more."""
+        self.stopped.set()
+        while True:
+            for request in self._waiting:
+                request.done.set_exception(Stopped())
+            self._waiting = [self._requests.get()]
+
     def _at_hand(self) -> list[Request]:
         try:
             return take(self._requests, _MOST_BATCHES, self._requests.get_nowait())
@@ -138,7 +161,7 @@ class Applier:
         for request in self._waiting:
             if request.again and not self._completion.knows(request.again):
                 self._cursor = min(self._cursor, request.position - 1)
-        if self._awake:
+        if self._awake and not self._stopping:
             self._awake = self._apply_window(conn)
             self._release(self._cursor if self._awake else _ALL)  # nothing more in the journal: whatever was asked for is done
         self._completion.complete(conn)
@@ -253,6 +276,21 @@ def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
         return set()
     new = {placed.batch.id for placed in fresh}
     return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
+
+
+_all: list[Applier] = []
+
+
+def stop() -> None:
+    """Let every applier of this process finish the transaction in hand, and no more. A signal handler may call it."""
+    for one in _all:
+        one.stop()
+
+
+def wait_until_stopped(seconds: float) -> bool:
+    """After `stop`, wait until no transaction is open; whether that was so in time."""
+    deadline = time.monotonic() + seconds
+    return all(one.stopped.wait(max(0.0, deadline - time.monotonic())) for one in _all)
 
 
 @cache

@@ -27,7 +27,6 @@ from replication import flush
 COMPLETED = Counter("tally_batches_completed_total", "Batches that are safe and left the journal", ["shard"])
 UNREPLICATED = Counter("tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"])
 PENDING = Gauge("tally_batches_uncompleted", "Batches applied by this worker and not yet flushed by the replicas required", ["shard"])
-DEGRADED = Gauge("tally_shard_degraded", "1 while the journal lets batches go that too few replicas have", ["shard"])
 log = structlog.get_logger(__name__)
 _MOST = 4096
 
@@ -123,4 +122,3 @@ class Completion:
             if degraded or self._degraded:
                 log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.shard)
         self._degraded = degraded
-        DEGRADED.labels(self.shard).set(degraded)

@@ -45,7 +45,7 @@ def keep(task: str, arguments: Any, queue: str, reason: str) -> None:
     DEAD.labels(kind_of(reason)).inc()
     log.error("dead_letter", task=task, arguments=repr(arguments)[:1000], queue=queue, reason=reason)
     try:
-        if journal.client().hlen(KEY) < MOST:
+        if count() < MOST:
             letter = DeadLetter(task, _text(arguments), queue, reason, journal.now())
             journal.client().hset(KEY, uuid7().hex, msgspec.msgpack.encode(letter))
     except RedisError as error:
@@ -67,6 +67,11 @@ def _text(arguments: Any) -> str:
 def letters() -> dict[str, DeadLetter]:
     """All that is kept, by id. Raises `RedisError`."""
     return {id.decode(): _letters.decode(data) for id, data in journal.client().hgetall(KEY).items()}
+
+
+def count() -> int:
+    """How many are kept. Raises `RedisError`."""
+    return int(journal.client().hlen(KEY))
 
 
 def ids() -> list[str]:

@@ -17,15 +17,14 @@ _PACES = 3  # transactions of the worker
 log = structlog.get_logger(__name__)
 
 
-def relay(shard: int) -> float:
-    """Dispatch the oldest entry of a shard if it is overdue. Returns its age in seconds, 0 if there is none. Raises `RedisError`."""
+def relay(shard: int) -> None:
+    """Dispatch the oldest entry of a shard if it is overdue. Raises `RedisError`."""
     entries = journal.entries(shard, limit=1)
     if not entries:
-        return 0.0
+        return
     oldest = entries[0]
     age = (journal.now() - oldest.position) / 1e6
     if age > settings.TALLY.overdue_seconds + _PACES * journal.pace(shard):
         log.warning("batch_overdue", shard=shard, batch=oldest.id.hex, seconds=round(age, 1))
         RELAYED.labels(shard).inc()
         dispatch.send(shard, oldest.id, oldest.position, again=True)
-    return max(age, 0.0)

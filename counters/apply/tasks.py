@@ -14,17 +14,16 @@ from uuid import UUID
 import msgspec
 import structlog
 from celery import shared_task
-from celery.signals import worker_ready
+from celery.exceptions import Ignore
+from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
 from django.conf import settings
-from prometheus_client import Gauge
 from redis.exceptions import LockNotOwnedError
 
 from counters.apply import dead_letters, partitions, relay
-from counters.apply.applier import applier
+from counters.apply.applier import Stopped, applier, stop, wait_until_stopped
 from counters.intake import dispatch, journal
 
-DEPTH = Gauge("tally_journal_entries", "Batches in the journal", ["shard"])
-AGE = Gauge("tally_journal_age_seconds", "Age of the oldest entry of the journal; 0 if it is empty", ["shard"])
+STOP_SECONDS = 15.0  # for the transaction in hand when the worker is told to end
 log = structlog.get_logger(__name__)
 
 
@@ -43,12 +42,15 @@ def apply_batch(shard: int, batch: str, position: int, again: bool = False) -> N
     asked = msgspec.convert({"shard": shard, "batch": batch, "position": position, "again": again}, _Asked)
     if asked.shard >= settings.TALLY.shard_count:
         raise ValueError(f"there is no shard {shard}: TALLY_SHARDS has {settings.TALLY.shard_count}")
-    applier(asked.shard).apply_up_to(asked.position, asked.batch if asked.again else None)
+    try:
+        applier(asked.shard).apply_up_to(asked.position, asked.batch if asked.again else None)
+    except Stopped as error:
+        raise Ignore from error
 
 
 @shared_task(name="counters.relay", ignore_result=True)
 def relay_overdue() -> None:
-    """Dispatch again what is overdue, and measure the journals. One process at a time: a second one leaves it to the first."""
+    """Dispatch again what is overdue. One process at a time: a second one leaves it to the first."""
     lock = journal.client().lock("journal:relay", timeout=30, blocking=False)
     if not lock.acquire():
         return
@@ -59,9 +61,7 @@ def relay_overdue() -> None:
 
 def _relay_all() -> None:
     for shard in range(settings.TALLY.shard_count):
-        oldest = relay.relay(shard)
-        DEPTH.labels(shard).set(journal.depth(shard))
-        AGE.labels(shard).set(oldest)
+        relay.relay(shard)
 
 
 @shared_task(name="counters.maintain_partitions", ignore_result=True)
@@ -78,10 +78,23 @@ def maintain_partitions() -> None:
 __all__ = ["apply_batch", "dead_letters", "maintain_partitions", "relay_overdue"]  # importing dead_letters connects its signals
 
 
-@worker_ready.connect
-def take_what_is_left(sender: Any, **_: Any) -> None:
-    """A worker that starts takes what the journal holds for its shards: messages may have died with its predecessor."""
-    queues = {queue.name for queue in sender.task_consumer.queues}
+@celeryd_after_setup.connect
+def take_what_is_left(instance: Any, **_: Any) -> None:
+    """A worker that starts takes what the journal holds for its shards, broker or not: messages may have died with its predecessor."""
     for shard in range(settings.TALLY.shard_count):
-        if dispatch.queue_of(shard) in queues:
+        if dispatch.queue_of(shard) in instance.app.amqp.queues.consume_from:
             applier(shard).wake()
+
+
+@worker_shutting_down.connect
+def finish(**_: Any) -> None:
+    """A worker that is told to end commits the transaction in hand; its other tasks return at once."""
+    stop()
+
+
+@worker_shutdown.connect
+def wait_for_the_end(**_: Any) -> None:
+    """Not while a transaction is open."""
+    stop()
+    if not wait_until_stopped(STOP_SECONDS):
+        log.warning("apply_unfinished")

@@ -1,6 +1,7 @@
 """Dispatch: the Celery task that tells a shard's worker that a batch is in the journal.
 
-It is sent after the answer is certain and may be lost (I4): a broker that is away costs a log line, a metric and the time until the relay.
+It is sent after the answer is certain and may be lost (I4): a broker that is away costs a log line, a metric and the time until the worker
+looks at the journal by itself, or the relay sends it.
 The message names the batch and does not carry it: the journal has its bytes already, and the worker reads them there in order, all up to
 this one. So of batches that wait to be sent, the newest of each shard speaks for the others.
 """
@@ -20,6 +21,7 @@ from counters.intake.group_commit import GroupCommit
 TASK = "counters.apply_batch"
 DISPATCHED = Counter("tally_batches_dispatched_total", "Celery tasks sent", ["shard"])
 UNDISPATCHED = Counter("tally_batches_undispatched_total", "Celery tasks that the broker did not take; the relay sends them", ["shard"])
+_MOST = 4096  # that wait for the broker; more are left to the worker's own look at the journal
 log = structlog.get_logger(__name__)
 
 
@@ -34,8 +36,7 @@ def send(shard: int, batch: UUID, position: int, *, again: bool = False) -> bool
     try:
         current_app.send_task(TASK, (shard, batch.hex, position), options, queue=queue_of(shard), ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
-        UNDISPATCHED.labels(shard).inc()
-        log.warning("batch_undispatched", shard=shard, batch=batch.hex, error=str(error))
+        _undispatched(shard, str(error))
         return False
     DISPATCHED.labels(shard).inc()
     return True
@@ -47,11 +48,19 @@ def _send_newest(batches: list[tuple[int, UUID, int]]) -> None:
         send(*batch)
 
 
+def _undispatched(shard: int, error: str) -> None:
+    UNDISPATCHED.labels(shard).inc()
+    log.warning("batch_undispatched", shard=shard, error=error)
+
+
 @cache
 def _sender() -> GroupCommit[tuple[int, UUID, int]]:
-    return GroupCommit(_send_newest, name="dispatch", most=1024)
+    return GroupCommit(_send_newest, name="dispatch", most=_MOST)
 
 
 def send_soon(shard: int, batch: UUID, position: int) -> None:
-    """Send it from the dispatch thread: a slow broker must not hold up the next flush."""
-    _sender().put((shard, batch, position))
+    """Send it from the dispatch thread: a slow broker must not hold up the next flush, nor a broker that hangs fill the memory."""
+    if _sender().waiting < _MOST:
+        _sender().put((shard, batch, position))
+    else:
+        _undispatched(shard, "too many wait for the broker")

@@ -76,6 +76,11 @@ class GroupCommit(Generic[T]):
         """Hand over an item for the next flush."""
         self._queue.put(item)
 
+    @property
+    def waiting(self) -> int:
+        """Items that no flush has taken yet, about."""
+        return self._queue.qsize()
+
     def drain(self, seconds: float) -> bool:
         """Wait until all that was put before is flushed; whether that was so in time."""
         drained = Event()

@@ -241,6 +241,12 @@ def depth(shard: int) -> int:
     return int(client().zcard(positions_key(shard)))
 
 
+def age(shard: int) -> float:
+    """Seconds since the oldest entry was accepted; 0 if there is none. Raises `RedisError`."""
+    oldest = entries(shard, limit=1)
+    return max(0.0, (now() - oldest[0].position) / 1e6) if oldest else 0.0
+
+
 def size(shard: int) -> int:
     """Bytes of memory that a shard's batches take, as Redis estimates it. Raises `RedisError`."""
     return int(client().memory_usage(batches_key(shard)) or 0)

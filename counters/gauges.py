@@ -1,0 +1,57 @@
+"""Gauges of what the journal's Redis holds, read at the scrape: every process tells the same, whatever its own past.
+
+While Redis is away they are missing, and nothing is said that may be old. Counters of a process's own doings stand beside the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import structlog
+from django.conf import settings
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from counters.apply import dead_letters
+from counters.intake import journal
+from sharding import breakers
+
+log = structlog.get_logger(__name__)
+
+BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (
+    ("tally_journal_entries", "Batches in the journal", journal.depth),
+    ("tally_journal_age_seconds", "Age of the oldest entry of the journal; 0 if it is empty", journal.age),
+    ("tally_batches_set_aside_kept", "Batches that could not be decoded or applied and wait for an operator", journal.set_aside_count),
+    ("tally_shard_degraded", "1 while the journal lets batches go that too few replicas have", journal.is_degraded),
+)
+
+
+class JournalCollector(Collector):
+    """The gauges, for `prometheus_client`'s registry."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values: registering asks nothing of Redis."""
+        return _families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values now; without, while Redis is away."""
+        try:
+            return breakers.guard(breakers.JOURNAL, _measured)
+        except RedisError as error:
+            log.warning("gauges_missing", error=str(error))
+            return _families()
+
+
+def _families() -> list[GaugeMetricFamily]:
+    by_shard = [GaugeMetricFamily(name, text, labels=["shard"]) for name, text, _ in BY_SHARD]
+    return [*by_shard, GaugeMetricFamily("tally_dead_letters_kept", "Messages that no task could take and that wait for an operator")]
+
+
+def _measured() -> list[GaugeMetricFamily]:
+    *by_shard, letters = _families()
+    for family, (_, _, measure) in zip(by_shard, BY_SHARD, strict=True):
+        for shard in range(settings.TALLY.shard_count):
+            family.add_metric([str(shard)], measure(shard))
+    letters.add_metric([], dead_letters.count())
+    return [*by_shard, letters]

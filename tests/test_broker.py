@@ -1,0 +1,149 @@
+"""A broker that is no part of the cluster: all goes through it, and while it is away writes are taken, applied and read as before (I4)."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+import redis
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from tests.brokers import BROKERS, Broker, RabbitMQ
+from tests.cluster_plugin import MANAGE, ROOT
+from tests.conftest import Cluster, eventually, value_of
+from tests.test_faults import assert_exact, load
+
+
+@dataclass
+class Subject:
+    """A small cluster and its broker."""
+
+    cluster: Cluster
+    broker: Broker
+
+    def metric(self, name: str, role: str) -> float:
+        """The sum of a metric over processes of a role and its labels."""
+        found = [one["metrics_port"] for one in self.cluster.processes(role) if one["state"] == "running"]
+        texts = [httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for port in found]
+        return sum(float(value) for text in texts for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+    @property
+    def dispatched(self) -> float:
+        return self.metric("tally_batches_dispatched_total", "api")
+
+    @property
+    def undispatched(self) -> float:
+        return self.metric("tally_batches_undispatched_total", "api")
+
+    def dead_letters(self) -> list[bytes]:
+        journal: Any = redis.Redis.from_url(self.cluster.env["TALLY_JOURNAL_URL"])
+        letters: list[bytes] = journal.hvals("dead-letters")
+        return letters
+
+    def is_consumed(self) -> bool:
+        """Whether a message of an unknown task, sent now, becomes a dead letter: its worker is at the broker's other end."""
+        name = f"unknown.{uuid4().hex}"
+        with Celery(broker=self.broker.url, set_as_current=False) as app:
+            app.conf.task_queues = [Queue("shard-0", Exchange("tally", type="direct"), routing_key="shard-0")]
+            try:
+                app.send_task(name, queue="shard-0", routing_key="shard-0", retry=False)
+            except OperationalError:  # kombu keeps connections in a pool: this one was the broker's before
+                return False
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            if any(name.encode() in letter for letter in self.dead_letters()):
+                return True
+            time.sleep(0.1)
+        return False
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    if request.param == "rabbitmq" and RabbitMQ.PROGRAM is None:
+        pytest.skip("rabbitmq-server is not on PATH (Debian: rabbitmq-server)")
+    broker, directory = BROKERS[request.param](tmp_path_factory.mktemp(request.param)), tmp_path_factory.mktemp("cluster")
+    with ExitStack() as stack:
+        stack.callback(broker.kill)
+        broker.start()
+        command("up", directory, "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--broker", broker.url, "--detach")
+        stack.callback(command, "destroy", directory, "--yes")
+        yield Subject(Cluster(directory), broker)
+
+
+def command(name: str, directory: Path, *options: str) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
+    subprocess.run([*MANAGE, "cluster", name, "--dir", str(directory), *options], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def client(subject: Subject) -> Iterator[httpx.Client]:
+    with subject.cluster.client() as client:
+        yield client
+
+
+def add(client: httpx.Client, key: str, **params: Any) -> httpx.Response:
+    return client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params=params)
+
+
+def test_everything_goes_through_it(subject: Subject, client: httpx.Client, key: str) -> None:
+    dispatched, undispatched = subject.dispatched, subject.undispatched
+    assert add(client, key).status_code == 202
+    assert add(client, key, wait=10).json()["value"] == 2
+    assert client.put(f"/v1/counters/{key}", json={"value": 9}).json()["value"] == 9
+    eventually(lambda: subject.dispatched > dispatched)
+    assert subject.undispatched == undispatched
+    eventually(subject.is_consumed)
+
+
+def test_beat_and_relay_go_through_it(subject: Subject, client: httpx.Client, key: str) -> None:
+    """Without a worker an entry is overdue: beat asks for the relay, and the relay sends the message again."""
+    subject.cluster.manage("cluster", "scale", "worker=0", "--dir", str(subject.cluster.dir))
+    try:
+        relayed = subject.metric("tally_batches_relayed_total", "spill-worker")
+        assert add(client, key).status_code == 202
+        eventually(lambda: subject.metric("tally_batches_relayed_total", "spill-worker") > relayed, 30)
+    finally:
+        subject.cluster.manage("cluster", "scale", "worker=1", "--dir", str(subject.cluster.dir))
+    eventually(lambda: value_of(client, key) == 1)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_without_it_nothing_stops(subject: Subject, client: httpx.Client, key: str, how: str) -> None:
+    """Writes are taken and not slow, they are applied and read; a worker may even die. When it is back, it is used again."""
+    with load(subject.cluster, key) as running:
+        time.sleep(1)
+        subject.broker.kill() if how == "killed" else subject.broker.send(signal.SIGSTOP)
+        try:
+            time.sleep(2)
+            for n in range(3):
+                answer = add(client, f"{key}:waited", wait=10)
+                assert (answer.status_code, answer.json()["value"]) == (200, n + 1)
+                assert client.get(f"/v1/counters/{key}:waited").json()["value"] == n + 1
+            worker = psutil.Process(subject.cluster.processes("worker")[0]["pid"])
+            worker.send_signal(signal.SIGTERM if how == "killed" else signal.SIGKILL)
+            worker.wait(10)
+            assert add(client, f"{key}:waited", wait=20).json()["value"] == 4
+        finally:
+            subject.broker.start() if how == "killed" else subject.broker.send(signal.SIGCONT)
+        undispatched = subject.undispatched
+        eventually(subject.is_consumed, 60)
+        dispatched = subject.dispatched
+        time.sleep(1)
+        assert subject.dispatched > dispatched
+    assert how == "frozen" or undispatched > 0
+    assert running.slowest < 2
+    assert_exact(client, running)
