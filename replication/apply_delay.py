@@ -15,7 +15,7 @@ PARAMETER = "recovery_min_apply_delay"
 TAG = "apply_delay"
 RULE = 'a time like "200ms" or "1.5s", or a range like "50ms..500ms", of an hour at most'
 _MOST = 3_600_000
-_TIME = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)(ms|s)")
+_TIME = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,3})?)(ms|s)")
 
 
 @dataclass(frozen=True, slots=True)

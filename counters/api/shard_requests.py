@@ -11,6 +11,8 @@ from replication import apply_delay
 from replication.status import Replica, ShardStatus
 from replication.steering import Quorum
 
+_TIME = r"[0-9]{1,7}(\.[0-9]{1,3})?(ms|s)"
+DELAY = rf"^{_TIME}(\.\.{_TIME})?$"
 Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="Why; it is recorded.")]
 Node = Annotated[str, Meta(min_length=1, max_length=200, description="A node's name, as `/v1/shards/{shard}/replicas` tells it.")]
 
@@ -49,7 +51,7 @@ class Because(msgspec.Struct, forbid_unknown_fields=True):
 class SetApplyDelay(msgspec.Struct, forbid_unknown_fields=True):
     """How long a replica waits before it applies a commit; of a range, a time is chosen at random. "0ms" ends it."""
 
-    delay: Annotated[str, Meta(pattern=r"^\d{1,7}(\.\d{1,3})?(ms|s)(\.\.\d{1,7}(\.\d{1,3})?(ms|s))?$", description=apply_delay.RULE)]
+    delay: Annotated[str, Meta(pattern=DELAY, description=apply_delay.RULE)]
     reason: Annotated[str, Meta(max_length=1000)] = ""
 
 
