@@ -19,7 +19,8 @@ SELECT coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer
 WRITTEN = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
 # Replicas that a strict quorum lacks: an expression, to be asked for along with something else.
 MISSING = """CASE WHEN current_setting('tally.quorum_strict', true) = 'on'
-THEN greatest(0, current_setting('tally.quorum')::integer - (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'))
+THEN greatest(0, coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer
+                 - (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'))
 ELSE 0 END"""
 
 
