@@ -53,7 +53,7 @@ def recorded(shard: int, action: str, order: Order, node: str = "") -> Iterator[
 
 def _begin(fields: dict[str, object]) -> int | None:
     try:
-        return Intervention.objects.create(**fields).pk  # type: ignore[misc]
+        return Intervention.objects.create(**fields).pk
     except DatabaseError as error:
         log.warning("intervention_unrecorded", **fields, error=str(error).strip())
         return None

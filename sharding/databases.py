@@ -136,11 +136,11 @@ class BoundedConnection(psycopg.Connection[Any]):
     timeout: float | None = 10.0
 
     @classmethod
-    def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:  # type: ignore[override]
+    def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:
         """As psycopg's; a replica is looked for among those that are not left out."""
         if params.get("target_session_attrs") == "standby":
             params |= left_out.others(params["host"], params["port"])
-        return super().connect(conninfo, **params)  # type: ignore[no-any-return, arg-type]
+        return super().connect(conninfo, **params)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
