@@ -187,8 +187,9 @@ class CountersView(ApiView):
         return reading.read(request, [checked_key(key) for key in wanted], show)
 
     def _page(self, request: Request) -> Response:
-        if "after" in request.query_params:
-            raise invalid("after", "only together with key")
+        for name in ("after", "wait"):
+            if name in request.query_params:
+                raise invalid(name, "only together with key")
         prefix = request.query_params.get("prefix", "")
         if prefix and not keys.is_key(prefix):
             raise invalid("prefix", keys.KEY_RULE)
