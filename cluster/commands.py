@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from replication.apply_delay import RULE, ApplyDelay
+
 from . import ClusterError, background, console, layout, leftovers, prepare, processes, state
 from .layout import Asked, Directory
 from .plan import Planner
@@ -33,12 +35,14 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     """Start the cluster and stay until it is told to stop; with --detach return as soon as it is ready."""
     directory.prepare()
     if options.detach:
-        given = {name: getattr(options, name) for name in ("shards", "replicas", "api", "port", "broker")}
-        return background.up(directory, [f"--{name}={value}" for name, value in given.items() if value is not None])
+        given = {name: getattr(options, name) for name in ("shards", "replicas", "api", "port", "broker", "apply_delay")}
+        return background.up(directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None])
     with prepare.lock(directory):
         if left := leftovers.stop(directory):
             console.Console().say(f"stopped what was left of the last run: {', '.join(left)}")
-        plan = prepare.planner(directory, Asked(options.shards, options.replicas, options.api, options.port, options.broker))
+        plan = prepare.planner(
+            directory, Asked(options.shards, options.replicas, options.api, options.port, options.broker, options.apply_delay)
+        )
         asyncio.run(_supervise(plan))
     return 0
 
@@ -146,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument("--api", type=_whole(*layout.SCALABLE["api"]), help="API processes (default: 2)")
     starting.add_argument("--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)")
     starting.add_argument("--broker", type=_broker, metavar="URL", help="Celery's broker for this run (default: the journal's Redis)")
+    starting.add_argument("--apply-delay", type=_delay, metavar="TIME", help=f"lag of each replica: {RULE} (default: as it was)")
     starting.add_argument("--detach", action="store_true", help="return when ready; the cluster stays in the background")
     add("status", status).add_argument("--json", action="store_true", help="one JSON object")
     add("down", down)
@@ -167,6 +172,13 @@ def _broker(text: str) -> str:
     if not text.startswith(BROKERS):
         raise argparse.ArgumentTypeError(f"{text!r} does not begin with one of {', '.join(BROKERS)}")
     return text
+
+
+def _delay(text: str) -> ApplyDelay:
+    try:
+        return ApplyDelay.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from error
 
 
 def _role_count(text: str) -> tuple[str, int]:

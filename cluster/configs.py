@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from replication import apply_delay
+
 from .layout import Directory, Layout
 
 CONTROL_DATABASE = "tally_control"
@@ -86,9 +88,20 @@ def _redis(port: int, password: str, directory: Path) -> str:
 
 
 def patroni(  # noqa: PLR0913
-    layout: Layout, directory: Directory, secrets: Mapping[str, str], *, shard: int, node: int, bin_dir: Path, lz4: bool
+    layout: Layout,
+    directory: Directory,
+    secrets: Mapping[str, str],
+    *,
+    shard: int,
+    node: int,
+    bin_dir: Path,
+    lz4: bool,
+    delay: int = 0,
 ) -> str:
-    """patroni.yml of one node; ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own rule."""
+    """patroni.yml of one node, with an apply delay (ms); ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own rule.
+
+    What is steered at run time must not stand here: it would win over what Patroni keeps in etcd.
+    """
     home = directory.node(shard, node)
     postgres_port = layout.ports[f"postgres-{shard}-{node}"]
     rest = f"127.0.0.1:{layout.ports[f'patroni-{shard}-{node}']}"
@@ -121,7 +134,7 @@ def patroni(  # noqa: PLR0913
         },
         "watchdog": {"mode": "off"},
     }
-    return yaml.safe_dump(config, sort_keys=False)
+    return yaml.safe_dump(apply_delay.put(config, delay), sort_keys=False)
 
 
 def _dynamic() -> dict[str, Any]:
@@ -175,7 +188,6 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "unix_socket_directories": "",
         "password_encryption": "scram-sha-256",
         "shared_buffers": "128MB",
-        "synchronous_commit": "on",
         "hot_standby_feedback": "on",
         "wal_compression": "lz4" if lz4 else "off",
         "max_wal_size": "2GB",
@@ -183,6 +195,8 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "checkpoint_timeout": "5min",
         "max_slot_wal_keep_size": "4GB",
         "wal_keep_size": "64MB",
+        "wal_sender_timeout": "10s",  # a replica, or a primary, that stands still is given up after this
+        "wal_receiver_timeout": "10s",
         "tcp_keepalives_idle": 5,
         "tcp_keepalives_interval": 2,
         "tcp_keepalives_count": 3,
@@ -216,6 +230,7 @@ def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str]
                     "host": "127.0.0.1",
                     "port": ports[f"postgres-{shard}-{node}"],
                     "patroni": f"http://127.0.0.1:{ports[f'patroni-{shard}-{node}']}",
+                    "patroni_config": str(directory.patroni_config(shard, node)),
                 }
                 for node in range(1, layout.replicas + 2)
             ]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from replication.apply_delay import ApplyDelay
+
 from . import ClusterError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -51,6 +53,9 @@ class Directory:
     def node(self, shard: int, node: int) -> Path:
         """Home of one PostgreSQL server: `data/` and `patroni.yml`."""
         return self.root / "shards" / str(shard) / str(node)
+
+    def patroni_config(self, shard: int, node: int) -> Path:
+        return self.node(shard, node) / "patroni.yml"
 
     def prepare(self) -> None:
         """Make the directory and its fixed rooms; raises `ClusterError` where that is not allowed."""
@@ -93,6 +98,7 @@ class Asked:
     api: int | None = None
     port: int | None = None
     broker: str | None = None
+    apply_delay: ApplyDelay | None = None
 
 
 def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:

@@ -88,7 +88,7 @@ class Planner:
 
     def _patroni(self, shard: int, node: int) -> Spec:
         port = self.layout.ports[f"patroni-{shard}-{node}"]
-        config = self.directory.node(shard, node) / "patroni.yml"
+        config = self.directory.patroni_config(shard, node)
         return Spec(
             name=f"patroni-{shard}-{node}",
             role="patroni",

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+import yaml
+
+from replication import apply_delay
+from replication.apply_delay import ApplyDelay
 
 from . import ClusterError, configs, layout, programs, state
 from .layout import Asked, Directory, Layout
@@ -56,7 +60,7 @@ def planner(directory: Directory, asked: Asked) -> Planner:
     for log in directory.logs.glob("*.log"):
         if log != directory.log("supervisor"):  # this process may be writing it
             rotate(log)
-    _write_configs(plan, settings)
+    _write_configs(plan, settings, asked.apply_delay)
     return plan
 
 
@@ -124,14 +128,21 @@ def rotate(log: Path) -> None:
         log.replace(log.with_suffix(".log.1"))
 
 
-def _write_configs(plan: Planner, settings: dict[str, str]) -> None:
+def _delay(config: Path, asked: ApplyDelay | None) -> int:
+    """The apply delay (ms) of a node: one out of the range that is asked for, or the one that it has."""
+    if asked is not None:
+        return asked.choose()
+    return apply_delay.of(yaml.safe_load(config.read_text())) if config.exists() else 0
+
+
+def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | None) -> None:
     directory, ports = plan.directory, plan.layout.ports
     layout.write_private(directory["env"], configs.env_file(settings))
     for name, render in (("redis-journal", configs.redis_journal), ("redis-cache", configs.redis_cache)):
         layout.write_private(directory[name] / "redis.conf", render(ports[name], plan.secrets[name], directory[name]))
     for shard, node in plan.layout.nodes:
-        home = directory.node(shard, node)
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = directory.patroni_config(shard, node)
+        config.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         text = configs.patroni(
             plan.layout,
             directory,
@@ -140,6 +151,7 @@ def _write_configs(plan: Planner, settings: dict[str, str]) -> None:
             node=node,
             bin_dir=plan.programs.postgres_bin,
             lz4=plan.programs.postgres_lz4,
+            delay=_delay(config, delay),
         )
-        layout.write_private(home / "patroni.yml", text)
+        layout.write_private(config, text)
     write_nginx(plan)

@@ -27,6 +27,7 @@ class Node(BaseModel):
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
     patroni: str | None = None  # base URL of this node's Patroni REST API
+    patroni_config: Path | None = None  # its patroni.yml, where this host can write it (the local cluster): for apply delays
 
 
 class Shard(BaseModel):
@@ -54,7 +55,9 @@ class Config(BaseSettings):
     static_root: Path = Field(default=Path("static"), description="Where collectstatic puts files and nginx finds them.")
 
     shards: list[Shard] = Field(
-        min_length=1, max_length=64, description='The shards, by number: `[{"nodes": [{"host", "port", "patroni"}]}]`.'
+        min_length=1,
+        max_length=64,
+        description='The shards, by number: `[{"nodes": [{"host", "port", "patroni", "patroni_config"}]}]`; the last two may be missing.',
     )
     database_user: str = Field(default="tally", description="Role of the service in every PostgreSQL; not a superuser.")
     database_password: SecretStr = Field(description="Its password.")
@@ -67,6 +70,15 @@ class Config(BaseSettings):
     replicas_required: int = Field(
         default=1, ge=0, description="Replicas that must have flushed a commit before its journal entry goes; 0 where a shard has none."
     )
+
+    replica_lag_seconds: float = Field(
+        default=2.0, gt=0, description="A replica that is further behind is left out of reads until it has caught up."
+    )
+    primary_wait_seconds: float = Field(
+        default=5.0, ge=0, description="How long a read of the primary waits for one, as while another node takes over."
+    )
+    patroni_user: str = Field(default="tally", description="User of Patroni's REST API, for the calls that change something.")
+    patroni_password: SecretStr = Field(default=SecretStr(""), description="Its password; without one nothing can be steered.")
 
     journal_url: SecretStr = Field(min_length=1, description="Redis of the journal: AOF, fsync always, noeviction.")
     broker_url: SecretStr = Field(min_length=1, description="Celery's broker: another database of the journal's Redis, or a RabbitMQ.")

@@ -1,6 +1,7 @@
 """How a value is asked for: cache → replica → primary, and where the answer came from.
 
-A shard's trouble stays with its keys: `ShardUnavailable` names it, cached keys are answered all the same.
+Replicas share the reads; one that lags is left out (`replication.lag`), unless nobody else answers. A shard's trouble stays with its
+keys: `ShardUnavailable` names it, cached keys are answered all the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import psycopg
 
 from counters import cache
+from replication import lag
 from sharding import breakers, databases, topology
+from sharding.databases import left_out
 from sharding.slots import slots_of
 
 T = TypeVar("T")
@@ -71,31 +74,58 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
 
 
 def _read_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
-    def query(conn: psycopg.Connection[Any]) -> dict[str | None, tuple[int, int]]:
-        return {key: (value, version) for key, value, version in conn.execute(GET, (keys, slots_of(keys)))}
+    rows, source = ask(shard, lambda conn: rows_of(conn, keys), replicas=consistency == "eventual")
+    return counters(keys, rows, source, shard)
 
-    rows, source = ask(shard, query, replicas=consistency == "eventual")
-    counters = [Counter(key, *rows.get(key, (0, 0)), source, shard) for key in keys]
-    _, through = rows[None]
-    cache.fill(shard, [(one.key, one.value, one.version) for one in counters], through)
-    return counters
+
+def rows_of(conn: psycopg.Connection[Any], keys: Sequence[str]) -> dict[str | None, tuple[int, int]]:
+    """(value, version) of those keys that this server has, and under None the newest version that it has of anything."""
+    return {key: (value, version) for key, value, version in conn.execute(GET, (keys, slots_of(keys)))}
+
+
+def counters(keys: Sequence[str], rows: dict[str | None, tuple[int, int]], source: Source, shard: int) -> list[Counter]:
+    """What `rows_of` found, in the order asked for; the cache keeps it."""
+    found = [Counter(key, *rows.get(key, (0, 0)), source, shard) for key in keys]
+    cache.fill(shard, [(one.key, one.value, one.version) for one in found], through=rows[None][1])
+    return found
 
 
 def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:
-    """Run a query on a replica of a shard, or its primary if none answers. Raises `ShardUnavailable`."""
-    replica = databases.replica(shard)
-    if replicas and replica:
-        try:
-            return breakers.call(replica, lambda: _on(replica, query)), "replica"
-        except databases.ShardUnavailable:
-            pass  # logged and counted by the breaker
-    primary = databases.primary(shard)
-    return breakers.call(primary, lambda: _on(primary, query)), "primary"
+    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is away, on any replica.
+
+    Without `replicas` on the primary alone. Raises `ShardUnavailable`.
+    """
+    replica, primary = databases.replica(shard), databases.primary(shard)
+    if not replicas or replica is None:
+        return breakers.call(primary, lambda: _on(primary, query)), "primary"
+    try:
+        if found := breakers.call(replica, lambda: _on_fresh(replica, query)):
+            return found
+    except databases.ShardUnavailable:  # logged and counted by the breaker
+        return breakers.call(primary, lambda: _on(primary, query)), "primary"
+    try:
+        return breakers.call(primary, lambda: _on(primary, query)), "primary"
+    except databases.ShardUnavailable:
+        return breakers.call(replica, lambda: _on(replica, query)), "replica"
 
 
 def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T]) -> T:
     with databases.connection(alias) as conn:
         return query(conn)
+
+
+def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T]) -> tuple[T, Source] | None:
+    """The answer of a replica that does not lag; None if all do. A connection to one that is left out is given up for another."""
+    while not left_out.has_all(alias):
+        with databases.connection(alias) as conn:
+            fit = lag.fitness(conn)
+            if fit != "lagging":
+                answer = query(conn)
+            if fit != "fresh":
+                conn.close()
+        if fit != "lagging":
+            return answer, "primary" if fit == "promoted" else "replica"
+    return None
 
 
 def listing(prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:

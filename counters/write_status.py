@@ -62,6 +62,8 @@ def _part(shard: int, batch: UUID, index: int) -> tuple[Status, list[Outcome]] |
         if in_journal:
             return "queued", []
         (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, batch, index))
+        if not applied:  # another replica may have it
+            raise
     if not applied:
         return ("queued", []) if in_journal else None
     for other, forwarded_id in forwarded:

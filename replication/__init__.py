@@ -1,4 +1,6 @@
-"""The copies of a shard: which of them have what.
+"""The copies of a shard: what each has, how many must confirm a write, and how they are steered, by Patroni's and PostgreSQL's own means.
 
-For now the one question that completion asks (I3): up to which WAL position enough replicas have flushed. `quorum` is pure.
+`quorum` and `apply_delay` are pure. `flush` is what completion asks (I3); `lag` keeps replicas that lag out of reads; `patroni` is the one
+way to Patroni's REST API, `steering` what can be asked of it (quorum, switchover, failover, rejoin, reinitialise, delays), `status` what
+is so now. Nothing here promotes, demotes or copies a server by itself.
 """

@@ -10,6 +10,7 @@ would hold it until the request ends and so let ten waiting requests take the wh
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,9 @@ def django_databases(config: Config) -> dict[str, Any]:
 
 
 def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str, Any]:
+    is_control = name == config.control_database_name
+    # Django's own tables wait for no replica: a shard whose write quorum is lost must be steered out of that.
+    own = {"options": "-c synchronous_commit=local"} if is_control else {}
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": name,
@@ -66,8 +70,9 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
         "PASSWORD": config.database_password.get_secret_value(),
         "HOST": ",".join(node.host for node in shard.nodes),
         "PORT": ",".join(str(node.port) for node in shard.nodes),
-        "CONN_HEALTH_CHECKS": name == config.control_database_name,  # the others: see `connection`
+        "CONN_HEALTH_CHECKS": is_control,  # the others: see `connection`
         "OPTIONS": {
+            **own,
             "target_session_attrs": target,
             "load_balance_hosts": "random" if target == "standby" else "disable",
             "connect_timeout": 2,  # for each node; libpq's least
@@ -90,6 +95,37 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
     }
 
 
+class LeftOut:
+    """Servers that new connections to replicas avoid for a while, by (host, port): see `replication.lag`."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, str], float] = {}
+
+    def add(self, conn: psycopg.Connection[Any], seconds: float) -> None:
+        """Leave the server of a connection out for so long."""
+        self._until[conn.info.host, str(conn.info.port)] = time.monotonic() + seconds
+
+    def has(self, conn: psycopg.Connection[Any]) -> bool:
+        """Whether the server of a connection is left out now."""
+        return self._is_out(conn.info.host, str(conn.info.port))
+
+    def has_all(self, alias: str) -> bool:
+        """Whether every replica of an alias is left out now; one of its servers is the primary."""
+        hosts, ports = (connections[alias].settings_dict[name].split(",") for name in ("HOST", "PORT"))
+        return sum(map(self._is_out, hosts, ports)) >= len(hosts) - 1
+
+    def others(self, hosts: str, ports: str) -> dict[str, str]:
+        """`host` and `port` of a connection without what is left out; all of them if nothing else is there."""
+        fit = [one for one in zip(hosts.split(","), ports.split(","), strict=True) if not self._is_out(*one)]
+        return {"host": ",".join(host for host, _ in fit), "port": ",".join(port for _, port in fit)} if fit else {}
+
+    def _is_out(self, host: str, port: str) -> bool:
+        return self._until.get((host, port), 0.0) > time.monotonic()
+
+
+left_out = LeftOut()
+
+
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which nothing takes longer than `timeout` seconds.
 
@@ -98,6 +134,13 @@ class BoundedConnection(psycopg.Connection[Any]):
     """
 
     timeout: float | None = 10.0
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:
+        """As psycopg's; a replica is looked for among those that are not left out."""
+        if params.get("target_session_attrs") == "standby":
+            params |= left_out.others(params["host"], params["port"])
+        return super().connect(conninfo, **params)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:

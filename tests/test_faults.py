@@ -37,6 +37,7 @@ class Load:
     keys: list[str]
     acknowledged: dict[str, int] = field(default_factory=dict)
     slowest: float = 0.0
+    refused: int = 0  # answers that were not 202, each repeated
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -58,10 +59,12 @@ class Load:
             try:
                 answer = self.client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers={"Idempotency-Key": token})
             except httpx.HTTPError:
+                self.refused += 1
                 time.sleep(0.05)
                 continue
             if answer.status_code == 202:
                 return
+            self.refused += 1
             assert answer.status_code == 503, answer.text
             assert answer.headers["Retry-After"]
             time.sleep(0.05)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from replication.quorum import flushed
+from replication.quorum import confirming, flushed
 
 POSITIONS = range(4)
 
@@ -39,3 +39,18 @@ def test_it_takes_any_iterable_and_leaves_it_alone() -> None:
     positions = [5, 9, 7]
     assert flushed(iter(positions), 2) == flushed(positions, 2) == 7
     assert positions == [5, 9, 7]
+
+
+@pytest.mark.parametrize(
+    ("names", "number"),
+    [
+        ("", 0),
+        ("*", 1),
+        ("ANY 2 (a,b,c)", 2),
+        ('ANY 1 ("shard-0-node-2")', 1),
+        ('ANY 10 ("a-1",b)', 10),
+        ('"shard-0-node-2"', 1),
+    ],
+)
+def test_confirming_replicas_as_patroni_writes_them(names: str, number: int) -> None:
+    assert confirming(names) == number

@@ -54,6 +54,12 @@ class Filter(forms.Form):
             return None
 
 
+class ReplicaFilter(Filter):
+    """Servers by shard."""
+
+    shard = _shard()
+
+
 class JournalFilter(Filter):
     """Entries by shard and state, or one batch."""
 

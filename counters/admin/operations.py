@@ -33,13 +33,14 @@ JOURNAL_AWAY = "The journal's Redis does not answer now"
 @dataclass(frozen=True, slots=True)
 class Action:
     """`run(id)` gives "" if it was done, or a sentence on why not; it may raise `RedisError` and kombu's `OperationalError`.
+    What else it is given, `OperationsAdmin.more` says.
 
     `done` is what the history says. `asks` is the question of the page that asks for a reason; without one, none is asked for.
     """
 
     label: str
     done: str
-    run: Callable[[str], str]
+    run: Callable[..., str]
     asks: str = ""
 
 
@@ -58,6 +59,10 @@ class OperationsAdmin(ViewsAdmin):
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Any], dict[str, Any]]:
         """The rows that a valid filter means, and what else the template shows. Raises `RedisError`."""
         raise NotImplementedError
+
+    def more(self, request: HttpRequest, reason: str) -> tuple[Any, ...]:  # noqa: ARG002
+        """What an action is given beside the id."""
+        return ()
 
     def can_act(self, request: HttpRequest) -> bool:
         """Whether the rows are shown with actions."""
@@ -131,7 +136,7 @@ class OperationsAdmin(ViewsAdmin):
         done, troubles = 0, []
         for id in chosen:
             try:
-                trouble = action.run(id)
+                trouble = action.run(id, *self.more(request, reason))
             except (RedisError, OperationalError) as error:
                 troubles.append(f"{JOURNAL_AWAY}, or the broker does not: {error}.")
                 break

@@ -63,6 +63,13 @@ def unsupported(name: str, supported: list[str]) -> Problem:
     return Problem(415, "unsupported-media-type", f"Content-Type {name!r} is not one of {', '.join(supported)}.")
 
 
+def json_body(request: HttpRequest) -> bytes:
+    """The body of a call that takes JSON only. Raises `Problem` 413, 415."""
+    if (name := media_type(request)) != JSON:
+        raise unsupported(name, [JSON])
+    return body(request)
+
+
 def decode(data: bytes, kind: type[T]) -> T:
     """A JSON body of a type. Raises `Problem` 400 that names the field and the rule."""
     return _decode(msgspec.json.Decoder(kind).decode, data)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from rest_framework import exceptions
 
 from counters.intake.idempotency import Mismatch
 from counters.intake.journal import JournalUnavailable
+from replication.patroni import PatroniUnavailable, Refused, UnknownNode
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
@@ -62,7 +63,7 @@ def unavailable(slug: str, detail: str, **extra: Any) -> Problem:
     return Problem(503, slug, detail, headers={"Retry-After": RETRY_AFTER_SECONDS}, extra=extra)
 
 
-def of(error: BaseException) -> Problem | None:  # noqa: PLR0911 - a table
+def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a table
     """The problem that an exception means, or None for a bug."""
     match error:
         case Problem():
@@ -76,6 +77,12 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911 - a table
             return unavailable("shard-unavailable", str(error), shard=error.shard)
         case NoTopology():
             return unavailable("no-topology", str(error))
+        case PatroniUnavailable():
+            return unavailable("patroni-unavailable", str(error), shard=error.shard)
+        case UnknownNode():
+            return Problem(404, "unknown-node", str(error))
+        case Refused():
+            return Problem(409, "refused", str(error))
         case RequestDataTooBig():
             return Problem(413, "payload-too-large", "The body is larger than allowed.")
         case TooManyFieldsSent():

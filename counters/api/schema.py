@@ -41,7 +41,7 @@ _PROBLEMS = {
     403: "The API key lacks the scope.",
     404: "Unknown.",
     406: "Only JSON is answered.",
-    409: "The counter would leave the range of a signed 64-bit integer; nothing was changed.",
+    409: "It cannot be done as things are (the counter would leave 64 bits; the shard has no such replica); nothing was changed.",
     412: "The counter's version is not the one in If-Match; nothing was changed.",
     413: "The body is too large.",
     414: "The request line is too long.",
@@ -66,6 +66,11 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         return {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`Api-Key <key>`"}
 
 
+def add_types(types: list[type]) -> None:
+    """Types of calls that are described elsewhere."""
+    COMPONENTS.update(msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1])
+
+
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """drf-spectacular's postprocessing: put the types into the document, and say that a body must be there where there can be one."""
     result.setdefault("components", {}).setdefault("schemas", {}).update(COMPONENTS)
@@ -75,16 +80,18 @@ def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     return result
 
 
-def _ref(kind: type) -> dict[str, str]:
+def reference(kind: type) -> dict[str, str]:
+    """Where a type stands in the document."""
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
-def _answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
+def answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
+    """The answers of a call: status → type and meaning, and the statuses of problems (beside those that every call has)."""
     answers: dict[Any, Any] = {
-        (status, JSON): OpenApiResponse(_ref(kind), description=description) for status, (kind, description) in good.items()
+        (status, JSON): OpenApiResponse(reference(kind), description=description) for status, (kind, description) in good.items()
     }
     for status in (*bad, 400, 401, 406, 503):
-        answers[status, MEDIA_TYPE] = OpenApiResponse(_ref(requests.ProblemDocument), description=_PROBLEMS[status])
+        answers[status, MEDIA_TYPE] = OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[status])
     return answers
 
 
@@ -116,6 +123,14 @@ _ETAG = OpenApiParameter(
     response=[200],
     description="The version, as If-Match wants it.",
 )
+_AFTER = _query(
+    "after",
+    {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"},
+    "The id of a write: wait until it is applied, and read from a server that has it, a replica where one has. Not from the cache.",
+)
+_AFTER_WAIT = _query(
+    "wait", {"type": "number", "minimum": 0, "maximum": 30}, "With `after`: wait so many seconds (30 by default), then answer 202."
+)
 _CONSISTENCY = _query(
     "consistency",
     {"type": "string", "enum": ["eventual", "primary"], "default": "eventual"},
@@ -126,9 +141,9 @@ increment = extend_schema(
     operation_id="increment",
     tags=["writes"],
     parameters=[_KEY, _WAIT, _IDEMPOTENCY],
-    request={JSON: _ref(requests.Increment)},
+    request={JSON: reference(requests.Increment)},
     examples=[OpenApiExample("one more", {"delta": 1}, request_only=True)],
-    responses=_answers(
+    responses=answers(
         {200: (requests.Applied, "Counted; with `wait`."), 202: (requests.Queued, "Durable; it will be counted exactly once.")},
         *(403, 409, 413, 415, 422),
     ),
@@ -138,25 +153,28 @@ bulk = extend_schema(
     tags=["writes"],
     parameters=[_IDEMPOTENCY],
     request={
-        JSON: _ref(requests.Increments),
+        JSON: reference(requests.Increments),
         NDJSON: COMPONENTS["Increments"]["properties"]["increments"] | {"description": "One a line."},
-        MSGPACK: _ref(requests.Increments),
+        MSGPACK: reference(requests.Increments),
     },
     examples=[OpenApiExample("two", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True)],
-    responses=_answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)),
+    responses=answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)),
 )
 get = extend_schema(
     operation_id="read",
     tags=["reads"],
-    parameters=[_KEY, _CONSISTENCY, _ETAG],
-    responses=_answers({200: (requests.Counter, "The counter; `ETag` is its version.")}),
+    parameters=[_KEY, _CONSISTENCY, _AFTER, _AFTER_WAIT, _ETAG],
+    responses=answers(
+        {200: (requests.Counter, "The counter; `ETag` is its version."), 202: (requests.Write, "The write in `after` is not applied yet.")},
+        404,
+    ),
 )
 put = extend_schema(
     operation_id="set",
     tags=["writes"],
     parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
-    request={JSON: _ref(requests.Set)},
-    responses=_answers(
+    request={JSON: reference(requests.Set)},
+    responses=answers(
         {200: (requests.Changed, "Set."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
         *(403, 412, 413, 415, 422),
     ),
@@ -165,7 +183,7 @@ delete = extend_schema(
     operation_id="reset",
     tags=["writes"],
     parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
-    responses=_answers(
+    responses=answers(
         {200: (requests.Changed, "Reset."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
         *(403, 412, 413, 422),
     ),
@@ -179,14 +197,18 @@ get_many = extend_schema(
         _query("cursor", {"type": "string"}, "`next` of the page before."),
         _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "Size of a page."),
         _CONSISTENCY,
+        _AFTER,
+        _AFTER_WAIT,
     ],
-    responses=_answers({200: (requests.Counters, "The counters.")}, 414),
+    responses=answers(
+        {200: (requests.Counters, "The counters."), 202: (requests.Write, "The write in `after` is not applied yet.")}, *(404, 414)
+    ),
 )
 write = extend_schema(
     operation_id="read_write",
     tags=["writes"],
     parameters=[OpenApiParameter("write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True)],
-    responses=_answers({200: (requests.Write, "What became of the write.")}, 404),
+    responses=answers({200: (requests.Write, "What became of the write.")}, 404),
 )
 metrics = extend_schema(
     operation_id="metrics",
@@ -194,7 +216,7 @@ metrics = extend_schema(
     auth=[],
     responses={
         (200, "text/plain"): OpenApiResponse({"type": "string"}, description="Prometheus' text format, of the process that answered."),
-        (406, MEDIA_TYPE): OpenApiResponse(_ref(requests.ProblemDocument), description="Only plain text is answered."),
+        (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description="Only plain text is answered."),
     },
 )
 health = extend_schema(
@@ -202,8 +224,8 @@ health = extend_schema(
     tags=["operation"],
     auth=[],
     responses={
-        (200, JSON): OpenApiResponse(_ref(requests.Health), description="Ready: writes are taken."),
-        (503, JSON): OpenApiResponse(_ref(requests.Health), description="Not ready."),
-        (406, MEDIA_TYPE): OpenApiResponse(_ref(requests.ProblemDocument), description=_PROBLEMS[406]),
+        (200, JSON): OpenApiResponse(reference(requests.Health), description="Ready: writes are taken."),
+        (503, JSON): OpenApiResponse(reference(requests.Health), description="Not ready."),
+        (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
     },
 )

@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from counters.api import documents, views
+from counters.api import documents, shard_views, views
 
 
 class AnyText(StringConverter):
@@ -20,6 +20,15 @@ urlpatterns = [
     path("counters", views.CountersView.as_view()),
     path("increments", views.BulkIncrementsView.as_view()),
     path("writes/<any:write_id>", views.WriteView.as_view()),
+    path("shards", shard_views.ShardsView.as_view()),
+    path("shards/quorum", shard_views.QuorumsView.as_view()),
+    path("shards/<str:shard>/quorum", shard_views.QuorumView.as_view()),
+    path("shards/<str:shard>/switchover", shard_views.SwitchoverView.as_view()),
+    path("shards/<str:shard>/failover", shard_views.FailoverView.as_view()),
+    path("shards/<str:shard>/replicas", shard_views.ReplicasView.as_view()),
+    path("shards/<str:shard>/replicas/<str:node>/rejoin", shard_views.RejoinView.as_view()),
+    path("shards/<str:shard>/replicas/<str:node>/reinitialise", shard_views.ReinitialiseView.as_view()),
+    path("shards/<str:shard>/replicas/<str:node>/delay", shard_views.ApplyDelayView.as_view()),
     path("schema", documents.SchemaView.as_view(), name="schema"),
     path("docs", documents.DocsView.as_view(url_name="schema"), name="docs"),
 ]

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
-import re
-from functools import cache
-from threading import Semaphore
 from typing import Any
 
 from django.conf import settings
@@ -15,7 +11,7 @@ from django.http import HttpRequest
 from rest_framework.request import Request
 
 from counters import keys, reads, write_status
-from counters.api import media, requests, schema
+from counters.api import media, reading, requests, schema, waiting
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response, etag
 from counters.api.problems import Problem, invalid
@@ -26,8 +22,6 @@ from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
 from counters.operations import fold_increments, in_range
 from counters.write_id import WriteId
-
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
 
 
 def checked_key(key: str) -> str:
@@ -49,26 +43,6 @@ def claim_of(request: Request) -> Claim | None:
     return idempotency.claim(caller, key, http.method or "", http.path, media.body(http), http.META.get("HTTP_IF_MATCH", ""))
 
 
-def json_body(request: Request) -> bytes:
-    """The body of a call that takes JSON only. Raises `Problem` 413, 415."""
-    http = request._request
-    if (name := media.media_type(http)) != media.JSON:
-        raise media.unsupported(name, [media.JSON])
-    return media.body(http)
-
-
-def wait_seconds(request: Request) -> float:
-    """`?wait=`, 0 where there is none. Raises `Problem` 400."""
-    text = request.query_params.get("wait")
-    if text is None:
-        return 0.0
-    most = settings.TALLY.max_wait_seconds
-    seconds = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not 0 <= seconds <= most:
-        raise invalid("wait", f"a number of seconds from 0 to {most:g}")
-    return seconds
-
-
 def if_version(request: Request) -> int | None:
     """The version in If-Match. Raises `Problem` 400."""
     text = request._request.META.get("HTTP_IF_MATCH")
@@ -85,21 +59,13 @@ def queue_of(write: WriteId) -> str:
     return dispatch.queue_of(write.shards[0])
 
 
-@cache
-def _waiting() -> Semaphore:
-    """Room to wait in: while a shard is away, the threads that are left serve the others."""
-    return Semaphore(settings.TALLY.max_waiting)
-
-
 def submit_and_wait(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
     """Put a step into the journal and wait for its outcome, None if it takes longer, or too many wait already."""
     accepted = writes.submit(write)
     outcome = None
-    if _waiting().acquire(timeout=min(1.0, seconds)):
-        try:
+    with waiting.room(seconds) as there_is:
+        if there_is:
             outcome = write_status.wait(accepted.id, seconds, None if accepted.repeated else write.outcome)
-        finally:
-            _waiting().release()
     if outcome is None and not accepted.repeated:
         outcomes.listener().forget(accepted.id.batch, accepted.id.index)
     return accepted, outcome
@@ -121,8 +87,8 @@ class IncrementsView(ApiView):
     def post(self, request: Request, key: str) -> Response:
         """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the new value comes back."""
         key = checked_key(key)
-        seconds = wait_seconds(request)
-        delta = media.decode(json_body(request), requests.Increment).delta
+        seconds = waiting.seconds(request)
+        delta = media.decode(media.json_body(request._request), requests.Increment).delta
         claim = claim_of(request)
         if not seconds:
             accepted, outcome = writes.submit(writes.increments({key: delta}, claim)), None
@@ -171,14 +137,17 @@ class CounterView(ApiView):
     @schema.get
     def get(self, request: Request, key: str) -> Response:
         """A counter's value. A key that was never written reads as 0."""
-        counter = reads.get(checked_key(key), consistency(request))
-        return Response(shown(counter), headers={"ETag": etag(counter.version)})
+
+        def show(found: list[reads.Counter]) -> Response:
+            return Response(shown(found[0]), headers={"ETag": etag(found[0].version)})
+
+        return reading.read(request, [checked_key(key)], show)
 
     @schema.put
     def put(self, request: Request, key: str) -> Response:
         """Give a counter a value; with `If-Match`, only if it has that version. Every increment accepted earlier is void."""
         key = checked_key(key)
-        value = media.decode(json_body(request), requests.Set).value
+        value = media.decode(media.json_body(request._request), requests.Set).value
         return self._change(request, Step(key, "set", value, if_version(request)))
 
     @schema.delete
@@ -210,16 +179,22 @@ class CountersView(ApiView):
                 raise invalid(name, "not together with key")
         if len(wanted) > settings.TALLY.max_keys:
             raise invalid("key", f"{settings.TALLY.max_keys} keys at most")
-        found = reads.get_many([checked_key(key) for key in wanted], consistency(request))
-        return Response({"results": [shown(counter) for counter in found], "next": None})
+
+        def show(found: list[reads.Counter]) -> Response:
+            return Response({"results": [shown(counter) for counter in found], "next": None})
+
+        return reading.read(request, [checked_key(key) for key in wanted], show)
 
     def _page(self, request: Request) -> Response:
+        for name in ("after", "wait"):
+            if name in request.query_params:
+                raise invalid(name, "only together with key")
         prefix = request.query_params.get("prefix", "")
         if prefix and not keys.is_key(prefix):
             raise invalid("prefix", keys.KEY_RULE)
         limit = whole_number(request, "limit", default=100, most=settings.TALLY.max_keys)
         after = decode_cursor(request.query_params.get("cursor"), prefix)
-        found = reads.listing(prefix, after=after, limit=limit + 1, consistency=consistency(request))
+        found = reads.listing(prefix, after=after, limit=limit + 1, consistency=reading.consistency(request))
         page = found[:limit]
         following = encode_cursor(page[-1].key) if len(found) > limit else None
         return Response({"results": [shown(counter) for counter in page], "next": following})
@@ -231,16 +206,10 @@ class WriteView(ApiView):
     @schema.write
     def get(self, _request: Request, write_id: str) -> Response:
         """What became of a write: queued, applied or rejected. Known for seven days."""
-        try:
-            write = WriteId.parse(write_id)
-        except ValueError as error:
-            raise invalid("id", "an id that a write was answered with") from error
-        unknown = Problem(404, "unknown-write", "No write with this id is known; ids are kept for seven days.")
-        if any(shard >= settings.TALLY.shard_count for shard in write.shards):
-            raise unknown
+        write = reading.write_id("id", write_id)
         found = write_status.find(write)
         if found is None:
-            raise unknown
+            raise reading.unknown_write()
         answer: dict[str, Any] = {"id": write_id, "status": found.status, "shards": list(write.shards)}
         rejected = [outcome for outcome in found.outcomes if outcome.status == "rejected"]
         if rejected:
@@ -248,16 +217,6 @@ class WriteView(ApiView):
         elif len(found.outcomes) == 1:
             answer |= {"value": found.outcomes[0].value, "version": found.outcomes[0].version}
         return Response(answer)
-
-
-def consistency(request: Request) -> reads.Consistency:
-    """`?consistency=`. Raises `Problem` 400."""
-    match request.query_params.get("consistency", "eventual"):
-        case "eventual":
-            return "eventual"
-        case "primary":
-            return "primary"
-    raise invalid("consistency", "eventual or primary")
 
 
 def whole_number(request: Request, name: str, *, default: int, most: int) -> int:

@@ -34,6 +34,7 @@ from counters.apply.completion import Completion
 from counters.apply.plan import Placed, Plan
 from counters.intake import batch, journal, outcomes
 from counters.intake.group_commit import take
+from replication import flush
 from sharding import databases, topology
 from sharding.slots import slots_of
 
@@ -47,7 +48,7 @@ RETRIES = Counter("tally_apply_retries_total", "Apply transactions that failed a
 log = structlog.get_logger(__name__)
 
 LOCK_ID = 0x7A11  # the apply lock: one applying transaction a shard at a time
-LOCK = "SELECT pg_advisory_xact_lock(%s)"
+LOCK = f"SELECT pg_advisory_xact_lock(%s), {flush.MISSING}"
 CURRENT = """
 SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
 
@@ -114,7 +115,7 @@ class Applier:
                 self._failures = 0
             except (psycopg.DataError, ValueError) as error:
                 self._unfit = str(error).strip()
-            except (psycopg.Error, RedisError, journal.JournalUnavailable, topology.WrongShard) as error:
+            except (psycopg.Error, RedisError, journal.JournalUnavailable, topology.WrongShard, flush.QuorumLost) as error:
                 self._recover(error)
             except Exception as error:  # a bug: the shard stands still, visibly, but nothing is lost
                 log.exception("apply_broken", shard=self.shard)
@@ -205,10 +206,12 @@ class Applier:
         """One transaction over the next batches of the journal; whether there were any."""
         started = self._looked_at = time.monotonic()
         with conn.transaction():
-            conn.execute(LOCK, (LOCK_ID,))
+            _, missing = conn.execute(LOCK, (LOCK_ID,)).fetchall()[0]
             entries = journal.entries(self.shard, after=self._cursor, limit=self._most)
             if not entries:
                 return False
+            if missing:
+                raise flush.QuorumLost(f"{missing} more replicas have to follow before anything is committed")
             window, size = self._load(entries)
             fresh = transaction.new_in_ledger(conn, window)
             DUPLICATES.labels(self.shard).inc(len(window) - len(fresh))

@@ -1,8 +1,9 @@
 """Completion: a batch leaves the journal when enough replicas have flushed its commit.
 
 I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is flushed by the
-replicas required. Positions of one server mean nothing on another, so all is forgotten with the connection (`forget`): after a
-failover the applier looks at the journal anew and notes again what it finds in the new primary's ledger.
+replicas required: as many as the setting says, or the shard's write quorum where that is more. Positions of one server mean nothing on
+another, so all is forgotten with the connection (`forget`): after a failover the applier looks at the journal anew and notes again what
+it finds in the new primary's ledger.
 
 While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only the primary has
 it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is replicated again.
@@ -73,9 +74,7 @@ class Completion:
         """Remove from the journal what is safe now. Raises `RedisError`, `psycopg.Error`; then nothing is forgotten."""
         if not self._commits:
             return
-        required = settings.TALLY.replicas_required_of(self.shard)
-        flushed = flush.flushed(conn, required) if required else self._commits[-1].written
-        leaving = self._safe(flushed)
+        leaving = self._safe(flush.flushed(conn, settings.TALLY.replicas_required_of(self.shard)))
         over = self._over_bound(len(leaving))
         self._remove(leaving + over)
         self._tell(safe=leaving, over=over)

@@ -1,0 +1,177 @@
+"""Shards and their servers in the admin: what they do, and what can be asked of them; and what was asked of them, by whom and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.contrib import admin
+from django.http import HttpRequest
+
+from counters.admin import listing
+from counters.admin.filters import Filter, ReplicaFilter
+from counters.admin.listing import Page
+from counters.admin.operations import Action, OperationsAdmin
+from replication import status, steering
+from replication.interventions import Order
+from replication.patroni import PatroniUnavailable, Refused
+from replication.status import Replica, ShardStatus
+from sharding.databases import ShardUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A shard or a server, under the name that the admin knows it by."""
+
+    pk: str
+    shard: int
+    of: Replica | ShardStatus
+
+
+def _try(steer: Callable[[], object]) -> str:
+    """Ask for something; "" or why it was not done."""
+    try:
+        steer()
+    except (Refused, PatroniUnavailable, ShardUnavailable) as error:
+        return f"{error}."
+    return ""
+
+
+def _shard_of(text: str) -> int:
+    shard = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else -1
+    if not 0 <= shard < settings.TALLY.shard_count:
+        raise Refused(f"there is no shard {text!r}")
+    return shard
+
+
+def _node(steer: Callable[[int, str, Order], object], id: str, order: Order) -> str:
+    shard, _, name = id.partition("/")
+    return _try(lambda: steer(_shard_of(shard), name, order))
+
+
+def _quorum(number: int, id: str, order: Order) -> str:
+    return _try(lambda: steering.set_quorum([_shard_of(id)], number, order))
+
+
+def _strict(strict: bool, id: str, order: Order) -> str:
+    def steer() -> None:
+        shard = _shard_of(id)
+        steering.set_quorum([shard], steering.get_quorum(shard).quorum, order, strict=strict)
+
+    return _try(steer)
+
+
+class SteeringAdmin(OperationsAdmin):
+    """Actions are told who asks, and why."""
+
+    filters = ReplicaFilter
+
+    def more(self, request: HttpRequest, reason: str) -> tuple[Order]:
+        """The order."""
+        return (Order(f"user {request.user.get_username()}", reason),)
+
+
+class ShardAdmin(SteeringAdmin):
+    """Shards at a glance, and their write quorum."""
+
+    template = "admin/counters/operations/shards.html"
+    things: ClassVar[dict[str, Action]] = {
+        **{
+            f"quorum-{number}": Action(
+                f"Write quorum {number}{'' if number else ' (asynchronous)'}",
+                f"Write quorum {number}",
+                partial(_quorum, number),
+                asks=f"Shall {number} replicas confirm each commit?" if number else "Shall no replica have to confirm a commit?",
+            )
+            for number in range(max(shard.replicas for shard in settings.TALLY.shards) + 1)
+        },
+        "strict": Action(
+            "Quorum lost: writes wait", "Writes wait for the quorum", partial(_strict, True), asks="Shall writes wait when too few follow?"
+        ),
+        "lenient": Action(
+            "Quorum lost: writes go on",
+            "Writes go on without the quorum",
+            partial(_strict, False),
+            asks="Shall writes go on with the replicas that are left when too few follow?",
+        ),
+    }
+
+    def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
+        """Every shard; one that cannot be asked as well."""
+        wanted = form.shards()
+        return Page([Row(str(one.shard), one.shard, one) for one in status.shards() if one.shard in wanted], None, []), {}
+
+    def asking_for(self, id: str) -> dict[str, str]:
+        """By its number."""
+        return {"shard": id}
+
+
+class ReplicaAdmin(SteeringAdmin):
+    """The servers of the shards, primaries among them."""
+
+    template = "admin/counters/operations/replicas.html"
+    things: ClassVar[dict[str, Action]] = {
+        "switchover": Action(
+            "Switch over to this node",
+            "Switched over",
+            partial(_node, steering.switchover),
+            asks="Shall this replica take over from its primary?",
+        ),
+        "failover": Action(
+            "Fail over to this node",
+            "Failed over",
+            partial(_node, steering.failover),
+            asks="Shall this replica become the primary, whatever became of the old one?",
+        ),
+        "rejoin": Action(
+            "Rejoin (restart PostgreSQL)",
+            "Restarted",
+            partial(_node, steering.rejoin),
+            asks="Shall PostgreSQL of these replicas be restarted, to follow the primary again?",
+        ),
+        "reinitialise": Action(
+            "Reinitialise",
+            "Reinitialising",
+            partial(_node, steering.reinitialise),
+            asks="Shall the data of these replicas be deleted and copied from their primary anew?",
+        ),
+    }
+
+    def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
+        """Every server, by shard and name."""
+
+        def look(shard: int, _limit: int) -> list[Row]:
+            try:
+                return [Row(f"{shard}/{one.node}", shard, one) for one in status.replicas(shard)]
+            except PatroniUnavailable as error:
+                raise ShardUnavailable(shard, str(error)) from error
+
+        return listing.page(form.shards(), look, place=lambda row: row.shard), {}
+
+    def asking_for(self, id: str) -> dict[str, str]:
+        """By its shard."""
+        return {"shard": id.partition("/")[0]}
+
+
+class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """What was asked of servers; to be looked at only."""
+
+    list_display = ("at", "shard", "action", "node", "by", "reason", "outcome")
+    list_filter = ("shard", "action")
+    search_fields = ("node", "by", "reason", "outcome")
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        """Never."""
+        return False

@@ -1,0 +1,87 @@
+"""`?after=WRITE_ID`: a read that shows a write, and so whatever the same client did before it.
+
+A server has a write if its ledger has the write's batch: ledger and counters commit together (I2) and are replayed together. So each
+server answers for itself, on the connection that is read from: first the ledger, then, in a newer snapshot, the counters. The cache
+is not asked, since an entry does not say which writes it knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from counters import reads, write_status
+from counters.reads import Consistency, Counter
+from counters.write_id import WriteId
+from counters.write_status import IN_LEDGER, Status
+from sharding import topology
+from sharding.databases import ShardUnavailable
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
+
+
+class UnknownWrite(Exception):
+    """No shard and no journal knows this write."""
+
+
+def get_many(keys: Sequence[str], write: WriteId, seconds: float, consistency: Consistency = "eventual") -> list[Counter] | None:
+    """Counters with the write applied, in the order asked for, or None if it was not applied in so many seconds.
+
+    Raises `UnknownWrite`, `ShardUnavailable`, `JournalUnavailable`.
+    """
+    deadline = time.monotonic() + seconds
+    pause = _FIRST_PAUSE
+    while True:
+        if (found := _look(keys, write, consistency)) is not None:
+            return found
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(pause, left))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _look(keys: Sequence[str], write: WriteId, consistency: Consistency) -> list[Counter] | None:
+    """The counters, if some server of each shard has the write."""
+    found: dict[str, Counter] = {}
+    for shard, wanted in topology.current().by_shard(keys).items():
+        if shard in write.shards:
+            counters = _read(shard, wanted, write, consistency)
+        else:  # not the write's shard, or one that the write was forwarded to: its primary has what the status says
+            counters = _read_primary(shard, wanted) if _status(write) != "queued" else None
+        if counters is None:
+            _status(write)  # raises `UnknownWrite` rather than let anybody wait for what never was
+            return None
+        found |= {counter.key: counter for counter in counters}
+    return [found[key] for key in keys]
+
+
+def _status(write: WriteId) -> Status:
+    with suppress(ShardUnavailable):  # while a primary is away, one waits
+        found = write_status.find(write)
+        if found is None:
+            raise UnknownWrite
+        return found.status
+    return "queued"
+
+
+def _read(shard: int, keys: list[str], write: WriteId, consistency: Consistency) -> list[Counter] | None:
+    def query(conn: psycopg.Connection[Any]) -> dict[str | None, tuple[int, int]] | None:
+        has: bool = conn.execute(IN_LEDGER, (write.batch,)).fetchall()[0][0]
+        return reads.rows_of(conn, keys) if has else None
+
+    for replicas in (True, False) if consistency == "eventual" else (False,):
+        with suppress(ShardUnavailable):
+            rows, source = reads.ask(shard, query, replicas=replicas)
+            if rows is not None:
+                return reads.counters(keys, rows, source, shard)
+    return None
+
+
+def _read_primary(shard: int, keys: list[str]) -> list[Counter]:
+    rows, source = reads.ask(shard, lambda conn: reads.rows_of(conn, keys), replicas=False)
+    return reads.counters(keys, rows, source, shard)

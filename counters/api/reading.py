@@ -1,0 +1,77 @@
+"""What a read may ask for beside its keys: `?consistency=` and `?after=`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from django.conf import settings
+from rest_framework.request import Request
+
+from counters import after, reads
+from counters.api import waiting
+from counters.api.base import Response
+from counters.api.problems import Problem, invalid
+from counters.reads import Counter
+from counters.write_id import WriteId
+from sharding.databases import ShardUnavailable
+
+_PAUSE_SECONDS = 0.1
+
+
+def consistency(request: Request) -> reads.Consistency:
+    """`?consistency=`. Raises `Problem` 400."""
+    match request.query_params.get("consistency", "eventual"):
+        case "eventual":
+            return "eventual"
+        case "primary":
+            return "primary"
+    raise invalid("consistency", "eventual or primary")
+
+
+def write_id(field: str, text: str) -> WriteId:
+    """An id of a write on shards that there are. Raises `Problem` 400, 404."""
+    try:
+        write = WriteId.parse(text)
+    except ValueError as error:
+        raise invalid(field, "an id that a write was answered with") from error
+    if any(shard >= settings.TALLY.shard_count for shard in write.shards):
+        raise unknown_write()
+    return write
+
+
+def unknown_write() -> Problem:
+    """404."""
+    return Problem(404, "unknown-write", "No write with this id is known; ids are kept for seven days.")
+
+
+def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Response]) -> Response:
+    """The counters as the request wants them, given to `show`; 202 if the write in `after` was not applied in time. Raises `Problem`."""
+    asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
+    text = request.query_params.get("after")
+    if text is None:
+        return show(_primary(keys) if asked == "primary" else reads.get_many(keys))
+    write = write_id("after", text)
+    with waiting.room(seconds) as there_is:
+        try:
+            found = after.get_many(keys, write, seconds if there_is else 0.0, asked)
+        except after.UnknownWrite as error:
+            raise unknown_write() from error
+    if found is None:
+        return Response({"id": text, "status": "queued", "shards": list(write.shards)}, 202)
+    return show(found)
+
+
+def _primary(keys: list[str]) -> list[Counter]:
+    """A switchover takes the primary away for a moment: one waits for the next, where there is room. Raises `ShardUnavailable`."""
+    deadline = time.monotonic() + settings.TALLY.primary_wait_seconds
+    try:
+        return reads.get_many(keys, "primary")
+    except ShardUnavailable:
+        with waiting.room(settings.TALLY.primary_wait_seconds) as there_is:
+            while there_is and time.monotonic() < deadline:
+                time.sleep(_PAUSE_SECONDS)
+                with suppress(ShardUnavailable):
+                    return reads.get_many(keys, "primary")
+        raise

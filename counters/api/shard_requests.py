@@ -1,0 +1,102 @@
+"""What the calls on shards take and answer; see `requests`. What is told of servers are the types of `replication.status`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from replication import apply_delay
+from replication.status import Replica, ShardStatus
+from replication.steering import Quorum as Quorum
+
+_TIME = r"[0-9]{1,7}(\.[0-9]{1,3})?(ms|s)"
+DELAY = rf"^{_TIME}(\.\.{_TIME})?$"
+Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="Why; it is recorded.")]
+Node = Annotated[str, Meta(min_length=1, max_length=200, description="A node's name, as `/v1/shards/{shard}/replicas` tells it.")]
+
+
+class SetQuorum(msgspec.Struct, forbid_unknown_fields=True):
+    """How many replicas must confirm before a commit returns; what is left out stays as it is."""
+
+    quorum: Annotated[int, Meta(ge=0, le=100, description="0 is asynchronous.")]
+    strict: Annotated[bool | None, Meta(description="Writes wait while fewer replicas follow; otherwise they go on with those.")] = None
+    synchronous_commit: Annotated[
+        Literal["on", "remote_apply"] | None, Meta(description="What confirming means: flushed, or applied as well.")
+    ] = None
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class Switchover(msgspec.Struct, forbid_unknown_fields=True):
+    """Another primary, in good order; without a candidate the best replica."""
+
+    reason: Reason
+    candidate: Node | None = None
+
+
+class Failover(msgspec.Struct, forbid_unknown_fields=True):
+    """Another primary, whatever became of the old one."""
+
+    candidate: Node
+    reason: Reason
+
+
+class Because(msgspec.Struct, forbid_unknown_fields=True):
+    """A reason is all that is needed."""
+
+    reason: Reason
+
+
+class SetApplyDelay(msgspec.Struct, forbid_unknown_fields=True):
+    """How long a replica waits before it applies a commit; of a range, a time is chosen at random. "0ms" ends it."""
+
+    delay: Annotated[str, Meta(pattern=DELAY, description=apply_delay.RULE)]
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class Shards(msgspec.Struct):
+    """All shards."""
+
+    results: list[ShardStatus]
+    next: str | None
+
+
+class Replicas(msgspec.Struct):
+    """All servers of a shard, the primary among them."""
+
+    results: list[Replica]
+    next: str | None
+
+
+class Quorums(msgspec.Struct):
+    """The write quorum of all shards."""
+
+    results: list[Quorum]
+    next: str | None
+
+
+class Primary(msgspec.Struct):
+    """Who is primary now."""
+
+    shard: int
+    primary: str
+
+
+class Begun(msgspec.Struct):
+    """What Patroni said when it was asked."""
+
+    shard: int
+    node: str
+    detail: str
+
+
+class ApplyDelay(msgspec.Struct):
+    """The delay in force."""
+
+    shard: int
+    node: str
+    apply_delay_ms: int
+
+
+TYPES: list[type] = [SetQuorum, Switchover, Failover, Because, SetApplyDelay, Shards, Replicas, Quorum, Quorums, Primary, Begun, ApplyDelay]

@@ -1,0 +1,160 @@
+"""The calls on shards and their servers, for keys with the scope `staff`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeVar
+
+from django.conf import settings
+from rest_framework.request import Request
+
+from counters.api import media, shard_requests, shard_schema
+from counters.api.authentication import Caller
+from counters.api.base import ApiView, Response
+from counters.api.problems import Problem, invalid
+from counters.models import Scope
+from replication import apply_delay, status, steering
+from replication.interventions import Order
+from replication.steering import Quorum
+
+T = TypeVar("T")
+
+
+class ShardApiView(ApiView):
+    """Every call needs the scope `staff`, reading as well."""
+
+    scopes: ClassVar = dict.fromkeys(("GET", "HEAD", "PUT", "POST"), Scope.STAFF)
+
+
+def shard_of(text: str) -> int:
+    """The number of a shard. Raises `Problem` 404."""
+    count = settings.TALLY.shard_count
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) < count):
+        raise Problem(404, "unknown-shard", f"There is no shard {text[:20]!r}: there are {count}, numbered from 0 on.")
+    return int(text)
+
+
+def body(request: Request, kind: type[T]) -> T:
+    """The JSON body. Raises `Problem` 400, 413, 415."""
+    return media.decode(media.json_body(request._request), kind)
+
+
+def order(request: Request, reason: str) -> Order:
+    """Who asks, and why."""
+    caller = request.user
+    by = f"API key {caller.name} ({caller.prefix})" if isinstance(caller, Caller) else "unknown"
+    return Order(by, reason)
+
+
+class ShardsView(ShardApiView):
+    """All shards."""
+
+    @shard_schema.shards
+    def get(self, _request: Request) -> Response:
+        """Every shard: how many slots it owns, who is primary, how many replicas follow, its write quorum."""
+        return Response({"results": status.shards(), "next": None})
+
+
+class ReplicasView(ShardApiView):
+    """The servers of a shard."""
+
+    @shard_schema.replicas
+    def get(self, _request: Request, shard: str) -> Response:
+        """Every server of a shard: role, state, timeline, position, lag, sync state, uptime, and whether its data equal the primary's."""
+        return Response({"results": status.replicas(shard_of(shard)), "next": None})
+
+
+class QuorumView(ShardApiView):
+    """The write quorum of a shard."""
+
+    @shard_schema.quorum
+    def get(self, _request: Request, shard: str) -> Response:
+        """What is asked for, and what is so."""
+        return Response(steering.get_quorum(shard_of(shard)))
+
+    @shard_schema.set_quorum
+    def put(self, request: Request, shard: str) -> Response:
+        """How many replicas must confirm before a commit returns. In force when answered with 200, without a restart, and kept."""
+        found = set_quorum(request, [shard_of(shard)])[0]
+        return Response(found, 200 if found.in_force else 202)
+
+
+class QuorumsView(ShardApiView):
+    """The write quorum of every shard."""
+
+    @shard_schema.quorums
+    def get(self, _request: Request) -> Response:
+        """What is asked for, and what is so, on every shard."""
+        return Response({"results": [steering.get_quorum(shard) for shard in range(settings.TALLY.shard_count)], "next": None})
+
+    @shard_schema.set_quorums
+    def put(self, request: Request) -> Response:
+        """The same for every shard, if each has as many replicas."""
+        found = set_quorum(request, list(range(settings.TALLY.shard_count)))
+        return Response({"results": found, "next": None}, 200 if all(one.in_force for one in found) else 202)
+
+
+def set_quorum(request: Request, shards: list[int]) -> list[Quorum]:
+    """Do what the body asks for. Raises `Problem`, `Refused`, `PatroniUnavailable`, `ShardUnavailable`."""
+    asked = body(request, shard_requests.SetQuorum)
+    return steering.set_quorum(
+        shards, asked.quorum, order(request, asked.reason), strict=asked.strict, synchronous_commit=asked.synchronous_commit
+    )
+
+
+class SwitchoverView(ShardApiView):
+    """Another primary, in good order."""
+
+    @shard_schema.switchover
+    def post(self, request: Request, shard: str) -> Response:
+        """Let a replica take over from the primary. Writes are taken and reads answered meanwhile; the old primary follows the new one."""
+        number, asked = shard_of(shard), body(request, shard_requests.Switchover)
+        primary = steering.switchover(number, asked.candidate, order(request, asked.reason))
+        return Response({"shard": number, "primary": primary})
+
+
+class FailoverView(ShardApiView):
+    """Another primary, whatever became of the old one."""
+
+    @shard_schema.failover
+    def post(self, request: Request, shard: str) -> Response:
+        """Make this replica the primary. For when there is none; commits that it lacks come again from the journal."""
+        number, asked = shard_of(shard), body(request, shard_requests.Failover)
+        primary = steering.failover(number, asked.candidate, order(request, asked.reason))
+        return Response({"shard": number, "primary": primary})
+
+
+class RejoinView(ShardApiView):
+    """A replica that does not follow."""
+
+    @shard_schema.rejoin
+    def post(self, request: Request, shard: str, node: str) -> Response:
+        """Restart a replica's PostgreSQL; it follows the primary again, after `pg_rewind` where its data went another way."""
+        number, asked = shard_of(shard), body(request, shard_requests.Because)
+        detail = steering.rejoin(number, node, order(request, asked.reason))
+        return Response({"shard": number, "node": node, "detail": detail})
+
+
+class ReinitialiseView(ShardApiView):
+    """A replica whose data are not to be trusted."""
+
+    @shard_schema.reinitialise
+    def post(self, request: Request, shard: str, node: str) -> Response:
+        """Delete a replica's data and copy the primary anew."""
+        number, asked = shard_of(shard), body(request, shard_requests.Because)
+        detail = steering.reinitialise(number, node, order(request, asked.reason))
+        return Response({"shard": number, "node": node, "detail": detail}, 202)
+
+
+class ApplyDelayView(ShardApiView):
+    """How long a replica waits before it applies a commit."""
+
+    @shard_schema.set_apply_delay
+    def put(self, request: Request, shard: str, node: str) -> Response:
+        """Delay a replica, to show lag. It still flushes at once: a quorum waits for the delay only with `remote_apply`."""
+        number, asked = shard_of(shard), body(request, shard_requests.SetApplyDelay)
+        try:
+            delay = apply_delay.ApplyDelay.parse(asked.delay)
+        except ValueError as error:
+            raise invalid("delay", str(error)) from error
+        milliseconds = steering.set_apply_delay(number, node, delay, order(request, asked.reason))
+        return Response({"shard": number, "node": node, "apply_delay_ms": milliseconds})

@@ -1,0 +1,206 @@
+"""Patroni's REST API of a shard's nodes: the one way in which Tally changes anything about servers.
+
+Any node can be asked about its shard; what changes something goes to the node that it is about, and the shard's configuration to the
+leader, which then acts at once. A node that does not answer is passed over; `PatroniUnavailable` if none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import structlog
+import urllib3
+from django.conf import settings
+from urllib3.exceptions import HTTPError
+
+if TYPE_CHECKING:
+    from counter_project.config import Node
+
+T = TypeVar("T")
+
+LEADERS = {"leader", "standby_leader"}
+ASK_SECONDS = 2.0
+ACT_SECONDS = 45.0  # Patroni answers when a switchover or a restart has ended
+_CONFLICTS = 3  # changes of the configuration by somebody else, between Patroni's reading and writing it
+log = structlog.get_logger(__name__)
+
+
+class PatroniUnavailable(Exception):
+    """No Patroni that could tell or do this has answered."""
+
+    def __init__(self, shard: int, reason: str) -> None:
+        super().__init__(f"Patroni of shard {shard}: {reason}")
+        self.shard = shard
+
+
+class Refused(Exception):
+    """What was asked for cannot be done; the text says why."""
+
+
+class UnknownNode(Refused):
+    """The shard has no node of this name."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A node as Patroni's `/cluster` tells it; `state` is `streaming` for a replica that follows."""
+
+    name: str
+    role: str
+    state: str
+    host: str = ""
+    port: int = 0
+    api_url: str = ""
+    timeline: int | None = None
+    tags: dict[str, Any] = {}
+
+    @property
+    def is_leader(self) -> bool:
+        return self.role in LEADERS
+
+    @property
+    def url(self) -> str:
+        """Base of this node's REST API."""
+        return self.api_url.removesuffix("/patroni")
+
+
+class _Cluster(msgspec.Struct):
+    members: list[Member]
+
+
+class _Wal(msgspec.Struct):
+    location: int = 0
+    replayed_location: int | None = 0
+
+
+class _About(msgspec.Struct):
+    name: str
+
+
+class Server(msgspec.Struct):
+    """What a node says of itself in `/patroni`; positions are bytes."""
+
+    patroni: _About
+    state: str
+    role: str = ""
+    timeline: int | None = None
+    postmaster_start_time: str | None = None
+    xlog: _Wal = msgspec.field(default_factory=_Wal)
+
+    @property
+    def started(self) -> datetime | None:
+        """When its PostgreSQL was started."""
+        return datetime.fromisoformat(self.postmaster_start_time) if self.postmaster_start_time else None
+
+
+@cache
+def _http() -> urllib3.PoolManager:
+    config = settings.TALLY
+    password = config.patroni_password.get_secret_value()
+    headers = urllib3.make_headers(basic_auth=f"{config.patroni_user}:{password}") if password else {}
+    return urllib3.PoolManager(headers=headers, retries=False, num_pools=256)
+
+
+def _call(url: str, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> tuple[int, bytes]:
+    """Status and body. Raises `HTTPError`."""
+    timeout = urllib3.Timeout(connect=1.0, read=seconds)
+    answer = _http().request(method, url + path, json=body, timeout=timeout)
+    return answer.status, answer.data
+
+
+def nodes(shard: int) -> list[Node]:
+    """The servers of a shard whose Patroni is known. Raises `PatroniUnavailable` if none is."""
+    found = [node for node in settings.TALLY.shards[shard].nodes if node.patroni]
+    if not found:
+        raise PatroniUnavailable(shard, "TALLY_SHARDS names none, so this shard can be neither watched nor steered")
+    return found
+
+
+def _ask(shard: int, path: str, kind: type[T]) -> T:
+    """What the first node that answers says. Raises `PatroniUnavailable`."""
+    reason = ""
+    for node in nodes(shard):
+        try:
+            status, data = _call(str(node.patroni), "GET", path, None, ASK_SECONDS)
+            if status == 200:
+                return msgspec.json.decode(data, type=kind)
+            reason = f"{node.patroni} answers {status}"
+        except (HTTPError, msgspec.DecodeError) as error:
+            reason = str(error)
+    raise PatroniUnavailable(shard, f"no node answers ({reason})")
+
+
+def members(shard: int) -> list[Member]:
+    """The nodes of a shard, by name. Raises `PatroniUnavailable`."""
+    return _ask(shard, "/cluster", _Cluster).members
+
+
+def member(shard: int, name: str) -> Member:
+    """The node of this name. Raises `UnknownNode`, `PatroniUnavailable`."""
+    found = members(shard)
+    for one in found:
+        if one.name == name:
+            return one
+    raise UnknownNode(f"shard {shard} has no node {name!r}: its nodes are {', '.join(one.name for one in found)}")
+
+
+def leader(shard: int) -> Member:
+    """The primary's node. Raises `PatroniUnavailable` while there is none."""
+    for one in members(shard):
+        if one.is_leader:
+            return one
+    raise PatroniUnavailable(shard, "there is no leader now; a new one is being chosen")
+
+
+def servers(shard: int) -> dict[str, Server]:
+    """What each node says of itself, by name; those that do not answer are missing."""
+
+    def ask(node: Node) -> Server | None:
+        try:
+            status, data = _call(str(node.patroni), "GET", "/patroni", None, ASK_SECONDS)
+            return msgspec.json.decode(data, type=Server) if status in (200, 503) else None
+        except (HTTPError, msgspec.DecodeError) as error:
+            log.debug("patroni_silent", shard=shard, url=node.patroni, error=str(error))
+            return None
+
+    asked = nodes(shard)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return {one.patroni.name: one for one in pool.map(ask, asked) if one}
+
+
+def configuration(shard: int) -> dict[str, Any]:
+    """The shard's dynamic configuration, as its leader has it (others learn of a change some seconds later).
+
+    Raises `PatroniUnavailable`.
+    """
+    return _decoded(shard, *act(shard, leader(shard), "GET", "/config"))
+
+
+def configure(shard: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Change the shard's dynamic configuration (it is in etcd; None removes a name), and return it. Raises `PatroniUnavailable`."""
+    for _ in range(_CONFLICTS):
+        status, text = act(shard, leader(shard), "PATCH", "/config", changes)
+        if status != 409:
+            break
+    return _decoded(shard, status, text)
+
+
+def _decoded(shard: int, status: int, text: str) -> dict[str, Any]:
+    if status != 200:
+        raise PatroniUnavailable(shard, f"its configuration could not be read or changed ({status}: {text[:200]})")
+    return msgspec.json.decode(text, type=dict[str, Any])
+
+
+def act(shard: int, node: Member, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, str]:
+    """Ask one node to do something; its status and its words. Raises `PatroniUnavailable`."""
+    try:
+        status, data = _call(node.url, method, path, body, ACT_SECONDS)
+    except HTTPError as error:
+        raise PatroniUnavailable(shard, f"{node.name} did not answer {method} {path} ({error})") from error
+    if status == 401:
+        raise PatroniUnavailable(shard, "it does not take TALLY_PATRONI_USER and TALLY_PATRONI_PASSWORD")
+    return status, data.decode(errors="replace").strip()

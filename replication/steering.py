@@ -1,0 +1,238 @@
+"""What an operator can ask of a shard: a write quorum, another primary, a node brought back or copied anew, a delay.
+
+Invariant: everything is asked of Patroni, and stands where Patroni keeps it (etcd, or a node's own configuration), so it survives
+restarts and failovers, and no two processes can disagree about it. Every call is recorded with its reason (`interventions`).
+
+The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). Beside it the same change puts two
+settings of ours into PostgreSQL's configuration: `tally.quorum`, by which completion asks for as many replicas (`replication.flush`), and
+`tally.quorum_strict`. Patroni lowers what a commit waits for when replicas are gone (its own strict mode keeps one). That is right where
+writes shall go on; where they shall wait, the applier looks at `tally.quorum_strict` before it commits.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psycopg
+import yaml
+from django.conf import settings
+
+from replication import apply_delay, patroni, quorum
+from replication.apply_delay import ApplyDelay
+from replication.interventions import Order, recorded
+from replication.patroni import Member, PatroniUnavailable, Refused
+from sharding import databases
+from sharding.databases import ShardUnavailable
+
+SynchronousCommit = Literal["on", "remote_apply"]
+IN_FORCE = """
+SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
+       coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer,
+       coalesce(current_setting('tally.quorum_strict', true), '') = 'on',
+       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""
+DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
+_FORCE_SECONDS = 5.0
+_DELAY_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
+
+
+class Quorum(msgspec.Struct, frozen=True):
+    """A shard's write quorum: what is asked for, and what is so.
+
+    `quorum`: replicas that must confirm before a commit returns, 0 is asynchronous. `strict`: writes wait while fewer follow.
+    `synchronous_commit`: what confirming means: flushed (`on`), or applied as well (`remote_apply`). `confirming`: how many replicas a
+    commit waits for now; `following`: how many there are to do it. `in_force`: the primary does what is asked for.
+    """
+
+    shard: int
+    quorum: int
+    strict: bool
+    synchronous_commit: str
+    confirming: int
+    following: int
+    in_force: bool
+
+
+def get_quorum(shard: int) -> Quorum:
+    """The write quorum of a shard. Raises `PatroniUnavailable`, `ShardUnavailable`."""
+    return _compare(shard, patroni.configuration(shard))
+
+
+def _compare(shard: int, config: dict[str, Any]) -> Quorum:
+    parameters = config.get("postgresql", {}).get("parameters", {})
+    asked = int(parameters.get("tally.quorum", 0))
+    strict = parameters.get("tally.quorum_strict") == "on"
+    commit = str(parameters.get("synchronous_commit", "on"))
+    try:
+        with databases.connection(databases.primary(shard)) as conn:
+            names, commit_now, asked_now, strict_now, following = conn.execute(IN_FORCE).fetchall()[0]
+    except psycopg.OperationalError as error:
+        raise ShardUnavailable(shard, f"its primary does not answer: {str(error).strip()}") from error
+    confirming = quorum.confirming(names)
+    in_force = (confirming, commit_now, asked_now, strict_now) == (asked, commit, asked, strict)
+    return Quorum(shard, asked, strict, commit, confirming, following, in_force)
+
+
+def set_quorum(
+    shards: Sequence[int], number: int, order: Order, *, strict: bool | None = None, synchronous_commit: SynchronousCommit | None = None
+) -> list[Quorum]:
+    """Ask for a write quorum and wait until it is in force, some seconds at most. What is None stays as it is.
+
+    Raises `Refused` if a shard has fewer replicas (nothing is changed then), `PatroniUnavailable`, `ShardUnavailable`.
+    """
+    with ExitStack() as stack:
+        records = {shard: stack.enter_context(recorded(shard, f"quorum {number}", order)) for shard in shards}
+        for shard in shards:
+            check_quorum(shard, number)
+        changes = _changes(number, strict, synchronous_commit)
+        configs = {shard: patroni.configure(shard, changes) for shard in shards}
+        deadline = time.monotonic() + _FORCE_SECONDS
+        found = [_until_in_force(shard, config, deadline) for shard, config in configs.items()]
+        for one in found:
+            records[one.shard].outcome = "in force" if one.in_force else f"asked for; {one.confirming} confirm now"
+    return found
+
+
+def _until_in_force(shard: int, config: dict[str, Any], deadline: float) -> Quorum:
+    while not (now := _compare(shard, config)).in_force and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    return now
+
+
+def check_quorum(shard: int, number: int) -> None:
+    """Raises `Refused` if the shard has fewer replicas than the quorum, `PatroniUnavailable`."""
+    replicas = [member.name for member in patroni.members(shard) if not member.is_leader]
+    if number > len(replicas):
+        have = f"{len(replicas)} replica{'' if len(replicas) == 1 else 's'}"
+        raise Refused(f"shard {shard} has {have} ({', '.join(replicas) or 'none'}): a quorum of {number} could never be met")
+
+
+def _changes(number: int, strict: bool | None, synchronous_commit: str | None) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"tally.quorum": str(number)}
+    changes: dict[str, Any] = {"synchronous_mode": "quorum" if number else False, "synchronous_node_count": number or None}
+    if strict is not None:
+        parameters["tally.quorum_strict"] = "on" if strict else "off"
+    if synchronous_commit is not None:
+        parameters["synchronous_commit"] = synchronous_commit
+    return {**changes, "postgresql": {"parameters": parameters}}
+
+
+def switchover(shard: int, candidate: str | None, order: Order) -> str:
+    """Let a replica (this one, or the best) take over from a primary that works; who is primary now.
+
+    Raises `Refused`, `PatroniUnavailable`.
+    """
+    with recorded(shard, "switchover", order, candidate or "") as record:
+        primary = patroni.leader(shard)
+        if candidate == primary.name:
+            raise Refused(f"{candidate} is the primary already")
+        if candidate:
+            patroni.member(shard, candidate)
+        body = {"leader": primary.name, **({"candidate": candidate} if candidate else {})}
+        record.outcome = _acted(*patroni.act(shard, primary, "POST", "/switchover", body))
+        return patroni.leader(shard).name
+
+
+def failover(shard: int, candidate: str, order: Order) -> str:
+    """Make a replica the primary, whether there is one or not; who is primary now. Raises `Refused`, `PatroniUnavailable`.
+
+    Meant for when there is none and Patroni does not choose: commits that the candidate lacks come again from the journal.
+    """
+    with recorded(shard, "failover", order, candidate) as record:
+        node = patroni.member(shard, candidate)
+        if node.is_leader:
+            raise Refused(f"{candidate} is the primary already")
+        record.outcome = _acted(*patroni.act(shard, node, "POST", "/failover", {"candidate": candidate}))
+        return patroni.leader(shard).name
+
+
+def rejoin(shard: int, name: str, order: Order) -> str:
+    """Restart a replica's PostgreSQL, which then follows the primary again (after `pg_rewind`, where it went another way).
+
+    What Patroni says. Raises `Refused`, `PatroniUnavailable`.
+    """
+    with recorded(shard, "rejoin", order, name) as record:
+        record.outcome = _acted(*patroni.act(shard, _replica(shard, name), "POST", "/restart", {}))
+        return record.outcome
+
+
+def reinitialise(shard: int, name: str, order: Order) -> str:
+    """Delete a replica's data and copy the primary anew: the mend for a replica that differs.
+
+    Returns what Patroni says when it has begun. Raises `Refused`, `PatroniUnavailable`.
+    """
+    with recorded(shard, "reinitialise", order, name) as record:
+        node = _replica(shard, name)
+        record.outcome = _acted(*patroni.act(shard, node, "POST", "/reinitialize", {"force": True, "from_leader": True}))
+        return record.outcome
+
+
+def _replica(shard: int, name: str) -> Member:
+    node = patroni.member(shard, name)
+    if node.is_leader:
+        raise Refused(f"{name} is the primary: switch over to another node first")
+    return node
+
+
+def _acted(status: int, text: str) -> str:
+    """Patroni's words, if it did what it was asked. Raises `Refused`."""
+    if status not in (200, 202):
+        raise Refused(f"Patroni did not do it: {text or status}")
+    return text
+
+
+def set_apply_delay(shard: int, name: str, delay: ApplyDelay, order: Order) -> int:
+    """Give a replica an apply delay, and wait until it is in force; the milliseconds chosen.
+
+    Raises `Refused` (also where its configuration cannot be written from here), `PatroniUnavailable`.
+    """
+    with recorded(shard, f"apply delay {delay}", order, name) as record:
+        node, path = _configured(shard, name)
+        milliseconds = delay.choose()
+        config = yaml.safe_load(path.read_text())
+        _replace(path, yaml.safe_dump(apply_delay.put(config, milliseconds), sort_keys=False))
+        _acted(*patroni.act(shard, node, "POST", "/reload", {}))
+        if not _has_delay(shard, node, milliseconds):
+            raise PatroniUnavailable(shard, f"{name} has its new configuration, and has not taken it up within {_DELAY_SECONDS:.0f} s")
+        record.outcome = f"{milliseconds} ms"
+        return milliseconds
+
+
+def _configured(shard: int, name: str) -> tuple[Member, Path]:
+    node = _replica(shard, name)
+    for one in settings.TALLY.shards[shard].nodes:
+        if one.patroni == node.url and one.patroni_config and os.access(one.patroni_config, os.W_OK):
+            return node, one.patroni_config
+    raise Refused(f"the configuration of {name} is not on this host: set recovery_min_apply_delay in its patroni.yml")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Readers see the old or the new text, and only the owner sees any."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(path)
+
+
+def _has_delay(shard: int, node: Member, milliseconds: int) -> bool:
+    deadline = time.monotonic() + _DELAY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if _delay(shard, node) == milliseconds:
+                return True
+        except psycopg.OperationalError:
+            pass  # it may be restarting
+        time.sleep(_LOOK_SECONDS)
+    return False
+
+
+def _delay(shard: int, node: Member) -> int:
+    address = {"host": node.host, "port": str(node.port), "target_session_attrs": "any"}
+    with databases.connect(databases.primary(shard), timeout=2.0, autocommit=True, **address) as conn:
+        return conn.execute(DELAY).fetchall()[0][0]  # type: ignore[no-any-return]
