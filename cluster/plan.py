@@ -119,7 +119,7 @@ class Planner:
         return self._celery_worker(name, "worker", shard, options)
 
     def _spill_worker(self, number: int) -> Spec:
-        options = ("-Q", "maintenance", "-c", "4", "-n", f"maintenance-{number}@tally")
+        options = ("-Q", "maintenance,low-priority", "-c", "4", "-n", f"maintenance-{number}@tally")
         return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, options)
 
     def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:

@@ -107,6 +107,14 @@ class Config(BaseSettings):
         default=3600, ge=60, description="How long an idempotency key stays in the journal's Redis after it is safe in its shard."
     )
 
+    reconcile_interval_seconds: float = Field(
+        default=600.0, gt=0, description="Pause between rounds of reconciliation: replicas and cache compared with the primaries."
+    )
+    reconcile_seconds: float = Field(
+        default=30.0, gt=0, description="How long a round waits until a replica shows the same moment as its primary."
+    )
+    reconcile_cache_rate: int = Field(default=20_000, ge=1, description="Entries of the cache that a round looks at in a second.")
+
     api_key_ttl_seconds: float = Field(default=5.0, ge=0, description="A revoked API key is refused by every process after this.")
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="Port of this process's own /metrics (workers, beat); none: no server."

@@ -7,7 +7,8 @@ an entry lives a minute at most, so even if that worker dies first, what the cac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ _left: dict[str, Value] = {}
 
 
 @cache
-def _refresh_script() -> str:
-    return (Path(__file__).parent / "lua" / "refresh.lua").read_text()
+def _script(name: str) -> str:
+    return (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+
+
+_PREFIX = "c:"
 
 
 def _entry(key: str) -> str:
-    return "c:" + key
+    return _PREFIX + key
 
 
 def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -46,9 +50,9 @@ def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
         return {}
     found = {}
     for key, entry in zip(keys, entries, strict=True):
-        if entry is not None:
-            value, _, version = entry.partition(b" ")
-            found[key] = int(value), int(version)
+        with suppress(ValueError):  # what is no entry is none; reconciliation deletes it
+            if entry is not None:
+                found[key] = parsed(entry)
     return found
 
 
@@ -78,4 +82,33 @@ def _put(values: Sequence[Value], ttl: int) -> None:
         arguments: list[Any] = [ttl]
         for _, value, version in chunk:
             arguments += (value, version)
-        cache_redis().eval(_refresh_script(), len(chunk), *(_entry(key) for key, _, _ in chunk), *arguments)
+        cache_redis().eval(_script("refresh"), len(chunk), *(_entry(key) for key, _, _ in chunk), *arguments)
+
+
+def entries(keys: Sequence[str]) -> dict[str, bytes]:
+    """What the cache has of these keys, as it stands there. Raises `RedisError`."""
+    found: list[bytes | None] = cache_redis().mget([_entry(key) for key in keys])  # type: ignore[assignment]
+    return {key: entry for key, entry in zip(keys, found, strict=True) if entry is not None}
+
+
+def all_entries(most: int) -> Iterator[dict[str, bytes]]:
+    """Everything that the cache has while this goes on, about `most` at a time. Raises `RedisError`."""
+    cursor = 0
+    while True:
+        cursor, names = cache_redis().scan(cursor, match=f"{_PREFIX}*", count=most)  # type: ignore[misc]
+        keys = [name.decode(errors="replace").removeprefix(_PREFIX) for name in names]
+        yield entries(keys) if keys else {}
+        if cursor == 0:
+            return
+
+
+def forget(seen: Mapping[str, bytes]) -> int:
+    """Delete entries unless they have changed since they were seen; how many. Raises `RedisError`."""
+    names = [_entry(key) for key in seen]
+    return int(cache_redis().eval(_script("forget"), len(names), *names, *seen.values())) if names else 0  # type: ignore[arg-type]
+
+
+def parsed(entry: bytes) -> tuple[int, int]:
+    """(value, version) of an entry. Raises `ValueError` for what is none."""
+    value, _, version = entry.partition(b" ")
+    return int(value), int(version)

@@ -26,6 +26,7 @@ CALLS = {
     ("post", "/v1/counters/{key}/increments"),
     ("post", "/v1/increments"),
     ("get", "/v1/writes/{write_id}"),
+    ("get", "/v1/shards/{shard}/digest"),
 }
 
 

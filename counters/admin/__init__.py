@@ -1,5 +1,5 @@
-"""The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters, rejected operations and
-forwarded batches. What it changes in a counter goes through `counters.intake`."""
+"""The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters, rejected operations,
+forwarded batches and reconciliation. What it changes in a counter goes through `counters.intake`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey
@@ -10,6 +10,7 @@ from counters.admin.books import ForwardedBatchAdmin, RejectedOperationAdmin
 from counters.admin.counters import CounterAdmin
 from counters.admin.dead_letters import DeadLetterAdmin
 from counters.admin.journal import JournalAdmin
+from counters.admin.reconciliation import ReconciliationAdmin
 
 admin.site.site_title = admin.site.site_header = "Tally"
 admin.site.index_title = "Administration"
@@ -20,3 +21,4 @@ admin.site.register(models.JournalEntry, JournalAdmin)
 admin.site.register(models.DeadLetter, DeadLetterAdmin)
 admin.site.register(models.RejectedOperation, RejectedOperationAdmin)
 admin.site.register(models.ForwardedBatch, ForwardedBatchAdmin)
+admin.site.register(models.Reconciliation, ReconciliationAdmin)

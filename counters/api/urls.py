@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from counters.api import documents, probes, views
+from counters.api import digests, documents, probes, views
 
 
 class AnyText(StringConverter):
@@ -23,5 +23,6 @@ urlpatterns = [
     path("v1/counters", views.CountersView.as_view()),
     path("v1/counters/<any:key>/increments", views.IncrementsView.as_view()),
     path("v1/counters/<any:key>", views.CounterView.as_view()),
+    path("v1/shards/<any:shard>/digest", digests.DigestView.as_view()),
     path("v1/writes/<any:write_id>", views.WriteView.as_view()),
 ]

@@ -5,7 +5,8 @@ local ttl = ARGV[1]
 for i, key in ipairs(KEYS) do
     local value, version = ARGV[2 * i], ARGV[2 * i + 1]
     local old = redis.call('GET', key)
-    if not old or tonumber(string.match(old, ' (%d+)$')) < tonumber(version) then
+    local at = old and tonumber(string.match(old, ' (%d+)$') or '')
+    if not at or at < tonumber(version) then
         redis.call('SET', key, value .. ' ' .. version, 'EX', ttl)
     end
 end
