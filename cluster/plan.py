@@ -166,9 +166,10 @@ class Planner:
     def _api(self, number: int) -> Spec:
         name = f"api-{number}"
         port = self.layout.ports[name]
+        threads = self.environment.get("TALLY_API_THREADS", "64")
         argv = (
             *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)),
-            *("--workers", "1", "--blocking-threads", "64", "--backpressure", "256", "--http", "1", "--no-ws"),
+            *("--workers", "1", "--blocking-threads", threads, "--backpressure", str(4 * int(threads)), "--http", "1", "--no-ws"),
             *("--workers-kill-timeout", "10", "--log-level", "warning", "counter_project.wsgi:application"),
         )
         return Spec(

@@ -82,6 +82,7 @@ class Config(BaseSettings):
     max_wait_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
     )
+    api_threads: int = Field(default=64, ge=4, le=4096, description="Threads of an API process: requests that it serves at once.")
     max_writing: int = Field(
         default=32,
         ge=1,
