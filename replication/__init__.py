@@ -1,4 +1,5 @@
 """The copies of a shard: which of them have what.
 
-For now the one question that completion asks (I3): up to which WAL position enough replicas have flushed. `quorum` is pure.
+`flush` is what completion asks (I3): up to which WAL position enough replicas have flushed. `digests` compares each replica with its
+primary, in `snapshots` of the same moment; `rounds` keeps what was found. `quorum` and `digest` are pure.
 """

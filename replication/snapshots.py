@@ -49,7 +49,7 @@ class Snapshot:
 
     def take(self) -> None:
         """Show the server as it is now. Raises `psycopg.Error`."""
-        cursor = self.conn.execute(POINT)
+        cursor = self.conn.execute(POINT, prepare=False)
         cursor.nextset()
         version, transaction, self.lsn = cursor.fetchall()[0]
         self.number += 1

@@ -110,6 +110,7 @@ def test_a_replica_that_differs_is_found_named_and_mended(cluster: Cluster, clie
 def test_a_change_by_hand_is_found_within_one_round(cluster: Cluster, client: httpx.Client, counter: str) -> None:
     """On the primary it reaches the replica as well; the slot changed without a newer version."""
     shard = shard_of(counter)
+    digest_of(client, shard)
     assert digest_of(client, shard)["altered_slots"] == []
     cache_redis().delete(f"c:{counter}")
     altered = metric(cluster, "tally_shard_altered_slots_total", shard=shard)
