@@ -35,8 +35,8 @@ INSTALLED_APPS = [
     "sharding",
     "counters",
 ]
-MIDDLEWARE = [
-    "django.middleware.security.SecurityMiddleware",
+MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "counter_project.middleware.ForPeople"]
+PEOPLE_MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -67,7 +67,10 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TALLY.https
 SECURE_HSTS_SECONDS = 31_536_000 if TALLY.https else 0
-SILENCED_SYSTEM_CHECKS = ["django_ratelimit.E003", "django_ratelimit.W001"]  # its list of backends has no django-redis
+SILENCED_SYSTEM_CHECKS = [
+    *("django_ratelimit.E003", "django_ratelimit.W001"),  # its list of backends has no django-redis
+    *("admin.E408", "admin.E409", "admin.E410"),  # the admin's middleware is in PEOPLE_MIDDLEWARE
+]
 
 DATABASES = django_databases(TALLY)
 DATABASE_ROUTERS = [f"{Router.__module__}.{Router.__qualname__}"]

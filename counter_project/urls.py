@@ -5,17 +5,19 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from counters.admin.login import login
-from counters.api import pages
+from counters.api import pages, probes
 
 handler400 = "counters.api.problems.bad_request"
 handler404 = "counters.api.problems.not_found"
 handler500 = "counters.api.problems.server_error"
 
 urlpatterns = [
+    path("v1/", include("counters.api.urls")),  # first: what is called a thousand times a second
     path("", pages.index, name="index"),
     path("favicon.ico", pages.favicon),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/login/", login),  # before the admin's own, which knows no limit
     path("admin/", admin.site.urls),
-    path("", include("counters.api.urls")),
+    path("health", probes.HealthView.as_view(), name="health"),
+    path("metrics", probes.MetricsView.as_view(), name="metrics"),
 ]

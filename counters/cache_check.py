@@ -47,10 +47,11 @@ class CacheCheck:
 
 
 class _Found(NamedTuple):
-    """Entries, and those values of the primaries that are newer."""
+    """Entries that are wrong, and the values of those that are stale on a primary that had applied everything up to `through`."""
 
     wrong: dict[str, bytes]
     newer: dict[str, Value]
+    through: int
 
     def keys(self) -> set[str]:
         return {*self.wrong, *self.newer}
@@ -104,7 +105,7 @@ def _check_shard(shard: int, entries: dict[str, bytes], done: CacheCheck) -> Non
     time.sleep(_SECOND_LOOK_SECONDS)
     again = cache.entries(sorted(first.keys()))
     found = _compare(shard, {key: entry for key, entry in again.items() if entry == entries[key]})
-    cache.fill(found.newer.values())
+    cache.fill(shard, list(found.newer.values()), found.through)
     cache.forget(found.wrong)
     done.stale += len(found.newer)
     done.wrong += len(found.wrong)
@@ -115,15 +116,14 @@ def _check_shard(shard: int, entries: dict[str, bytes], done: CacheCheck) -> Non
 
 def _compare(shard: int, entries: Mapping[str, bytes]) -> _Found:
     found, sorted_out = _primary(shard, list(entries)), defaultdict[str, list[str]](list)
+    _, through = found[None]
     for key, entry in entries.items():
         sorted_out[judge(entry, *found.get(key, (0, 0)))].append(key)
     wrong = {key: entries[key] for key in sorted_out["wrong"]}
-    return _Found(wrong, {key: (key, *found[key]) for key in sorted_out["stale"]})
+    return _Found(wrong, {key: (key, *found[key]) for key in sorted_out["stale"]}, through)
 
 
-def _primary(shard: int, keys: list[str]) -> dict[str, tuple[int, int]]:
-    if not keys:
-        return {}
+def _primary(shard: int, keys: list[str]) -> dict[str | None, tuple[int, int]]:
     with databases.connection(databases.primary(shard)) as conn:
         rows = conn.execute(reads.GET, (keys, [slot_of(key) for key in keys]))
         return {key: (value, version) for key, value, version in rows}

@@ -8,9 +8,17 @@ monoid. So folding in the request and again in the worker gives the same count (
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 MIN_VALUE = -(2**63)
 MAX_VALUE = 2**63 - 1
+
+
+class Increment(Protocol):
+    """Something to add to a counter."""
+
+    key: str
+    delta: int
 
 
 def in_range(value: int) -> bool:
@@ -24,4 +32,14 @@ def fold(increments: Iterable[tuple[str, int]], into: dict[str, int] | None = No
     get = sums.get
     for key, delta in increments:
         sums[key] = get(key, 0) + delta
+    return sums
+
+
+def fold_increments(increments: Iterable[Increment]) -> dict[str, int]:
+    """`fold` of objects as a request has them."""
+    sums: dict[str, int] = {}
+    get = sums.get
+    for one in increments:
+        key = one.key
+        sums[key] = get(key, 0) + one.delta
     return sums

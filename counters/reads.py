@@ -21,9 +21,11 @@ T = TypeVar("T")
 Consistency = Literal["eventual", "primary"]
 Source = Literal["cache", "replica", "primary"]
 
+# One index probe a key; and how far the node is, in the same snapshot.
 GET = """
 SELECT key, value, version FROM counter
-JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""  # one index probe a key
+JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)
+UNION ALL SELECT NULL, 0, last_version FROM apply_state"""
 # The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _LAST = "\x7f"  # after every character of a key
@@ -58,19 +60,19 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
             found[key] = Counter(key, value, version, "cache", map_in_force.shard_of(key))
     missing = map_in_force.by_shard(key for key in keys if key not in found)
     for shard, wanted in missing.items():
-        for counter in _read_shard(shard, wanted, consistency):
-            found[counter.key] = counter
-    if missing:
-        cache.fill((c.key, c.value, c.version) for c in found.values() if c.source != "cache")
+        found |= {counter.key: counter for counter in _read_shard(shard, wanted, consistency)}
     return [found[key] for key in keys]
 
 
 def _read_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
-    def query(conn: psycopg.Connection[Any]) -> dict[str, tuple[int, int]]:
+    def query(conn: psycopg.Connection[Any]) -> dict[str | None, tuple[int, int]]:
         return {key: (value, version) for key, value, version in conn.execute(GET, (keys, [slot_of(key) for key in keys]))}
 
     rows, source = ask(shard, query, replicas=consistency == "eventual")
-    return [Counter(key, *rows.get(key, (0, 0)), source, shard) for key in keys]
+    counters = [Counter(key, *rows.get(key, (0, 0)), source, shard) for key in keys]
+    _, through = rows[None]
+    cache.fill(shard, [(one.key, one.value, one.version) for one in counters], through)
+    return counters
 
 
 def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:

@@ -109,10 +109,13 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 @contextmanager
 def connection(alias: str) -> Iterator[psycopg.Connection[Any]]:
-    """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`."""
+    """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`.
+
+    A replica has half of `database_timeout_seconds`, as the primary can still be asked.
+    """
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
-    seconds = settings.TALLY.database_timeout_seconds
+    seconds = settings.TALLY.database_timeout_seconds / (2 if alias.endswith("-replica") else 1)
     while _is_stale(conn := pool.getconn(timeout=seconds)):
         conn.close()
         pool.putconn(conn)

@@ -46,9 +46,15 @@ class Topology:
     def by_shard(self, keys: Iterable[str]) -> dict[int, list[str]]:
         """Keys grouped by their shard, order kept."""
         groups: dict[int, list[str]] = defaultdict(list)
+        owners = self.owners
         for key in keys:
-            groups[self.owners[slot_of(key)]].append(key)
+            groups[owners[slot_of(key)]].append(key)
         return dict(groups)
+
+    def foreign(self, shard: int, keys: Iterable[str]) -> set[str]:
+        """Those of the keys that another shard owns."""
+        owners = self.owners
+        return {key for key in keys if owners[slot_of(key)] != shard}
 
 
 _current: Topology | None = None

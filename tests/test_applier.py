@@ -34,7 +34,7 @@ def put_in_journal(shard: int, *operations: batch.Operation, id: UUID | None = N
     """One batch with a write for each operation; nothing is dispatched."""
     id = id or uuid7()
     segments = [(index, batch.encode_segment(operation)) for index, operation in enumerate(operations)]
-    return id, journal.append(id, {shard: batch.encode(id, segments, [], None)}, len(operations), {})
+    return id, journal.append(id, {shard: batch.encode(id, segments, [], None)}, len(operations), {}).position
 
 
 def rows(shard: int, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
@@ -101,7 +101,7 @@ def test_poison_is_kept_and_the_queue_goes_on(cluster: Cluster, client: httpx.Cl
     unfit_id = uuid7()
     bad[unfit_id] = batch.encode(unfit_id, [(0, unfit)], [], None)
     for id, data in bad.items():
-        dispatch.send(shard, id, journal.append(id, {shard: data}, 1, {}))
+        dispatch.send(shard, id, journal.append(id, {shard: data}, 1, {}).position)
     client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}).raise_for_status()
     assert value_of(client, key) == 2
     kept = journal.poison(shard)

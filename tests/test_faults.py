@@ -160,6 +160,27 @@ def test_reads_go_on_while_a_redis_stands_still(cluster: Cluster, client: httpx.
     assert_exact(client, running)
 
 
+@pytest.mark.parametrize("role", ["api", "postgres"])
+def test_reads_leave_a_process_that_stands_still(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
+    """An API process or a replica is stopped for 6 s; no read waits for it to come back."""
+    replica = next(one for one in cluster.processes("postgres", 0) if one["name"] != primary_of(cluster, 0)["name"])
+    process = psutil.Process((replica if role == "postgres" else cluster.processes("api")[0])["pid"])
+    stopped = [process, *process.children(recursive=True)]
+    client.get(f"/v1/counters/{key}:first").raise_for_status()
+    for one in stopped:
+        one.suspend()
+    try:
+        began, slowest, reads = time.monotonic(), 0.0, 0
+        while time.monotonic() < began + 6:
+            answer = client.get(f"/v1/counters/{key}:{reads}")  # never read before: not in the cache
+            assert answer.status_code == 200, answer.text
+            slowest, reads = max(slowest, answer.elapsed.total_seconds()), reads + 1
+    finally:
+        for one in stopped:
+            one.resume()
+    assert slowest < 3, f"{slowest:.1f} s, {reads} reads"
+
+
 def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """Every node of shard 1 stands still: its cached keys are read, its others get 503, and shard 0 does not notice."""
     by_shard: dict[int, list[str]] = {0: [], 1: []}

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counters.apply.plan import Placed, Row, keys_to_read, overflowing, plan
+from counters.apply.forwarding import keys_of
+from counters.apply.plan import Placed, Row, keys_to_read, plan
 from counters.intake.batch import FORMAT, Batch, Increments, Operation, Step
 from counters.intake.outcomes import Outcome
 from counters.operations import MAX_VALUE, MIN_VALUE, fold, in_range
@@ -86,7 +87,7 @@ class Reference:
 
 @dataclass
 class Shard:
-    """What the applier does with `plan`, and what its SQL does with the result (sql/add.sql, put.sql, overflowing.sql)."""
+    """What the applier does with `plan`, and what its SQL does with the result (sql/add.sql, put.sql.sql)."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -99,16 +100,19 @@ class Shard:
         read = keys_to_read(window, self.last_set_version, self.last_version)
         while True:
             result = plan(window, {key: self.rows[key] for key in read if key in self.rows}, read)
-            more = overflowing(result.added)
+            more = result.overflowing()
             if not more:
-                assert all(in_range(delta) for delta, _ in result.added.values()), "PostgreSQL takes a bigint"
-                more = {key for key, (delta, _) in result.added.items() if not in_range(self.rows.get(key, Row()).value + delta)}
+                assert all(in_range(delta) for delta in result.added.values()), "PostgreSQL takes a bigint"
+                more = {key for key, delta in result.added.items() if not in_range(self.rows.get(key, Row()).value + delta)}
             if not more:
                 break
             assert not more & read, "a key that was read is never added to"
             read |= more
         assert not result.added.keys() & result.put.keys(), "a key goes one of the two ways"
-        for key, (delta, version) in result.added.items():
+        assert result.added.keys() == result.versions.keys()
+        assert result.keys == {key for placed in window for key in keys_of(placed.batch)}, "each key is asked for its owner"
+        for key, delta in result.added.items():
+            version = result.versions[key]
             row = self.rows.get(key, Row())
             self.rows[key] = Row(row.value + delta, max(row.version + 1, version) if key in self.rows else version, row.set_version)
         for key, new in result.put.items():

@@ -88,13 +88,29 @@ def test_a_cached_value_never_goes_back(cluster: Cluster, order: list[int]) -> N
     cache_redis().delete("c:test:never-back")
     seen = 0
     for version in order:
-        put = cache.refresh if version % 2 else cache.fill
-        put([("test:never-back", version * 10, version)])
+        values = [("test:never-back", version * 10, version)]
+        if version % 2:
+            cache.refresh(0, values)
+        else:
+            cache.fill(0, values, through=version)
         value, cached = cache.get_many(["test:never-back"])["test:never-back"]
         assert cached >= seen
         assert value == cached * 10
         seen = cached
     assert seen == 8
+
+
+def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None:
+    """The worker may have passed by before the entry was there, so nobody would refresh it."""
+    redis, shard, keys = cache_redis(), 901, [f"test:lagging:{n}" for n in range(5000)]  # no such shard: its worker would announce, too
+    redis.delete(f"announced:{shard}", *("c:" + key for key in keys))
+    assert cache.announce(shard, 100, keys) == []
+    cache.fill(shard, [(keys[1], 5, 90)], through=99)
+    cache.fill(shard, [(keys[4999], 5, 90)], through=100)
+    assert 0 < redis.pttl("c:" + keys[1]) <= 1000
+    assert redis.ttl("c:" + keys[4999]) > 1
+    assert cache.announce(shard, 50, keys) == [keys[1], keys[4999]], "what is cached is to be refreshed"
+    assert redis.get(f"announced:{shard}") == b"100", "what was announced never goes back"
 
 
 def test_versions_seen_by_readers_never_go_back(cluster: Cluster, client: httpx.Client, key: str) -> None:

@@ -89,7 +89,7 @@ class Books:
     owned: dict[str, Owned] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     waited: list[Waited] = field(default_factory=list)
-    rejected: set[str] = field(default_factory=set)
+    rejected: dict[str, str] = field(default_factory=dict)  # write → key
     complaints: list[str] = field(default_factory=list)
     repeats: int = 0
     retries: int = 0

@@ -34,9 +34,9 @@ class Break:
 BREAKS = {
     "ledger": Break(
         "I2: a batch counts once",
-        "counters/apply/applier.py",
+        "counters/apply/transaction.py",
         [
-            ("return [placed for placed in window if placed.batch.uuid in new]", "return window"),
+            ("return [placed for placed, id in zip(window, ids, strict=True) if id in new]", "return list(window)"),
             ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
         ],
         [kills.CUT_OFF_AND_KILL_WORKER],
@@ -51,18 +51,18 @@ BREAKS = {
         "I1: acknowledged is durable",
         "counters/intake/writes.py",
         [
-            ("    try:\n        position = journal.append", "{early}    try:\n        position = journal.append"),
+            ("    try:\n        appended = journal.append", "{early}    try:\n        appended = journal.append"),
             ("{answer}    ACCEPTED.inc", "    ACCEPTED.inc"),
         ],
         [kills.KILL_JOURNAL],
     ),
 }
 _ANSWER = """    for write, write_id in zip(writes, ids, strict=True):
-        write.accepted.set_result(Accepted(write_id))
+        write.accepted.resolve(Accepted(write_id))
 """
 _EARLY = """    for write, write_id in zip(writes, ids, strict=True):
-        if not write.accepted.done():
-            write.accepted.set_result(Accepted(write_id))
+        if not write.accepted.done:
+            write.accepted.resolve(Accepted(write_id))
 """
 
 

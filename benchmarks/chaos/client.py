@@ -107,7 +107,7 @@ class Client:
         if answer is None:
             return
         if not fits:
-            self.books.rejected.add(answer.json["id"])
+            self.books.rejected[answer.json["id"]] = owned.key
             self._check_value(owned, answer, owned.value, {409})
             return
         self._check_value(owned, answer, owned.value + delta, {200})
@@ -142,7 +142,7 @@ class Client:
             self._check_value(owned, answer, value, {200})
             owned.changed(value, answer.json.get("version"))
         else:
-            self.books.rejected.add(answer.json["id"])
+            self.books.rejected[answer.json["id"]] = owned.key
             self._check_value(owned, answer, owned.value, {412})
 
     def repeat(self) -> None:

@@ -42,10 +42,10 @@ def freeze(role: str, scene: Scene) -> str:
     return str(row["name"])
 
 
-def freeze_primary(scene: Scene) -> str:
-    """A primary: postmaster, backends, walsenders."""
+def freeze_node(role: str, scene: Scene) -> str:
+    """A shard's `primary` or `replica`: postmaster, backends, WAL senders and receivers."""
     try:
-        row = scene.subject.primary(scene.shard())
+        row = getattr(scene.subject, role)(scene.shard())
     except (psycopg.OperationalError, LookupError) as error:
         raise NotPossible(str(error)) from error
     with frozen(family(row)):
@@ -79,10 +79,11 @@ def cut_off_replica(scene: Scene) -> str:
 
 
 def all_freezes() -> list[Fault]:
-    """A worker, a primary, both Redis; a replica cut off."""
+    """A worker, a primary, a replica, both Redis, an API process; a replica cut off."""
     return [
         Fault("freeze worker 5 s", partial(freeze, "worker")),
-        Fault("freeze primary 5 s", freeze_primary),
+        Fault("freeze primary 5 s", partial(freeze_node, "primary")),
+        Fault("freeze replica 5 s", partial(freeze_node, "replica")),
         Fault("freeze redis-journal 5 s", partial(freeze, "redis-journal")),
         Fault("freeze redis-cache 5 s", partial(freeze, "redis-cache")),
         Fault("freeze api 5 s", partial(freeze, "api")),

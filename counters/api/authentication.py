@@ -101,7 +101,7 @@ class ApiKeyAuthentication(BaseAuthentication):
     """DRF authentication by API key."""
 
     def authenticate(self, request: Request) -> tuple[Caller, str] | None:
-        keyword, _, key = request.headers.get("Authorization", "").partition(" ")
+        keyword, _, key = request._request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
         if not keyword:
             return None
         if keyword.lower() != KEYWORD.lower() or not key.strip():

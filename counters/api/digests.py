@@ -8,11 +8,10 @@ from django.conf import settings
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from counters import reconciliation
 from counters.api import schema
-from counters.api.base import ApiView
+from counters.api.base import ApiView, Response
 from counters.api.problems import Problem, unavailable
 from counters.api.views import wait_seconds
 from counters.models import Scope

@@ -44,7 +44,7 @@ def body(request: HttpRequest) -> bytes:
     length = int(request.META.get("CONTENT_LENGTH") or 0)
     if length > settings.TALLY.max_body_bytes:
         raise too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
-    coding = request.headers.get("Content-Encoding", "identity").lower()
+    coding = request.META.get("HTTP_CONTENT_ENCODING", "identity").lower()
     if coding not in ("", "identity"):
         raise Problem(415, "unsupported-media-type", f"Content-Encoding {coding!r} is not taken: send the body as it is.")
     data = request.body

@@ -1,9 +1,9 @@
-"""The addresses of the API."""
+"""The addresses of the API, behind `/v1/`."""
 
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from counters.api import digests, documents, probes, views
+from counters.api import digests, documents, views
 
 
 class AnyText(StringConverter):
@@ -15,14 +15,12 @@ class AnyText(StringConverter):
 register_converter(AnyText, "any")
 
 urlpatterns = [
-    path("health", probes.HealthView.as_view(), name="health"),
-    path("metrics", probes.MetricsView.as_view(), name="metrics"),
-    path("v1/schema", documents.SchemaView.as_view(), name="schema"),
-    path("v1/docs", documents.DocsView.as_view(url_name="schema"), name="docs"),
-    path("v1/increments", views.BulkIncrementsView.as_view()),
-    path("v1/counters", views.CountersView.as_view()),
-    path("v1/counters/<any:key>/increments", views.IncrementsView.as_view()),
-    path("v1/counters/<any:key>", views.CounterView.as_view()),
-    path("v1/shards/<any:shard>/digest", digests.DigestView.as_view()),
-    path("v1/writes/<any:write_id>", views.WriteView.as_view()),
+    path("counters/<any:key>/increments", views.IncrementsView.as_view()),
+    path("counters/<any:key>", views.CounterView.as_view()),
+    path("counters", views.CountersView.as_view()),
+    path("increments", views.BulkIncrementsView.as_view()),
+    path("shards/<any:shard>/digest", digests.DigestView.as_view()),
+    path("writes/<any:write_id>", views.WriteView.as_view()),
+    path("schema", documents.SchemaView.as_view(), name="schema"),
+    path("docs", documents.DocsView.as_view(url_name="schema"), name="docs"),
 ]

@@ -13,19 +13,18 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from counters import keys, reads, write_status
 from counters.api import media, requests, schema
 from counters.api.authentication import Caller
-from counters.api.base import ApiView
+from counters.api.base import ApiView, Response
 from counters.api.problems import Problem, invalid
 from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.batch import Step
 from counters.intake.idempotency import Claim
 from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
-from counters.operations import fold, in_range
+from counters.operations import fold_increments, in_range
 from counters.write_id import WriteId
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
@@ -40,14 +39,14 @@ def checked_key(key: str) -> str:
 
 def claim_of(request: Request) -> Claim | None:
     """The claim of a request with an Idempotency-Key. Its condition is a part of what it asks. Raises `Problem` 400."""
-    key = request.headers.get("Idempotency-Key")
+    http: HttpRequest = request._request
+    key = http.META.get("HTTP_IDEMPOTENCY_KEY")
     if key is None:
         return None
     if not 1 <= len(key) <= idempotency.MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise invalid("Idempotency-Key", f"1 to {idempotency.MAX_KEY_LENGTH} printable ASCII characters")
     caller = request.user.prefix if isinstance(request.user, Caller) else ""
-    http: HttpRequest = request._request
-    return idempotency.claim(caller, key, http.method or "", http.path, media.body(http), request.headers.get("If-Match", ""))
+    return idempotency.claim(caller, key, http.method or "", http.path, media.body(http), http.META.get("HTTP_IF_MATCH", ""))
 
 
 def json_body(request: Request) -> bytes:
@@ -72,7 +71,7 @@ def wait_seconds(request: Request) -> float:
 
 def if_version(request: Request) -> int | None:
     """The version in If-Match. Raises `Problem` 400."""
-    text = request.headers.get("If-Match")
+    text = request._request.META.get("HTTP_IF_MATCH")
     if text is None:
         return None
     version = text[1:-1]
@@ -150,7 +149,7 @@ class BulkIncrementsView(ApiView):
             raise media.too_large(f"A request may have {settings.TALLY.max_increments:,} increments at most.")
         if not bulk:
             raise invalid("increments", "at least one")
-        folded = fold((one.key, one.delta) for one in bulk)
+        folded = fold_increments(bulk)
         self._check(folded, bulk)
         accepted = writes.submit(writes.increments(folded, claim_of(request)))
         answer = {"id": str(accepted.id), "accepted": len(bulk), "keys": len(folded), "shards": len(accepted.id.shards)}
@@ -161,9 +160,9 @@ class BulkIncrementsView(ApiView):
         if bad is not None:
             place = next(index for index, one in enumerate(bulk) if one.key == bad)
             raise invalid(f"increments[{place}].key", keys.KEY_RULE)
-        for key, delta in folded.items():
-            if not in_range(delta):
-                raise invalid("increments", f"the deltas of key {key} add up to more than 64 bits")
+        if not (in_range(max(folded.values())) and in_range(min(folded.values()))):
+            key = next(key for key, delta in folded.items() if not in_range(delta))
+            raise invalid("increments", f"the deltas of key {key} add up to more than 64 bits")
 
 
 class CounterView(ApiView):

@@ -2,8 +2,7 @@
 
 Invariants, and what keeps them:
 
-- I2: ledger rows and counter changes are one transaction; only batches whose ledger row is new are applied.
-- I6: the topology is read in the same transaction; operations on slots that another shard owns are forwarded to its journal.
+- I2, I6: see `transaction`, which is what is done between the lock and the commit.
 - Order: the journal is read after the shard's advisory lock was taken, from a cursor on. Whatever was appended before is seen, whoever
   applied the last transaction, so batches are applied in the order of their positions.
 - The cursor lives as long as the connection. After a failover the new primary may lack commits: everything still in the journal is
@@ -17,7 +16,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from functools import cache
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
@@ -30,9 +28,9 @@ from prometheus_client import Counter, Histogram
 from redis.exceptions import RedisError
 
 from counters import cache as counter_cache
-from counters.apply import forwarding
+from counters.apply import forwarding, transaction
 from counters.apply.completion import Completion
-from counters.apply.plan import Placed, Plan, Row, keys_to_read, overflowing, plan
+from counters.apply.plan import Placed, Plan
 from counters.intake import batch, journal, outcomes
 from counters.intake.group_commit import take
 from sharding import databases, topology
@@ -49,26 +47,13 @@ log = structlog.get_logger(__name__)
 
 LOCK_ID = 0x7A11  # the apply lock: one applying transaction a shard at a time
 LOCK = "SELECT pg_advisory_xact_lock(%s)"
-LEDGER = """
-INSERT INTO ledger (id, position) SELECT * FROM unnest(%s::uuid[], %s::bigint[]) ON CONFLICT (id) DO NOTHING RETURNING id"""
-STATE = "SELECT last_set_version, last_version FROM apply_state"
-READ_ROWS = """
-SELECT key, value, version, set_version FROM counter
-JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
-OUTCOMES = """
-INSERT INTO outcome (id, index, key, status, value, version, reason)
-SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[])"""
-TOKENS = "INSERT INTO idempotency (token, record) SELECT * FROM unnest(%s::bytea[], %s::bytea[])"
-FORWARDED = "INSERT INTO forwarded (id, shard, forwarded_id) VALUES (%s, %s, %s)"
-NEW_STATE = """
-UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s)"""
 CURRENT = """
 SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
 
-_SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 _MOST_BATCHES = 4096
 _STATEMENT_SECONDS = 15.0  # a primary that stands still for so long is taken for dead
 _ALL = 2**53  # beyond every position
+_LONG_SECONDS = 0.05
 _LOOK_SECONDS = 1.0  # an idle applier looks at the journal so often: after a fault no message may come
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
@@ -90,6 +75,8 @@ class Applier:
         self._waiting: list[Request] = []
         self._conn: psycopg.Connection[Any] | None = None
         self._cursor = 0
+        self._awake = True  # whether the journal may have more than was seen at the last look
+        self._looked_at = 0.0  # monotonic seconds
         self._most = 64
         self._failures = 0
         self._unfit = ""
@@ -121,21 +108,22 @@ class Applier:
                 self._recover(error)
 
     def _gather(self) -> None:
-        """Wait for requests: not at all while some are open, not long while commits wait for their replicas, and never for ever.
+        """Wait for requests: not at all while there is work, not long while commits wait for their replicas, and never for ever.
 
-        After a while without any, the journal is looked at all the same: when Redis is full, no message can be sent.
+        After a while without any, the journal is looked at all the same: a message may be lost, and when Redis is full, none can be sent.
         """
-        if self._waiting:
-            self._waiting += self._at_hand()
+        self._waiting += self._at_hand()
+        if self._waiting or self._awake or not journal.fall_asleep(self.shard, self._cursor):
+            self._awake = True
             return
         try:
             timeout = settings.TALLY.completion_interval_seconds if self._completion.pending else _LOOK_SECONDS
-            first = self._requests.get(timeout=timeout)
+            self._waiting.append(self._requests.get(timeout=timeout))
         except Empty:
-            if not self._completion.pending:
-                self._waiting.append(Request(_ALL, Future()))
+            self._awake = time.monotonic() - self._looked_at >= _LOOK_SECONDS
             return
-        self._waiting += take(self._requests, _MOST_BATCHES, first)
+        self._awake = True
+        self._waiting += self._at_hand()
 
     def _at_hand(self) -> list[Request]:
         try:
@@ -150,10 +138,9 @@ class Applier:
         for request in self._waiting:
             if request.again and not self._completion.knows(request.again):
                 self._cursor = min(self._cursor, request.position - 1)
-        self._release(self._cursor)
-        while self._waiting:
-            more = self._apply_window(conn)
-            self._release(self._cursor if more else _ALL)  # nothing more in the journal: whatever was asked for is done
+        if self._awake:
+            self._awake = self._apply_window(conn)
+            self._release(self._cursor if self._awake else _ALL)  # nothing more in the journal: whatever was asked for is done
         self._completion.complete(conn)
 
     def _release(self, position: int) -> None:
@@ -179,8 +166,7 @@ class Applier:
         if self._conn is not None:
             self._conn.close()
         time.sleep(pause)
-        if not self._waiting:
-            self.wake()  # what was pending is looked at again even if no request ever comes
+        self._awake = True  # what was pending is looked at again even if no request ever comes
 
     def _isolate(self) -> None:
         """Something in the window was unfit for PostgreSQL: take batches singly, and set aside the one that fails alone."""
@@ -194,25 +180,36 @@ class Applier:
 
     def _apply_window(self, conn: psycopg.Connection[Any]) -> bool:
         """One transaction over the next batches of the journal; whether there were any."""
-        started = time.monotonic()
+        started = self._looked_at = time.monotonic()
         with conn.transaction():
             conn.execute(LOCK, (LOCK_ID,))
             entries = journal.entries(self.shard, after=self._cursor, limit=self._most)
             if not entries:
                 return False
             window, size = self._load(entries)
-            fresh = self._new_in_ledger(conn, window)
-            result, written = self._change(conn, fresh)
+            fresh = transaction.new_in_ledger(conn, window)
+            DUPLICATES.labels(self.shard).inc(len(window) - len(fresh))
+            result, rows = transaction.change(conn, self.shard, fresh)
+            ROWS.labels(self.shard).inc(rows)
+            told = {outcome.key for outcome in result.outcomes}
+            others = [key for key in [*result.keys, *_keys_left_by_others(window, fresh)] if key not in told]
+            stale = [*counter_cache.announce(self.shard, result.last_version, others), *told]
         self._cursor = entries[-1].position
-        self._after_commit(conn, window, fresh, result, written)
+        self._after_commit(conn, fresh, result, stale)
         self._completion.add(conn, [placed.batch for placed in window], size)
         self._pace(time.monotonic() - started)
         return True
 
     def _pace(self, seconds: float) -> None:
-        """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one."""
+        """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one.
+
+        After a long one with more to come, wait as long again, up to a quarter of the window: most of its cost was for each key, and the
+        next has hardly more keys for twice the increments.
+        """
         TRANSACTION.labels(self.shard).observe(seconds)
         journal.tell_pace(self.shard, seconds)
+        if seconds > _LONG_SECONDS and journal.has_more(self.shard, self._cursor):
+            time.sleep(min(seconds, settings.TALLY.window_seconds / 4))
         if seconds > settings.TALLY.window_seconds:
             self._most = max(1, self._most // 2)
         elif seconds < settings.TALLY.window_seconds / 2:
@@ -236,88 +233,10 @@ class Applier:
         log.error("batch_set_aside", shard=self.shard, batch=entry.id.hex, reason=reason)
         journal.set_aside(self.shard, entry, reason)
 
-    def _new_in_ledger(self, conn: psycopg.Connection[Any], window: list[Placed]) -> list[Placed]:
-        ids = [placed.batch.uuid for placed in window]
-        new = {row[0] for row in conn.execute(LEDGER, (ids, [placed.position for placed in window]))}
-        DUPLICATES.labels(self.shard).inc(len(ids) - len(new))
-        return [placed for placed in window if placed.batch.uuid in new]
-
-    def _change(self, conn: psycopg.Connection[Any], fresh: list[Placed]) -> tuple[Plan, list[tuple[str, int, int]]]:
-        if not fresh:
-            return Plan(), []
-        owned = topology.read(conn, self.shard)
-        if owned is not None:
-            fresh = self._forward(conn, fresh, owned)
-        read = keys_to_read(fresh, *conn.execute(STATE).fetchall()[0])
-        while True:
-            result = plan(fresh, self._rows(conn, read), read)
-            if more := overflowing(result.added):
-                read |= more
-                continue
-            try:
-                with conn.transaction():
-                    written = self._write(conn, result)
-            except psycopg.errors.NumericValueOutOfRange:
-                if not (more := self._overflowing(conn, result)):
-                    raise
-                read |= more
-            else:
-                break
-        self._keep_books(conn, fresh, result)
-        return result, written
-
-    def _forward(self, conn: psycopg.Connection[Any], fresh: list[Placed], owned: topology.Topology) -> list[Placed]:
-        kept, sent = forwarding.forward(self.shard, fresh, owned)
-        for id, shard, forwarded_id in sent:
-            conn.execute(FORWARDED, (id, shard, forwarded_id))
-        return kept
-
-    def _rows(self, conn: psycopg.Connection[Any], keys: set[str]) -> dict[str, Row]:
-        if not keys:
-            return {}
-        wanted = sorted(keys)
-        return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, [slot_of(key) for key in wanted]))}
-
-    def _write(self, conn: psycopg.Connection[Any], result: Plan) -> list[tuple[str, int, int]]:
-        written: list[tuple[str, int, int]] = []
-        if result.added:
-            keys = sorted(result.added)
-            deltas, versions = zip(*(result.added[key] for key in keys), strict=True)
-            arguments = {"keys": keys, "slots": [slot_of(key) for key in keys], "deltas": list(deltas), "versions": list(versions)}
-            written += conn.execute(_SQL["add"], arguments).fetchall()
-        if result.put:
-            keys = sorted(result.put)
-            rows = [result.put[key] for key in keys]
-            arguments = {
-                "keys": keys,
-                "slots": [slot_of(key) for key in keys],
-                "values": [row.value for row in rows],
-                "versions": [row.version for row in rows],
-                "set_versions": [row.set_version for row in rows],
-            }
-            written += conn.execute(_SQL["put"], arguments).fetchall()
-        return written
-
-    def _overflowing(self, conn: psycopg.Connection[Any], result: Plan) -> set[str]:
-        keys = sorted(result.added)
-        arguments = {"keys": keys, "slots": [slot_of(key) for key in keys], "deltas": [result.added[key][0] for key in keys]}
-        return {row[0] for row in conn.execute(_SQL["overflowing"], arguments)}
-
-    def _keep_books(self, conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan) -> None:
-        if result.outcomes:
-            rows = [(UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason) for o in result.outcomes]
-            conn.execute(OUTCOMES, [list(column) for column in zip(*rows, strict=True)])
-        tokens = [token for placed in fresh for token in placed.batch.tokens]
-        if tokens:
-            conn.execute(TOKENS, ([token.token for token in tokens], [token.record for token in tokens]))
-        conn.execute(NEW_STATE, (result.last_version, result.last_set_version))
-
-    def _after_commit(
-        self, conn: psycopg.Connection[Any], window: list[Placed], fresh: list[Placed], result: Plan, written: list[tuple[str, int, int]]
-    ) -> None:
+    def _after_commit(self, conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan, stale: list[str]) -> None:
         APPLIED.labels(self.shard).inc(len(fresh))
-        ROWS.labels(self.shard).inc(len(written))
-        counter_cache.refresh(written + self._left_by_others(conn, window, fresh))
+        if stale:
+            counter_cache.refresh(self.shard, conn.execute(CURRENT, (stale, [slot_of(key) for key in stale])).fetchall())
         channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}
         for channel in set(channels.values()):
             outcomes.publish(channel, [o for o in result.outcomes if channels.get(o.batch) == channel])
@@ -325,11 +244,13 @@ class Applier:
             if outcome.status == "rejected":
                 REJECTED.labels(self.shard, outcome.reason).inc()
 
-    def _left_by_others(self, conn: psycopg.Connection[Any], window: list[Placed], fresh: list[Placed]) -> list[tuple[str, int, int]]:
-        """Values of batches that somebody else applied, who may have died before the cache had them."""
-        known = {placed.batch.id for placed in fresh}
-        keys = sorted({key for placed in window if placed.batch.id not in known for key in forwarding.keys_of(placed.batch)})
-        return conn.execute(CURRENT, (keys, [slot_of(key) for key in keys])).fetchall() if keys else []
+
+def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
+    """Keys of batches that somebody else applied, who may have died before the cache had their values."""
+    if len(window) == len(fresh):
+        return set()
+    new = {placed.batch.id for placed in fresh}
+    return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
 
 
 @cache

@@ -44,11 +44,11 @@ def split(one: Batch, topology: Topology) -> dict[int, list[tuple[int, Operation
     return parts
 
 
-def forward(shard: int, window: list[Placed], topology: Topology) -> tuple[list[Placed], list[tuple[UUID, int, UUID]]]:
-    """What this shard owns of each batch, and (id, shard, id there) for what was sent on. Raises `JournalUnavailable`."""
-    foreign = {key for key in {key for placed in window for key in keys_of(placed.batch)} if topology.shard_of(key) != shard}
-    if not foreign:
-        return window, []
+def forward(shard: int, window: list[Placed], topology: Topology, foreign: set[str]) -> tuple[list[Placed], list[tuple[UUID, int, UUID]]]:
+    """What this shard owns of each batch, and (id, shard, id there) for what was sent on. Raises `JournalUnavailable`.
+
+    `foreign` are the keys of this window that another shard owns.
+    """
     kept, sent = [], []
     for placed in window:
         one = placed.batch
@@ -61,8 +61,8 @@ def forward(shard: int, window: list[Placed], topology: Topology) -> tuple[list[
             forwarded_id = uuid5(one.uuid, f"shard-{owner}")
             encoded = [(index, batch.encode_segment(operation)) for index, operation in segments]
             payload = batch.encode(forwarded_id, encoded, [], one.reply_to)
-            position = journal.append(forwarded_id, {owner: payload}, 1 + max(index for index, _ in segments), {})
-            dispatch.send_soon(owner, forwarded_id, position)
+            appended = journal.append(forwarded_id, {owner: payload}, 1 + max(index for index, _ in segments), {})
+            dispatch.send_soon(owner, forwarded_id, appended.position)
             FORWARDED.labels(shard, owner).inc()
             log.warning("batch_forwarded", shard=shard, to=owner, batch=one.uuid.hex, forwarded=forwarded_id.hex)
             sent.append((one.uuid, owner, forwarded_id))

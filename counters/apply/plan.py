@@ -38,13 +38,29 @@ class Placed(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """Changes by key: `added` is (delta, version), `put` the whole new row. `last_version` is the newest in these batches."""
+    """Changes by key: `added` is a delta, `versions` its version, `put` the whole new row. `last_version` is the newest in these batches.
 
-    added: dict[str, tuple[int, int]] = field(default_factory=dict)
+    `read` are the keys whose rows it went by.
+    """
+
+    read: Set[str] = frozenset()
+    added: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
     put: dict[str, Row] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     last_version: int = 0
     last_set_version: int = 0
+
+    @property
+    def keys(self) -> Set[str]:
+        """Every key that an operation names."""
+        return self.added.keys() | self.put.keys() | self.read if self.put or self.read else self.added.keys()
+
+    def overflowing(self) -> set[str]:
+        """Keys whose sum alone is too large for a delta: they must be read."""
+        if not self.added or (in_range(max(self.added.values())) and in_range(min(self.added.values()))):
+            return set()
+        return {key for key, delta in self.added.items() if not in_range(delta)}
 
 
 def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version: int = 0) -> set[str]:
@@ -71,12 +87,7 @@ def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str]) -> 
             else:
                 window.take_increments(operation, place)
         window.plan.last_version = max([window.plan.last_version, position, *(position + index for index, _ in batch.segments)])
-    return window.finish()
-
-
-def overflowing(added: Mapping[str, tuple[int, int]]) -> set[str]:
-    """Keys whose sum alone is too large for a delta: they must be read."""
-    return {key for key, (delta, _) in added.items() if not in_range(delta)}
+    return window.plan
 
 
 class _Place(NamedTuple):
@@ -88,17 +99,11 @@ class _Place(NamedTuple):
 
 
 class _Window:
-    """The state of one planning: what is known of a key is in `plan.put` or `rows`, what is only added in `deltas`."""
+    """The state of one planning: what is known of a key is in `plan.put` or `rows`, what is only added in `plan.added`."""
 
     def __init__(self, rows: Mapping[str, Row], read: Set[str]) -> None:
-        self.plan = Plan()
+        self.plan = Plan(read)
         self._rows, self._read = rows, read
-        self._deltas: dict[str, int] = {}
-        self._versions: dict[str, int] = {}
-
-    def finish(self) -> Plan:
-        self.plan.added = {key: (delta, self._versions[key]) for key, delta in self._deltas.items()}
-        return self.plan
 
     def take_increments(self, operation: Increments, place: _Place) -> None:
         pairs: Iterable[tuple[str, int]] = zip(operation.keys, operation.deltas, strict=True)
@@ -111,8 +116,8 @@ class _Window:
                 else:
                     left[key] = delta
             pairs, keys = left.items(), left
-        fold(pairs, self._deltas)
-        self._versions.update(dict.fromkeys(keys, place.version))
+        fold(pairs, self.plan.added)
+        self.plan.versions.update(dict.fromkeys(keys, place.version))
 
     def take_step(self, step: Step, place: _Place) -> None:
         row = self._row(step.key)
@@ -129,8 +134,8 @@ class _Window:
         if place.version >= row.set_version:  # else void, as a later one has been applied
             row = self._put(step.key, step.operand, row, place, set_version=place.version)
             self.plan.last_set_version = max(self.plan.last_set_version, place.version)
-            if self._deltas.pop(step.key, None) is not None:  # what was added before is void
-                del self._versions[step.key]
+            if self.plan.added.pop(step.key, None) is not None:  # what was added before is void
+                del self.plan.versions[step.key]
         self._report("applied", step.key, row, place)
 
     def _row(self, key: str) -> Row:

@@ -1,7 +1,8 @@
 """Dispatch: the Celery task that tells a shard's worker that a batch is in the journal.
 
 It is sent after the answer is certain and may be lost (I4): a broker that is away costs a log line, a metric and the time until the relay.
-The message names the batch and does not carry it: the journal has its bytes already, and the worker reads them there in order.
+The message names the batch and does not carry it: the journal has its bytes already, and the worker reads them there in order, all up to
+this one. So of batches that wait to be sent, the newest of each shard speaks for the others.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ def send(shard: int, batch: UUID, position: int, *, again: bool = False) -> bool
     return True
 
 
-def _send_all(batches: list[tuple[int, UUID, int]]) -> None:
-    for batch in batches:
+def _send_newest(batches: list[tuple[int, UUID, int]]) -> None:
+    newest = {batch[0]: batch for batch in batches}  # positions rise
+    for batch in newest.values():
         send(*batch)
 
 
 @cache
 def _sender() -> GroupCommit[tuple[int, UUID, int]]:
-    return GroupCommit(_send_all, name="dispatch", most=1)
+    return GroupCommit(_send_newest, name="dispatch", most=1024)
 
 
 def send_soon(shard: int, batch: UUID, position: int) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import structlog
 
 T = TypeVar("T")
+R = TypeVar("R")
 log = structlog.get_logger(__name__)
 
 
@@ -27,6 +28,37 @@ def take(queue: SimpleQueue[T], most: int, first: T) -> list[T]:
     except Empty:
         pass
     return items
+
+
+class Promise(Generic[R]):
+    """A result that one thread waits for: a future without listeners, cancelling and states, at a tenth of its cost."""
+
+    __slots__ = ("_error", "_lock", "_result", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._error: BaseException | None = None
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def resolve(self, result: R) -> None:
+        """Hand over the result; once."""
+        self._result = result
+        self.done = True
+        self._lock.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Raise an error where the result is waited for; once, and instead of `resolve`."""
+        self._error = error
+        self.done = True
+        self._lock.release()
+
+    def wait(self) -> R:
+        """The result; for one waiting thread."""
+        self._lock.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 class GroupCommit(Generic[T]):

@@ -58,6 +58,14 @@ class Entry:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A flush in the journal, and those of its shards whose workers wait for a message; the others look by themselves."""
+
+    position: int
+    asleep: list[int]
+
+
 class Poison(msgspec.Struct, array_like=True, frozen=True):
     """A batch that was set aside: where it stood, why, and its bytes."""
 
@@ -103,6 +111,11 @@ def _append() -> Any:
 
 
 @cache
+def _fall_asleep() -> Any:
+    return client().register_script(_script("fall_asleep"))
+
+
+@cache
 def _set_aside_heads() -> Any:
     return client().register_script(_script("set_aside"))
 
@@ -117,6 +130,11 @@ def batches_key(shard: int) -> str:
     return f"journal:{shard}:batches"
 
 
+def asleep_key(shard: int) -> str:
+    """Whether a shard's worker waits for a message: it is there, or not."""
+    return f"journal:{shard}:asleep"
+
+
 def poison_key(shard: int) -> str:
     """Hash of a shard's batches that could not be decoded, by id."""
     return f"journal:{shard}:poison"
@@ -127,14 +145,14 @@ def token_key(token: bytes) -> bytes:
     return b"idempotency:" + token
 
 
-def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes, bytes]) -> int:
-    """Write one flush: a payload for each shard, under one id. Returns its position once it is on the disk.
+def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes, bytes]) -> Appended:
+    """Write one flush: a payload for each shard, under one id. Returns once it is on the disk.
 
     Raises `TokensTaken` (nothing was written), or `JournalUnavailable`: then it may or may not have been written.
     """
     keys: list[str | bytes] = [CLOCK]
     for shard in payloads:
-        keys += [positions_key(shard), batches_key(shard)]
+        keys += [positions_key(shard), batches_key(shard), asleep_key(shard)]
     keys += map(token_key, tokens)
     args = [id.bytes, writes, len(payloads), *payloads.values(), settings.TALLY.retention_days * 86400, *tokens.values()]
     reply = _run_append(keys, args)
@@ -145,7 +163,7 @@ def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes
         raise TokensTaken({token: record for token, record in zip(tokens, reply[1:], strict=True) if record is not None})
     if reply[0] != b"appended":
         raise JournalUnavailable("the journal's clock could not be set")
-    return int(reply[1])
+    return Appended(int(reply[1]), [shard for shard, was_asleep in zip(payloads, reply[2:], strict=True) if was_asleep])
 
 
 def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
@@ -206,6 +224,16 @@ def position(shard: int, id: UUID) -> int | None:
     """Where a batch stands, or None if it is not in the journal. Raises `RedisError`."""
     score = client().zscore(positions_key(shard), id.bytes)
     return None if score is None else int(score)
+
+
+def has_more(shard: int, after: int) -> bool:
+    """Whether a shard has entries beyond a position. Raises `RedisError`."""
+    return bool(client().zcount(positions_key(shard), f"({after}", "+inf"))
+
+
+def fall_asleep(shard: int, after: int) -> bool:
+    """From now on a message is wanted, unless there are entries beyond a position: then nothing is done, and False. Raises `RedisError`."""
+    return bool(_fall_asleep()([positions_key(shard), asleep_key(shard)], [f"({after}"]))
 
 
 def depth(shard: int) -> int:

@@ -1,6 +1,6 @@
 """A write, and the flush that takes many of them into the journal.
 
-I1: a write's future is resolved after `journal.append` has returned, never before.
+I1: a write's promise is resolved after `journal.append` has returned, never before.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from uuid_utils.compat import uuid7
 
 from counters.intake import batch, dispatch, journal, outcomes
 from counters.intake.batch import Increments, Step, Token
-from counters.intake.group_commit import GroupCommit
+from counters.intake.group_commit import GroupCommit, Promise
 from counters.intake.idempotency import Claim, Mismatch
 from counters.write_id import WriteId
 from sharding import topology
+from sharding.slots import slot_of
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
@@ -47,17 +48,20 @@ class Write:
     operations: dict[int, msgspec.Raw]
     claim: Claim | None = None
     outcome: Future[outcomes.Outcome] | None = None  # set where somebody waits for the result
-    accepted: Future[Accepted] = field(default_factory=Future)
+    accepted: Promise[Accepted] = field(default_factory=Promise)
 
 
 def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
     """Add to many keys; `folded` has valid keys and 64-bit deltas."""
-    current = topology.current()
-    operations = {
-        shard: batch.encode_segment(Increments(keys, [folded[key] for key in keys]))
-        for shard, keys in sorted(current.by_shard(folded).items())
-    }
-    return Write(operations, claim)
+    owners = topology.current().owners
+    parts: dict[int, Increments] = {}
+    for key, delta in folded.items():
+        shard = owners[slot_of(key)]
+        if (part := parts.get(shard)) is None:
+            part = parts[shard] = Increments([], [])
+        part.keys.append(key)
+        part.deltas.append(delta)
+    return Write({shard: batch.encode_segment(parts[shard]) for shard in sorted(parts)}, claim)
 
 
 def step(operation: Step, claim: Claim | None = None) -> Write:
@@ -78,7 +82,7 @@ def submit(write: Write) -> Accepted:
         raise journal.JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")
     try:
         _intake().put(write)
-        return write.accepted.result()
+        return write.accepted.wait()
     finally:
         _writing().release()
 
@@ -104,9 +108,9 @@ def flush(writes: list[Write]) -> None:
         if not isinstance(error, journal.JournalUnavailable):
             log.exception("flush_failed", writes=len(writes))
         for write in writes:
-            if not write.accepted.done():
+            if not write.accepted.done:
                 REFUSED.labels("journal").inc()
-                write.accepted.set_exception(error)
+                write.accepted.fail(error)
 
 
 def _flush_distinct(writes: list[Write]) -> list[Write]:
@@ -147,15 +151,15 @@ def _append(writes: list[Write]) -> None:
     payloads = {shard: batch.encode(id, segments[shard], tokens[shard], channel) for shard in sorted({*segments, *tokens})}
     records = {token.token: token.record for group in tokens.values() for token in group}
     try:
-        position = journal.append(id, payloads, len(writes), records)
+        appended = journal.append(id, payloads, len(writes), records)
     except Exception:
         _forget(id, writes)
         raise
     for write, write_id in zip(writes, ids, strict=True):
-        write.accepted.set_result(Accepted(write_id))
+        write.accepted.resolve(Accepted(write_id))
     ACCEPTED.inc(len(writes))
-    for shard in payloads:
-        dispatch.send_soon(shard, id, position)
+    for shard in appended.asleep:
+        dispatch.send_soon(shard, id, appended.position)
 
 
 def _forget(id: UUID, writes: list[Write]) -> None:
@@ -172,7 +176,7 @@ def _answer_repeats(writes: list[Write], records: dict[bytes, bytes]) -> list[Wr
             left.append(write)
             continue
         try:
-            write.accepted.set_result(Accepted(write.claim.resolve(records[write.claim.token]), repeated=True))
+            write.accepted.resolve(Accepted(write.claim.resolve(records[write.claim.token]), repeated=True))
         except Mismatch as error:
-            write.accepted.set_exception(error)
+            write.accepted.fail(error)
     return left

@@ -3,4 +3,3 @@ INSERT INTO counter AS c (key, slot, value, version)
 SELECT * FROM unnest(%(keys)s::text[], %(slots)s::smallint[], %(deltas)s::bigint[], %(versions)s::bigint[])
 ON CONFLICT (key, slot) DO UPDATE
 SET value = c.value + excluded.value, version = greatest(c.version + 1, excluded.version)
-RETURNING key, value, version

@@ -5,4 +5,3 @@ SELECT * FROM unnest(
 ON CONFLICT (key, slot) DO UPDATE
 SET value = excluded.value, version = greatest(c.version + 1, excluded.version),
     set_version = greatest(c.set_version, excluded.set_version)
-RETURNING key, value, version
