@@ -101,10 +101,17 @@ def altered(before: Sequence[Leaf], now: Sequence[Leaf]) -> list[int]:
 
 def differences(primary: Iterable[Row], replica: Iterable[Row]) -> Iterator[Difference]:
     """The keys that differ, in order; both sides are in the order of their keys."""
-    sides = (((*row, side) for row in rows) for side, rows in enumerate((primary, replica)))
-    for key, group in groupby(merge(*sides, key=lambda row: row[0]), key=lambda row: row[0]):
+    for key, group in groupby(merge(_marked(primary, 0), _marked(replica, 1), key=_key), key=_key):
         found: tuple[list[tuple[int, int]], ...] = ([], [])
         for _, value, version, side in group:
             found[side].append((value, version))
         if found[0] != found[1]:
             yield Difference(key, *(rows[0] if rows else None for rows in found))
+
+
+def _marked(rows: Iterable[Row], side: int) -> Iterator[tuple[str, int, int, int]]:
+    return ((*row, side) for row in rows)
+
+
+def _key(row: tuple[str, int, int, int]) -> str:
+    return row[0]

@@ -89,7 +89,7 @@ def _show(reports: list[Report]) -> None:
     table = Table("shard", "node", "equal", "counters", "differing keys", "digest", title="replicas, each beside its primary")
     for report in reports:
         for one in report.replicas.comparisons if report.replicas else ():
-            known = one.digest[:16] or "-"
+            known = one.digest[:12] or "-"
             table.add_row(str(report.shard), one.node, _word(one.equal), f"{one.counters:,}", f"{one.differing:,}", known)
     console.print(table)
     table = Table("shard", "entries", "stale, refreshed", "wrong, deleted", title="cache, beside the primaries")
@@ -121,7 +121,9 @@ def _lines(report: Report) -> list[str]:
         for key, primary, replica in one.differences[:MOST_LINES]:
             lines.append(f"{where}: {one.node}: {key} is {_held(replica)}, on the primary {_held(primary)}")
         if one.equal is False:
-            lines.append(f"{where}: {one.node} differs: reinitialise it (Patroni copies it anew from the primary)")
+            lines.append(
+                f"{where}: {one.node} differs; Patroni copies it anew: POST /v1/shards/{report.shard}/replicas/{one.node}/reinitialise"
+            )
     return lines
 
 
