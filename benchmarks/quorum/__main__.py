@@ -38,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(options: argparse.Namespace, tell: report.Tell) -> Found:
     """The sweep on a cluster of its own."""
     directory = Path(tempfile.mkdtemp(prefix="tally-quorum-"))
-    cluster = subject.start(directory, shards=1, replicas=FOLLOWERS, environment=report.ENVIRONMENT)
+    cluster = subject.start(directory, shards=1, replicas=FOLLOWERS, api=report.API, environment=report.ENVIRONMENT)
     try:
-        sweep = Sweep(cluster, writes=options.writes, rounds=options.rounds, seed=options.seed, delays=options.delays, tell=tell)
+        given = {name: getattr(options, name) for name in ("writes", "rounds", "spread", "seed", "delays")}
+        sweep = Sweep(cluster, **given, tell=tell)
         return sweep.measure(options.quorums)
     finally:
         subject.put_away(cluster, keep=False)
@@ -48,12 +49,12 @@ def measure(options: argparse.Namespace, tell: report.Tell) -> Found:
 
 def _show(found: Found) -> None:
     console.print(f"the five followers apply after {', '.join(map(str, found.delays_ms))} ms")
-    title = f"{found.writes:,} writes at once, {found.rounds} times: milliseconds until committed"
-    table = Table("quorum", "keys", "mean", "p50", "p95", "p99", "writes/s", "mismatched keys", "followers compared", title=title)
+    title = f"{found.writes:,} clients: milliseconds until committed"
+    table = Table("quorum", "keys", "load", "mean", "p50", "p95", "p99", "writes/s", "mismatched keys", "followers compared", title=title)
     for step in found.steps:
         for one in step.latencies:
             figures = [f"{number:,.0f}" for number in (one.mean_ms, one.p50_ms, one.p95_ms, one.p99_ms, one.throughput)]
-            table.add_row(str(step.quorum), f"{one.keys:,}", *figures, str(step.mismatched_keys), str(step.followers_compared))
+            table.add_row(str(step.quorum), f"{one.keys:,}", one.load, *figures, str(step.mismatched_keys), str(step.followers_compared))
     console.print(table)
     for step in found.steps:
         for trouble in step.troubles:
@@ -69,8 +70,9 @@ def _range(text: str) -> tuple[int, int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manage.py quorum_report", description=__doc__)
-    parser.add_argument("--writes", type=int, default=2000, help="in flight at once (default: 2000)")
+    parser.add_argument("--writes", type=int, default=2000, help="clients, each with one write (default: 2000)")
     parser.add_argument("--rounds", type=int, default=3, help="bursts for each quorum and number of keys (default: 3)")
+    parser.add_argument("--spread", type=float, default=10.0, help="seconds over which a steady load is spread (default: 10)")
     parser.add_argument("--delays", type=_range, default=(50, 500), metavar="MIN..MAX", help="of the followers, in ms (default: 50..500)")
     parser.add_argument("--seed", type=int, default=1, help="of the random delays (default: 1)")
     parser.add_argument("--quorums", type=int, nargs="+", default=list(range(FOLLOWERS + 1)), choices=range(FOLLOWERS + 1), metavar="K")

@@ -31,15 +31,15 @@ def draw(found: Found, path: Path) -> None:
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure, halves = plt.subplots(1, 2, sharey=True, figsize=(11, 4.9), gridspec_kw={"wspace": 0.06})
         for number, axes in enumerate(halves):
-            _half(axes, found, [step.latencies[number] for step in found.steps])
+            steady, burst = ([one for step in found.steps for one in step.latencies if one.load == load] for load in ("steady", "burst"))
+            keys = sorted({one.keys for one in steady})[number]
+            _half(axes, found, [one for one in steady if one.keys == keys], [one for one in burst if one.keys == keys])
         halves[0].set_ylabel("milliseconds until committed")
         halves[0].legend(*halves[0].get_legend_handles_labels(), loc="upper left", frameon=False)
         figure.suptitle("What a larger quorum costs", x=0.065, y=0.975, ha="left", fontsize=13, fontweight="bold")
         word = "every follower equal to the leader, every count exact" if found.exact else "NOT EXACT: see quorum.json"
         delays = ", ".join(map(str, found.delays_ms))
-        text = (
-            f"{FOLLOWERS} followers that apply after {delays} ms; {found.writes:,} writes in flight at once, {found.rounds} times; {word}."
-        )
+        text = f"{FOLLOWERS} followers that apply after {delays} ms; {found.writes:,} clients within {found.spread_seconds:g} s; {word}."
         figure.text(0.065, 0.895, text, color=MUTED)
         figure.subplots_adjust(left=0.065, right=0.985, top=0.82, bottom=0.15)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def draw(found: Found, path: Path) -> None:
         plt.close(figure)
 
 
-def _half(axes: Axes, found: Found, latencies: Sequence[Latency]) -> None:
+def _half(axes: Axes, found: Found, latencies: Sequence[Latency], bursts: Sequence[Latency]) -> None:
     quorums = [step.quorum for step in found.steps]
     parts = axes.violinplot([one.samples_ms for one in latencies], quorums, widths=0.7, showextrema=False)
     for body in parts["bodies"]:  # type: ignore[attr-defined]
@@ -60,9 +60,9 @@ def _half(axes: Axes, found: Found, latencies: Sequence[Latency]) -> None:
     for quorum, one in zip(quorums, latencies, strict=True):
         axes.annotate(f"{one.mean_ms:,.0f}", (quorum, one.mean_ms), xytext=(7, 5), textcoords="offset points", color=BLUE, fontsize=8.5)
     axes.set_title(f"{latencies[0].keys:,} keys", loc="left", fontsize=10.5)
-    names = ["0\nasynchronous" if not quorum else str(quorum) for quorum in quorums]
-    axes.set_xticks(quorums, [f"{name}\n{one.throughput:,.0f}/s" for name, one in zip(names, latencies, strict=True)])
-    axes.set_xlabel("quorum: followers that confirm before a commit returns; beneath: writes committed in a second")
+    names = ["0 (async.)" if not quorum else str(quorum) for quorum in quorums]
+    axes.set_xticks(quorums, [f"{name}\n{one.throughput:,.0f}/s" for name, one in zip(names, bursts, strict=True)])
+    axes.set_xlabel("quorum: followers that confirm before a commit returns; beneath: writes committed in a second, all clients at once")
     axes.xaxis.label.set_fontsize(8.5)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color=GRID, lw=0.7)

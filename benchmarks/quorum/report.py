@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,7 +20,8 @@ FOLLOWERS = 5
 KEYS = (10, 10_000)
 WAIT_SECONDS = 30
 DIGEST_SECONDS = 30
-ROOM = 1024  # threads of an API process, each of which can hold a client that waits
+API = 4  # processes
+ROOM = 512  # threads of each, which can hold a client that waits
 ENVIRONMENT = {name: str(ROOM) for name in ("TALLY_API_THREADS", "TALLY_MAX_WAITING", "TALLY_MAX_WRITING")}
 
 Tell = Callable[[str], None]
@@ -29,9 +29,13 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Latency:
-    """From the moment of a burst to the answer that says committed: milliseconds; and writes committed in a second."""
+    """From a client's request to the answer that says committed: milliseconds; and writes committed in a second.
+
+    `load` is "burst", all clients at the same moment, or "steady", the same clients evenly over some seconds.
+    """
 
     keys: int
+    load: str
     writes: int
     mean_ms: float
     p50_ms: float
@@ -62,6 +66,7 @@ class Found:
     steps: list[Step]
     writes: int
     rounds: int
+    spread_seconds: float
     minutes: float = 0.0
 
     @property
@@ -73,13 +78,16 @@ class Found:
 class Sweep:
     """Writes through the API of one cluster, and the books of what was acknowledged."""
 
-    def __init__(self, subject: Subject, *, writes: int, rounds: int, seed: int, delays: tuple[int, int], tell: Tell) -> None:  # noqa: PLR0913
-        self.subject, self.writes, self.rounds, self.tell = subject, writes, rounds, tell
+    def __init__(  # noqa: PLR0913
+        self, subject: Subject, *, writes: int, rounds: int, spread: float, seed: int, delays: tuple[int, int], tell: Tell
+    ) -> None:
+        self.subject, self.writes, self.rounds, self.spread, self.tell = subject, writes, rounds, spread, tell
         self.rng = random.Random(seed)  # noqa: S311 - the same delays and load in each run
         self.delays = sorted(self.rng.randint(*delays) for _ in range(FOLLOWERS))
         self.expected: Counter[str] = Counter()
         self.run = f"quorum:{time.time_ns():x}"
-        self.host = urlsplit(subject.url).netloc
+        # Straight to the processes: nginx would connect to them anew for each of thousands of clients at once.
+        self.hosts = [f"127.0.0.1:{row['port']}" for row in subject.rows("api")]
 
     def measure(self, quorums: Sequence[int]) -> Found:
         """All steps. Raises `OSError`, `TimeoutError`, `psycopg.Error`."""
@@ -91,52 +99,47 @@ class Sweep:
         steer.set_delays(self.subject, dict(zip(followers, self.delays, strict=True)))
         self._warm()
         steps = [self._step(quorum) for quorum in quorums]
-        return Found(self.delays, steps, self.writes, self.rounds, round((time.monotonic() - began) / 60, 2))
+        return Found(self.delays, steps, self.writes, self.rounds, self.spread, round((time.monotonic() - began) / 60, 2))
 
     def _warm(self) -> None:
         """Threads, connections and pages are there before anything is measured."""
         self.tell("warm-up")
-        for _ in range(2):
-            self._burst([f"{self.run}:warm:{n}" for n in range(self.writes)])
+        for number in (API, 10 * API, 100 * API, self.writes, self.writes):
+            self._write([f"{self.run}:warm:{n}" for n in range(number)])
 
     def _step(self, quorum: int) -> Step:
         self.tell(f"quorum {quorum}: waiting for Patroni")
         seconds = steer.set_quorum(self.subject, quorum)
-        latencies = [self._latency(quorum, keys) for keys in KEYS]
+        latencies = [self._latency(quorum, keys, load) for load in ("steady", "burst") for keys in KEYS]
         self.tell(f"quorum {quorum}: comparing {FOLLOWERS} followers with the leader")
         compared, mismatched, troubles = self._parity()
         delay = self.delays[quorum - 1] if quorum else None
         return Step(quorum, round(seconds, 2), delay, latencies, mismatched + self._miscounted(), compared, troubles)
 
-    def _latency(self, quorum: int, keys: int) -> Latency:
+    def _latency(self, quorum: int, keys: int, load: str) -> Latency:
         names = [f"{self.run}:{keys}:{n}" for n in range(keys)]
         took, seconds = list[float](), 0.0
-        for number in range(self.rounds):
-            self.tell(f"quorum {quorum}: {self.writes:,} writes at once over {keys:,} keys, {number + 1} of {self.rounds}")
+        rounds, spread = (self.rounds, 0.0) if load == "burst" else (1, self.spread)
+        for number in range(rounds):
+            self.tell(f"quorum {quorum}: {self.writes:,} clients ({load}) on {keys:,} keys, {number + 1} of {rounds}")
             wanted = self.rng.sample(names, self.writes) if keys >= self.writes else [names[n % keys] for n in range(self.writes)]
-            answers = self._burst(wanted)
-            took += answers
-            seconds += max(answers)
-        milliseconds = sorted(1000 * one for one in took)
-        return Latency(
-            keys,
-            len(took),
-            round(sum(milliseconds) / len(milliseconds), 1),
-            *(round(milliseconds[int(share * (len(milliseconds) - 1))], 1) for share in (0.5, 0.95, 0.99)),
-            throughput=round(len(took) / seconds, 1),
-            samples_ms=[round(one, 1) for one in milliseconds],
-        )
+            answers = self._write(wanted, spread)
+            took += [1000 * answer.seconds for answer in answers]
+            seconds += max(answer.at for answer in answers)
+        took.sort()
+        p50, p95, p99 = (round(took[int(share * (len(took) - 1))], 1) for share in (0.5, 0.95, 0.99))
+        mean, rate = round(sum(took) / len(took), 1), round(len(took) / seconds, 1)
+        return Latency(keys, load, len(took), mean, p50, p95, p99, rate, [round(one, 1) for one in took])
 
-    def _burst(self, keys: Sequence[str]) -> list[float]:
-        """Add one to each of these, all at once; the seconds that each took. Raises `RuntimeError` for an answer other than 200."""
-        requests = [
-            burst.request(self.host, f"/v1/counters/{key}/increments?wait={WAIT_SECONDS}", self.subject.key, b'{"delta":1}') for key in keys
-        ]
-        answers = burst.send(self.host, requests)
+    def _write(self, keys: Sequence[str], spread: float = 0.0) -> list[burst.Answer]:
+        """Add one to each of these. Raises `RuntimeError` for an answer other than 200."""
+        query, body = f"increments?wait={WAIT_SECONDS}", b'{"delta":1}'
+        requests = [burst.request(self.hosts[0], f"/v1/counters/{key}/{query}", self.subject.key, body) for key in keys]
+        answers = burst.send(self.hosts, requests, spread)
         if bad := next((answer for answer in answers if answer.status != 200), None):
             raise RuntimeError(f"a write was answered with {bad.status}: {bad.body.decode(errors='replace')[:300]}")
         self.expected.update(keys)
-        return [answer.seconds for answer in answers]
+        return answers
 
     def _parity(self) -> tuple[int, int, list[str]]:
         """Followers compared with the leader, keys that differ, and why a follower could not be compared."""
@@ -163,7 +166,7 @@ class Sweep:
 def save(found: Found, path: Path) -> None:
     """The document: per quorum and number of keys mean, p50, p95, p99, throughput, mismatched keys."""
     document: dict[str, Any] = {
-        "what": f"{found.writes:,} writes in flight at once, each answered when {FOLLOWERS} followers' quorum has applied it",
+        "what": f"{found.writes:,} clients, each answered when a quorum of {FOLLOWERS} followers has applied its write",
         "exact": found.exact,
         **asdict(found),
     }

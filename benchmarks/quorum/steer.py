@@ -17,6 +17,7 @@ from benchmarks.chaos.subject import Subject
 
 SHARD = 0
 IN_FORCE_SECONDS = 60.0
+END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND datname = %s"
 IN_FORCE = """
 SELECT current_setting('synchronous_standby_names'), count(*) FILTER (WHERE state = 'streaming' AND sync_state = 'quorum')
 FROM pg_stat_replication"""
@@ -39,7 +40,7 @@ def wait_for_apply(subject: Subject) -> None:
     role = subject.env["TALLY_DATABASE_USER"]
     with _primary(subject) as conn:
         conn.execute(psycopg.sql.SQL("ALTER ROLE {} SET synchronous_commit = remote_apply").format(psycopg.sql.Identifier(role)))
-        conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (role,))
+        conn.execute(END, (role, subject.env["TALLY_DATABASE_NAME"]))
 
 
 def set_delays(subject: Subject, milliseconds: Mapping[str, int]) -> None:
