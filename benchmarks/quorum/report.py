@@ -20,6 +20,7 @@ FOLLOWERS = 5
 KEYS = (10, 10_000)
 WAIT_SECONDS = 30
 DIGEST_SECONDS = 30
+DIGEST_TRIES = 10
 API = 4  # processes
 ROOM = 512  # threads of each, which can hold a client that waits
 ENVIRONMENT = {name: str(ROOM) for name in ("TALLY_API_THREADS", "TALLY_MAX_WAITING", "TALLY_MAX_WRITING")}
@@ -99,6 +100,8 @@ class Sweep:
         steer.set_delays(self.subject, dict(zip(followers, self.delays, strict=True)))
         self._warm()
         steps = [self._step(quorum) for quorum in quorums]
+        if steer.delays(self.subject, followers) != self.delays:
+            raise RuntimeError("the delays of the followers did not stay what they were made: the figures mean nothing")
         return Found(self.delays, steps, self.writes, self.rounds, self.spread, round((time.monotonic() - began) / 60, 2))
 
     def _warm(self) -> None:
@@ -143,7 +146,13 @@ class Sweep:
 
     def _parity(self) -> tuple[int, int, list[str]]:
         """Followers compared with the leader, keys that differ, and why a follower could not be compared."""
-        answer = self.subject.wire().ask("GET", f"/v1/shards/{steer.SHARD}/digest?wait={DIGEST_SECONDS}", timeout=DIGEST_SECONDS + 10)
+        path, wire = f"/v1/shards/{steer.SHARD}/digest?wait={DIGEST_SECONDS}", self.subject.wire()
+        for _ in range(DIGEST_TRIES):
+            answer = wire.ask("GET", path, timeout=DIGEST_SECONDS + 10)
+            if answer.status != 503:  # which asks to come again
+                break
+            time.sleep(1)
+        wire.close()
         if answer.status != 200:
             return 0, 0, [f"the digest call answers {answer.status}: {answer.body.decode(errors='replace')[:300]}"]
         replicas = answer.json["replicas"]
