@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Entry point of every command. `cluster` runs before there are settings to load, so it bypasses Django."""
+"""Entry point of every command. `cluster` and `quorum_report` run before there are settings to load, so they bypass Django."""
 
 import os
 import sys
@@ -21,6 +21,10 @@ def main() -> None:
         from cluster.cli import main as cluster_main
 
         sys.exit(cluster_main(sys.argv[2:]))
+    if sys.argv[1:2] == ["quorum_report"]:
+        from benchmarks.quorum.__main__ import main as quorum_main
+
+        sys.exit(quorum_main(sys.argv[2:]))
     load_env_file()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
     from django.core.management import execute_from_command_line

@@ -120,7 +120,7 @@ class Planner:
         return self._celery_worker(name, "worker", shard, options)
 
     def _spill_worker(self, number: int) -> Spec:
-        options = ("-Q", "maintenance", "-c", "4", "-n", f"maintenance-{number}@tally")
+        options = ("-Q", "maintenance,low-priority", "-c", "4", "-n", f"maintenance-{number}@tally")
         return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, options)
 
     def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:
@@ -167,9 +167,10 @@ class Planner:
     def _api(self, number: int) -> Spec:
         name = f"api-{number}"
         port = self.layout.ports[name]
+        threads = self.environment.get("TALLY_API_THREADS", "64")
         argv = (
             *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)),
-            *("--workers", "1", "--blocking-threads", "64", "--backpressure", "256", "--http", "1", "--no-ws"),
+            *("--workers", "1", "--blocking-threads", threads, "--backpressure", str(4 * int(threads)), "--http", "1", "--no-ws"),
             *("--workers-kill-timeout", str(ANSWER_SECONDS), "--log-level", "warning", "counter_project.wsgi:application"),
         )
         return Spec(

@@ -1,4 +1,4 @@
-"""The Celery app: one queue a shard (`shard-N`), and `maintenance` for everything else."""
+"""The Celery app: one queue a shard (`shard-N`), `low-priority` for what may take long, `maintenance` for everything else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
 app = Celery("tally")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["counters.apply"])
+app.autodiscover_tasks(["counters", "counters.apply"])
 
 
 @setup_logging.connect

@@ -96,6 +96,7 @@ class Config(BaseSettings):
     max_wait_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
     )
+    api_threads: int = Field(default=64, ge=4, le=4096, description="Threads of an API process: requests that it serves at once.")
     max_writing: int = Field(
         default=48,
         ge=1,
@@ -120,6 +121,14 @@ class Config(BaseSettings):
     idempotency_redis_seconds: int = Field(
         default=3600, ge=60, description="How long an idempotency key stays in the journal's Redis after it is safe in its shard."
     )
+
+    reconcile_interval_seconds: float = Field(
+        default=600.0, gt=0, description="Pause between rounds of reconciliation: replicas and cache compared with the primaries."
+    )
+    reconcile_seconds: float = Field(
+        default=30.0, gt=0, description="How long a round waits until a replica shows the same moment as its primary."
+    )
+    reconcile_cache_rate: int = Field(default=20_000, ge=1, description="Entries of the cache that a round looks at in a second.")
 
     api_key_ttl_seconds: float = Field(default=5.0, ge=0, description="A revoked API key is refused by every process after this.")
     metrics_port: int | None = Field(

@@ -124,10 +124,12 @@ SPECTACULAR_SETTINGS = {
 
 CELERY_BROKER_URL = TALLY.broker_url.get_secret_value()
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"
+_LOW_PRIORITY = "low-priority"  # what takes long and can wait
 _EXCHANGE = Exchange("tally", type="direct")
 # Each queue has a routing key of its own: by default all would share one, and every message would go to every queue.
 CELERY_TASK_QUEUES = [
-    Queue(name, _EXCHANGE, routing_key=name) for name in (*map(queue_of, range(TALLY.shard_count)), CELERY_TASK_DEFAULT_QUEUE)
+    Queue(name, _EXCHANGE, routing_key=name)
+    for name in (*map(queue_of, range(TALLY.shard_count)), CELERY_TASK_DEFAULT_QUEUE, _LOW_PRIORITY)
 ]
 CELERY_TASK_DEFAULT_EXCHANGE = _EXCHANGE.name
 CELERY_TASK_DEFAULT_ROUTING_KEY = CELERY_TASK_DEFAULT_QUEUE
@@ -156,6 +158,11 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": TALLY.relay_interval_seconds * 2},
     },
     "maintain-partitions": {"task": "counters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
+    "reconcile": {
+        "task": "counters.reconcile",
+        "schedule": TALLY.reconcile_interval_seconds,
+        "options": {"queue": _LOW_PRIORITY, "expires": TALLY.reconcile_interval_seconds},
+    },
 }
 
 LOGGING_CONFIG = None

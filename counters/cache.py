@@ -15,10 +15,11 @@ an entry lives a minute at most, so even if that worker dies first, what the cac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import structlog
@@ -34,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Value = tuple[str, int, int]  # key, value, version
+_PREFIX = "c:"
 _BEHIND_SECONDS = 1  # life of a value that was read from a node that lags
 _EVERYTHING = 2**53  # beyond every version
 _CHUNK = 2000  # Lua's stack holds 8000
@@ -42,7 +44,7 @@ _left: dict[str, Value] = {}
 
 
 def _entry(key: str) -> str:
-    return "c:" + key
+    return _PREFIX + key
 
 
 def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -54,9 +56,9 @@ def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
         return {}
     found = {}
     for key, entry in zip(keys, entries, strict=True):
-        if entry is not None:
-            value, _, version = entry.partition(b" ")
-            found[key] = int(value), int(version)
+        with suppress(ValueError):  # what is no entry is none; reconciliation deletes it
+            if entry is not None:
+                found[key] = parsed(entry)
     return found
 
 
@@ -93,6 +95,35 @@ def refresh(shard: int, values: Sequence[Value]) -> None:
         UNREFRESHED.inc(len(values))
         log.warning("cache_unrefreshed", values=len(values), error=str(error))
         _left.update({value[0]: value for value in values[: _MOST_LEFT - len(_left)]})
+
+
+def entries(keys: Sequence[str]) -> dict[str, bytes]:
+    """What the cache has of these keys, as it stands there. Raises `RedisError`."""
+    found: list[bytes | None] = cache_redis().mget([_entry(key) for key in keys])  # type: ignore[assignment]
+    return {key: entry for key, entry in zip(keys, found, strict=True) if entry is not None}
+
+
+def all_entries(most: int) -> Iterator[dict[str, bytes]]:
+    """Everything that the cache has while this goes on, about `most` at a time. Raises `RedisError`."""
+    cursor = 0
+    while True:
+        names: list[bytes]
+        cursor, names = cast("Any", cache_redis()).scan(cursor, match=f"{_PREFIX}*", count=most)
+        keys = [name.decode(errors="replace").removeprefix(_PREFIX) for name in names]
+        yield entries(keys) if keys else {}
+        if cursor == 0:
+            return
+
+
+def forget(seen: Mapping[str, bytes]) -> int:
+    """Delete entries unless they have changed since they were seen; how many. Raises `RedisError`."""
+    return int(_script("forget")([_entry(key) for key in seen], list(seen.values()), cache_redis())) if seen else 0
+
+
+def parsed(entry: bytes) -> tuple[int, int]:
+    """(value, version) of an entry. Raises `ValueError` for what is none."""
+    value, _, version = entry.partition(b" ")
+    return int(value), int(version)
 
 
 def _put(shard: int, values: Sequence[Value], ttl: int, through: int) -> None:

@@ -100,3 +100,17 @@ class ForwardedBatch(models.Model):
         managed = False
         default_permissions = ("view",)
         verbose_name_plural = "forwarded batches"
+
+
+class Reconciliation(models.Model):
+    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see `counters.reconciliation`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+        verbose_name_plural = "reconciliation"
+
+    def __str__(self) -> str:
+        return f"reconciliation of shard {self.id}"

@@ -88,7 +88,7 @@ def wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None = None)
     The message may be lost, and a repeated request has none to expect, so the shard is asked as well, more and more seldom.
     """
     deadline = time.monotonic() + seconds
-    pause = 0.25 if outcome else 0.01
+    pause = 1.0 if outcome else 0.01  # a quorum may take its time: thousands that wait must not all ask meanwhile
     while (left := deadline - time.monotonic()) > 0:
         done, _ = futures.wait([outcome] if outcome else [], min(pause, left))
         if outcome and done:

@@ -13,8 +13,9 @@ import psycopg
 import structlog
 from django.conf import settings
 
-from replication import apply_delay, patroni, steering
+from replication import apply_delay, patroni, rounds, steering
 from replication.patroni import Member, PatroniUnavailable, Server
+from replication.rounds import Comparison
 from replication.steering import Quorum
 from sharding import databases, topology
 from sharding.databases import ShardUnavailable
@@ -100,7 +101,8 @@ def replicas(shard: int) -> list[Replica]:
     """Every server of a shard, by name, the primary among them. Raises `PatroniUnavailable`."""
     members = patroni.members(shard)
     servers, senders = patroni.servers(shard), _senders(shard)
-    known = [_replica(member, servers.get(member.name), senders.get(member.name)) for member in members]
+    compared = rounds.latest(shard)
+    known = [_replica(member, servers.get(member.name), senders.get(member.name), compared.get(member.name)) for member in members]
     seen = {(member.host, member.port) for member in members}
     gone = [_gone(node.host, node.port) for node in settings.TALLY.shards[shard].nodes if (node.host, node.port) not in seen]
     return known + gone
@@ -120,7 +122,7 @@ def _sender(sync_state: str, *lags: Any) -> _Sender:
     return _Sender(sync_state, *(Lag(behind, (seconds or 0.0) if behind else 0.0) for behind, seconds in pairs))
 
 
-def _replica(member: Member, server: Server | None, sender: _Sender | None) -> Replica:
+def _replica(member: Member, server: Server | None, sender: _Sender | None, compared: Comparison | None) -> Replica:
     started = server.started if server else None
     position = (server.xlog.location or server.xlog.replayed_location or 0) if server else 0
     return Replica(
@@ -137,6 +139,8 @@ def _replica(member: Member, server: Server | None, sender: _Sender | None) -> R
         apply_delay_ms=int(member.tags.get(apply_delay.TAG, 0)),
         host=member.host,
         port=member.port,
+        equal=compared.equal if compared else None,
+        differing_keys=list(compared.keys) if compared else None,
     )
 
 

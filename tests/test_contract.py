@@ -30,6 +30,7 @@ CALLS = {
     ("get", "/v1/shards/quorum"),
     ("get", "/v1/shards/{shard}/quorum"),
     ("get", "/v1/shards/{shard}/replicas"),
+    ("get", "/v1/shards/{shard}/digest"),
 }
 # Not to be called at random: see test_write_quorum and test_switchover. Their entries in schemathesis.toml say so too.
 STEERING = {

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,18 @@ def family(row: dict[str, Any]) -> list[psutil.Process]:
         return [process]
 
 
-def start(directory: Path, project: Path = PROJECT, *, shards: int = 2, replicas: int = 1, api: int = 2) -> Subject:
-    """`cluster up --detach` from a work tree. Raises `subprocess.CalledProcessError` with what it said."""
+def start(  # noqa: PLR0913
+    directory: Path,
+    project: Path = PROJECT,
+    *,
+    shards: int = 2,
+    replicas: int = 1,
+    api: int = 2,
+    environment: Mapping[str, str] | None = None,
+) -> Subject:
+    """`cluster up --detach` from a work tree, with these settings. Raises `subprocess.CalledProcessError` with what it said."""
     options = ["--port", "0", "--shards", str(shards), "--replicas", str(replicas), "--api", str(api)]
-    _manage(project, "cluster", "up", "--dir", str(directory), "--detach", *options)
+    _manage(project, "cluster", "up", "--dir", str(directory), "--detach", *options, given=environment)
     return Subject(directory, project)
 
 
@@ -152,7 +160,7 @@ def put_away(subject: Subject, *, keep: bool) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _manage(project: Path, *arguments: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
+def _manage(project: Path, *arguments: str, given: Mapping[str, str] | None = None) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")} | dict(given or {})
     command = [sys.executable, str(project / "manage.py"), *arguments]
     subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True, timeout=300)  # noqa: S603

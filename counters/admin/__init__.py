@@ -1,6 +1,6 @@
 """The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters, rejected operations and
-forwarded batches, the shards and their servers. What it changes in a counter goes through `counters.intake`, in a server through
-`replication.steering`."""
+forwarded batches, reconciliation, the shards and their servers. What it changes in a counter goes through `counters.intake`, in a server
+through `replication.steering`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey
@@ -11,6 +11,7 @@ from counters.admin.books import ForwardedBatchAdmin, RejectedOperationAdmin
 from counters.admin.counters import CounterAdmin
 from counters.admin.dead_letters import DeadLetterAdmin
 from counters.admin.journal import JournalAdmin
+from counters.admin.reconciliation import ReconciliationAdmin
 from counters.admin.replicas import InterventionAdmin, ReplicaAdmin, ShardAdmin
 from replication.models import Intervention, Replica, Shard
 
@@ -23,6 +24,7 @@ admin.site.register(models.JournalEntry, JournalAdmin)
 admin.site.register(models.DeadLetter, DeadLetterAdmin)
 admin.site.register(models.RejectedOperation, RejectedOperationAdmin)
 admin.site.register(models.ForwardedBatch, ForwardedBatchAdmin)
+admin.site.register(models.Reconciliation, ReconciliationAdmin)
 admin.site.register(Shard, ShardAdmin)
 admin.site.register(Replica, ReplicaAdmin)
 admin.site.register(Intervention, InterventionAdmin)

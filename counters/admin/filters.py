@@ -130,6 +130,12 @@ class ForwardedFilter(Filter):
     to = _shard("To shard")
 
 
+class ShardFilter(Filter):
+    """One shard, or all."""
+
+    shard = _shard()
+
+
 class ReasonForm(forms.Form):
     """Why something is discarded: it is logged."""
 

@@ -94,7 +94,6 @@ class Keyring:
         try:
             self._read()
         finally:
-            connection.close()
             self._lock.release()
 
     def _read(self) -> None:
@@ -102,6 +101,8 @@ class Keyring:
             self._keys = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
         except DatabaseError as error:
             log.warning("keys_unread", error=str(error).strip())
+        finally:
+            connection.close()  # back to the pool: at a request's end nobody does it for calls on data
         self._read_at = time.monotonic()
 
 

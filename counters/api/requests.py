@@ -124,6 +124,73 @@ class Write(msgspec.Struct, omit_defaults=True):
     rejected: list[Rejected] = []
 
 
+class Held(msgspec.Struct):
+    """What a server has of a counter."""
+
+    value: int
+    version: int
+
+
+class KeyDifference(msgspec.Struct):
+    """A counter that is not the same on a replica; null where there is none."""
+
+    key: str
+    primary: Held | None
+    replica: Held | None
+
+
+class ReplicaDigest(msgspec.Struct):
+    """A replica beside its primary. `equal` is null if they could not be compared; `detail` says why. At most 100 differences are listed,
+    and at most 10,000 counted. `digest` is of the moment of `version`."""
+
+    node: str
+    equal: bool | None
+    detail: str
+    at: str
+    version: int
+    lsn: str
+    digest: str
+    counters: int
+    differing_keys: int
+    differences: list[KeyDifference]
+
+
+class CacheDigest(msgspec.Struct):
+    """Cached values beside the primary's: `stale` were refreshed, `wrong` deleted (`keys` names 100 of them)."""
+
+    checked: int
+    stale: int
+    wrong: int
+    keys: list[str]
+    detail: str
+
+
+class Digest(msgspec.Struct):
+    """The last reconciliation of a shard. `equal`: true if all was the same, false if something was not, null if not all could be compared.
+    `altered_slots` have counters that were changed since the round before, but not by Tally."""
+
+    shard: int
+    equal: bool | None
+    at: str
+    detail: str
+    primary: str | None
+    digest: str | None
+    version: int | None
+    lsn: str | None
+    counters: int | None
+    seconds: float | None
+    replicas: list[ReplicaDigest]
+    altered_slots: list[int]
+    cache: CacheDigest
+
+
+class Asked(msgspec.Struct):
+    """A round of reconciliation that was asked for and has not ended."""
+
+    shard: int
+    status: Literal["queued"]
+
+
 class FieldError(msgspec.Struct):
     """A field and the rule that it breaks."""
 

@@ -28,6 +28,8 @@ _TYPES = [
     requests.Counter,
     requests.Counters,
     requests.Write,
+    requests.Digest,
+    requests.Asked,
     requests.ProblemDocument,
     requests.Health,
 ]
@@ -209,6 +211,21 @@ write = extend_schema(
     tags=["writes"],
     parameters=[OpenApiParameter("write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True)],
     responses=answers({200: (requests.Write, "What became of the write.")}, 404),
+)
+digest = extend_schema(
+    operation_id="read_digest",
+    tags=["shards"],
+    parameters=[
+        OpenApiParameter("shard", {"type": "integer", "minimum": 0}, OpenApiParameter.PATH, required=True, description="A shard's number."),
+        _WAIT,
+    ],
+    responses=answers(
+        {
+            200: (requests.Digest, "The shard's last reconciliation; with `wait`, of one that began after this request."),
+            202: (requests.Asked, "Asked for with `wait`, and not ended in time; without `wait` the answer will be there."),
+        },
+        *(403, 404),
+    ),
 )
 metrics = extend_schema(
     operation_id="metrics",

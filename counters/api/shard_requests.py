@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from replication import apply_delay
 from replication.status import Replica, ShardStatus
-from replication.steering import Quorum as Quorum
+from replication.steering import Quorum
 
 _TIME = r"[0-9]{1,7}(\.[0-9]{1,3})?(ms|s)"
 DELAY = rf"^{_TIME}(\.\.{_TIME})?$"

@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from counters.api import documents, shard_views, views
+from counters.api import digests, documents, shard_views, views
 
 
 class AnyText(StringConverter):
@@ -19,6 +19,7 @@ urlpatterns = [
     path("counters/<any:key>", views.CounterView.as_view()),
     path("counters", views.CountersView.as_view()),
     path("increments", views.BulkIncrementsView.as_view()),
+    path("shards/<any:shard>/digest", digests.DigestView.as_view()),
     path("writes/<any:write_id>", views.WriteView.as_view()),
     path("shards", shard_views.ShardsView.as_view()),
     path("shards/quorum", shard_views.QuorumsView.as_view()),

@@ -8,7 +8,8 @@ local ttl = tonumber(ARGV[3]) < announced and ARGV[2] or ARGV[1]
 for i = 4, #ARGV, 3 do
     local key, value, version = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local old = redis.call('GET', key)
-    if not old or tonumber(string.match(old, ' (%d+)$')) < tonumber(version) then
+    local at = old and tonumber(string.match(old, ' (%d+)$'))
+    if not at or at < tonumber(version) then
         redis.call('SET', key, value .. ' ' .. version, 'EX', ttl)
     end
 end

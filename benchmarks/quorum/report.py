@@ -1,0 +1,192 @@
+"""The sweep over quorums, and what it found."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.chaos.subject import Subject
+from benchmarks.quorum import burst, steer
+
+FOLLOWERS = 5
+KEYS = (10, 10_000)
+WAIT_SECONDS = 30
+DIGEST_SECONDS = 30
+DIGEST_TRIES = 10
+API = 4  # processes
+ROOM = 512  # threads of each, which can hold a client that waits
+ENVIRONMENT = {name: str(ROOM) for name in ("TALLY_API_THREADS", "TALLY_MAX_WAITING", "TALLY_MAX_WRITING")}
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Latency:
+    """From a client's request to the answer that says committed: milliseconds; and writes committed in a second.
+
+    `load` is "burst", all clients at the same moment, or "steady", the same clients evenly over some seconds.
+    """
+
+    keys: int
+    load: str
+    writes: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    throughput: float
+    samples_ms: list[float] = field(repr=False)
+
+
+@dataclass
+class Step:
+    """One quorum. `mismatched_keys`: on all followers together, beside the leader, and on the leader beside what was acknowledged."""
+
+    quorum: int
+    in_force_seconds: float
+    delay_ms: int | None  # of the follower that decides: the quorum-th fastest
+    latencies: list[Latency]
+    mismatched_keys: int
+    followers_compared: int
+    troubles: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Found:
+    """The report."""
+
+    delays_ms: list[int]
+    steps: list[Step]
+    writes: int
+    rounds: int
+    spread_seconds: float
+    minutes: float = 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether every follower was compared, and no key differs anywhere."""
+        return all(not step.mismatched_keys and not step.troubles and step.followers_compared == FOLLOWERS for step in self.steps)
+
+
+class Sweep:
+    """Writes through the API of one cluster, and the books of what was acknowledged."""
+
+    def __init__(  # noqa: PLR0913
+        self, subject: Subject, *, writes: int, rounds: int, spread: float, seed: int, delays: tuple[int, int], tell: Tell
+    ) -> None:
+        self.subject, self.writes, self.rounds, self.spread, self.tell = subject, writes, rounds, spread, tell
+        self.rng = random.Random(seed)  # noqa: S311 - the same delays and load in each run
+        self.delays = sorted(self.rng.randint(*delays) for _ in range(FOLLOWERS))
+        self.expected: Counter[str] = Counter()
+        self.run = f"quorum:{time.time_ns():x}"
+        # Straight to the processes: nginx would connect to them anew for each of thousands of clients at once.
+        self.hosts = [f"127.0.0.1:{row['port']}" for row in subject.rows("api")]
+
+    def measure(self, quorums: Sequence[int]) -> Found:
+        """All steps. Raises `OSError`, `TimeoutError`, `psycopg.Error`."""
+        began = time.monotonic()
+        self.tell("commits wait until they are applied")
+        steer.wait_for_apply(self.subject)
+        followers = steer.followers(self.subject)
+        self.rng.shuffle(followers)
+        steer.set_delays(self.subject, dict(zip(followers, self.delays, strict=True)))
+        self._warm()
+        steps = [self._step(quorum) for quorum in quorums]
+        if steer.delays(self.subject, followers) != self.delays:
+            raise RuntimeError("the delays of the followers did not stay what they were made: the figures mean nothing")
+        return Found(self.delays, steps, self.writes, self.rounds, self.spread, round((time.monotonic() - began) / 60, 2))
+
+    def _warm(self) -> None:
+        """Threads, connections and pages are there before anything is measured."""
+        self.tell("warm-up")
+        for number in (API, 10 * API, 100 * API, self.writes, self.writes):
+            self._write([f"{self.run}:warm:{n}" for n in range(number)])
+
+    def _step(self, quorum: int) -> Step:
+        self.tell(f"quorum {quorum}: waiting for Patroni")
+        seconds = steer.set_quorum(self.subject, quorum)
+        latencies = [self._latency(quorum, keys, load) for load in ("steady", "burst") for keys in KEYS]
+        self.tell(f"quorum {quorum}: comparing {FOLLOWERS} followers with the leader")
+        compared, mismatched, troubles = self._parity()
+        delay = self.delays[quorum - 1] if quorum else None
+        return Step(quorum, round(seconds, 2), delay, latencies, mismatched + self._miscounted(), compared, troubles)
+
+    def _latency(self, quorum: int, keys: int, load: str) -> Latency:
+        names = [f"{self.run}:{keys}:{n}" for n in range(keys)]
+        took, seconds = list[float](), 0.0
+        rounds, spread = (self.rounds, 0.0) if load == "burst" else (1, self.spread)
+        for number in range(rounds):
+            self.tell(f"quorum {quorum}: {self.writes:,} clients ({load}) on {keys:,} keys, {number + 1} of {rounds}")
+            wanted = self.rng.sample(names, self.writes) if keys >= self.writes else [names[n % keys] for n in range(self.writes)]
+            answers = self._write(wanted, spread)
+            took += [1000 * answer.seconds for answer in answers]
+            seconds += max(answer.at for answer in answers)
+        took.sort()
+        p50, p95, p99 = (round(took[int(share * (len(took) - 1))], 1) for share in (0.5, 0.95, 0.99))
+        mean, rate = round(sum(took) / len(took), 1), round(len(took) / seconds, 1)
+        return Latency(keys, load, len(took), mean, p50, p95, p99, rate, [round(one, 1) for one in took])
+
+    def _write(self, keys: Sequence[str], spread: float = 0.0) -> list[burst.Answer]:
+        """Add one to each of these. Raises `RuntimeError` for an answer other than 200."""
+        query, body = f"increments?wait={WAIT_SECONDS}", b'{"delta":1}'
+        requests = [burst.request(self.hosts[0], f"/v1/counters/{key}/{query}", self.subject.key, body) for key in keys]
+        answers = burst.send(self.hosts, requests, spread)
+        if bad := next((answer for answer in answers if answer.status != 200), None):
+            raise RuntimeError(f"a write was answered with {bad.status}: {bad.body.decode(errors='replace')[:300]}")
+        self.expected.update(keys)
+        return answers
+
+    def _parity(self) -> tuple[int, int, list[str]]:
+        """Followers compared with the leader, keys that differ, and why a follower could not be compared."""
+        path, wire = f"/v1/shards/{steer.SHARD}/digest?wait={DIGEST_SECONDS}", self.subject.wire()
+        for _ in range(DIGEST_TRIES):
+            answer = wire.ask("GET", path, timeout=DIGEST_SECONDS + 10)
+            if answer.status != 503:  # which asks to come again
+                break
+            time.sleep(1)
+        wire.close()
+        if answer.status != 200:
+            return 0, 0, [f"the digest call answers {answer.status}: {answer.body.decode(errors='replace')[:300]}"]
+        replicas = answer.json["replicas"]
+        compared = [one for one in replicas if one["equal"] is not None]
+        troubles = [f"{one['node']}: {one['detail']}" for one in replicas if one["detail"]]
+        return len(compared), sum(one["differing_keys"] for one in compared), troubles
+
+    def _miscounted(self) -> int:
+        """Keys whose value on the leader is not what was acknowledged."""
+        wire, wrong, keys = self.subject.wire(), 0, list(self.expected)
+        for start in range(0, len(keys), 500):
+            chunk = keys[start : start + 500]
+            query = "&".join(f"key={key}" for key in chunk)
+            found = wire.ask("GET", f"/v1/counters?consistency=primary&{query}").json["results"]
+            wrong += sum(one["value"] != self.expected[one["key"]] for one in found)
+        wire.close()
+        return wrong
+
+
+def save(found: Found, path: Path) -> None:
+    """The document: per quorum and number of keys mean, p50, p95, p99, throughput, mismatched keys."""
+    document: dict[str, Any] = {
+        "what": f"{found.writes:,} clients, each answered when a quorum of {FOLLOWERS} followers has applied its write",
+        "exact": found.exact,
+        **asdict(found),
+    }
+    for step in document["steps"]:
+        for latency in step["latencies"]:
+            del latency["samples_ms"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A saved document."""
+    document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    return document

@@ -1,0 +1,53 @@
+"""Reconciliation in the admin: what the last round found for each shard, and a new round on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.http import HttpRequest
+
+from counters import reconciliation
+from counters.admin.filters import Filter, ShardFilter
+from counters.admin.listing import Page
+from counters.admin.operations import Action, OperationsAdmin
+from counters.reconciliation import Report
+
+WAIT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A shard and its last report, if there is one."""
+
+    shard: int
+    report: Report | None
+
+    @property
+    def pk(self) -> int:
+        return self.shard
+
+
+def _compare(id: str) -> str:
+    if not (id.isascii() and id.isdigit() and int(id) < settings.TALLY.shard_count):
+        return f"There is no shard {id}."
+    shard = int(id)
+    found = reconciliation.wait(shard, reconciliation.request([shard]), WAIT_SECONDS)
+    return "" if found else f"Shard {id}: asked for, but not ended within {WAIT_SECONDS:g} s; look again later."
+
+
+class ReconciliationAdmin(OperationsAdmin):
+    """A row for each shard."""
+
+    filters = ShardFilter
+    template = "admin/counters/operations/reconciliation.html"
+    things: ClassVar[dict[str, Action]] = {"compare": Action("Compare now", "Compared", _compare)}
+
+    def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
+        """The last reports."""
+        return Page([Row(shard, reconciliation.last(shard)) for shard in form.shards()], None, []), {}
+
+    def asking_for(self, id: str) -> dict[str, str]:
+        """By shard."""
+        return {"shard": id}

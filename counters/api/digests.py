@@ -1,0 +1,80 @@
+"""The call on a shard's digest: whether its replicas and the cache have what its primary has."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.conf import settings
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from rest_framework.request import Request
+
+from counters import reconciliation
+from counters.api import schema, waiting
+from counters.api.base import ApiView, Response
+from counters.api.problems import Problem, unavailable
+from counters.models import Scope
+from counters.reconciliation import Report
+from replication.digest import Difference
+from replication.digests import Comparison
+
+
+def checked_shard(text: str) -> int:
+    """The number of a shard. Raises `Problem` 404."""
+    if text.isascii() and text.isdigit() and len(text) < 4 and int(text) < settings.TALLY.shard_count:
+        return int(text)
+    raise Problem(404, "unknown-shard", f"The shards have the numbers 0 to {settings.TALLY.shard_count - 1}.")
+
+
+class DigestView(ApiView):
+    """A shard's digest."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": Scope.STAFF}
+
+    @schema.digest
+    def get(self, request: Request, shard: str) -> Response:
+        """Whether a shard's replicas, and the cache, have what its primary has. With `wait` they are compared now."""
+        number, seconds = checked_shard(shard), waiting.seconds(request)
+        if seconds:
+            found = _fresh(number, seconds)
+        elif (found := reconciliation.last(number)) is None:
+            raise Problem(404, "no-digest", "This shard was not compared yet, or the result is not known any more; ask with ?wait=30.")
+        return Response(shown(found)) if found else Response({"shard": number, "status": "queued"}, 202)
+
+
+def _fresh(shard: int, seconds: float) -> Report | None:
+    try:
+        return reconciliation.wait(shard, reconciliation.request([shard]), seconds)
+    except RedisError as error:
+        raise unavailable("cache-unavailable", f"The cache's Redis, which keeps the results, does not answer: {error}") from error
+    except (OperationalError, OSError) as error:
+        raise unavailable("broker-unavailable", f"The broker did not take the task: {error}") from error
+
+
+def shown(report: Report) -> dict[str, Any]:
+    """A report as the API shows it."""
+    compared, cached = report.replicas, report.cache
+    found = {name: getattr(compared, name, None) for name in ("primary", "digest", "version", "lsn", "counters", "seconds")}
+    return {
+        "shard": report.shard,
+        "equal": report.equal,
+        "at": report.at.isoformat(),
+        "detail": report.detail,
+        **found,
+        "replicas": [_replica(one) for one in compared.comparisons] if compared else [],
+        "altered_slots": list(compared.altered) if compared else [],
+        "cache": {name: getattr(cached, name) for name in ("checked", "stale", "wrong", "keys", "detail")},
+    }
+
+
+def _replica(one: Comparison) -> dict[str, Any]:
+    same = {name: getattr(one, name) for name in ("node", "equal", "detail", "version", "lsn", "digest", "counters")}
+    differences = [_difference(difference) for difference in one.differences]
+    return {**same, "at": one.at.isoformat(), "differing_keys": one.differing, "differences": differences}
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    def held(row: tuple[int, int] | None) -> dict[str, int] | None:
+        return None if row is None else {"value": row[0], "version": row[1]}
+
+    return {"key": difference.key, "primary": held(difference.primary), "replica": held(difference.replica)}

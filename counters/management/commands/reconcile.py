@@ -1,0 +1,131 @@
+"""`manage.py reconcile`: compare each replica, and the cache, with the primaries now."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich import progress as bars
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from counters import reconciliation
+from counters.api.digests import shown
+from counters.reconciliation import Report, Untold
+from replication.digests import Busy
+
+BUSY_SECONDS = 120.0
+MOST_LINES = 20
+
+
+class Command(BaseCommand):
+    help = "Compare each replica, and the cache, with the primaries. Exit status 1 if something differs, 2 if not all could be compared."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--shard", type=int, action="append", metavar="N", help="this shard only; may be given more than once")
+        parser.add_argument("--json", action="store_true", help="for programs")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        shards = sorted(set(options["shard"] or range(settings.TALLY.shard_count)))
+        if unknown := [shard for shard in shards if not 0 <= shard < settings.TALLY.shard_count]:
+            raise CommandError(f"there is no shard {unknown[0]}: they have the numbers 0 to {settings.TALLY.shard_count - 1}")
+        with _Bars(len(shards)) as tell:
+            reports = _run(shards, tell)
+        if options["json"]:
+            self.stdout.write(msgspec.json.encode([shown(report) for report in reports]).decode())
+        else:
+            _show(reports)
+        equal = {report.equal for report in reports}
+        if equal != {True}:
+            raise SystemExit(1 if False in equal else 2)
+
+
+def _run(shards: list[int], tell: _Bars) -> list[Report]:
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return reconciliation.run(shards, tell)
+        except Busy as busy:
+            if time.monotonic() > deadline:
+                raise CommandError(f"{busy}; try again later") from busy
+            time.sleep(0.5)
+
+
+class _Bars(Untold):
+    """A bar on a terminal; nothing elsewhere."""
+
+    def __init__(self, shards: int) -> None:
+        console = Console(stderr=True)
+        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeElapsedColumn())
+        self._progress = bars.Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._shards = shards
+        self._nodes: dict[tuple[int, str], bars.TaskID] = {}
+        self._cache: bars.TaskID | None = None
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def comparing(self, shard: int, node: str, done: int, of: int) -> None:
+        if (shard, node) not in self._nodes:
+            self._nodes[shard, node] = self._progress.add_task(f"shard {shard}: {node}")
+        self._progress.update(self._nodes[shard, node], completed=done, total=of)
+
+    def checked(self, entries: int) -> None:
+        if self._cache is None:
+            self._cache = self._progress.add_task("cache", total=None)
+        self._progress.advance(self._cache, entries)
+
+
+def _show(reports: list[Report]) -> None:
+    console = Console()
+    table = Table("shard", "node", "equal", "counters", "differing keys", "digest", title="replicas, each beside its primary")
+    for report in reports:
+        for one in report.replicas.comparisons if report.replicas else ():
+            known = one.digest[:12] or "-"
+            table.add_row(str(report.shard), one.node, _word(one.equal), f"{one.counters:,}", f"{one.differing:,}", known)
+    console.print(table)
+    table = Table("shard", "entries", "stale, refreshed", "wrong, deleted", title="cache, beside the primaries")
+    for report in reports:
+        cached = report.cache
+        table.add_row(str(report.shard), f"{cached.checked:,}", f"{cached.stale:,}", f"{cached.wrong:,}")
+    console.print(table)
+    for report in reports:
+        for line in _lines(report):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _word(equal: bool | None) -> Text:
+    return Text("not known", "yellow") if equal is None else Text("yes", "green") if equal else Text("NO", "bold red")
+
+
+def _lines(report: Report) -> list[str]:
+    """What an operator should know, a line each."""
+    where = f"shard {report.shard}"
+    lines = [f"{where}: {detail}" for detail in (report.detail, report.cache.detail and f"cache: {report.cache.detail}") if detail]
+    lines += [f"{where}: wrong in the cache: {key}" for key in report.cache.keys[:MOST_LINES]]
+    if report.replicas is None:
+        return lines
+    if altered := report.replicas.altered:
+        some = ", ".join(map(str, altered[:MOST_LINES])) + (", …" if len(altered) > MOST_LINES else "")
+        lines.append(f"{where}: counters were changed, but not by Tally, since the last round, in slot {some}")
+    for one in report.replicas.comparisons:
+        lines += [f"{where}: {one.node}: {one.detail}"] if one.detail else []
+        for key, primary, replica in one.differences[:MOST_LINES]:
+            lines.append(f"{where}: {one.node}: {key} is {_held(replica)}, on the primary {_held(primary)}")
+        if one.equal is False:
+            lines.append(
+                f"{where}: {one.node} differs; Patroni copies it anew: POST /v1/shards/{report.shard}/replicas/{one.node}/reinitialise"
+            )
+    return lines
+
+
+def _held(row: tuple[int, int] | None) -> str:
+    return "absent" if row is None else f"{row[0]} (version {row[1]})"

@@ -1,0 +1,117 @@
+"""The digest of a shard's counters: a hash tree over the slots, and what two of them say about their rows. Pure.
+
+    root (SHA-256 of the ranges) ─ 16 ranges (SHA-256 of their leaves) ─ 64 leaves each: a slot
+
+A leaf is the XOR of its rows' SHA-256 ("key value version"), so rows may come in any order (Bellare and Micciancio, 1997), with their
+number and the sum of their versions. The tree is Merkle's (1987): what has equal digests is equal and is not looked at.
+
+Invariant: whatever Tally does to a counter makes its version larger, and no row ever goes, so the versions' sum of a slot grows with
+every change. A slot that changed without growth was changed by somebody else (`altered`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from heapq import merge
+from itertools import groupby
+from typing import NamedTuple
+
+from sharding.slots import SLOTS
+
+RANGES = 16
+SLOTS_EACH = SLOTS // RANGES
+
+Row = tuple[str, int, int]  # key, value, version
+
+
+class Leaf(NamedTuple):
+    """A slot: how many rows it has, the sum of their versions, the XOR of their hashes (32 bytes)."""
+
+    rows: int
+    versions: int
+    hash: bytes
+
+    def encoded(self) -> str:
+        """What the range's digest is made of; one leaf has one encoding."""
+        return f"{self.rows} {self.versions} {self.hash.hex()}"
+
+    @classmethod
+    def decoded(cls, text: str) -> Leaf:
+        """The leaf of an encoding."""
+        rows, versions, hashed = text.split()
+        return cls(int(rows), int(versions), bytes.fromhex(hashed))
+
+
+EMPTY = Leaf(0, 0, bytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """`leaves` has one for each of the 1024 slots, `ranges` a digest for each 64 of them."""
+
+    leaves: tuple[Leaf, ...]
+    ranges: tuple[bytes, ...]
+    root: bytes
+
+    @classmethod
+    def of(cls, leaves: Mapping[int, Leaf]) -> Tree:
+        """The tree of those slots that have rows."""
+        all_leaves = tuple(leaves.get(slot, EMPTY) for slot in range(SLOTS))
+        parts = (all_leaves[first : first + SLOTS_EACH] for first in range(0, SLOTS, SLOTS_EACH))
+        ranges = tuple(sha256("\n".join(leaf.encoded() for leaf in part).encode()).digest() for part in parts)
+        return cls(all_leaves, ranges, sha256(b"".join(ranges)).digest())
+
+    @property
+    def rows(self) -> int:
+        """How many counters there are."""
+        return sum(leaf.rows for leaf in self.leaves)
+
+
+class Difference(NamedTuple):
+    """A key that is not the same on two nodes: (value, version) on each, None where it has no row."""
+
+    key: str
+    primary: tuple[int, int] | None
+    replica: tuple[int, int] | None
+
+
+def differing(one: Tree, other: Tree) -> list[int]:
+    """Slots whose rows are not the same; only ranges that differ are looked into."""
+    if one.root == other.root:
+        return []
+    return [
+        slot
+        for part in range(RANGES)
+        if one.ranges[part] != other.ranges[part]
+        for slot in range(part * SLOTS_EACH, (part + 1) * SLOTS_EACH)
+        if one.leaves[slot] != other.leaves[slot]
+    ]
+
+
+def altered(before: Sequence[Leaf], now: Sequence[Leaf]) -> list[int]:
+    """Slots of one server that changed in a way in which Tally never changes them: rows went, or no version grew."""
+    return [
+        slot
+        for slot, (old, new) in enumerate(zip(before, now, strict=True))
+        if old != new and (new.rows < old.rows or new.versions <= old.versions)
+    ]
+
+
+def differences(primary: Iterable[Row], replica: Iterable[Row]) -> Iterator[Difference]:
+    """The keys that differ, in order; both sides are in the order of their keys."""
+    for key, group in groupby(merge(_marked(primary, 0), _marked(replica, 1), key=_key), key=_key):
+        found: tuple[list[tuple[int, int]], ...] = ([], [])
+        for _, value, version, side in group:
+            found[side].append((value, version))
+        if found[0] != found[1]:
+            yield Difference(key, *(rows[0] if rows else None for rows in found))
+
+
+def _marked(rows: Iterable[Row], side: int) -> Iterator[tuple[str, int, int, int]]:
+    return ((*row, side) for row in rows)
+
+
+def _key(row: tuple[str, int, int, int]) -> str:
+    return row[0]

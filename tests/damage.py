@@ -1,0 +1,101 @@
+"""Damage that streaming never mends: other bytes in a row of a replica's own files, its page checksum right. As a bad disk controller, a
+restored file or a bug would leave it. The replica is stopped meanwhile, with Patroni paused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+
+from cluster import programs
+from replication import nodes
+from sharding import databases
+from tests.conftest import Cluster, eventually
+
+PLACE = "SELECT value, version, pg_relation_filepath(tableoid), (ctid::text::point)[0]::integer FROM counter WHERE key = %s"
+REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+PAGE = 8192
+
+
+class Replica:
+    """A replica of a shard: its number among the shard's nodes, Patroni's name of it, its files."""
+
+    def __init__(self, cluster: Cluster, shard: int) -> None:
+        self.cluster, self.shard = cluster, shard
+        self.secrets: dict[str, str] = json.loads((cluster.dir / "secrets.json").read_text())
+        with databases.connect(databases.primary(shard), autocommit=True) as conn:
+            primary = conn.info.port
+        self.primary_port = primary
+        self.number, self.node = next((n, node) for n, node in enumerate(nodes.all_of(shard), 1) if node.port != primary)
+        self.name = nodes.name(self.node)
+        self.data: Path = cluster.dir / "shards" / str(shard) / str(self.number) / "data"
+
+    def superuser(self, port: int) -> psycopg.Connection[Any]:
+        options: dict[str, Any] = {"host": "127.0.0.1", "user": "postgres", "password": self.secrets["postgres"], "dbname": "postgres"}
+        return psycopg.connect(port=port, autocommit=True, **options)
+
+    def patroni(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask its Patroni."""
+        answer = httpx.request(method, f"{self.node.patroni}{path}", json=body, auth=("tally", self.secrets["patroni"]), timeout=30)
+        assert answer.status_code in (200, 202, 503), answer.text
+        return dict(answer.json()) if answer.text.startswith("{") else {}
+
+    def is_streaming(self) -> bool:
+        return self.patroni("GET", "/patroni").get("replication_state") == "streaming"
+
+    def rewrite(self, key: str, value: int) -> None:
+        """Give a counter another value, same version, in the replica's files alone."""
+        old, version, path, page = self._place(key)
+        self._stop()
+        self._checksums("disable")
+        file = self.data / path
+        content = bytearray(file.read_bytes())
+        start = page * PAGE
+        was, now = struct.pack("<qq", old, version), struct.pack("<qq", value, version)
+        assert content[start : start + PAGE].count(was) == 1
+        content[start : start + PAGE] = content[start : start + PAGE].replace(was, now)
+        file.write_bytes(content)
+        self._checksums("enable")
+        self._start()
+
+    def _place(self, key: str) -> tuple[int, int, str, int]:
+        """Where the row is, when the replica has it in its file and will not replay it again."""
+        with databases.connect(databases.primary(self.shard), autocommit=True) as conn:
+            place: tuple[int, int, str, int] = conn.execute(PLACE, (key,)).fetchall()[0]
+        with self.superuser(self.primary_port) as conn:
+            conn.execute("CHECKPOINT")
+            written = conn.execute("SELECT pg_current_wal_lsn()").fetchall()[0][0]
+        with self.superuser(self.node.port) as conn:
+            eventually(lambda: conn.execute(REPLAYED, (written,)).fetchall()[0][0])
+            conn.execute("CHECKPOINT")
+        return place
+
+    def _stop(self) -> None:
+        self.patroni("PATCH", "/config", {"pause": True})
+        eventually(lambda: self.patroni("GET", "/patroni").get("pause"))
+        postmaster = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        postmaster.send_signal(signal.SIGINT)
+        postmaster.wait(30)
+
+    def _start(self) -> None:
+        self.patroni("PATCH", "/config", {"pause": None})
+        eventually(self.is_streaming, 60)
+
+    def _checksums(self, mode: str) -> None:
+        found = programs.find()
+        command = [*found.unprivileged, str(found.postgres_bin / "pg_checksums"), f"--{mode}", "--no-sync", "-D", str(self.data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def reinitialise(self) -> None:
+        """Patroni copies it anew from its primary."""
+        started = self.patroni("GET", "/patroni").get("postmaster_start_time")
+        self.patroni("POST", "/reinitialize", {"force": True})
+        eventually(lambda: self.is_streaming() and self.patroni("GET", "/patroni")["postmaster_start_time"] != started, 90)

@@ -1,0 +1,245 @@
+"""Reconciliation against real servers: equal while writes go on, and every kind of difference found, named and mended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+import pytest
+from django.conf import settings
+
+from counters import cache, reconciliation
+from replication import digests
+from replication.digest import Difference
+from sharding import databases, topology
+from sharding.breakers import cache_redis
+from sharding.slots import slot_of
+from tests.browser import Browser
+from tests.conftest import Cluster, eventually, value_of
+from tests.damage import Replica
+from tests.test_admin_operations import act, field, history
+from tests.test_faults import load
+from tests.test_read_path import wait_applied
+
+PAGE = "/admin/counters/reconciliation/"
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: Cluster) -> Iterator[None]:
+    """Every component is up before and after."""
+    cluster.wait_until_whole()
+    yield
+    cluster.wait_until_whole()
+
+
+@pytest.fixture
+def counter(client: httpx.Client, key: str) -> str:
+    """A key that was written once: 7."""
+    wait_applied(client, key, 7)
+    return key
+
+
+def shard_of(key: str) -> int:
+    return topology.current().shard_of(key)
+
+
+def by_hand(key: str, value: int) -> None:
+    """What an operator does behind Tally's back, on the primary."""
+    with databases.connect(databases.primary(shard_of(key)), autocommit=True) as conn:
+        conn.execute("UPDATE counter SET value = %s WHERE key = %s", (value, key))
+
+
+def digest_of(client: httpx.Client, shard: int) -> dict[str, object]:
+    answer: dict[str, object] = client.get(f"/v1/shards/{shard}/digest", params={"wait": 30}).raise_for_status().json()
+    return answer
+
+
+def metric(cluster: Cluster, name: str, **labels: object) -> float:
+    """Of the process whose rounds these are."""
+    port = cluster.processes("spill-worker")[0]["metrics_port"]
+    wanted = {f'{label}="{value}"' for label, value in labels.items()}
+    for line in httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines():
+        if line.startswith(f"{name}{{") and all(label in line for label in wanted):
+            return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+def test_a_busy_shard_compares_equal_each_time(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Under writes to both shards, each comparison is of one moment, and a later one than the one before."""
+    with load(cluster, key):
+        eventually(lambda: all(digests.compare(shard).counters for shard in (0, 1)))
+        versions: dict[int, int] = {}
+        for _ in range(10):
+            for shard in (0, 1):
+                done = digests.compare(shard)
+                assert [(one.equal, one.detail) for one in done.comparisons] == [(True, "")]
+                assert not done.altered
+                assert done.version > versions.get(shard, 0), "nothing was written meanwhile: the test shows nothing"
+                versions[shard] = done.version
+
+
+def test_a_replica_that_differs_is_found_named_and_mended(cluster: Cluster, client: httpx.Client, counter: str) -> None:
+    shard, replica = shard_of(counter), Replica(cluster, shard_of(counter))
+    _, version = cache.get_many([counter])[counter]
+    replica.rewrite(counter, 8)
+
+    found = digest_of(client, shard)
+    assert found["equal"] is False
+    one = found["replicas"][0]  # type: ignore[index]
+    assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 1)
+    assert one["differences"] == [
+        {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
+    ]
+    assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 1
+    assert digests.latest(shard)[replica.name].differences == (Difference(counter, (7, version), (8, version)),)
+
+    told = cluster.manage("reconcile", "--shard", str(shard), check=False)
+    assert told.returncode == 1
+    assert counter in told.stdout
+    assert "reinitialise" in told.stdout
+
+    replica.reinitialise()
+    assert digest_of(client, shard)["equal"] is True
+    assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 0
+    assert cluster.manage("reconcile", "--shard", str(shard)).returncode == 0
+
+
+def test_a_change_by_hand_is_found_within_one_round(cluster: Cluster, client: httpx.Client, counter: str) -> None:
+    """On the primary it reaches the replica as well; the slot changed without a newer version."""
+    shard = shard_of(counter)
+    digest_of(client, shard)
+    assert digest_of(client, shard)["altered_slots"] == []
+    cache_redis().delete(f"c:{counter}")
+    altered = metric(cluster, "tally_shard_altered_slots_total", shard=shard)
+    by_hand(counter, 1000)
+    found = digest_of(client, shard)
+    assert (found["equal"], found["altered_slots"]) == (False, [slot_of(counter)])
+    assert metric(cluster, "tally_shard_altered_slots_total", shard=shard) == altered + 1
+    assert digest_of(client, shard)["altered_slots"] == []
+
+
+def test_cached_values_are_repaired(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    keys = {kind: f"{key}:{kind}" for kind in ("right", "value", "version", "stale", "garbage", "never")}
+    for kind, one in keys.items():
+        if kind != "never":
+            wait_applied(client, one, 7)
+    _, version = cache.get_many([keys["right"]])[keys["right"]]
+    entries = {
+        "value": b"8 %d" % cache.get_many([keys["value"]])[keys["value"]][1],
+        "version": b"7 %d" % (version + 10**15),
+        "stale": b"6 1",
+        "garbage": b"seven",
+        "never": b"1 1",
+    }
+    for kind, entry in entries.items():
+        cache_redis().set(f"c:{keys[kind]}", entry)
+
+    reports = reconciliation.run([0, 1])
+    wrong = {one for report in reports for one in report.cache.keys}
+    assert wrong == {keys[kind] for kind in ("value", "version", "garbage", "never")}
+    assert sum(report.cache.wrong for report in reports) == 4
+    assert sum(report.cache.stale for report in reports) == 1
+    assert not any(report.cache.detail for report in reports)
+    assert [client.get(f"/v1/counters/{one}").json()["value"] for one in keys.values()] == [7, 7, 7, 7, 7, 0]
+    assert sum(report.cache.wrong for report in reconciliation.run([0, 1])) == 0
+
+
+def test_garbage_in_the_cache_is_no_answer(client: httpx.Client, counter: str) -> None:
+    cache_redis().set(f"c:{counter}", b"seven")
+    read = client.get(f"/v1/counters/{counter}")
+    assert read.status_code == 200
+    assert read.json()["source"] == "replica"
+    eventually(lambda: client.get(f"/v1/counters/{counter}").json()["value"] == 7)
+
+
+@contextmanager
+def paused(replica: Replica) -> Iterator[Callable[[], object]]:
+    """A replica that gets everything and replays nothing, at most until what this gives is called (Patroni ends PostgreSQL's own pause)."""
+    postmaster = psutil.Process(int((replica.data / "postmaster.pid").read_text().split()[0]))
+    (startup,) = (child for child in postmaster.children() if "startup" in " ".join(child.cmdline()))
+    startup.suspend()
+    yield startup.resume
+    startup.resume()
+
+
+def test_a_replica_that_does_not_come_along_is_not_called_different(
+    cluster: Cluster, client: httpx.Client, counter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(cluster, shard_of(counter))
+    monkeypatch.setattr(settings.TALLY, "reconcile_seconds", 1.0)
+    with paused(replica):
+        wait_applied(client, counter)
+        (one,) = digests.compare(replica.shard).comparisons
+    assert one.equal is None
+    assert "version" in one.detail
+    monkeypatch.undo()
+    (one,) = digests.compare(replica.shard).comparisons
+    assert one.equal is True
+
+
+def test_a_change_by_hand_between_the_snapshots_is_no_difference(cluster: Cluster, counter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica is shown before the change, the primary after it: the second look finds them equal."""
+    replica = Replica(cluster, shard_of(counter))
+    with paused(replica) as resume:
+        by_hand(counter, 70)
+        resuming = threading.Timer(1.0, resume)
+        resuming.start()
+        done = digests.compare(replica.shard)
+        resuming.join()
+    (one,) = done.comparisons
+    assert (one.equal, one.detail, one.differing) == (True, "", 0)
+
+
+def test_rounds_do_not_run_beside_each_other(cluster: Cluster) -> None:
+    with databases.connect(databases.primary(0), autocommit=True) as conn:
+        conn.execute(digests.LOCK, (digests.LOCK_ID,))
+        with pytest.raises(digests.Busy):
+            digests.compare(0)
+    eventually(lambda: digests.compare(0).equal)
+
+
+def test_who_may_ask_and_for_what(cluster: Cluster, client: httpx.Client) -> None:
+    writer = cluster.manage("make_key", "writer", "--scope", "write").stdout.strip()
+    for key in ("", writer):
+        with cluster.client(key) as other:
+            assert other.get("/v1/shards/0/digest").status_code == (403 if key else 401)
+    for shard in ("2", "x", "-1", "1e0"):
+        answer = client.get(f"/v1/shards/{shard}/digest")
+        assert (answer.status_code, answer.json()["type"]) == (404, "urn:tally:problem:unknown-shard")
+    answer = client.get("/v1/shards/0/digest", params={"wait": "soon"})
+    assert answer.json()["errors"][0]["field"] == "wait"
+
+
+def test_the_last_result_is_kept_until_it_is_not(client: httpx.Client) -> None:
+    fresh = digest_of(client, 1)
+    assert client.get("/v1/shards/1/digest").json() == fresh
+    cache_redis().delete("reconciliation:1")
+    answer = client.get("/v1/shards/1/digest")
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:tally:problem:no-digest")
+
+
+def test_the_command_for_programs(cluster: Cluster) -> None:
+    cluster.manage("reconcile", check=False)  # mends what other tests left
+    done = cluster.manage("reconcile", "--json")
+    assert [(one["shard"], one["equal"]) for one in json.loads(done.stdout)] == [(0, True), (1, True)]
+    assert cluster.manage("reconcile", "--shard", "7", check=False).returncode == 1
+
+
+def test_the_admin_compares_and_shows(root: Browser, browse: Callable[..., Browser], client: httpx.Client, counter: str) -> None:
+    shard = shard_of(counter)
+    digest_of(client, shard)
+    by_hand(counter, 99)
+    page = act(root, PAGE, "compare", str(shard))
+    assert "Compared: 1." in page.text
+    assert field(root.get(PAGE, params={"shard": shard}), "equal") == ["no"]
+    assert str(slot_of(counter)) in field(root.get(PAGE, params={"shard": shard}), "replicas")[0]
+    assert "Compared." in history("reconciliation", str(shard))
+    looker = browse("view_reconciliation")
+    assert "Compare now" not in looker.get(PAGE).text
+    assert act(looker, PAGE, "compare", "0").status_code == 403
+    assert browse("view_counter").get(PAGE).status_code == 403
+    assert value_of(client, counter) == 99
