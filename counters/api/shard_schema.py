@@ -8,6 +8,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schem
 from counters.api import schema, shard_requests
 from counters.api.media import JSON
 from counters.api.schema import answers, reference
+from replication.steering import Quorum
 
 schema.add_types(shard_requests.TYPES)
 
@@ -37,7 +38,7 @@ quorum = extend_schema(
     operation_id="read_quorum",
     tags=["shards"],
     parameters=[_SHARD],
-    responses=answers({200: (shard_requests.Quorum, "The write quorum.")}, 403, 404),
+    responses=answers({200: (Quorum, "The write quorum.")}, 403, 404),
 )
 set_quorum = extend_schema(
     operation_id="set_quorum",
@@ -45,7 +46,7 @@ set_quorum = extend_schema(
     parameters=[_SHARD],
     request={JSON: reference(shard_requests.SetQuorum)},
     responses=answers(
-        {200: (shard_requests.Quorum, "In force."), 202: (shard_requests.Quorum, "Asked for; too few replicas follow now to meet it.")},
+        {200: (Quorum, "In force."), 202: (Quorum, "Asked for; too few replicas follow now to meet it.")},
         *_STEERING,
     ),
 )
