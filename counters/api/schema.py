@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -68,7 +69,7 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         return {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`Api-Key <key>`"}
 
 
-def add_types(types: list[type]) -> None:
+def add_types(types: Sequence[type]) -> None:
     """Types of calls that are described elsewhere."""
     COMPONENTS.update(msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1])
 
