@@ -99,20 +99,9 @@ def test_reads_are_shared_by_the_followers(followed: Cluster, followers: httpx.C
 
 
 def asked(followed: Cluster, port: int, query: str) -> Any:
-<<<<<<< HEAD
-    params: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "port": port,
-        "dbname": "tally",
-        "user": "tally",
-        "password": followed.env["TALLY_DATABASE_PASSWORD"],
-    }
-    with psycopg.connect(**params, autocommit=True, application_name="test") as conn:
-=======
     login = {"user": "tally", "password": followed.env["TALLY_DATABASE_PASSWORD"]}
     address = make_conninfo(host="127.0.0.1", port=port, dbname="tally", application_name="test", **login)
     with psycopg.connect(address, autocommit=True) as conn:
->>>>>>> steering
         return conn.execute(query).fetchall()[0][0]
 
 
