@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from benchmarks.chaos.subject import Subject
+from benchmarks.chaos.wire import Answer
 from benchmarks.quorum import burst, steer
 
 FOLLOWERS = 5
 KEYS = (10, 10_000)
 WAIT_SECONDS = 30
 DIGEST_SECONDS = 30
-DIGEST_TRIES = 10
+TRIES = 10
 API = 4  # processes
 ROOM = 512  # threads of each, which can hold a client that waits
 ENVIRONMENT = {name: str(ROOM) for name in ("TALLY_API_THREADS", "TALLY_MAX_WAITING", "TALLY_MAX_WRITING")}
@@ -146,13 +147,7 @@ class Sweep:
 
     def _parity(self) -> tuple[int, int, list[str]]:
         """Followers compared with the leader, keys that differ, and why a follower could not be compared."""
-        path, wire = f"/v1/shards/{steer.SHARD}/digest?wait={DIGEST_SECONDS}", self.subject.wire()
-        for _ in range(DIGEST_TRIES):
-            answer = wire.ask("GET", path, timeout=DIGEST_SECONDS + 10)
-            if answer.status != 503:  # which asks to come again
-                break
-            time.sleep(1)
-        wire.close()
+        answer = self._ask(f"/v1/shards/{steer.SHARD}/digest?wait={DIGEST_SECONDS}")
         if answer.status != 200:
             return 0, 0, [f"the digest call answers {answer.status}: {answer.body.decode(errors='replace')[:300]}"]
         replicas = answer.json["replicas"]
@@ -160,15 +155,26 @@ class Sweep:
         troubles = [f"{one['node']}: {one['detail']}" for one in replicas if one["detail"]]
         return len(compared), sum(one["differing_keys"] for one in compared), troubles
 
-    def _miscounted(self) -> int:
-        """Keys whose value on the leader is not what was acknowledged."""
-        wire, wrong, keys = self.subject.wire(), 0, list(self.expected)
-        for start in range(0, len(keys), 500):
-            chunk = keys[start : start + 500]
-            query = "&".join(f"key={key}" for key in chunk)
-            found = wire.ask("GET", f"/v1/counters?consistency=primary&{query}").json["results"]
-            wrong += sum(one["value"] != self.expected[one["key"]] for one in found)
+    def _ask(self, path: str) -> Answer:
+        """A GET; as 503 asks to come again, it is asked again for a while."""
+        wire = self.subject.wire()
+        for _ in range(TRIES):
+            answer = wire.ask("GET", path, timeout=DIGEST_SECONDS + 10)
+            if answer.status != 503:
+                break
+            time.sleep(1)
         wire.close()
+        return answer
+
+    def _miscounted(self) -> int:
+        """Keys whose value on the leader is not what was acknowledged. Raises `RuntimeError` if they cannot be read."""
+        wrong, keys = 0, list(self.expected)
+        for start in range(0, len(keys), 500):
+            query = "&".join(f"key={key}" for key in keys[start : start + 500])
+            answer = self._ask(f"/v1/counters?consistency=primary&{query}")
+            if answer.status != 200:
+                raise RuntimeError(f"counts cannot be read: {answer.status}: {answer.body.decode(errors='replace')[:300]}")
+            wrong += sum(one["value"] != self.expected[one["key"]] for one in answer.json["results"])
         return wrong
 
 
