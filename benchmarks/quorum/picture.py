@@ -62,7 +62,7 @@ def _half(axes: Axes, found: Found, latencies: Sequence[Latency], bursts: Sequen
     axes.set_title(f"{latencies[0].keys:,} keys", loc="left", fontsize=10.5)
     names = ["0 (async.)" if not quorum else str(quorum) for quorum in quorums]
     axes.set_xticks(quorums, [f"{name}\n{one.throughput:,.0f}/s" for name, one in zip(names, bursts, strict=True)])
-    axes.set_xlabel("quorum: followers that confirm before a commit returns; beneath: writes committed in a second, all clients at once")
+    axes.set_xlabel("quorum: followers that confirm before a commit returns\nbeneath: writes committed in a second, all clients at once")
     axes.xaxis.label.set_fontsize(8.5)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color=GRID, lw=0.7)
