@@ -107,7 +107,8 @@ def all_entries(most: int) -> Iterator[dict[str, bytes]]:
     """Everything that the cache has while this goes on, about `most` at a time. Raises `RedisError`."""
     cursor = 0
     while True:
-        cursor, names = cache_redis().scan(cursor, match=f"{_PREFIX}*", count=most)  # type: ignore[misc]
+        found: tuple[int, list[bytes]] = cache_redis().scan(cursor, match=f"{_PREFIX}*", count=most)  # type: ignore[assignment]
+        cursor, names = found
         keys = [name.decode(errors="replace").removeprefix(_PREFIX) for name in names]
         yield entries(keys) if keys else {}
         if cursor == 0:

@@ -110,7 +110,7 @@ def _key(shard: int) -> str:
 
 def now() -> float:
     """Unix time in seconds by the clock of the cache's Redis, which all processes share. Raises `RedisError`."""
-    seconds, micros = cache_redis().time()  # type: ignore[misc]
+    seconds, micros = cache_redis().time()
     return float(seconds + micros / 1e6)
 
 
