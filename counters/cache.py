@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -107,8 +107,8 @@ def all_entries(most: int) -> Iterator[dict[str, bytes]]:
     """Everything that the cache has while this goes on, about `most` at a time. Raises `RedisError`."""
     cursor = 0
     while True:
-        names: list[bytes]
-        cursor, names = cast("Any", cache_redis()).scan(cursor, match=f"{_PREFIX}*", count=most)
+        found: tuple[int, list[bytes]] = cache_redis().scan(cursor, match=f"{_PREFIX}*", count=most)  # type: ignore[assignment]
+        cursor, names = found
         keys = [name.decode(errors="replace").removeprefix(_PREFIX) for name in names]
         yield entries(keys) if keys else {}
         if cursor == 0:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import psutil
@@ -53,8 +54,8 @@ def by_hand(key: str, value: int) -> None:
         conn.execute("UPDATE counter SET value = %s WHERE key = %s", (value, key))
 
 
-def digest_of(client: httpx.Client, shard: int) -> dict[str, object]:
-    answer: dict[str, object] = client.get(f"/v1/shards/{shard}/digest", params={"wait": 30}).raise_for_status().json()
+def digest_of(client: httpx.Client, shard: int) -> dict[str, Any]:
+    answer: dict[str, Any] = client.get(f"/v1/shards/{shard}/digest", params={"wait": 30}).raise_for_status().json()
     return answer
 
 
@@ -89,7 +90,7 @@ def test_a_replica_that_differs_is_found_named_and_mended(cluster: Cluster, clie
 
     found = digest_of(client, shard)
     assert found["equal"] is False
-    one = found["replicas"][0]  # type: ignore[index]
+    (one,) = found["replicas"]
     assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 1)
     assert one["differences"] == [
         {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
