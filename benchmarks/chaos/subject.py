@@ -160,6 +160,12 @@ def put_away(subject: Subject, *, keep: bool) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def destroy(directory: Path, project: Path = PROJECT) -> None:
+    """End a cluster, ready or not, and delete its directory."""
+    _manage(project, "cluster", "destroy", "--yes", "--dir", str(directory))
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def _manage(project: Path, *arguments: str, given: Mapping[str, str] | None = None) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")} | dict(given or {})
     command = [sys.executable, str(project / "manage.py"), *arguments]

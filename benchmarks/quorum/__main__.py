@@ -38,13 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(options: argparse.Namespace, tell: report.Tell) -> Found:
     """The sweep on a cluster of its own."""
     directory = Path(tempfile.mkdtemp(prefix="tally-quorum-"))
-    cluster = subject.start(directory, shards=1, replicas=FOLLOWERS, api=report.API, environment=report.ENVIRONMENT)
     try:
+        cluster = subject.start(directory, shards=1, replicas=FOLLOWERS, api=report.API, environment=report.ENVIRONMENT)
         given = {name: getattr(options, name) for name in ("writes", "rounds", "spread", "seed", "delays")}
-        sweep = Sweep(cluster, **given, tell=tell)
-        return sweep.measure(options.quorums)
+        return Sweep(cluster, **given, tell=tell).measure(options.quorums)
     finally:
-        subject.put_away(cluster, keep=False)
+        subject.destroy(directory)  # also one that was not ready yet: its supervisor is a daemon, and outlives who started it
 
 
 def _show(found: Found) -> None:
