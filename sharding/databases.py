@@ -172,7 +172,9 @@ def connection(alias: str) -> Iterator[psycopg.Connection[Any]]:
 
 def _is_stale(conn: psycopg.Connection[Any]) -> bool:
     """Whether the server has hung up: an idle connection with something to read. Costs no round trip."""
-    return bool(select.select([conn.fileno()], [], [], 0)[0])
+    look = select.poll()  # `select` knows no descriptors above 1023
+    look.register(conn.fileno(), select.POLLIN)
+    return bool(look.poll(0))
 
 
 def connect(alias: str, *, timeout: float | None = None, **options: Any) -> psycopg.Connection[Any]:
