@@ -17,6 +17,7 @@ import httpx
 import psutil
 import psycopg
 import pytest
+from django.db import close_old_connections
 
 from replication import flush
 from sharding import databases
@@ -96,6 +97,12 @@ def cluster(django_db_blocker: Any) -> Iterator[Cluster]:
     """The cluster of this run; code under test may use its databases from this process, too."""
     with django_db_blocker.unblock():
         yield Cluster(directory())
+
+
+@pytest.fixture(autouse=True)
+def checked_connections() -> None:
+    """Django's connection of this process is looked at before it is used, as in each request: a test may have killed its server."""
+    close_old_connections()
 
 
 @pytest.fixture(scope="session")

@@ -145,5 +145,5 @@ def test_without_it_nothing_stops(subject: Subject, client: httpx.Client, key: s
         time.sleep(1)
         assert subject.dispatched > dispatched
     assert how == "frozen" or undispatched > 0
-    assert running.slowest < 2
+    assert running.slowest < 5  # a broker that is waited for costs more
     assert_exact(client, running)

@@ -33,12 +33,10 @@ class DigestView(ApiView):
 
     @schema.digest
     def get(self, request: Request, shard: str) -> Response:
-        """Whether a shard's replicas, and the cache, have what its primary has. With `wait` they are compared now."""
+        """Whether a shard's replicas, and the cache, have what its primary has. With `wait`, or if none is known, they are compared now."""
         number, seconds = checked_shard(shard), waiting.seconds(request)
-        if seconds:
-            found = _fresh(number, seconds)
-        elif (found := reconciliation.last(number)) is None:
-            raise Problem(404, "no-digest", "This shard was not compared yet, or the result is not known any more; ask with ?wait=30.")
+        found = None if seconds else reconciliation.last(number)
+        found = found or _fresh(number, seconds)
         return Response(shown(found)) if found else Response({"shard": number, "status": "queued"}, 202)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
@@ -217,13 +218,15 @@ digest = extend_schema(
     operation_id="read_digest",
     tags=["shards"],
     parameters=[
-        OpenApiParameter("shard", {"type": "integer", "minimum": 0}, OpenApiParameter.PATH, required=True, description="A shard's number."),
+        OpenApiParameter(
+            "shard", {"type": "integer", "enum": list(range(settings.TALLY.shard_count))}, OpenApiParameter.PATH, required=True
+        ),
         _WAIT,
     ],
     responses=answers(
         {
             200: (requests.Digest, "The shard's last reconciliation; with `wait`, of one that began after this request."),
-            202: (requests.Asked, "Asked for with `wait`, and not ended in time; without `wait` the answer will be there."),
+            202: (requests.Asked, "It is being compared, and has not ended in time; later the answer will be there."),
         },
         *(403, 404),
     ),
