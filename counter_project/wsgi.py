@@ -11,7 +11,7 @@ application = get_wsgi_application()
 
 # A request leaves no cycles, and what was imported stays: looking through all of it again and again was a twentieth of a bulk write's cost.
 gc.freeze()
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(10_000, 10, 10)
 
 # A thread that waits for the interpreter lock asks for it so often. With dozens of them the asking costs more than it gives: what holds the
 # lock waits for Redis after a fraction of a millisecond anyway.

@@ -40,9 +40,11 @@ class ApiView(APIView):
             _allowed[kind] = super()._allowed_methods()  # type: ignore[misc]
         return _allowed[kind]
 
-    def get_parser_context(self, _http_request: HttpRequest) -> dict[str, Any]:
-        """Nothing is parsed by DRF. Its context has the view, which has the request: a cycle for each request, left to the collector."""
-        return {}
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        """DRF's, without what it keeps for parsers: a cycle, so that each body would stay until the collector finds it."""
+        made = super().initialize_request(request, *args, **kwargs)
+        made.parser_context.clear()
+        return made
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[BaseRenderer, str]:
         """DRF's, where there is something to negotiate."""

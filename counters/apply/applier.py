@@ -222,20 +222,20 @@ class Applier:
         self._cursor = entries[-1].position
         self._after_commit(conn, fresh, result, stale)
         self._completion.add(conn, [placed.batch for placed in window], size)
-        self._pace(time.monotonic() - started)
+        self._pace(time.monotonic() - started, took_all=len(entries) < self._most)
         return True
 
-    def _pace(self, seconds: float) -> None:
+    def _pace(self, seconds: float, *, took_all: bool) -> None:
         """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one.
 
-        After a long one with more to come, wait as long again, up to a quarter of the window: most of its cost was for each key, and the
-        next has hardly more keys for twice the increments.
+        After a long one that took all there was, with more come since, wait as long again, up to a quarter of the window: most of its cost
+        was for each key, and the next has hardly more keys for twice the increments.
         """
         TRANSACTION.labels(self.shard).observe(seconds)
         if self._looked_at - self._told_at > _LOOK_SECONDS:
             journal.tell_pace(self.shard, seconds)
             self._told_at = self._looked_at
-        if seconds > _LONG_SECONDS and journal.has_more(self.shard, self._cursor):
+        if took_all and seconds > _LONG_SECONDS and journal.has_more(self.shard, self._cursor):
             time.sleep(min(seconds, settings.TALLY.window_seconds / 4))
         if seconds > settings.TALLY.window_seconds:
             self._most = max(1, self._most // 2)
