@@ -1,8 +1,7 @@
 """The cache: values of counters in Redis, those that somebody reads.
 
 A read puts an entry there, and so does a write whose result was asked for: whoever was told it reads it again. From then on the worker
-refreshes it after each commit that changes it. I5 lives here: an entry carries its
-version, and the script that writes it compares.
+refreshes it after each commit that changes it. I5 lives here: an entry carries its version, and the script that writes it compares.
 
 The worker asks which of a transaction's keys are cached *before* it commits, and announces the version that it is about to commit
 (`announce`). A fill tells how far the node was that it read from: if that is behind the announced version, the value may be about to

@@ -91,7 +91,7 @@ def counters(keys: Sequence[str], rows: dict[str | None, tuple[int, int]], sourc
 
 
 def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:
-    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is away, on any replica.
+    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is away, on one that lags.
 
     Without `replicas` on the primary alone. Raises `ShardUnavailable`.
     """

@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import psycopg
 from django.conf import settings
 
+from replication import patroni
 from sharding import databases
 
 if TYPE_CHECKING:
     from counter_project.config import Node
 
-_SECONDS = 2.0
+_names: dict[str, str] = {}  # by the address of the Patroni that told it; a node keeps its name
 
 
 def name(node: Node) -> str:
     """Patroni's name of a member; `host:port` where no Patroni tells it."""
-    return (node.patroni and _member(node.patroni)) or f"{node.host}:{node.port}"
-
-
-def _member(patroni: str) -> str | None:
-    try:
-        return _asked(patroni)
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
-        return None  # away: asked again next time, as an exception is not cached
-
-
-@cache
-def _asked(patroni: str) -> str:
-    connection = http.client.HTTPConnection(urlsplit(patroni).netloc, timeout=_SECONDS)
-    try:
-        connection.request("GET", "/patroni")
-        member: str = json.loads(connection.getresponse().read())["patroni"]["name"]
-        return member
-    finally:
-        connection.close()
+    address = node.patroni or ""
+    if address not in _names and (told := patroni.server(node)):
+        _names[address] = told.patroni.name
+    return _names.get(address, f"{node.host}:{node.port}")
 
 
 def connect(shard: int, node: Node, *, timeout: float) -> psycopg.Connection[Any]:

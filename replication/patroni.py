@@ -159,17 +159,21 @@ def leader(shard: int) -> Member:
 def servers(shard: int) -> dict[str, Server]:
     """What each node says of itself, by name; those that do not answer are missing."""
 
-    def ask(node: Node) -> Server | None:
-        try:
-            status, data = _call(str(node.patroni), "GET", "/patroni", None, ASK_SECONDS)
-            return msgspec.json.decode(data, type=Server) if status in (200, 503) else None
-        except (HTTPError, msgspec.DecodeError) as error:
-            log.debug("patroni_silent", shard=shard, url=node.patroni, error=str(error))
-            return None
-
     asked = nodes(shard)
     with ThreadPoolExecutor(len(asked)) as pool:
-        return {one.patroni.name: one for one in pool.map(ask, asked) if one}
+        return {one.patroni.name: one for one in pool.map(server, asked) if one}
+
+
+def server(node: Node) -> Server | None:
+    """What a node says of itself; None if it does not answer, or its Patroni is not known."""
+    if not node.patroni:
+        return None
+    try:
+        status, data = _call(node.patroni, "GET", "/patroni", None, ASK_SECONDS)
+        return msgspec.json.decode(data, type=Server) if status in (200, 503) else None
+    except (HTTPError, msgspec.DecodeError) as error:
+        log.debug("patroni_silent", url=node.patroni, error=str(error))
+        return None
 
 
 def configuration(shard: int) -> dict[str, Any]:
