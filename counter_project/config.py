@@ -65,7 +65,9 @@ class Config(BaseSettings):
     control_database_name: str = Field(default="tally_control", description="Django's own tables, in shard 0's cluster.")
     database_pool_size: int = Field(default=10, ge=1, le=10, description="Connections per process and database, at most.")
     database_timeout_seconds: float = Field(
-        default=1.0, gt=0, description="For a read to get a connection to a primary, and to get its answer; for a replica, half of it each."
+        default=0.8,
+        gt=0,
+        description="For a read to get a connection, and to get its answer; half of it where two servers may be asked. nginx allows 0.9 s.",
     )
     replicas_required: int = Field(
         default=1, ge=0, description="Replicas that must have flushed a commit before its journal entry goes; 0 where a shard has none."

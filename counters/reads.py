@@ -6,6 +6,7 @@ keys: `ShardUnavailable` names it, cached keys are answered all the same.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from heapq import merge
@@ -13,6 +14,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import psycopg
+from django.conf import settings
 
 from counters import cache
 from replication import lag
@@ -31,6 +33,7 @@ JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)
 UNION ALL SELECT NULL, 0, last_version FROM apply_state"""
 # The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
+_STAY_SECONDS = 1.0
 _LAST = "\x7f"  # after every character of a key
 
 
@@ -93,38 +96,50 @@ def counters(keys: Sequence[str], rows: dict[str | None, tuple[int, int]], sourc
 def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:
     """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is away, on one that lags.
 
-    Without `replicas` on the primary alone. Raises `ShardUnavailable`.
+    With `replicas` none of these is waited for longer than half of `database_timeout_seconds`. Without, the primary alone is asked.
+    Raises `ShardUnavailable`.
     """
     replica, primary = databases.replica(shard), databases.primary(shard)
-    if not replicas or replica is None:
+    if not replicas:
         return breakers.call(primary, lambda: _on(primary, query)), "primary"
+    seconds = settings.TALLY.database_timeout_seconds / 2
+    lagging = False
+    if replica:
+        try:
+            if found := breakers.call(replica, lambda: _on_fresh(replica, query, seconds)):
+                return found
+            lagging = True
+        except databases.ShardUnavailable:
+            pass  # logged and counted by the breaker
     try:
-        if found := breakers.call(replica, lambda: _on_fresh(replica, query)):
-            return found
-    except databases.ShardUnavailable:  # logged and counted by the breaker
-        return breakers.call(primary, lambda: _on(primary, query)), "primary"
-    try:
-        return breakers.call(primary, lambda: _on(primary, query)), "primary"
+        return breakers.call(primary, lambda: _on(primary, query, seconds)), "primary"
     except databases.ShardUnavailable:
-        return breakers.call(replica, lambda: _on(replica, query)), "replica"
+        if not (replica and lagging):
+            raise
+        return breakers.call(replica, lambda: _on(replica, query, seconds)), "replica"
 
 
-def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T]) -> T:
-    with databases.connection(alias) as conn:
+def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: float | None = None) -> T:
+    with databases.connection(alias, seconds) as conn:
         return query(conn)
 
 
-def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T]) -> tuple[T, Source] | None:
-    """The answer of a replica that does not lag; None if all do. A connection to one that is left out is given up for another."""
+def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: float) -> tuple[T, Source] | None:
+    """The answer of a replica that does not lag, or of the primary where no replica runs; None if all lag.
+
+    A connection to a replica that lags is given up for one to another; one to the primary, after a second, as a replica may be back.
+    """
     while not left_out.has_all(alias):
-        with databases.connection(alias) as conn:
+        with databases.connection(alias, seconds) as conn:
             fit = lag.fitness(conn)
-            if fit != "lagging":
-                answer = query(conn)
-            if fit != "fresh":
+            if fit == "lagging":
+                if not left_out.has_all(alias):
+                    conn.close()
+                continue
+            answer = query(conn)
+            if fit == "primary" and time.monotonic() - conn.opened > _STAY_SECONDS:
                 conn.close()
-        if fit != "lagging":
-            return answer, "primary" if fit == "promoted" else "replica"
+        return answer, "primary" if fit == "primary" else "replica"
     return None
 
 

@@ -31,12 +31,12 @@ OUT_SECONDS = 1.0
 LEFT_OUT = Counter("tally_replica_left_out_total", "Times that a replica was found to lag and was left out of reads", ["server"])
 log = structlog.get_logger(__name__)
 
-Fitness = Literal["fresh", "lagging", "promoted"]
+Fitness = Literal["fresh", "lagging", "primary"]
 _asked: dict[tuple[str, int], float] = {}  # server → monotonic time at which it was last found fresh
 
 
 def fitness(conn: psycopg.Connection[Any]) -> Fitness:
-    """Whether the server of a connection may answer for a replica. `promoted`: it is the primary by now. Raises `psycopg.Error`."""
+    """Whether the server of a connection may answer for a replica. `primary`: it is none. Raises `psycopg.Error`."""
     if left_out.has(conn):
         return "lagging"
     server = conn.info.host, conn.info.port
@@ -44,7 +44,7 @@ def fitness(conn: psycopg.Connection[Any]) -> Fitness:
         return "fresh"
     row = conn.execute(LAG).fetchone()
     if row is None:
-        return "promoted"
+        return "primary"
     if row[0] > settings.TALLY.replica_lag_seconds:
         left_out.add(conn, OUT_SECONDS)
         LEFT_OUT.labels(f"{server[0]}:{server[1]}").inc()

@@ -1,7 +1,7 @@
 """Names of the databases, the router between them, and the ways to connect to them.
 
 One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now), `shard-N-replica`
-(any replica). libpq finds the node (`target_session_attrs`), so a failover needs no restart and no proxy.
+(any replica, the primary if none is there). libpq finds the node (`target_session_attrs`), so a failover needs no restart and no proxy.
 
 Counters are reached with `connection(alias)`: psycopg from Django's pool, held for the one query, not Django's wrapper, which
 would hold it until the request ends and so let ten waiting requests take the whole pool.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from counter_project.config import Config, Shard
 
 CONTROL = "default"
+_ANY = "prefer-standby"  # of `target_session_attrs`
 
 
 class ShardUnavailable(Exception):
@@ -55,7 +56,7 @@ def django_databases(config: Config) -> dict[str, Any]:
     for number, shard in enumerate(config.shards):
         databases[f"shard-{number}"] = _database(config, shard, config.database_name, "primary")
         if shard.replicas:
-            databases[f"shard-{number}-replica"] = _database(config, shard, config.database_name, "standby")
+            databases[f"shard-{number}-replica"] = _database(config, shard, config.database_name, _ANY)
     return databases
 
 
@@ -74,7 +75,7 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
         "OPTIONS": {
             **own,
             "target_session_attrs": target,
-            "load_balance_hosts": "random" if target == "standby" else "disable",
+            "load_balance_hosts": "random" if target == _ANY else "disable",
             "connect_timeout": 2,  # for each node; libpq's least
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -91,7 +92,7 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
                 "max_idle": 60.0,
             },
         },
-        "TEST": {"MIRROR": "shard-" + str(config.shards.index(shard))} if target == "standby" else {},
+        "TEST": {"MIRROR": "shard-" + str(config.shards.index(shard))} if target == _ANY else {},
     }
 
 
@@ -110,14 +111,19 @@ class LeftOut:
         return self._is_out(conn.info.host, str(conn.info.port))
 
     def has_all(self, alias: str) -> bool:
-        """Whether every replica of an alias is left out now; one of its servers is the primary."""
-        hosts, ports = (connections[alias].settings_dict[name].split(",") for name in ("HOST", "PORT"))
-        return sum(map(self._is_out, hosts, ports)) >= len(hosts) - 1
+        """Whether every replica of an alias is left out now."""
+        found = connections[alias].settings_dict
+        return not self._with_a_replica(found["HOST"], found["PORT"])
 
     def others(self, hosts: str, ports: str) -> dict[str, str]:
-        """`host` and `port` of a connection without what is left out; all of them if nothing else is there."""
-        fit = [one for one in zip(hosts.split(","), ports.split(","), strict=True) if not self._is_out(*one)]
+        """`host` and `port` of a connection without what is left out; all of them if every replica is."""
+        fit = self._with_a_replica(hosts, ports)
         return {"host": ",".join(host for host, _ in fit), "port": ",".join(port for _, port in fit)} if fit else {}
+
+    def _with_a_replica(self, hosts: str, ports: str) -> list[tuple[str, str]]:
+        """The servers that are not left out, if a replica is among them; one of all the servers is the primary."""
+        fit = [one for one in zip(hosts.split(","), ports.split(","), strict=True) if not self._is_out(*one)]
+        return fit if len(fit) > 1 else []
 
     def _is_out(self, host: str, port: str) -> bool:
         return self._until.get((host, port), 0.0) > time.monotonic()
@@ -135,10 +141,14 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     timeout: float | None = 10.0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.opened = time.monotonic()
+
     @classmethod
     def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:
         """As psycopg's; a replica is looked for among those that are not left out."""
-        if params.get("target_session_attrs") == "standby":
+        if params.get("target_session_attrs") == _ANY:
             params |= left_out.others(params["host"], params["port"])
         return super().connect(conninfo, **params)
 
@@ -151,14 +161,14 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 @contextmanager
-def connection(alias: str) -> Iterator[psycopg.Connection[Any]]:
+def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConnection]:
     """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`.
 
-    A replica has half of `database_timeout_seconds`, as the primary can still be asked.
+    To get it takes `seconds` at most, and so does each answer; `database_timeout_seconds` if they are not given.
     """
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
-    seconds = settings.TALLY.database_timeout_seconds / (2 if alias.endswith("-replica") else 1)
+    seconds = seconds or settings.TALLY.database_timeout_seconds
     while _is_stale(conn := pool.getconn(timeout=seconds)):
         conn.close()
         pool.putconn(conn)

@@ -62,7 +62,7 @@ def test_a_switchover_refuses_no_write_and_fails_no_read(cluster: Cluster, clien
     candidate = one_of(client, "replica")["node"]
     with load(cluster, key) as running, Reads(cluster, steady) as reads:
         time.sleep(0.5)
-        answer = client.post(f"{URL}/switchover", json={"candidate": candidate, "reason": "a new disk for node 1"})
+        answer = client.post(f"{URL}/switchover", json={"candidate": candidate, "reason": f"a new disk: {key}"})
         assert (answer.status_code, answer.json()) == (200, {"shard": SHARD, "primary": candidate}), answer.text
         put = client.put(f"/v1/counters/{steady}", json={"value": 7})
         assert put.status_code == 200, put.text
@@ -72,7 +72,7 @@ def test_a_switchover_refuses_no_write_and_fails_no_read(cluster: Cluster, clien
     assert running.refused == 0
     assert_exact(client, running)
     eventually(lambda: (one_of(client, "replica")["node"], one_of(client, "replica")["state"]) == (old, "streaming"), 60)
-    kept = Intervention.objects.get(shard=SHARD, action="switchover", reason="a new disk for node 1")
+    kept = Intervention.objects.get(shard=SHARD, action="switchover", reason=f"a new disk: {key}")
     assert kept.by.startswith("API key local-cluster (")
     assert kept.node == candidate
     assert candidate in kept.outcome
