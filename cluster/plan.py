@@ -26,6 +26,7 @@ STOP_STAGES = (
 )
 # Variables by which the programs would take settings that are not this cluster's.
 FOREIGN = ("PATRONI_", "PG", "ETCD_", "GRANIAN_", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
+API_REQUESTS = 2048  # that an API process holds at once; the others wait in the kernel
 ANSWER_SECONDS = 35  # that an API process has to answer what it has taken: more than the longest `?wait=`
 MARK = "TALLY_CLUSTER_DIR"  # in the environment of every process of a cluster, so that a leftover is known
 
@@ -167,11 +168,10 @@ class Planner:
     def _api(self, number: int) -> Spec:
         name = f"api-{number}"
         port = self.layout.ports[name]
-        threads = self.environment.get("TALLY_API_THREADS", "64")
         argv = (
-            *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)),
-            *("--workers", "1", "--blocking-threads", threads, "--backpressure", str(4 * int(threads)), "--http", "1", "--no-ws"),
-            *("--workers-kill-timeout", str(ANSWER_SECONDS), "--log-level", "warning", "counter_project.wsgi:application"),
+            *(sys.executable, "-m", "granian", "--interface", "asginl", "--loop", "uvloop", "--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", "1", "--backpressure", str(API_REQUESTS), "--http", "1", "--no-ws"),
+            *("--workers-kill-timeout", str(ANSWER_SECONDS), "--log-level", "warning", "counter_project.asgi:application"),
         )
         return Spec(
             name=name,

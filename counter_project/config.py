@@ -98,11 +98,11 @@ class Config(BaseSettings):
     max_wait_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
     )
-    api_threads: int = Field(default=64, ge=4, le=4096, description="Threads of an API process: requests that it serves at once.")
+    api_threads: int = Field(
+        default=64, ge=4, le=4096, description="Threads of an API process, for requests that have to wait for a database or to be applied."
+    )
     max_writing: int = Field(
-        default=48,
-        ge=1,
-        description="Requests of a process that may stand before the journal at once; the other threads are for reads.",
+        default=1024, ge=1, description="Writes of a process that may wait for the journal at once; more are refused until it answers."
     )
     max_waiting: int = Field(
         default=24, ge=1, description="Requests of a process that may wait at once to be applied; others are answered without the result."

@@ -14,7 +14,7 @@ from django.core import signals
 from django.core.cache import close_caches
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import close_old_connections, reset_queries
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
@@ -42,8 +42,7 @@ class ForPeople:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.path_info.startswith(DATA):
             request.get_host()  # raises if it is not one of ALLOWED_HOSTS
-            response: HttpResponse = self._direct(request)
-            response.headers.setdefault("Content-Length", str(len(response.content)))
+            response: HttpResponseBase = self._direct(request)
             return response
         reset_queries()
         close_old_connections()

@@ -6,6 +6,7 @@ keys: `ShardUnavailable` names it, cached keys are answered all the same.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import psycopg
 from django.conf import settings
 
 from counters import cache
+from counters.intake.group_commit import GroupCommit, Promise
 from replication import lag
 from sharding import breakers, databases, topology
 from sharding.databases import left_out
@@ -57,10 +59,28 @@ def get(key: str, consistency: Consistency = "eventual") -> Counter:
     return get_many([key], consistency)[0]
 
 
-def cached(key: str) -> Counter | None:
-    """One counter, if the cache has it."""
-    found = cache.get_many([key]).get(key)
-    return found and Counter(key, *found, "cache", topology.current().shard_of(key))
+def cached(key: str) -> Promise[Counter | None]:
+    """One counter, if the cache has it. Concurrent callers share a look there."""
+    lookup = _Lookup(key, topology.current().shard_of(key), Promise())
+    _lookups().put(lookup)
+    return lookup.found
+
+
+class _Lookup(NamedTuple):
+    key: str
+    shard: int
+    found: Promise[Counter | None]
+
+
+@functools.cache
+def _lookups() -> GroupCommit[_Lookup]:
+    return GroupCommit(_look_up, name="lookups", most=settings.TALLY.max_keys)
+
+
+def _look_up(lookups: list[_Lookup]) -> None:
+    entries = cache.get_many([lookup.key for lookup in lookups])
+    for key, shard, found in lookups:
+        found.resolve(Counter(key, *entries[key], "cache", shard) if key in entries else None)
 
 
 def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list[Counter]:

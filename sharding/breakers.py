@@ -36,6 +36,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from sharding import event_loop
 from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class _GuardedRedis:
 
 def guard(name: str, function: Callable[[], T]) -> T:
     """Run a function that talks to one Redis; raises `RedisConnectionError` at once within a second after it gave no answer."""
+    event_loop.forbid()
     try:
         return _breaker(name).call(function)
     except CircuitBreakerError as error:
@@ -134,6 +136,7 @@ def _redis_answered(error: BaseException) -> bool:
 
 def call(alias: str, function: Callable[[], T]) -> T:
     """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function raised."""
+    event_loop.forbid()
     try:
         return _breaker(alias).call(function)
     except CircuitBreakerError as error:

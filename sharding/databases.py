@@ -19,6 +19,8 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
+from sharding import event_loop
+
 if TYPE_CHECKING:
     from counter_project.config import Config, Shard
 
@@ -166,6 +168,7 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
 
     To get it takes `seconds` at most, and so does each answer; `database_timeout_seconds` if they are not given.
     """
+    event_loop.forbid()
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
     seconds = seconds or settings.TALLY.database_timeout_seconds

@@ -36,7 +36,7 @@ def make(step: Step, token: UUID, user: object) -> Result:
     what = _in_words(step)
     try:
         write = writes.step(step, claim)
-        accepted = writes.submit(write)
+        accepted = writes.submit(write).wait()
     except idempotency.Mismatch:
         text = "Not done: this form was sent before, with another change. Here it is afresh."
         return Result(what, text, messages.ERROR, accepted=False)

@@ -25,6 +25,7 @@ from rest_framework.request import Request
 
 from counters.api.problems import unavailable
 from counters.models import ApiKey, Scope
+from sharding import event_loop
 
 KEYWORD = "Api-Key"
 _UNKNOWN_KEY_SECONDS = 0.5
@@ -75,6 +76,7 @@ class Keyring:
     def _fresh(self, seconds: float) -> dict[str, ApiKey]:
         """The keys as they were at most so long ago, if the database answers."""
         if self._keys is None or time.monotonic() - self._read_at > seconds:
+            event_loop.forbid()
             with self._lock:
                 if self._keys is None or time.monotonic() - self._read_at > seconds:
                     self._read()

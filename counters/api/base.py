@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -11,8 +13,11 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from counters.api import problems
 from counters.api.media import JSON
+from counters.intake.group_commit import Promise
 
+R = TypeVar("R")
 _allowed: dict[type[APIView], list[str]] = {}
 
 
@@ -26,6 +31,33 @@ class Response(HttpResponse):
 
     def __init__(self, data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(msgspec.json.encode(data), status=status, headers=headers, content_type=JSON)
+
+
+class PendingResponse(HttpResponse, Generic[R]):
+    """The answer that `answer` makes of a promise's result. The handler waits for it, Django's layers see an empty one."""
+
+    def __init__(self, promise: Promise[R], answer: Callable[[R], HttpResponse]) -> None:
+        super().__init__()
+        self._promise, self._answer = promise, answer
+
+    async def settled(self) -> HttpResponse:
+        """The answer, with the headers that were given to this one. Raises `WouldBlock`."""
+        loop = asyncio.get_running_loop()
+        arrived = loop.create_future()
+        self._promise.then(partial(loop.call_soon_threadsafe, _arrive, arrived))
+        await arrived
+        try:
+            response = self._answer(self._promise.wait())
+        except Exception as error:
+            response = problems.response_to(error)
+        for name, value in self.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def _arrive(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
 
 
 class ApiView(APIView):

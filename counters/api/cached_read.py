@@ -1,23 +1,24 @@
 """One counter out of the cache, answered before Django looks for a view, as Django's own cache middleware does.
 
-Whatever is not plain (a query, another `Accept`, a key that is not valid, a counter that the cache has not) goes on to `views.CounterView`,
-which gives the same answer to the same question.
+On the event loop only. Whatever is not plain (a query, another `Accept`, a key that is not valid, a counter that the cache has not) goes
+on to `views.CounterView`, which gives the same answer to the same question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.exceptions import AuthenticationFailed
 
 from counters import keys, reads
 from counters.api.authentication import caller_of
-from counters.api.base import Response, etag
+from counters.api.base import PendingResponse, Response, etag
 from counters.api.media import JSON
 from counters.api.problems import Problem
 from counters.api.views import CounterView, shown
+from sharding import event_loop
 
 PREFIX = "/v1/counters/"
 _ACCEPT = ("*/*", JSON)
@@ -33,12 +34,17 @@ class CachedRead:
         self._allow = ", ".join(view.allowed_methods)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        counter = self._find(request)
+        if event_loop.is_running() and (key := self._key(request)):
+            return PendingResponse(reads.cached(key), self._answer)
+        return self._get_response(request)
+
+    def _answer(self, counter: reads.Counter | None) -> HttpResponse:
         if counter is None:
-            return self._get_response(request)
+            raise event_loop.WouldBlock
         return Response(shown(counter), headers={"ETag": etag(counter.version), "Allow": self._allow})
 
-    def _find(self, request: HttpRequest) -> reads.Counter | None:
+    def _key(self, request: HttpRequest) -> str | None:
+        """The key, if that is all that the request says."""
         path, meta = request.path_info, request.META
         if (
             request.method != "GET"
@@ -54,4 +60,4 @@ class CachedRead:
             caller_of(meta.get("HTTP_AUTHORIZATION", ""))
         except (AuthenticationFailed, Problem):
             return None
-        return reads.cached(key)
+        return key

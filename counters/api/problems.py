@@ -53,6 +53,9 @@ class Problem(Exception):
         return document | self.extra
 
 
+_BUG = Problem(500, "internal-error", "Something went wrong; it was logged.")
+
+
 def invalid(field: str, rule: str) -> Problem:
     """400: a field breaks a rule."""
     return Problem(400, "invalid-request", f"{field}: {rule}", errors=[{"field": field, "rule": rule}])
@@ -105,6 +108,14 @@ def handle(error: Exception, _context: dict[str, Any]) -> HttpResponse | None:
     return None if problem is None else response(problem)
 
 
+def response_to(error: Exception) -> HttpResponse:
+    """The answer where an exception reaches neither DRF nor Django."""
+    problem = of(error)
+    if problem is None:
+        log.error("request_broken", exc_info=error)
+    return response(problem or _BUG)
+
+
 def _count(problem: Problem) -> None:
     PROBLEMS.labels(problem.status, problem.slug).inc()
     if problem.status >= 500:
@@ -131,4 +142,4 @@ def bad_request(_request: HttpRequest, exception: Exception | None = None) -> Ht
 
 def server_error(_request: HttpRequest) -> HttpResponse:
     """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same Idempotency-Key."""
-    return response(Problem(500, "internal-error", "Something went wrong; it was logged."))
+    return response(_BUG)

@@ -7,13 +7,13 @@ import binascii
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
 from counters import keys, reads, write_status
 from counters.api import media, reading, requests, schema, waiting
 from counters.api.authentication import Caller
-from counters.api.base import ApiView, Response, etag
+from counters.api.base import ApiView, PendingResponse, Response, etag
 from counters.api.problems import Problem, invalid
 from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.batch import Step
@@ -61,7 +61,7 @@ def queue_of(write: WriteId) -> str:
 
 def submit_and_wait(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
     """Put a step into the journal and wait for its outcome, None if it takes longer, or too many wait already."""
-    accepted = writes.submit(write)
+    accepted = writes.submit(write).wait()
     outcome = None
     with waiting.room(seconds) as there_is:
         if there_is:
@@ -84,29 +84,31 @@ class IncrementsView(ApiView):
     """Increments of one counter."""
 
     @schema.increment
-    def post(self, request: Request, key: str) -> Response:
+    def post(self, request: Request, key: str) -> HttpResponse:
         """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the new value comes back."""
         key = checked_key(key)
         seconds = waiting.seconds(request)
         delta = media.decode(media.json_body(request._request), requests.Increment).delta
         claim = claim_of(request)
+
+        def queued(accepted: Accepted) -> dict[str, Any]:
+            return {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
+
         if not seconds:
-            accepted, outcome = writes.submit(writes.increments({key: delta}, claim)), None
-        else:
-            accepted, outcome = submit_and_wait(writes.step(Step(key, "increment", delta), claim), seconds)
-        answer = {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
+            return PendingResponse(writes.submit(writes.increments({key: delta}, claim)), lambda accepted: Response(queued(accepted), 202))
+        accepted, outcome = submit_and_wait(writes.step(Step(key, "increment", delta), claim), seconds)
         if outcome is None:
-            return Response(answer, 202)
+            return Response(queued(accepted), 202)
         if outcome.status == "rejected":
             raise rejection(outcome, accepted.id)
-        return Response({**answer, "status": "applied", "value": outcome.value, "version": outcome.version})
+        return Response({**queued(accepted), "status": "applied", "value": outcome.value, "version": outcome.version})
 
 
 class BulkIncrementsView(ApiView):
     """Increments of many counters."""
 
     @schema.bulk
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         """Add to many counters in one request, up to 100,000 increments or 16 MiB. They are folded, and counted exactly once."""
         http = request._request
         data = media.body(http)
@@ -117,9 +119,12 @@ class BulkIncrementsView(ApiView):
             raise invalid("increments", "at least one")
         folded = fold_increments(bulk)
         self._check(folded, bulk)
-        accepted = writes.submit(writes.increments(folded, claim_of(request)))
-        answer = {"id": str(accepted.id), "accepted": len(bulk), "keys": len(folded), "shards": len(accepted.id.shards)}
-        return Response(answer, 202)
+        count, keys = len(bulk), len(folded)
+
+        def queued(accepted: Accepted) -> Response:
+            return Response({"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, 202)
+
+        return PendingResponse(writes.submit(writes.increments(folded, claim_of(request))), queued)
 
     def _check(self, folded: dict[str, int], bulk: list[requests.KeyedIncrement]) -> None:
         bad = keys.first_invalid(folded)

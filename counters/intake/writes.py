@@ -29,7 +29,6 @@ from sharding.slots import slots_of
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
 FLUSH_SIZE = Histogram("tally_flush_writes", "Writes in one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096))
-_ADMISSION_SECONDS = 0.25
 log = structlog.get_logger(__name__)
 
 
@@ -70,26 +69,24 @@ def step(operation: Step, claim: Claim | None = None) -> Write:
     return Write({shard: batch.encode_segment(operation)}, claim, Future())
 
 
-def submit(write: Write) -> Accepted:
-    """Put a write into the journal; returns when it is on the disk there.
+def submit(write: Write) -> Promise[Accepted]:
+    """Put a write on its way into the journal; the promise is kept when it is on the disk there.
 
-    Raises `journal.JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
+    Raises, or the promise does: `journal.JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`,
+    `ShardUnavailable`.
     """
     if write.claim and (earlier := write.claim.find()):
-        return Accepted(earlier, repeated=True)
-    if not _writing().acquire(timeout=_ADMISSION_SECONDS):
+        return Promise.kept(Accepted(earlier, repeated=True))
+    if not _writing().acquire(blocking=False):
         REFUSED.labels("overload").inc()
         raise journal.JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")
-    try:
-        _intake().put(write)
-        return write.accepted.wait()
-    finally:
-        _writing().release()
+    _intake().put(write)
+    return write.accepted
 
 
 @cache
 def _writing() -> Semaphore:
-    """Room before the journal: while it hangs, the threads that are left go on reading."""
+    """Room before the journal: while it hangs, no more is kept for it than this."""
     return Semaphore(settings.TALLY.max_writing)
 
 
@@ -101,6 +98,7 @@ def _intake() -> GroupCommit[Write]:
 def flush(writes: list[Write]) -> None:
     """Take writes into the journal as one batch for each shard, and answer each of them."""
     FLUSH_SIZE.observe(len(writes))
+    _writing().release(len(writes))
     try:
         while writes:
             writes = _flush_distinct(writes)

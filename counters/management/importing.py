@@ -64,7 +64,7 @@ class Import:
         deadline, pause, tried = time.monotonic() + PATIENCE_SECONDS, 0.25, False
         while True:
             try:
-                accepted = writes.submit(writes.increments(chunk.folded, claim))
+                accepted = writes.submit(writes.increments(chunk.folded, claim)).wait()
                 return writes.Accepted(accepted.id, repeated=accepted.repeated and not tried)
             except idempotency.Mismatch:
                 text = "an import of this name and prefix had other data here. Give the same data and --chunk as then, or another --name"

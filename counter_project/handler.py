@@ -1,0 +1,104 @@
+"""Django on an event loop: a request that has to wait for nobody is answered there and then, any other in a thread.
+
+A thread for each request is simple, and most of what a small request costs: dozens of threads hand one interpreter lock to each other
+(docs/performance.md). So each small request for data is first tried on the loop. Code that would wait for a database or a Redis raises
+`WouldBlock` instead (`sharding.event_loop.forbid`), before it has changed anything; then the request is run again in a thread. A view that
+has handed its work to a group commit answers with a `Pending`, and nobody stands waiting for that.
+
+Django's own ASGI handler runs all synchronous code in one thread after the other, so it would have none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from io import BytesIO
+from typing import Any, Protocol, runtime_checkable
+
+from django.conf import settings
+from django.core import signals
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.base import BaseHandler
+from django.http.response import HttpResponseBase
+
+from counter_project.middleware import DATA
+from counters.api import problems
+from sharding.event_loop import WouldBlock
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+_SMALL = 16 * 1024  # bytes of a body that holds nobody up
+
+
+@runtime_checkable
+class Pending(Protocol):
+    """A response that is not known yet."""
+
+    async def settled(self) -> HttpResponseBase:
+        """The response, when it is known. Raises `WouldBlock`."""
+
+
+class Handler(BaseHandler):
+    """An ASGI application: Django, with everything that may wait in `TALLY_API_THREADS` threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_middleware()
+        self._threads = ThreadPoolExecutor(settings.TALLY.api_threads, thread_name_prefix="request")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. Nothing is done if its body is broken or the client goes before all of it has come."""
+        try:
+            response = await self._respond(scope, await _body(scope, receive))
+        except problems.Problem as error:
+            response = problems.response(error)
+        try:
+            await _send(response, send)
+        finally:
+            response.close()
+
+    async def _respond(self, scope: Scope, body: bytes) -> HttpResponseBase:
+        if len(body) <= _SMALL and scope["path"].startswith(DATA):
+            try:
+                return await _settled(self._run(scope, body))
+            except WouldBlock:
+                pass
+        loop = asyncio.get_running_loop()
+        return await _settled(await loop.run_in_executor(self._threads, copy_context().run, self._run, scope, body))
+
+    def _run(self, scope: Scope, body: bytes) -> HttpResponseBase:
+        signals.request_started.send(sender=self.__class__, scope=scope)
+        return self.get_response(ASGIRequest(scope, BytesIO(body)))
+
+
+async def _settled(response: HttpResponseBase) -> HttpResponseBase:
+    return await response.settled() if isinstance(response, Pending) else response
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """All of a request's body. Raises `Problem` 400."""
+    if scope["method"] in ("GET", "HEAD"):
+        return b""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise problems.invalid(
+                "body", f"it ended too early, or was badly chunked, after {sum(map(len, parts)):,} bytes"
+            )  # half of NDJSON would look whole
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _send(response: HttpResponseBase, send: Send) -> None:
+    content = b"".join(response) if response.streaming else response.content  # type: ignore[attr-defined]
+    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    headers += [(b"Set-Cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()]
+    if "Content-Length" not in response:
+        headers.append((b"Content-Length", b"%d" % len(content)))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
