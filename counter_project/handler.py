@@ -3,7 +3,7 @@
 A thread for each request is simple, and most of what a small request costs: dozens of threads hand one interpreter lock to each other
 (docs/performance.md). So each small request for data is first tried on the loop. Code that would wait for a database or a Redis raises
 `WouldBlock` instead (`sharding.event_loop.forbid`), before it has changed anything; then the request is run again in a thread. A view that
-has handed its work to a group commit answers with a `Pending`, and nobody stands waiting for that.
+has handed its work to a group commit answers with a `PendingResponse`, and nobody stands waiting for that.
 
 Django's own ASGI handler runs all synchronous code in one thread after the other, so it would have none of this.
 """
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from io import BytesIO
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from django.conf import settings
 from django.core import signals
@@ -25,20 +25,13 @@ from django.http.response import HttpResponseBase
 
 from counter_project.middleware import DATA
 from counters.api import problems
+from counters.api.base import PendingResponse
 from sharding.event_loop import WouldBlock
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 _SMALL = 16 * 1024  # bytes of a body that holds nobody up
-
-
-@runtime_checkable
-class Pending(Protocol):
-    """A response that is not known yet."""
-
-    async def settled(self) -> HttpResponseBase:
-        """The response, when it is known. Raises `WouldBlock`."""
 
 
 class Handler(BaseHandler):
@@ -52,22 +45,24 @@ class Handler(BaseHandler):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Nothing is done if its body is broken or the client goes before all of it has come."""
         try:
-            response = await self._respond(scope, await _body(scope, receive))
+            body = await _body(scope, receive)
         except problems.Problem as error:
-            response = problems.response(error)
-        try:
-            await _send(response, send)
-        finally:
-            response.close()
-
-    async def _respond(self, scope: Scope, body: bytes) -> HttpResponseBase:
+            await _send(problems.response(error), send)
+            return
         if len(body) <= _SMALL and scope["path"].startswith(DATA):
-            try:
-                return await _settled(self._run(scope, body))
+            try:  # without Django's signals: nothing is opened on the loop that would have to be closed
+                response = self._middleware_chain(ASGIRequest(scope, BytesIO(body)))  # type: ignore[attr-defined]
+                await _send(await _settled(response), send)
             except WouldBlock:
                 pass
+            else:
+                return
         loop = asyncio.get_running_loop()
-        return await _settled(await loop.run_in_executor(self._threads, copy_context().run, self._run, scope, body))
+        response = await loop.run_in_executor(self._threads, copy_context().run, self._run, scope, body)
+        try:
+            await _send(await _settled(response), send)
+        finally:
+            response.close()
 
     def _run(self, scope: Scope, body: bytes) -> HttpResponseBase:
         signals.request_started.send(sender=self.__class__, scope=scope)
@@ -75,7 +70,7 @@ class Handler(BaseHandler):
 
 
 async def _settled(response: HttpResponseBase) -> HttpResponseBase:
-    return await response.settled() if isinstance(response, Pending) else response
+    return await response.settled() if isinstance(response, PendingResponse) else response
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:

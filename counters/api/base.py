@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -34,25 +35,40 @@ class Response(HttpResponse):
 
 
 class PendingResponse(HttpResponse, Generic[R]):
-    """The answer that `answer` makes of a promise's result. The handler waits for it, Django's layers see an empty one."""
+    """A JSON answer with what `answer` makes of a promise's result: data and headers. `counter_project.handler` waits for it.
 
-    def __init__(self, promise: Promise[R], answer: Callable[[R], HttpResponse]) -> None:
-        super().__init__()
+    Until then Django's layers see it empty. `answer` may raise what a view may.
+    """
+
+    def __init__(self, promise: Promise[R], answer: Callable[[R], tuple[object, Mapping[str, str]]], status: int = 200) -> None:
+        super().__init__(status=status, content_type=JSON)
         self._promise, self._answer = promise, answer
 
     async def settled(self) -> HttpResponse:
-        """The answer, with the headers that were given to this one. Raises `WouldBlock`."""
+        """This one, complete; or the problem there was. Raises `WouldBlock`."""
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
-        self._promise.then(partial(loop.call_soon_threadsafe, _arrive, arrived))
+        self._promise.then(partial(_tell, loop, arrived))
         await arrived
         try:
-            response = self._answer(self._promise.wait())
+            data, headers = self._answer(self._promise.wait())
         except Exception as error:
-            response = problems.response_to(error)
+            return self._problem(error)
+        self.content = msgspec.json.encode(data)
+        for name, value in headers.items():
+            self.headers[name] = value
+        return self
+
+    def _problem(self, error: Exception) -> HttpResponse:
+        response = problems.response_to(error)
         for name, value in self.items():
             response.headers.setdefault(name, value)
         return response
+
+
+def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Future[None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the process ends, and whoever asked has been told that nothing is known
+        loop.call_soon_threadsafe(_arrive, arrived)
 
 
 def _arrive(arrived: asyncio.Future[None]) -> None:

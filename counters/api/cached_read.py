@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from rest_framework.exceptions import AuthenticationFailed
 
 from counters import keys, reads
 from counters.api.authentication import caller_of
-from counters.api.base import PendingResponse, Response, etag
+from counters.api.base import PendingResponse, etag
 from counters.api.media import JSON
 from counters.api.problems import Problem
 from counters.api.views import CounterView, shown
@@ -38,10 +38,10 @@ class CachedRead:
             return PendingResponse(reads.cached(key), self._answer)
         return self._get_response(request)
 
-    def _answer(self, counter: reads.Counter | None) -> HttpResponse:
+    def _answer(self, counter: reads.Counter | None) -> tuple[object, dict[str, str]]:
         if counter is None:
             raise event_loop.WouldBlock
-        return Response(shown(counter), headers={"ETag": etag(counter.version), "Allow": self._allow})
+        return shown(counter), {"ETag": etag(counter.version), "Allow": self._allow}
 
     def _key(self, request: HttpRequest) -> str | None:
         """The key, if that is all that the request says."""

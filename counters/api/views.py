@@ -95,7 +95,7 @@ class IncrementsView(ApiView):
             return {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
 
         if not seconds:
-            return PendingResponse(writes.submit(writes.increments({key: delta}, claim)), lambda accepted: Response(queued(accepted), 202))
+            return PendingResponse(writes.submit(writes.increments({key: delta}, claim)), lambda accepted: (queued(accepted), {}), 202)
         accepted, outcome = submit_and_wait(writes.step(Step(key, "increment", delta), claim), seconds)
         if outcome is None:
             return Response(queued(accepted), 202)
@@ -121,10 +121,10 @@ class BulkIncrementsView(ApiView):
         self._check(folded, bulk)
         count, keys = len(bulk), len(folded)
 
-        def queued(accepted: Accepted) -> Response:
-            return Response({"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, 202)
+        def queued(accepted: Accepted) -> tuple[object, dict[str, str]]:
+            return {"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, {}
 
-        return PendingResponse(writes.submit(writes.increments(folded, claim_of(request))), queued)
+        return PendingResponse(writes.submit(writes.increments(folded, claim_of(request))), queued, 202)
 
     def _check(self, folded: dict[str, int], bulk: list[requests.KeyedIncrement]) -> None:
         bad = keys.first_invalid(folded)
