@@ -85,7 +85,9 @@ class ApiView(APIView):
     def _allowed_methods(self) -> list[str]:
         kind = type(self)
         if kind not in _allowed:
-            _allowed[kind] = super()._allowed_methods()  # type: ignore[misc]
+            methods = super()._allowed_methods()  # type: ignore[misc]
+            # A view that was not set up for a request, as the schema's generator makes it, has no `head` yet.
+            _allowed[kind] = [*methods, "HEAD"] if "GET" in methods and "HEAD" not in methods else methods
         return _allowed[kind]
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
