@@ -27,6 +27,7 @@ PROCESSES = 2  # of a peer's server: as many as Tally has API processes
 START_SECONDS = 30.0
 TABLE = "CREATE TABLE count (key text PRIMARY KEY, value bigint NOT NULL) WITH (fillfactor = 80)"
 GRANIAN = ("-m", "granian", "--interface", "wsgi", "--workers", "1", "--blocking-threads", "64", "--backpressure", "256")
+GRANIAN_ASGI = ("-m", "granian", "--interface", "asginl", "--loop", "uvloop", "--workers", "1", "--backpressure", "2048")
 UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 
 
