@@ -105,7 +105,9 @@ class Config(BaseSettings):
         default=1024, ge=1, description="Writes of a process that may wait for the journal at once; more are refused until it answers."
     )
     max_waiting: int = Field(
-        default=24, ge=1, description="Requests of a process that may wait at once to be applied; others are answered without the result."
+        default=24,
+        ge=1,
+        description="Threads of a process that may wait for a shard at once; other requests are told so at once.",
     )
     flush_max_writes: int = Field(default=4096, ge=1, le=100_000, description="Most writes in one batch.")
 

@@ -10,14 +10,10 @@ Django's own ASGI handler runs all synchronous code in one thread after the othe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from io import BytesIO
 from typing import Any
 
-from django.conf import settings
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
@@ -26,7 +22,7 @@ from django.http.response import HttpResponseBase
 from counter_project.middleware import DATA
 from counters.api import problems
 from counters.api.base import PendingResponse
-from sharding.event_loop import WouldBlock
+from sharding.event_loop import WouldBlock, in_thread
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -40,7 +36,6 @@ class Handler(BaseHandler):
     def __init__(self) -> None:
         super().__init__()
         self.load_middleware()
-        self._threads = ThreadPoolExecutor(settings.TALLY.api_threads, thread_name_prefix="request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Nothing is done if its body is broken or the client goes before all of it has come."""
@@ -57,8 +52,7 @@ class Handler(BaseHandler):
                 pass
             else:
                 return
-        loop = asyncio.get_running_loop()
-        response = await loop.run_in_executor(self._threads, copy_context().run, self._run, scope, body)
+        response = await in_thread(self._run, scope, body)
         try:
             await _send(await _settled(response), send)
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from heapq import merge
 from itertools import islice
@@ -36,6 +36,7 @@ UNION ALL SELECT NULL, 0, last_version FROM apply_state"""
 # The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _STAY_SECONDS = 1.0
+_MOST_LOOKUPS = 64  # in one look into the cache, which stands still for it
 _LAST = "\x7f"  # after every character of a key
 
 
@@ -59,38 +60,42 @@ def get(key: str, consistency: Consistency = "eventual") -> Counter:
     return get_many([key], consistency)[0]
 
 
-def cached(key: str) -> Promise[Counter | None]:
-    """One counter, if the cache has it. Concurrent callers share a look there."""
-    lookup = _Lookup(key, topology.current().shard_of(key), Promise())
+def cached(keys: Sequence[str]) -> Promise[list[Counter] | None]:
+    """Counters in the order asked for, if the cache has all of them. Concurrent callers share a look there."""
+    lookup = _Lookup(keys, Promise())
     _lookups().put(lookup)
     return lookup.found
 
 
 class _Lookup(NamedTuple):
-    key: str
-    shard: int
-    found: Promise[Counter | None]
+    keys: Sequence[str]
+    found: Promise[list[Counter] | None]
 
 
 @functools.cache
 def _lookups() -> GroupCommit[_Lookup]:
-    return GroupCommit(_look_up, name="lookups", most=settings.TALLY.max_keys)
+    topology.current()  # from now on this process has one
+    return GroupCommit(_look_up, name="lookups", most=_MOST_LOOKUPS)
 
 
 def _look_up(lookups: list[_Lookup]) -> None:
-    entries = cache.get_many([lookup.key for lookup in lookups])
-    for key, shard, found in lookups:
-        found.resolve(Counter(key, *entries[key], "cache", shard) if key in entries else None)
+    entries = cache.get_many([key for lookup in lookups for key in lookup.keys])
+    for keys, found in lookups:
+        found.resolve(_cached(keys, entries) if all(key in entries for key in keys) else None)
+
+
+def _cached(keys: Iterable[str], entries: Mapping[str, tuple[int, int]]) -> list[Counter]:
+    map_in_force = topology.current()
+    return [Counter(key, *entries[key], "cache", map_in_force.shard_of(key)) for key in keys]
 
 
 def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list[Counter]:
     """Many counters, in the order asked for. Raises `ShardUnavailable`."""
-    map_in_force = topology.current()
     found: dict[str, Counter] = {}
     if consistency == "eventual":
-        for key, (value, version) in cache.get_many(keys).items():
-            found[key] = Counter(key, value, version, "cache", map_in_force.shard_of(key))
-    missing = map_in_force.by_shard(key for key in keys if key not in found)
+        entries = cache.get_many(keys)
+        found = {counter.key: counter for counter in _cached(entries, entries)}
+    missing = topology.current().by_shard(key for key in keys if key not in found)
     for shard, wanted in missing.items():
         found |= {counter.key: counter for counter in _read_shard(shard, wanted, consistency)}
     return [found[key] for key in keys]

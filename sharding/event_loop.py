@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import events
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import cache
+from typing import Any, TypeVar
+
+from django.conf import settings
+
+T = TypeVar("T")
 
 
 class WouldBlock(BaseException):
@@ -21,3 +31,13 @@ def forbid() -> None:
     """Called by whatever is about to wait. Raises `WouldBlock` on an event loop."""
     if is_running():
         raise WouldBlock
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """What a function that may wait returns; it runs in one of `TALLY_API_THREADS` threads."""
+    return await asyncio.get_running_loop().run_in_executor(_threads(), copy_context().run, function, *args)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(settings.TALLY.api_threads, thread_name_prefix="request")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
-from typing import Any, Generic, TypeVar
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -16,9 +13,7 @@ from rest_framework.views import APIView
 
 from counters.api import problems
 from counters.api.media import JSON
-from counters.intake.group_commit import Promise
 
-R = TypeVar("R")
 _allowed: dict[type[APIView], list[str]] = {}
 
 
@@ -34,24 +29,28 @@ class Response(HttpResponse):
         super().__init__(msgspec.json.encode(data), status=status, headers=headers, content_type=JSON)
 
 
-class PendingResponse(HttpResponse, Generic[R]):
-    """A JSON answer with what `answer` makes of a promise's result: data and headers. `counter_project.handler` waits for it.
+class Answer(NamedTuple):
+    """What a `PendingResponse` comes to."""
 
-    Until then Django's layers see it empty. `answer` may raise what a view may.
+    data: object
+    status: int = 200
+    headers: Mapping[str, str] = {}
+
+
+class PendingResponse(HttpResponse):
+    """A JSON answer that `answer` is going to tell. `counter_project.handler` waits for it; until then Django's layers see it empty.
+
+    `answer` may raise what a view may.
     """
 
-    def __init__(self, promise: Promise[R], answer: Callable[[R], tuple[object, Mapping[str, str]]], status: int = 200) -> None:
-        super().__init__(status=status, content_type=JSON)
-        self._promise, self._answer = promise, answer
+    def __init__(self, answer: Coroutine[Any, Any, Answer]) -> None:
+        super().__init__(content_type=JSON)
+        self._answer = answer
 
     async def settled(self) -> HttpResponse:
         """This one, complete; or the problem there was. Raises `WouldBlock`."""
-        loop = asyncio.get_running_loop()
-        arrived = loop.create_future()
-        self._promise.then(partial(_tell, loop, arrived))
-        await arrived
         try:
-            data, headers = self._answer(self._promise.wait())
+            data, self.status_code, headers = await self._answer
         except Exception as error:
             return self._problem(error)
         self.content = msgspec.json.encode(data)
@@ -64,16 +63,6 @@ class PendingResponse(HttpResponse, Generic[R]):
         for name, value in self.items():
             response.headers.setdefault(name, value)
         return response
-
-
-def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Future[None]) -> None:
-    with suppress(RuntimeError):  # the loop is closed: the process ends, and whoever asked has been told that nothing is known
-        loop.call_soon_threadsafe(_arrive, arrived)
-
-
-def _arrive(arrived: asyncio.Future[None]) -> None:
-    if not arrived.done():
-        arrived.set_result(None)
 
 
 class ApiView(APIView):

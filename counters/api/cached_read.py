@@ -12,12 +12,13 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from rest_framework.exceptions import AuthenticationFailed
 
-from counters import keys, reads
+from counters import keys
+from counters.api import reading
 from counters.api.authentication import caller_of
-from counters.api.base import PendingResponse, etag
+from counters.api.base import Answer, PendingResponse
 from counters.api.media import JSON
 from counters.api.problems import Problem
-from counters.api.views import CounterView, shown
+from counters.api.views import CounterView, show_one
 from sharding import event_loop
 
 PREFIX = "/v1/counters/"
@@ -35,13 +36,12 @@ class CachedRead:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if event_loop.is_running() and (key := self._key(request)):
-            return PendingResponse(reads.cached(key), self._answer)
+            return PendingResponse(self._answer(key))
         return self._get_response(request)
 
-    def _answer(self, counter: reads.Counter | None) -> tuple[object, dict[str, str]]:
-        if counter is None:
-            raise event_loop.WouldBlock
-        return shown(counter), {"ETag": etag(counter.version), "Allow": self._allow}
+    async def _answer(self, key: str) -> Answer:
+        data, status, headers = show_one(await reading.cached([key]))
+        return Answer(data, status, {**headers, "Allow": self._allow})
 
     def _key(self, request: HttpRequest) -> str | None:
         """The key, if that is all that the request says."""

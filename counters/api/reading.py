@@ -7,14 +7,16 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from django.conf import settings
+from django.http import HttpResponse
 from rest_framework.request import Request
 
 from counters import after, reads
 from counters.api import waiting
-from counters.api.base import Response
+from counters.api.base import Answer, PendingResponse, Response
 from counters.api.problems import Problem, invalid
 from counters.reads import Counter
 from counters.write_id import WriteId
+from sharding import event_loop
 from sharding.databases import ShardUnavailable
 
 _PAUSE_SECONDS = 0.1
@@ -46,12 +48,14 @@ def unknown_write() -> Problem:
     return Problem(404, "unknown-write", "No write with this id is known; ids are kept for seven days.")
 
 
-def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Response]) -> Response:
+def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answer]) -> HttpResponse:
     """The counters as the request wants them, given to `show`; 202 if the write in `after` was not applied in time. Raises `Problem`."""
     asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
     text = request.query_params.get("after")
     if text is None:
-        return show(_primary(keys) if asked == "primary" else reads.get_many(keys))
+        if asked == "eventual" and event_loop.is_running():
+            return PendingResponse(_shown(keys, show))
+        return Response(*show(_primary(keys) if asked == "primary" else reads.get_many(keys)))
     write = write_id("after", text)
     with waiting.room(seconds) as there_is:
         try:
@@ -60,7 +64,19 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Resp
             raise unknown_write() from error
     if found is None:
         return Response({"id": text, "status": "queued", "shards": list(write.shards)}, 202)
-    return show(found)
+    return Response(*show(found))
+
+
+async def cached(keys: list[str]) -> list[Counter]:
+    """Counters that the cache has. Raises `WouldBlock` if it has not all of them."""
+    found = await reads.cached(keys)
+    if found is None:
+        raise event_loop.WouldBlock
+    return found
+
+
+async def _shown(keys: list[str], show: Callable[[list[Counter]], Answer]) -> Answer:
+    return show(await cached(keys))
 
 
 def _primary(keys: list[str]) -> list[Counter]:

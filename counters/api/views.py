@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+from concurrent.futures import Future
 from typing import Any
 
 from django.conf import settings
@@ -13,15 +15,19 @@ from rest_framework.request import Request
 from counters import keys, reads, write_status
 from counters.api import media, reading, requests, schema, waiting
 from counters.api.authentication import Caller
-from counters.api.base import ApiView, PendingResponse, Response, etag
+from counters.api.base import Answer, ApiView, PendingResponse, Response, etag
 from counters.api.problems import Problem, invalid
 from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.batch import Step
+from counters.intake.group_commit import Promise
 from counters.intake.idempotency import Claim
 from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
 from counters.operations import fold_increments, in_range
 from counters.write_id import WriteId
+from sharding import event_loop
+
+_MOMENT_SECONDS = 1.0
 
 
 def checked_key(key: str) -> str:
@@ -59,16 +65,25 @@ def queue_of(write: WriteId) -> str:
     return dispatch.queue_of(write.shards[0])
 
 
-def submit_and_wait(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
-    """Put a step into the journal and wait for its outcome, None if it takes longer, or too many wait already."""
-    accepted = writes.submit(write).wait()
-    outcome = None
-    with waiting.room(seconds) as there_is:
-        if there_is:
-            outcome = write_status.wait(accepted.id, seconds, None if accepted.repeated else write.outcome)
-    if outcome is None and not accepted.repeated:
-        outcomes.listener().forget(accepted.id.batch, accepted.id.index)
+async def applied(write: Write, promise: Promise[Accepted], seconds: float) -> tuple[Accepted, Outcome | None]:
+    """A step that is in the journal, and its outcome; None if that takes longer, or too many wait for theirs already.
+
+    What takes longer than a moment is waited for in a thread, which asks the shard as well.
+    """
+    accepted = await promise
+    if accepted.repeated or write.outcome is None:
+        return accepted, await event_loop.in_thread(_wait, accepted.id, seconds, None)
+    done, _ = await asyncio.wait([asyncio.wrap_future(write.outcome)], timeout=min(_MOMENT_SECONDS, seconds))
+    if done:
+        return accepted, write.outcome.result()
+    outcome = await event_loop.in_thread(_wait, accepted.id, seconds - _MOMENT_SECONDS, write.outcome)
+    outcomes.listener().forget(accepted.id.batch, accepted.id.index)
     return accepted, outcome
+
+
+def _wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None) -> Outcome | None:
+    with waiting.room(0) as there_is:
+        return write_status.wait(write, seconds, outcome) if there_is else None
 
 
 def rejection(outcome: Outcome, write: WriteId) -> Problem:
@@ -91,17 +106,25 @@ class IncrementsView(ApiView):
         delta = media.decode(media.json_body(request._request), requests.Increment).delta
         claim = claim_of(request)
 
-        def queued(accepted: Accepted) -> dict[str, Any]:
-            return {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
+        if seconds:
+            write = writes.step(Step(key, "increment", delta), claim)
+            return PendingResponse(self._applied(write, writes.submit(write), seconds, key, delta))
+        return PendingResponse(self._queued(writes.submit(writes.increments({key: delta}, claim)), key, delta))
 
-        if not seconds:
-            return PendingResponse(writes.submit(writes.increments({key: delta}, claim)), lambda accepted: (queued(accepted), {}), 202)
-        accepted, outcome = submit_and_wait(writes.step(Step(key, "increment", delta), claim), seconds)
+    async def _queued(self, promise: Promise[Accepted], key: str, delta: int) -> Answer:
+        return Answer(self._shown(await promise, key, delta), 202)
+
+    async def _applied(self, write: Write, promise: Promise[Accepted], seconds: float, key: str, delta: int) -> Answer:
+        accepted, outcome = await applied(write, promise, seconds)
+        answer = self._shown(accepted, key, delta)
         if outcome is None:
-            return Response(queued(accepted), 202)
+            return Answer(answer, 202)
         if outcome.status == "rejected":
             raise rejection(outcome, accepted.id)
-        return Response({**queued(accepted), "status": "applied", "value": outcome.value, "version": outcome.version})
+        return Answer({**answer, "status": "applied", "value": outcome.value, "version": outcome.version})
+
+    def _shown(self, accepted: Accepted, key: str, delta: int) -> dict[str, Any]:
+        return {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
 
 
 class BulkIncrementsView(ApiView):
@@ -119,12 +142,11 @@ class BulkIncrementsView(ApiView):
             raise invalid("increments", "at least one")
         folded = fold_increments(bulk)
         self._check(folded, bulk)
-        count, keys = len(bulk), len(folded)
+        return PendingResponse(self._queued(writes.submit(writes.increments(folded, claim_of(request))), len(bulk), len(folded)))
 
-        def queued(accepted: Accepted) -> tuple[object, dict[str, str]]:
-            return {"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, {}
-
-        return PendingResponse(writes.submit(writes.increments(folded, claim_of(request))), queued, 202)
+    async def _queued(self, promise: Promise[Accepted], count: int, keys: int) -> Answer:
+        accepted = await promise
+        return Answer({"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, 202)
 
     def _check(self, folded: dict[str, int], bulk: list[requests.KeyedIncrement]) -> None:
         bad = keys.first_invalid(folded)
@@ -140,41 +162,40 @@ class CounterView(ApiView):
     """One counter."""
 
     @schema.get
-    def get(self, request: Request, key: str) -> Response:
+    def get(self, request: Request, key: str) -> HttpResponse:
         """A counter's value. A key that was never written reads as 0."""
-
-        def show(found: list[reads.Counter]) -> Response:
-            return Response(shown(found[0]), headers={"ETag": etag(found[0].version)})
-
-        return reading.read(request, [checked_key(key)], show)
+        return reading.read(request, [checked_key(key)], show_one)
 
     @schema.put
-    def put(self, request: Request, key: str) -> Response:
+    def put(self, request: Request, key: str) -> HttpResponse:
         """Give a counter a value; with `If-Match`, only if it has that version. Every increment accepted earlier is void."""
         key = checked_key(key)
         value = media.decode(media.json_body(request._request), requests.Set).value
         return self._change(request, Step(key, "set", value, if_version(request)))
 
     @schema.delete
-    def delete(self, request: Request, key: str) -> Response:
+    def delete(self, request: Request, key: str) -> HttpResponse:
         """Reset a counter to 0. Every increment accepted earlier is void."""
         return self._change(request, Step(checked_key(key), "reset", 0, if_version(request)))
 
-    def _change(self, request: Request, step: Step) -> Response:
-        accepted, outcome = submit_and_wait(writes.step(step, claim_of(request)), settings.TALLY.max_wait_seconds)
+    def _change(self, request: Request, step: Step) -> HttpResponse:
+        write = writes.step(step, claim_of(request))
+        return PendingResponse(self._changed(write, writes.submit(write), step.key))
+
+    async def _changed(self, write: Write, promise: Promise[Accepted], key: str) -> Answer:
+        accepted, outcome = await applied(write, promise, settings.TALLY.max_wait_seconds)
         if outcome is None:
-            return Response({"id": str(accepted.id), "key": step.key, "status": "queued", "queue": queue_of(accepted.id)}, 202)
+            return Answer({"id": str(accepted.id), "key": key, "status": "queued", "queue": queue_of(accepted.id)}, 202)
         if outcome.status == "rejected":
             raise rejection(outcome, accepted.id)
-        answer = {"key": step.key, "value": outcome.value, "version": outcome.version}
-        return Response(answer, headers={"ETag": etag(outcome.version or 0)})
+        return Answer({"key": key, "value": outcome.value, "version": outcome.version}, headers={"ETag": etag(outcome.version or 0)})
 
 
 class CountersView(ApiView):
     """Many counters."""
 
     @schema.get_many
-    def get(self, request: Request) -> Response:
+    def get(self, request: Request) -> HttpResponse:
         """Counters by key (`key=a&key=b`, in that order), or all that were written with a prefix, page by page."""
         wanted = request.query_params.getlist("key")
         if not wanted:
@@ -184,11 +205,7 @@ class CountersView(ApiView):
                 raise invalid(name, "not together with key")
         if len(wanted) > settings.TALLY.max_keys:
             raise invalid("key", f"{settings.TALLY.max_keys} keys at most")
-
-        def show(found: list[reads.Counter]) -> Response:
-            return Response({"results": [shown(counter) for counter in found], "next": None})
-
-        return reading.read(request, [checked_key(key) for key in wanted], show)
+        return reading.read(request, [checked_key(key) for key in wanted], show_many)
 
     def _page(self, request: Request) -> Response:
         for name in ("after", "wait"):
@@ -250,6 +267,16 @@ def decode_cursor(cursor: str | None, prefix: str) -> str:
     if not keys.is_key(key) or not key.startswith(prefix):
         raise invalid("cursor", "the value of next from the page before, with the same prefix")
     return key
+
+
+def show_one(found: list[reads.Counter]) -> Answer:
+    """The answer that is one counter."""
+    return Answer(shown(found[0]), headers={"ETag": etag(found[0].version)})
+
+
+def show_many(found: list[reads.Counter]) -> Answer:
+    """The answer that is many counters, the last page of them."""
+    return Answer({"results": [shown(counter) for counter in found], "next": None})
 
 
 def shown(counter: reads.Counter) -> dict[str, Any]:

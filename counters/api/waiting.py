@@ -13,6 +13,7 @@ from django.conf import settings
 from rest_framework.request import Request
 
 from counters.api.problems import invalid
+from sharding import event_loop
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
 
@@ -36,7 +37,11 @@ def _places() -> Semaphore:
 
 @contextmanager
 def room(seconds: float) -> Iterator[bool]:
-    """Whether there is room to wait for so long: while a shard is away, the threads that are left serve the others."""
+    """Whether there is room to wait for so long, now or (not for 0 seconds) in a moment.
+
+    While a shard is away, the threads that are left serve the others.
+    """
+    event_loop.forbid()
     there_is = _places().acquire(timeout=min(1.0, seconds))
     try:
         yield there_is

@@ -6,7 +6,10 @@ Not a timer: when idle an item is flushed at once, under load the items that cam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -31,7 +34,7 @@ def take(queue: SimpleQueue[T], most: int, first: T) -> list[T]:
 
 
 class Promise(Generic[R]):
-    """A result that one thread, or one callback, waits for: a future without cancelling and states, at a tenth of its cost."""
+    """A result that one thread or one coroutine waits for: a future without cancelling and states, at a tenth of its cost."""
 
     __slots__ = ("_callback", "_error", "_lock", "_result", "done")
 
@@ -71,12 +74,30 @@ class Promise(Generic[R]):
         if self.done:
             callback()
 
+    def __await__(self) -> Generator[Any, None, R]:
+        """The result; for one coroutine."""
+        loop = asyncio.get_running_loop()
+        arrived = loop.create_future()
+        self.then(partial(_tell, loop, arrived))
+        yield from arrived
+        return self.wait()
+
     def wait(self) -> R:
         """The result; for one waiting thread."""
         self._lock.acquire()
         if self._error is not None:
             raise self._error
         return self._result
+
+
+def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Future[None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits any more
+        loop.call_soon_threadsafe(_arrive, arrived)
+
+
+def _arrive(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
 
 
 class GroupCommit(Generic[T]):
