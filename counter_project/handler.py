@@ -22,7 +22,7 @@ from django.http.response import HttpResponseBase
 from counter_project.middleware import DATA
 from counters.api import problems
 from counters.api.base import PendingResponse
-from sharding.event_loop import WouldBlock, in_thread
+from sharding.event_loop import WouldBlock, attempt, in_thread
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -44,26 +44,29 @@ class Handler(BaseHandler):
         except problems.Problem as error:
             await _send(problems.response(error), send)
             return
-        if len(body) <= _SMALL and scope["path"].startswith(DATA):
-            try:  # without Django's signals: nothing is opened on the loop that would have to be closed
-                response = self._middleware_chain(ASGIRequest(scope, BytesIO(body)))  # type: ignore[attr-defined]
-                await _send(await _settled(response), send)
-            except WouldBlock:
-                pass
-            else:
-                return
+        if len(body) <= _SMALL and scope["path"].startswith(DATA) and (answer := await self._tried(scope, body)):
+            await _send(answer, send)
+            return
         response = await in_thread(self._run, scope, body)
         try:
-            await _send(await _settled(response), send)
+            await _send(await _settled(response) or problems.response_to(RuntimeError("nowhere else to run this")), send)
         finally:
             response.close()
+
+    async def _tried(self, scope: Scope, body: bytes) -> HttpResponseBase | None:
+        """The response, if nobody has to be waited for. Without Django's signals: nothing is opened here that would have to be closed."""
+        try:
+            response = attempt(self._middleware_chain, ASGIRequest(scope, BytesIO(body)))  # type: ignore[attr-defined]
+        except WouldBlock:
+            return None
+        return await _settled(response)
 
     def _run(self, scope: Scope, body: bytes) -> HttpResponseBase:
         signals.request_started.send(sender=self.__class__, scope=scope)
         return self.get_response(ASGIRequest(scope, BytesIO(body)))
 
 
-async def _settled(response: HttpResponseBase) -> HttpResponseBase:
+async def _settled(response: HttpResponseBase) -> HttpResponseBase | None:
     return await response.settled() if isinstance(response, PendingResponse) else response
 
 
@@ -75,9 +78,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise problems.invalid(
-                "body", f"it ended too early, or was badly chunked, after {sum(map(len, parts)):,} bytes"
-            )  # half of NDJSON would look whole
+            # Half of NDJSON would look whole.
+            raise problems.invalid("body", f"it ended too early, or was badly chunked, after {sum(map(len, parts)):,} bytes")
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -22,14 +22,34 @@ class WouldBlock(BaseException):
     """
 
 
+class _Attempt:
+    """The request that is tried now. One at a time: what is tried gives the loop to nobody."""
+
+    has_acted = False
+
+
 def is_running() -> bool:
     """Whether this thread runs an event loop now."""
     return events._get_running_loop() is not None
 
 
-def forbid() -> None:
-    """Called by whatever is about to wait. Raises `WouldBlock` on an event loop."""
+def attempt(function: Callable[..., T], *args: Any) -> T:
+    """Run a function on the event loop. Raises `WouldBlock`, and then it has done nothing; and what the function raises."""
+    _Attempt.has_acted = False
+    return function(*args)
+
+
+def act() -> None:
+    """Called by what must not be done twice, right before it: from here on the request is not run again."""
     if is_running():
+        _Attempt.has_acted = True
+
+
+def forbid() -> None:
+    """Called by whatever is about to wait. Raises `WouldBlock` on an event loop, `RuntimeError` if it is too late for that."""
+    if is_running():
+        if _Attempt.has_acted:
+            raise RuntimeError("something waits on the event loop after it has acted")
         raise WouldBlock
 
 

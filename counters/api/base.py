@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 
 from counters.api import problems
 from counters.api.media import JSON
+from sharding.event_loop import WouldBlock
 
 _allowed: dict[type[APIView], list[str]] = {}
 
@@ -40,21 +41,25 @@ class Answer(NamedTuple):
 class PendingResponse(HttpResponse):
     """A JSON answer that `answer` is going to tell. `counter_project.handler` waits for it; until then Django's layers see it empty.
 
-    `answer` may raise what a view may.
+    `answer` may raise what a view may, and come to None if the request is to be run again in a thread; it must not wait itself.
     """
 
-    def __init__(self, answer: Coroutine[Any, Any, Answer]) -> None:
+    def __init__(self, answer: Coroutine[Any, Any, Answer | None]) -> None:
         super().__init__(content_type=JSON)
         self._answer = answer
 
-    async def settled(self) -> HttpResponse:
-        """This one, complete; or the problem there was. Raises `WouldBlock`."""
+    async def settled(self) -> HttpResponse | None:
+        """This one, complete; or the problem there was; or None."""
         try:
-            data, self.status_code, headers = await self._answer
+            answer = await self._answer
         except Exception as error:
             return self._problem(error)
-        self.content = msgspec.json.encode(data)
-        for name, value in headers.items():
+        except WouldBlock as error:  # too late: it may have acted
+            return self._problem(RuntimeError(f"an answer waits on the event loop: {error!r}"))
+        if answer is None:
+            return None
+        self.status_code, self.content = answer.status, msgspec.json.encode(answer.data)
+        for name, value in answer.headers.items():
             self.headers[name] = value
         return self
 

@@ -19,6 +19,7 @@ from counters.api.base import Answer, PendingResponse
 from counters.api.media import JSON
 from counters.api.problems import Problem
 from counters.api.views import CounterView, show_one
+from counters.reads import Counter
 from sharding import event_loop
 
 PREFIX = "/v1/counters/"
@@ -36,11 +37,11 @@ class CachedRead:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if event_loop.is_running() and (key := self._key(request)):
-            return PendingResponse(self._answer(key))
+            return PendingResponse(reading.cached([key], self._shown))
         return self._get_response(request)
 
-    async def _answer(self, key: str) -> Answer:
-        data, status, headers = show_one(await reading.cached([key]))
+    def _shown(self, found: list[Counter]) -> Answer:
+        data, status, headers = show_one(found)
         return Answer(data, status, {**headers, "Allow": self._allow})
 
     def _key(self, request: HttpRequest) -> str | None:

@@ -54,7 +54,7 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
     text = request.query_params.get("after")
     if text is None:
         if asked == "eventual" and event_loop.is_running():
-            return PendingResponse(_shown(keys, show))
+            return PendingResponse(cached(keys, show))
         return Response(*show(_primary(keys) if asked == "primary" else reads.get_many(keys)))
     write = write_id("after", text)
     with waiting.room(seconds) as there_is:
@@ -67,16 +67,10 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
     return Response(*show(found))
 
 
-async def cached(keys: list[str]) -> list[Counter]:
-    """Counters that the cache has. Raises `WouldBlock` if it has not all of them."""
+async def cached(keys: list[str], show: Callable[[list[Counter]], Answer]) -> Answer | None:
+    """The counters, given to `show`, if the cache has them."""
     found = await reads.cached(keys)
-    if found is None:
-        raise event_loop.WouldBlock
-    return found
-
-
-async def _shown(keys: list[str], show: Callable[[list[Counter]], Answer]) -> Answer:
-    return show(await cached(keys))
+    return None if found is None else show(found)
 
 
 def _primary(keys: list[str]) -> list[Counter]:

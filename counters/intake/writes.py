@@ -23,7 +23,7 @@ from counters.intake.batch import Increments, Step, Token
 from counters.intake.group_commit import GroupCommit, Promise
 from counters.intake.idempotency import Claim, Mismatch
 from counters.write_id import WriteId
-from sharding import topology
+from sharding import event_loop, topology
 from sharding.slots import slots_of
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
@@ -80,6 +80,7 @@ def submit(write: Write) -> Promise[Accepted]:
     if not _writing().acquire(blocking=False):
         REFUSED.labels("overload").inc()
         raise journal.JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")
+    event_loop.act()
     _intake().put(write)
     return write.accepted
 
