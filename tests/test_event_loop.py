@@ -1,0 +1,112 @@
+"""The event loop of an API process: what may run on it, and that nothing that has acted is run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from counters.api.base import Answer, PendingResponse
+from counters.intake.group_commit import Promise
+from sharding import event_loop
+from tests.conftest import Cluster, eventually, value_of
+from tests.shards import key_on
+
+SHARD = 1
+
+
+def test_a_thread_may_wait() -> None:
+    event_loop.act()
+    event_loop.forbid()
+
+
+def test_an_attempt_ends_where_it_would_wait() -> None:
+    async def run() -> None:
+        with pytest.raises(event_loop.WouldBlock):
+            event_loop.attempt(event_loop.forbid)
+
+    asyncio.run(run())
+
+
+def test_what_has_acted_is_not_run_again() -> None:
+    def act_and_wait() -> None:
+        event_loop.act()
+        event_loop.forbid()
+
+    async def run() -> None:
+        with pytest.raises(RuntimeError, match="after it has acted"):
+            event_loop.attempt(act_and_wait)
+        with pytest.raises(event_loop.WouldBlock):  # the next attempt has done nothing yet
+            event_loop.attempt(event_loop.forbid)
+
+    asyncio.run(run())
+
+
+def test_what_runs_in_a_thread_may_wait_and_raises_here() -> None:
+    async def run() -> None:
+        await event_loop.in_thread(event_loop.forbid)
+        with pytest.raises(ZeroDivisionError):
+            await event_loop.in_thread(divmod, 1, 0)
+
+    asyncio.run(run())
+
+
+def test_a_promise_is_kept_from_another_thread() -> None:
+    async def run(delay: float) -> None:
+        kept, broken = Promise[int](), Promise[int]()
+        threading.Timer(delay, kept.resolve, [7]).start()
+        threading.Timer(delay, broken.fail, [ValueError("no")]).start()
+        assert await kept == 7
+        with pytest.raises(ValueError, match="no"):
+            await broken
+        assert await Promise.kept(8) == 8
+
+    for delay in (0.0, 0.05):
+        asyncio.run(run(delay))
+
+
+@pytest.mark.parametrize("error", [event_loop.WouldBlock(), ValueError("a bug")])
+def test_an_answer_that_breaks_is_a_problem(error: BaseException) -> None:
+    async def answer() -> Answer:
+        raise error
+
+    response = asyncio.run(PendingResponse(answer()).settled())
+    assert response is not None
+    assert (response.status_code, response.headers["Content-Type"]) == (500, "application/problem+json")
+    assert json.loads(response.content)["type"] == "urn:tally:problem:internal-error"
+
+
+@pytest.mark.parametrize(("seconds", "clients"), [(0.2, 4), (2.5, 40)])
+def test_a_write_that_is_waited_for_in_vain_counts_once(
+    cluster: Cluster, client: httpx.Client, key: str, seconds: float, clients: int
+) -> None:
+    """It waits on the loop first and in a thread then, if there is one left for it; meanwhile reads go on."""
+    key = key_on(SHARD, key)
+    workers = [psutil.Process(one["pid"]) for one in cluster.processes("worker", SHARD)]
+
+    def add(_: int) -> tuple[int, str]:
+        with cluster.client() as own:
+            answer = own.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": seconds})
+            return answer.status_code, answer.json()["status"]
+
+    for worker in workers:
+        worker.suspend()
+    try:
+        with ThreadPoolExecutor(clients) as pool:
+            answers = pool.map(add, range(clients))
+            started = time.monotonic()
+            assert value_of(client, key) == 0
+            assert time.monotonic() - started < 2
+            assert set(answers) == {(202, "queued")}
+    finally:
+        for worker in workers:
+            worker.resume()
+    eventually(lambda: value_of(client, key) == clients)
+    client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 20}).raise_for_status()
+    assert value_of(client, key) == clients + 1
