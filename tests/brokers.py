@@ -32,8 +32,13 @@ class Broker(ABC):
         """Where Celery finds it."""
 
     @abstractmethod
+    def launch(self) -> None:
+        """Start it, and do not wait for it."""
+
     def start(self) -> None:
         """Return when it takes connections."""
+        self.launch()
+        self.wait()
 
     def kill(self) -> None:
         """SIGKILL to all that it has started."""
@@ -53,7 +58,9 @@ class Broker(ABC):
                 subprocess.Popen(command, cwd=self.home, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
             )
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Return when it takes connections."""
+
         def connects() -> bool:
             with Connection(self.url, connect_timeout=2) as connection:
                 try:
@@ -76,9 +83,8 @@ class Redis(Broker):
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
+    def launch(self) -> None:
         self._spawn(str(programs.find().redis), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
-        self._wait()
 
 
 class RabbitMQ(Broker):
@@ -113,11 +119,10 @@ class RabbitMQ(Broker):
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
-    def start(self) -> None:
+    def launch(self) -> None:
         assert self.PROGRAM
         self._spawn("epmd", env=self._env)
         self._spawn(self.PROGRAM, env=self._env)
-        self._wait()
 
 
 BROKERS: dict[str, Callable[[Path], Broker]] = {"redis": Redis, "rabbitmq": RabbitMQ}

@@ -32,6 +32,11 @@ def read_env(path: Path) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in lines if line and not line.startswith("#"))
 
 
+def clean() -> dict[str, str]:
+    """An environment without the settings of this run's cluster, for commands on another one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
+
+
 def _start() -> None:
     global _own  # noqa: PLW0603
     if "TALLY_TEST_CLUSTER" not in os.environ:

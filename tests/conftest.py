@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,12 +17,15 @@ import httpx
 import psutil
 import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import close_old_connections
 
+from cluster import processes, state
+from cluster.layout import Directory
 from replication import flush
 from sharding import databases
-from tests.browser import PASSWORD, Browser
-from tests.cluster_plugin import MANAGE, ROOT, directory, read_env
+from tests.browser import Browser
+from tests.cluster_plugin import MANAGE, ROOT, clean, directory, read_env
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -42,20 +45,37 @@ class Cluster:
         self.env = read_env(self.dir)
 
     def status(self) -> dict[str, Any]:
-        """`cluster status --json`."""
-        output = self.manage("cluster", "status", "--json", "--dir", str(self.dir)).stdout
-        status: dict[str, Any] = json.loads(output)
-        return status
+        """What `cluster status --json` prints (test_cluster_status.py compares them), without starting the command."""
+        return state.current(Directory(self.dir)).public()
 
     def processes(self, role: str, shard: int | None = None) -> list[dict[str, Any]]:
         """Processes of a role."""
         found = self.status()["processes"]
         return [one for one in found if one["role"] == role and (shard is None or one["shard"] == shard)]
 
+    def all_running(self, role: str | None = None) -> bool:
+        """Whether all processes (of a role) are up: so says the supervisor, and each pid lives, as it takes a moment to see an end."""
+        rows = [row for row in state.current(Directory(self.dir)).processes if role in (None, row["role"])]
+        return all(row["state"] == "running" and processes.known(row) for row in rows)
+
     def manage(self, *args: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `manage.py`."""
         env = {**os.environ, **self.env, "TALLY_ENV_FILE": str(self.dir / "env")}
         return subprocess.run([*MANAGE, *args], cwd=ROOT, env=env, check=check, capture_output=True, text=True, **options)
+
+    def command(self, name: str, *args: str) -> str:
+        """What a management command says, run in this process, which has the settings of the cluster; `manage` tests the command line."""
+        said = StringIO()
+        call_command(name, *args, stdout=said)
+        return said.getvalue().strip()
+
+    def make_key(self, scope: str) -> str:
+        """A new API key, known to every API process: each looks for a key it does not know twice a second at most."""
+        key = self.command("make_key", f"of a test, {scope}", "--scope", scope)
+        addresses = [f"http://127.0.0.1:{api['port']}/v1/counters/test" for api in self.processes("api")]
+        headers = {"Authorization": f"Api-Key {key}"}
+        eventually(lambda: all(httpx.get(address, headers=headers).status_code != 401 for address in addresses))
+        return key
 
     def client(self, key: str | None = None, **options: Any) -> httpx.Client:
         """An HTTP client with an API key (the cluster's own by default; "" for none)."""
@@ -99,6 +119,19 @@ def cluster(django_db_blocker: Any) -> Iterator[Cluster]:
         yield Cluster(directory())
 
 
+@pytest.fixture(scope="session")
+def put_away() -> Iterator[Callable[[Path], None]]:
+    """Destroys a cluster of a module's own while the tests of other modules go on; the run ends when all are gone."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def put_away(directory: Path) -> None:
+        command = [*MANAGE, "cluster", "destroy", "--yes", "--dir", str(directory)]
+        running.append(subprocess.Popen(command, cwd=ROOT, env=clean(), stdout=subprocess.DEVNULL))
+
+    yield put_away
+    assert [one.wait(180) for one in running] == [0] * len(running)
+
+
 @pytest.fixture(autouse=True)
 def checked_connections() -> None:
     """Django's connection of this process is looked at before it is used, as in each request: a test may have killed its server."""
@@ -134,10 +167,10 @@ def browse(cluster: Cluster) -> Iterator[Callable[..., Browser]]:
         browser = Browser(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, follow_redirects=True)
         opened.append(browser)
         if log_in:
-            user = models.User.objects.create_user(f"u{uuid4().hex}", password=PASSWORD, is_staff=True, is_superuser=superuser)
+            user = models.User.objects.create_user(f"u{uuid4().hex}", is_staff=True, is_superuser=superuser)
             user.user_permissions.set(models.Permission.objects.filter(codename__in=permissions))
             users.append(user)
-            browser.log_in(user.username)
+            browser.resume(user)
         return browser
 
     yield browse

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+from django.contrib.auth.models import User
 
 from counters.models import ApiKey
 from tests.browser import Browser, said
@@ -142,13 +143,28 @@ def test_api_keys_are_shown_once_scoped_and_revoked(root: Browser, cluster: Clus
     assert stored.hashed_key not in stored.pk
     assert new[1] not in root.get(listing).text
     with cluster.client(new[1]) as client:
-        assert client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).status_code == 202
+        eventually(lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).status_code == 202)
         done = root.submit(listing, action="revoke", _selected_action=stored.pk)
         assert "1 revoked" in said(done)
         eventually(lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).status_code == 401, 15)
     assert 'name="name"' not in root.get(f"{listing}{stored.pk}/change/").text
     assert root.get(f"{listing}{stored.pk}/delete/").status_code == 403
     assert "This field is required" in root.submit(f"{listing}add/", name=name).text
+
+
+def test_log_in(cluster: Cluster, browse: Callable[..., Browser]) -> None:
+    user = User.objects.create_user(f"u{uuid4().hex}", password="a-long-Password-7", is_staff=True)
+    try:
+        browser = browse(log_in=False)
+        refused = browser.log_in(user.username, "another")
+        assert (refused.status_code, refused.url.path) == (200, "/admin/login/")
+        assert "/admin/login/" in str(browser.get("/admin/").url)
+        assert browser.log_in(user.username, "a-long-Password-7").status_code == 200
+        page = browser.get("/admin/")
+        assert (page.status_code, page.url.path) == (200, "/admin/")
+        assert user.username in page.text
+    finally:
+        user.delete()
 
 
 def test_log_ins_are_limited_by_address(browse: Callable[..., Browser]) -> None:

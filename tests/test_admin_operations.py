@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from html import unescape
 from typing import Any
@@ -315,25 +316,30 @@ def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(root: Browser, c
     client.post(f"/v1/counters/{mine}/increments", json={"delta": 1}, params={"wait": 30})
     eventually(lambda: mine in field(root.get(REJECTED), "key"))
     with frozen(cluster, 1):
-        page = root.get(REJECTED)
-        assert "No server of shard 1 answers now" in said(page)
-        assert mine in field(page, "key")
-        assert "No server of shard 1 answers now" in said(root.get(FORWARDED))
         id, _ = put_in_journal(1, Increments([next(_keys_of(1, key))], [1]))
-        assert field(root.get(JOURNAL, params={"id": id.hex}), "state") == ["not known"]
+        with ThreadPoolExecutor() as pool:  # each of them waits for the shard before it says so
+            page, forwarded = pool.submit(root.get, REJECTED), pool.submit(root.get, FORWARDED)
+            entry = pool.submit(root.get, JOURNAL, params={"id": id.hex})
+        assert "No server of shard 1 answers now" in said(page.result())
+        assert mine in field(page.result(), "key")
+        assert "No server of shard 1 answers now" in said(forwarded.result())
+        assert field(entry.result(), "state") == ["not known"]
     eventually(lambda: journal.depth(1) == 0, 60)
 
 
 def test_the_control_databases_absence_is_a_page_of_its_own(root: Browser, cluster: Cluster) -> None:
     with frozen(cluster, 0):
-        page = root.get(JOURNAL, headers={"Accept": "text/html"})
+        with ThreadPoolExecutor() as pool:  # each of them waits for the database before it says so
+            asked = pool.submit(root.get, JOURNAL, headers={"Accept": "text/html"})
+            sent = pool.submit(act, root, JOURNAL, "again", "0-x")
+            problem = pool.submit(root.get, JOURNAL, headers={"Accept": "application/json"})
+        page = asked.result()
         assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
         assert "does not answer now" in page.text
         assert "This page tries again by itself" in page.text
-        sent = act(root, JOURNAL, "again", "0-x")
-        assert sent.status_code == 503
-        assert "look before you send it again" in sent.text
-        assert root.get(JOURNAL, headers={"Accept": "application/json"}).json()["status"] == 503
+        assert sent.result().status_code == 503
+        assert "look before you send it again" in sent.result().text
+        assert problem.result().json()["status"] == 503
     assert root.get(JOURNAL).status_code == 200
 
 

@@ -110,7 +110,7 @@ def test_poison_is_kept_and_the_queue_goes_on(cluster: Cluster, client: httpx.Cl
     shown = json.loads(cluster.manage("journal", "--json").stdout)[shard]["set_aside"]
     assert {one["id"] for one in shown} >= {id.hex for id in bad}
     for id in bad:
-        cluster.manage("journal", "--discard", id.hex)
+        assert cluster.command("journal", "--discard", id.hex) == f"forgotten: {id.hex}"
     assert not bad.keys() & journal.poison(shard).keys()
 
 
@@ -125,7 +125,7 @@ def test_a_batch_that_was_set_aside_can_be_retried(cluster: Cluster, client: htt
         worker.resume()
     answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30}).json()
     assert answer["value"] == 1
-    cluster.manage("journal", "--retry", id.hex)
+    assert "back in the journal" in cluster.command("journal", "--retry", id.hex)
     eventually(lambda: value_of(client, key) == 10)
 
 

@@ -352,7 +352,7 @@ CASES = [*KEY_CASES, *DELTAS, *BODIES, *MEDIA, *BULK, *QUERIES, *CONDITIONS, *ID
 @pytest.fixture(scope="module")
 def clients(cluster: Cluster) -> Iterator[dict[str, httpx.Client]]:
     """Clients by what their API key allows."""
-    reader = cluster.manage("make_key", f"test {uuid4().hex}", "--scope", "read").stdout.strip()
+    reader = cluster.make_key("read")
     with cluster.client() as everything, cluster.client(reader) as reading, cluster.client("") as nobody:
         yield {"all": everything, "reader": reading, "nobody": nobody}
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from tests.brokers import BROKERS, Broker, RabbitMQ
-from tests.cluster_plugin import MANAGE, ROOT
+from tests.cluster_plugin import MANAGE, ROOT, clean
 from tests.conftest import Cluster, eventually, value_of
 from tests.test_faults import assert_exact, load
+
+IMPATIENT = {"TALLY_OVERDUE_SECONDS": "1", "TALLY_RELAY_INTERVAL_SECONDS": "1"}
 
 
 @dataclass
@@ -72,21 +73,25 @@ class Subject:
 
 
 @pytest.fixture(scope="module", params=BROKERS)
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]
+) -> Iterator[Subject]:
     if request.param == "rabbitmq" and RabbitMQ.PROGRAM is None:
         pytest.skip("rabbitmq-server is not on PATH (Debian: rabbitmq-server)")
     broker, directory = BROKERS[request.param](tmp_path_factory.mktemp(request.param)), tmp_path_factory.mktemp("cluster")
     with ExitStack() as stack:
         stack.callback(broker.kill)
-        broker.start()
-        command("up", directory, "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--broker", broker.url, "--detach")
-        stack.callback(command, "destroy", directory, "--yes")
+        broker.launch()  # both take a while
+        stack.callback(put_away, directory)
+        up(directory, "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--broker", broker.url)
+        broker.wait()
         yield Subject(Cluster(directory), broker)
 
 
-def command(name: str, directory: Path, *options: str) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
-    subprocess.run([*MANAGE, "cluster", name, "--dir", str(directory), *options], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+def up(directory: Path, *options: str) -> None:
+    env = {**clean(), **IMPATIENT}
+    command = [*MANAGE, "cluster", "up", "--dir", str(directory), "--detach", *options]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture

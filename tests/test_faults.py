@@ -70,6 +70,11 @@ class Load:
             time.sleep(0.05)
         raise AssertionError("no answer within 60 s")
 
+    def goes_on(self, writes: int = 100, seconds: float = 60) -> None:
+        """Wait until so many more are acknowledged."""
+        enough = sum(self.acknowledged.values()) + writes
+        eventually(lambda: sum(list(self.acknowledged.values())) >= enough, seconds, 0.02)
+
     def stop(self) -> None:
         self._stop.set()
 
@@ -106,24 +111,24 @@ def kill(cluster: Cluster, role: str, **which: Any) -> None:
 def test_exact_after_a_kill(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
     with load(cluster, key) as running:
         for _ in range(2):
-            time.sleep(0.7)
+            running.goes_on()
             kill(cluster, role)
-            time.sleep(0.5)
-            eventually(lambda: all(one["state"] == "running" for one in cluster.processes(role)), 30)
-        time.sleep(0.5)
+            eventually(lambda: cluster.all_running(role), 30)
+        running.goes_on()
     assert_exact(client, running)
 
 
 def test_exact_after_a_primary_was_killed(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """Failover is Patroni's: writes go on by themselves, the old primary comes back as a replica."""
     with load(cluster, key) as running:
-        time.sleep(1)
+        running.goes_on()
         old = primary_of(cluster, 1)
         os.kill(old["pid"], signal.SIGKILL)
-        time.sleep(8)
+        eventually(lambda: primary_of(cluster, 1)["name"] != old["name"], 60)
+        cluster.wait_until_whole()
+        running.goes_on()
     assert_exact(client, running)
-    eventually(lambda: primary_of(cluster, 1)["name"] != old["name"] and len(cluster.processes("postgres", 1)) == 2, 60)
-    cluster.wait_until_whole()
+    assert cluster.all_running("postgres")
 
 
 def test_reads_go_on_without_a_primary(cluster: Cluster, client: httpx.Client, key: str) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from tests.cluster_plugin import MANAGE, ROOT
+from tests.cluster_plugin import MANAGE, ROOT, clean
 from tests.conftest import Cluster, eventually, value_of
 
 FOLLOWERS = 2
 DELAYS = (60, 120)  # ms
-
-
-def clean() -> dict[str, str]:
-    """An environment without the settings of the other cluster."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
 
 
 def up(directory: Path, *options: str) -> None:
@@ -41,14 +36,14 @@ def manage(directory: Path, *args: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def followed(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("followed")
     delays = f"{DELAYS[0]}ms..{DELAYS[1]}ms"
     up(directory, "--shards", "1", "--replicas", str(FOLLOWERS), "--api", "1", "--port", "0", "--apply-delay", delays)
     try:
         yield Cluster(directory)
     finally:
-        manage(directory, "cluster", "destroy", "--yes", "--dir", str(directory))
+        put_away(directory)
 
 
 @pytest.fixture

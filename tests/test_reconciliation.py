@@ -204,7 +204,7 @@ def test_rounds_do_not_run_beside_each_other(cluster: Cluster) -> None:
 
 
 def test_who_may_ask_and_for_what(cluster: Cluster, client: httpx.Client) -> None:
-    writer = cluster.manage("make_key", "writer", "--scope", "write").stdout.strip()
+    writer = cluster.make_key("write")
     for key in ("", writer):
         with cluster.client(key) as other:
             assert other.get("/v1/shards/0/digest").status_code == (403 if key else 401)

@@ -28,7 +28,7 @@ def whole(cluster: Cluster) -> Iterator[None]:
     """Each test finds every process running and every component up, and leaves it so."""
 
     def wait() -> None:
-        eventually(lambda: all(one["state"] == "running" for one in cluster.status()["processes"]), 60)
+        eventually(cluster.all_running, 60)
         cluster.wait_until_whole()
 
     wait()
@@ -156,7 +156,7 @@ def test_a_worker_commits_the_transaction_in_hand(cluster: Cluster, client: http
         assert in_ledger(conn, write.batch)
     assert not process.is_running()
     eventually(lambda: value_of(client, key) == 5)
-    eventually(lambda: cluster.processes("worker", shard)[0]["state"] == "running", 30)
+    eventually(lambda: cluster.all_running("worker"), 30)
 
 
 def waiting_for_the_lock(conn: Any) -> bool:
@@ -186,11 +186,11 @@ def test_workers_end_under_load_and_the_next_ones_go_on(cluster: Cluster, client
     letters = dead_letters.count()
     with load(cluster, key) as running:
         for _ in range(2):
-            time.sleep(0.7)
+            running.goes_on()
             for worker in cluster.processes("worker"):
                 terminate(cluster, worker, 10)
-            eventually(lambda: all(one["state"] == "running" for one in cluster.processes("worker")), 30)
-        time.sleep(0.5)
+            eventually(lambda: cluster.all_running("worker"), 30)
+        running.goes_on()
     assert_exact(client, running)
     assert dead_letters.count() == letters
 
