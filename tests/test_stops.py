@@ -176,7 +176,7 @@ def test_a_worker_ends_although_it_cannot_commit(cluster: Cluster, client: httpx
         for _ in range(5):
             assert client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).status_code == 202
         eventually(lambda: waiting_for_the_lock(conn), 10)
-        terminate(cluster, cluster.processes("worker", shard)[0], 15)
+        terminate(cluster, cluster.processes("worker", shard), 15)
         assert journal.depth(shard) >= 1
     eventually(lambda: value_of(client, key) == 5, 60)
     assert dead_letters.count() == letters
@@ -187,16 +187,18 @@ def test_workers_end_under_load_and_the_next_ones_go_on(cluster: Cluster, client
     with load(cluster, key) as running:
         for _ in range(2):
             running.goes_on()
-            for worker in cluster.processes("worker"):
-                terminate(cluster, worker, 10)
+            terminate(cluster, cluster.processes("worker"), 10)
             eventually(lambda: cluster.all_running("worker"), 30)
         running.goes_on()
     assert_exact(client, running)
     assert dead_letters.count() == letters
 
 
-def terminate(cluster: Cluster, worker: dict[str, Any], seconds: float) -> None:
-    """Tell a worker to end; it does within the time."""
-    process, end = psutil.Process(worker["pid"]), End(cluster, worker["name"])
-    process.terminate()
-    end.within([process], seconds)
+def terminate(cluster: Cluster, workers: list[dict[str, Any]], seconds: float) -> None:
+    """Tell workers to end; all of them do within the time."""
+    ends = [(psutil.Process(worker["pid"]), End(cluster, worker["name"])) for worker in workers]
+    for process, _ in ends:
+        process.terminate()
+    until = time.monotonic() + seconds
+    for process, end in ends:
+        end.within([process], until - time.monotonic())
