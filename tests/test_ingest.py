@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from django.core.management import CommandError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,16 +137,16 @@ def test_counted_once_however_often(cluster: Cluster, client: httpx.Client, tmp_
 
 def test_a_run_that_was_killed_goes_on(cluster: Cluster, client: httpx.Client, tmp_path: Path) -> None:
     prefix, file = f"{uuid4().hex}:", tmp_path / "counts.csv"
-    file.write_bytes(b"".join(as_csv([(f"k{n % 100}", 1) for n in range(400_000)])))
+    file.write_bytes(b"".join(as_csv([(f"k{n % 100}", 1) for n in range(200_000)])))
     args = ["ingest", str(file), "--prefix", prefix, "--chunk", "1000"]
     env = {**os.environ, "TALLY_ENV_FILE": str(cluster.dir / "env")}
     with subprocess.Popen([*MANAGE, *args], env=env, stderr=subprocess.DEVNULL) as running:
         eventually(lambda: value_of(client, f"{prefix}k0"), pause=0.01)
         running.kill()
     again = cluster.manage(*args)
-    assert 1 <= int(again.stdout.split("; ")[1].split()[0]) < 400, again.stdout
+    assert 1 <= int(again.stdout.split("; ")[1].split()[0]) < 200, again.stdout
     found = client.get("/v1/counters", params=[("consistency", "primary"), *(("key", f"{prefix}k{n}") for n in range(100))]).json()
-    assert {one["value"] for one in found["results"]} == {4000}
+    assert {one["value"] for one in found["results"]} == {2000}
 
 
 def test_a_run_that_stopped_at_a_bad_line_goes_on(cluster: Cluster, client: httpx.Client, tmp_path: Path) -> None:
@@ -189,6 +191,5 @@ def test_what_leaves_64_bits_is_rejected_aloud(cluster: Cluster, client: httpx.C
     ],
 )
 def test_bad_arguments(cluster: Cluster, args: list[str], sentence: str) -> None:
-    done = ingest(cluster, *args)
-    assert done.returncode == 1
-    assert sentence in done.stderr
+    with pytest.raises(CommandError, match=re.escape(sentence)):
+        cluster.command("ingest", *args)
