@@ -114,7 +114,7 @@ def test_only_staff_may_look_and_steer(cluster: Cluster, path: str) -> None:
     with cluster.client("") as anonymous:
         assert anonymous.get(path).status_code == 401
         assert anonymous.post(f"{URL}/switchover", json={"reason": "x"}).status_code == 401
-    key = cluster.manage("make_key", "writer", "--scope", "write").stdout.split()[-1]
+    key = cluster.make_key("write")
     with cluster.client(key) as writer:
         assert writer.get(path).status_code == 403
         assert writer.put(f"{URL}/quorum", json={"quorum": 0}).status_code == 403
