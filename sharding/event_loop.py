@@ -25,17 +25,19 @@ class WouldBlock(BaseException):
 class _Attempt:
     """The request that is tried now. One at a time: what is tried gives the loop to nobody."""
 
+    loop: asyncio.AbstractEventLoop | None = None
     has_acted = False
 
 
 def is_running() -> bool:
-    """Whether this thread runs an event loop now."""
-    return events._get_running_loop() is not None
+    """Whether this thread runs the event loop on which requests are tried (Flower has one of its own, which may wait)."""
+    running = events._get_running_loop()
+    return running is not None and running is _Attempt.loop
 
 
 def attempt(function: Callable[..., T], *args: Any) -> T:
     """Run a function on the event loop. Raises `WouldBlock`, and then it has done nothing; and what the function raises."""
-    _Attempt.has_acted = False
+    _Attempt.loop, _Attempt.has_acted = events._get_running_loop(), False
     return function(*args)
 
 

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
 
 def seconds(request: Request, default: float = 0.0) -> float:
     """`?wait=`, or the default where there is none. Raises `Problem` 400."""
-    text = request.query_params.get("wait")
+    text = request.query_params.get("wait") if request._request.META["QUERY_STRING"] else None  # most have none: not parsed
     if text is None:
         return default
     most = settings.TALLY.max_wait_seconds
