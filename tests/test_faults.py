@@ -128,7 +128,7 @@ def test_exact_after_a_primary_was_killed(cluster: Cluster, client: httpx.Client
         cluster.wait_until_whole()
         running.goes_on()
     assert_exact(client, running)
-    assert cluster.all_running("postgres")
+    eventually(lambda: cluster.all_running("postgres"), 30)
 
 
 def test_reads_go_on_without_a_primary(cluster: Cluster, client: httpx.Client, key: str) -> None:
