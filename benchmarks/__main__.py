@@ -78,9 +78,12 @@ def measured(context: Context, name: str) -> Part:
 
 def main() -> int:
     """The command."""
-    options = _parser().parse_args()
-    if options.only == "quorum":  # it has a cluster, a result and a picture of its own
-        return quorum([])
+    parser = _parser()
+    options, others = parser.parse_known_args()
+    if options.only == "quorum":  # it has options, a cluster, a result and a picture of its own
+        return quorum(others)
+    if others:
+        parser.error(f"unknown: {' '.join(others)}")
     names = named(options.only)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that cluster and peers are put away
     own = options.dir is None
@@ -104,7 +107,12 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--only", default="", metavar="NAMES", help=f"only these, separated by commas: {', '.join(FIGURES)}; or quorum")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="NAMES",
+        help=f"only these, separated by commas: {', '.join(FIGURES)}; or quorum, which has the options of manage.py quorum_report",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="how often each side is measured (default: 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every duration, for a first look (default: 1)")
     parser.add_argument("--minutes", type=float, default=1.5, help="of half load while memory is watched, in growth (default: 1.5)")

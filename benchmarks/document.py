@@ -120,6 +120,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def where(machine: dict[str, Any]) -> str:
+    """The machine in a line."""
+    return f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, {machine['system']}"
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

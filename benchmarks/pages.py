@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import document
 from benchmarks.document import ROOT
 
 PAGE, README = ROOT / "docs/performance.md", ROOT / "README.md"
-MARKED = re.compile(r"(<!-- bench -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
 HEAD = ("figure", "Tally", "peer", "peer's", "ratio", "goal", "")
 
 
@@ -58,15 +59,14 @@ def show(console: Console, found: dict[str, Any], names: Sequence[str]) -> None:
 
 def write(found: dict[str, Any]) -> None:
     """Into the pages, where they have the markers."""
-    machine = found["machine"]
-    where = f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, {machine['system']}"
+    where = document.where(found["machine"])
     commits = sorted({one["commit"] for one in found["figures"]})
     told = f"\nMedians of one run each, ± half of the spread between repeats; {where}; commit {', '.join(commits)}.\n"
     names = dict.fromkeys(one["of"] for one in found["figures"])
-    _between(PAGE, markdown(found["figures"]) + told + "".join(f"\n![{name}](img/bench-{name}.png)\n" for name in names))
+    between(PAGE, "bench", markdown(found["figures"]) + told + "".join(f"\n![{name}](img/bench-{name}.png)\n" for name in names))
     leading = [one for one in found["figures"] if one["goal"] and one["peer"]]
     picture = "\n![Increments a second until they are on the replicas](docs/img/bench-bulk.png)\n" if "bulk" in names else ""
-    _between(README, _short(leading) + picture)
+    between(README, "bench", _short(leading) + picture)
 
 
 def _short(figures: Sequence[dict[str, Any]]) -> str:
@@ -78,8 +78,7 @@ def _short(figures: Sequence[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _between(page: Any, text: str) -> None:
-    """Replace what stands between the markers of a page."""
-    old = page.read_text()
-    if MARKED.search(old):
-        page.write_text(MARKED.sub(lambda found: found[1] + text + found[3], old))
+def between(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of this name on a page."""
+    marked = re.compile(rf"(<!-- {name} -->\n)(.*?)(<!-- /{name} -->)", re.DOTALL)
+    page.write_text(marked.sub(lambda found: found[1] + text + found[3], page.read_text()))

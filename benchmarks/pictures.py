@@ -7,29 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from benchmarks.document import ROOT
 from benchmarks.pages import number
+from benchmarks.style import BLUE as TALLY
+from benchmarks.style import GRID, INK, MUTED, STYLE
+from benchmarks.style import ORANGE as THIRD
+from benchmarks.style import PALE as PEER
 
 FOLDER = ROOT / "docs/img"
-INK, MUTED, GRID = "#1f2933", "#66737f", "#e3e7eb"
-TALLY, PEER, THIRD = "#0b6e99", "#b4bec7", "#c2571a"
-STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.edgecolor": GRID,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 Found = dict[str, Any]
 
 

@@ -17,6 +17,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from redis import Redis
 
+from benchmarks.chaos.subject import Subject
+from benchmarks.quorum.report import Sweep
 from tests.cluster_plugin import MANAGE, ROOT, clean
 from tests.conftest import Cluster, eventually, value_of
 
@@ -129,6 +131,20 @@ def seconds_to_apply(client: httpx.Client, key: str) -> float:
     answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 20})
     assert answer.status_code == 200, answer.text
     return time.monotonic() - started
+
+
+def test_the_quorum_report_is_exact_and_finds_what_is_not(followed: Cluster, followers: httpx.Client) -> None:
+    sweep = Sweep(Subject(followed.dir), writes=30, rounds=1, spread=0.5, seed=1, delays=DELAYS, tell=lambda _: None)
+    found = sweep.measure([0, FOLLOWERS])
+    assert found.exact, found.steps
+    assert {one["apply_delay_ms"] for one in replicas(followers)} == set(found.delays_ms)
+    assert [step.followers_compared for step in found.steps] == [FOLLOWERS, FOLLOWERS]
+    waited = [min(one.quantiles_ms[0] for one in step.latencies) for step in found.steps]
+    assert waited[0] < found.delays_ms[0] <= found.delays_ms[-1] <= waited[1]
+    answer = followers.post(f"/v1/counters/{next(iter(sweep.expected))}/increments", json={"delta": 1}, params={"wait": 20})
+    assert answer.status_code == 200, "a count that the report knows nothing of"
+    found = sweep.measure([0])
+    assert (found.exact, found.steps[0].mismatched_keys) == (False, 1)
 
 
 def test_more_than_there_are_is_refused(followers: httpx.Client) -> None:

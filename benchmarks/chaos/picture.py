@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.chaos.sampler import Sample
 from benchmarks.chaos.trial import Trial
 from benchmarks.chaos.verdict import Verdict
+from benchmarks.style import BLUE as WRITES
+from benchmarks.style import GRID, MUTED, STYLE
+from benchmarks.style import ORANGE as BACKLOG
 
-INK, MUTED, GRID = "#1f2933", "#66737f", "#e3e7eb"
-WRITES, READS, BACKLOG = "#0b6e99", "#8a9ba8", "#c2571a"
+READS = "#8a9ba8"
 FAMILIES = {  # what a fault hits → (label, colour, marker)
     "postgres": ("databases, etcd", "#7a3e9d", "v"),
     "redis": ("Redis", "#c0392b", "s"),
@@ -39,15 +38,7 @@ def family_of(name: str) -> str:
 
 def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, title: str) -> None:
     """Write the picture."""
-    style: dict[str, Any] = {
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "axes.edgecolor": GRID,
-        "text.color": INK,
-        "axes.labelcolor": MUTED,
-    }
-    style |= {"xtick.color": MUTED, "ytick.color": MUTED}
-    with mpl.rc_context(style):  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure, (top, marks, bottom) = plt.subplots(
             3, 1, sharex=True, figsize=(11, 6.2), height_ratios=(5, 1.5, 3), gridspec_kw={"hspace": 0.08}
         )

@@ -12,13 +12,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import pages
 from benchmarks.chaos import subject
+from benchmarks.document import ROOT
 from benchmarks.quorum import picture, report
-from benchmarks.quorum.report import FOLLOWERS, Found, Sweep
-from cluster.layout import PROJECT
+from benchmarks.quorum.report import Found, Sweep
 
-RESULTS = PROJECT / "benchmarks/results/quorum.json"
-PICTURE = PROJECT / "docs/img/quorum_vs_latency.png"
+FOLLOWERS = 5
+RESULTS = ROOT / "benchmarks/results"
+PICTURES = ROOT / "docs/img"
+PAGE = ROOT / "docs/replication.md"
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -29,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with console.status("a leader and five followers are started") as status:
         found = measure(options, status.update)
     _show(found)
-    report.save(found, options.json)
-    picture.draw(found, options.picture)
-    console.print(f"{options.json} and {options.picture} are written")
+    trial = options.trial
+    report.save(found, (trial or RESULTS) / "quorum.json")
+    picture.draw(found, (trial or PICTURES) / "quorum_vs_latency.png")
+    if not trial:
+        pages.between(PAGE, "quorum", report.markdown(found))
     return 0 if found.exact else 1
 
 
@@ -47,7 +52,7 @@ def measure(options: argparse.Namespace, tell: report.Tell) -> Found:
 
 
 def _show(found: Found) -> None:
-    console.print(f"the five followers apply after {', '.join(map(str, found.delays_ms))} ms")
+    console.print(f"the followers apply after {', '.join(map(str, found.delays_ms))} ms")
     title = f"{found.writes:,} clients: milliseconds until committed"
     table = Table("quorum", "keys", "load", "mean", "p50", "p95", "p99", "writes/s", "mismatched keys", "followers compared", title=title)
     for step in found.steps:
@@ -75,8 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--delays", type=_range, default=(50, 500), metavar="MIN..MAX", help="of the followers, in ms (default: 50..500)")
     parser.add_argument("--seed", type=int, default=7, help="of the random delays (default: 7)")
     parser.add_argument("--quorums", type=int, nargs="+", default=list(range(FOLLOWERS + 1)), choices=range(FOLLOWERS + 1), metavar="K")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
-    parser.add_argument("--picture", type=Path, default=PICTURE, help="where the picture goes")
+    parser.add_argument("--trial", type=Path, metavar="DIR", help="write figures and picture there, and leave the documentation as it is")
     return parser
 
 

@@ -7,23 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
-from benchmarks.quorum.report import FOLLOWERS, Found, Latency
+from benchmarks.quorum.report import Found, Latency
+from benchmarks.style import BLUE, GRID, MUTED, ORANGE, STYLE
 
-INK, MUTED, GRID, BLUE, ORANGE = "#1f2933", "#66737f", "#e3e7eb", "#0b6e99", "#c2571a"
-STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.edgecolor": GRID,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
+NOTE = (
+    "quorum: followers that confirm before a commit returns; beneath it, writes committed in a second when all clients come at once;"
+    " shaded: how the writes are distributed"
+)
+HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 
 def draw(found: Found, path: Path) -> None:
@@ -35,16 +30,13 @@ def draw(found: Found, path: Path) -> None:
             keys = sorted({one.keys for one in steady})[number]
             _half(axes, found, [one for one in steady if one.keys == keys], [one for one in burst if one.keys == keys])
         halves[0].set_ylim(0, 1.05 * max(one.quantiles_ms[-1] for step in found.steps for one in step.latencies if one.load == "steady"))
-        note = (
-            "quorum: followers that confirm before a commit returns; beneath it, writes committed in a second when all clients come at once"
-        )
-        figure.text(0.525, 0.03, note, ha="center", color=MUTED, fontsize=8.5)
+        figure.text(0.525, 0.03, NOTE, ha="center", color=MUTED, fontsize=8.5)
         halves[0].set_ylabel("milliseconds until committed")
         halves[0].legend(*halves[0].get_legend_handles_labels(), loc="upper left", frameon=False)
         figure.suptitle("What a larger quorum costs", x=0.065, y=0.975, ha="left", fontsize=13, fontweight="bold")
         word = "every follower equal to the leader, every count exact" if found.exact else "NOT EXACT: see quorum.json"
         delays = ", ".join(map(str, found.delays_ms))
-        text = f"{FOLLOWERS} followers that apply after {delays} ms; {found.writes:,} clients within {found.spread_seconds:g} s; {word}."
+        text = f"Followers that apply after {delays} ms; {found.writes:,} clients within {found.spread_seconds:g} s; {word}."
         figure.text(0.065, 0.895, text, color=MUTED)
         figure.subplots_adjust(left=0.065, right=0.985, top=0.82, bottom=0.17)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +54,9 @@ def _half(axes: Axes, found: Found, latencies: Sequence[Latency], bursts: Sequen
     decided = [(step.quorum, step.delay_ms) for step in found.steps if step.delay_ms is not None]
     label = "delay of the k-th fastest follower"
     axes.plot([k for k, _ in decided], [delay for _, delay in decided], color=ORANGE, lw=1.2, marker="D", ms=4, label=label)
+    beside: dict[str, Any] = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right", "path_effects": HALO}
     for quorum, one in zip(quorums, latencies, strict=True):
-        axes.annotate(
-            f"{one.mean_ms:,.0f}", (quorum, one.mean_ms), xytext=(-6, 6), textcoords="offset points", ha="right", color=BLUE, fontsize=8.5
-        )
+        axes.annotate(f"{one.mean_ms:,.0f}", (quorum, one.mean_ms), color=BLUE, fontsize=8.5, **beside)
     axes.set_title(f"{latencies[0].keys:,} keys", loc="left", fontsize=10.5)
     names = ["0 (async.)" if not quorum else str(quorum) for quorum in quorums]
     axes.set_xticks(quorums, [f"{name}\n{one.throughput:,.0f}/s" for name, one in zip(names, bursts, strict=True)])

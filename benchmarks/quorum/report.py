@@ -8,18 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import document
 from benchmarks.chaos.subject import Subject
-from benchmarks.chaos.wire import Answer
 from benchmarks.quorum import burst, steer
 
-FOLLOWERS = 5
 KEYS = (10, 10_000)
 WAIT_SECONDS = 30
 DIGEST_SECONDS = 30
-TRIES = 10
 API = 4  # processes
 ROOM = 512  # threads of each, which can hold a client that waits
 ENVIRONMENT = {name: str(ROOM) for name in ("TALLY_API_THREADS", "TALLY_MAX_WAITING", "TALLY_MAX_WRITING")}
@@ -57,6 +56,10 @@ class Step:
     followers_compared: int
     troubles: list[str] = field(default_factory=list)
 
+    def latency(self, load: str, keys: int) -> Latency:
+        """What was measured under this load over so many keys."""
+        return next(one for one in self.latencies if (one.load, one.keys) == (load, keys))
+
 
 @dataclass
 class Found:
@@ -67,12 +70,15 @@ class Found:
     writes: int
     rounds: int
     spread_seconds: float
-    minutes: float = 0.0
+    minutes: float
+    machine: dict[str, Any] = field(default_factory=document.machine)
+    commit: str = field(default_factory=document.commit)
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def exact(self) -> bool:
         """Whether every follower was compared, and no key differs anywhere."""
-        return all(not step.mismatched_keys and not step.troubles and step.followers_compared == FOLLOWERS for step in self.steps)
+        return all(not step.mismatched_keys and not step.troubles and step.followers_compared == len(self.delays_ms) for step in self.steps)
 
 
 class Sweep:
@@ -83,39 +89,38 @@ class Sweep:
     ) -> None:
         self.subject, self.writes, self.rounds, self.spread, self.tell = subject, writes, rounds, spread, tell
         self.rng = random.Random(seed)  # noqa: S311 - the same delays and load in each run
-        self.delays = sorted(self.rng.randint(*delays) for _ in range(FOLLOWERS))
+        self.followers = [one["node"] for one in steer.followers(subject)]
+        self.delays = sorted(self.rng.randint(*delays) for _ in self.followers)
+        self.rng.shuffle(self.followers)
         self.expected: Counter[str] = Counter()
         self.run = f"quorum:{time.time_ns():x}"
         # Straight to the processes: nginx would connect to them anew for each of thousands of clients at once.
         self.hosts = [f"127.0.0.1:{row['port']}" for row in subject.rows("api")]
 
     def measure(self, quorums: Sequence[int]) -> Found:
-        """All steps. Raises `OSError`, `TimeoutError`, `psycopg.Error`."""
+        """All steps. Raises `OSError`, `TimeoutError`, `NoAnswer`, `RuntimeError`."""
         began = time.monotonic()
-        self.tell("commits wait until they are applied")
-        steer.wait_for_apply(self.subject)
-        followers = steer.followers(self.subject)
-        self.rng.shuffle(followers)
-        steer.set_delays(self.subject, dict(zip(followers, self.delays, strict=True)))
+        self.tell("each follower gets its delay")
+        steer.set_delays(self.subject, dict(zip(self.followers, self.delays, strict=True)))
         self._warm()
         steps = [self._step(quorum) for quorum in quorums]
-        if steer.delays(self.subject, followers) != self.delays:
-            raise RuntimeError("the delays of the followers did not stay what they were made: the figures mean nothing")
         return Found(self.delays, steps, self.writes, self.rounds, self.spread, round((time.monotonic() - began) / 60, 2))
 
     def _warm(self) -> None:
         """Threads, connections and pages are there before anything is measured."""
         self.tell("warm-up")
         for number in (API, 10 * API, 100 * API, self.writes, self.writes):
-            self._write([f"{self.run}:warm:{n}" for n in range(number)])
+            self._write([f"{self.run}:warm:{n}" for n in range(min(number, self.writes))])
 
     def _step(self, quorum: int) -> Step:
         self.tell(f"quorum {quorum}: waiting for Patroni")
         seconds = steer.set_quorum(self.subject, quorum)
         latencies = [self._latency(quorum, keys, load) for load in ("steady", "burst") for keys in KEYS]
-        self.tell(f"quorum {quorum}: comparing {FOLLOWERS} followers with the leader")
+        self.tell(f"quorum {quorum}: comparing {len(self.followers)} followers with the leader")
         compared, mismatched, troubles = self._parity()
         delay = self.delays[quorum - 1] if quorum else None
+        if delay and (least := min(one.quantiles_ms[0] for one in latencies)) < delay:
+            troubles.append(f"a write was committed after {least:g} ms, before the follower that decides can have applied it ({delay} ms)")
         return Step(quorum, round(seconds, 2), delay, latencies, mismatched + self._miscounted(), compared, troubles)
 
     def _latency(self, quorum: int, keys: int, load: str) -> Latency:
@@ -146,43 +151,38 @@ class Sweep:
 
     def _parity(self) -> tuple[int, int, list[str]]:
         """Followers compared with the leader, keys that differ, and why a follower could not be compared."""
-        answer = self._ask(f"/v1/shards/{steer.SHARD}/digest?wait={DIGEST_SECONDS}")
-        if answer.status != 200:
-            return 0, 0, [f"the digest call answers {answer.status}: {answer.body.decode(errors='replace')[:300]}"]
-        replicas = answer.json["replicas"]
+        replicas = steer.ask(self.subject, "GET", f"{steer.SHARD}/digest?wait={DIGEST_SECONDS}")["replicas"]
         compared = [one for one in replicas if one["equal"] is not None]
         troubles = [f"{one['node']}: {one['detail']}" for one in replicas if one["detail"]]
-        return len(compared), sum(one["differing_keys"] for one in compared), troubles
-
-    def _ask(self, path: str) -> Answer:
-        """A GET; as 503 asks to come again, it is asked again for a while."""
-        wire = self.subject.wire()
-        for _ in range(TRIES):
-            answer = wire.ask("GET", path, timeout=DIGEST_SECONDS + 10)
-            if answer.status != 503:
-                break
-            time.sleep(1)
-        wire.close()
-        return answer
+        return len(compared), sum(one["differing_keys"] or not one["equal"] for one in compared), troubles
 
     def _miscounted(self) -> int:
-        """Keys whose value on the leader is not what was acknowledged. Raises `RuntimeError` if they cannot be read."""
+        """Keys whose value on the leader is not what was acknowledged."""
         wrong, keys = 0, list(self.expected)
         for start in range(0, len(keys), 500):
             query = "&".join(f"key={key}" for key in keys[start : start + 500])
-            answer = self._ask(f"/v1/counters?consistency=primary&{query}")
-            if answer.status != 200:
-                raise RuntimeError(f"counts cannot be read: {answer.status}: {answer.body.decode(errors='replace')[:300]}")
-            wrong += sum(one["value"] != self.expected[one["key"]] for one in answer.json["results"])
+            found = steer.ask(self.subject, "GET", f"/v1/counters?consistency=primary&{query}")["results"]
+            wrong += sum(one["value"] != self.expected[one["key"]] for one in found)
         return wrong
 
 
 def save(found: Found, path: Path) -> None:
-    """The document: per quorum and number of keys mean, p50, p95, p99, throughput, mismatched keys."""
-    document: dict[str, Any] = {
-        "what": f"{found.writes:,} clients, each answered when a quorum of {FOLLOWERS} followers has applied its write",
-        "exact": found.exact,
-        **asdict(found),
-    }
+    """The document: per quorum, load and number of keys mean, p50, p95, p99, throughput; per quorum mismatched keys."""
+    what = f"{found.writes:,} clients, each answered when so many of {len(found.delays_ms)} followers have applied its write"
+    kept: dict[str, Any] = {"what": what, "exact": found.exact, **asdict(found)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+def markdown(found: Found) -> str:
+    """The table, and where its figures are from."""
+    head = ["quorum", "delay that decides, ms", *(f"{keys:,} keys: mean, p50, p95, p99, ms" for keys in KEYS)]
+    head += [*(f"{keys:,} keys at once: mean, ms; writes/s" for keys in KEYS), "mismatched keys"]
+    rows = [head, ["---:"] * len(head)]
+    for step in found.steps:
+        steady, burst = ([step.latency(load, keys) for keys in KEYS] for load in ("steady", "burst"))
+        calm = [", ".join(f"{part:,.0f}" for part in (one.mean_ms, one.p50_ms, one.p95_ms, one.p99_ms)) for one in steady]
+        rush = [f"{one.mean_ms:,.0f}; {one.throughput:,.0f}/s" for one in burst]
+        rows.append([str(step.quorum), str(step.delay_ms or "-"), *calm, *rush, str(step.mismatched_keys)])
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return f"{table}\n{document.where(found.machine)}; commit {found.commit}, {found.at}.\n"
