@@ -35,6 +35,7 @@ class Replica(models.Model):
     class Meta:
         managed = False
         default_permissions = ("view", "change")
+        verbose_name = "server"  # primaries are shown as well
 
     def __str__(self) -> str:
         return self.id.partition("/")[2]

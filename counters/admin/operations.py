@@ -19,6 +19,7 @@ from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.text import capfirst
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -77,7 +78,7 @@ class OperationsAdmin(ViewsAdmin):
         context = {"form": form, "actions": self.things if self.can_act(request) else {}, **(extra_context or {})}
         if form.is_valid():
             context |= self._page(request, form)
-        title = f"Select {self.opts.verbose_name} to {'change' if self.can_act(request) else 'view'}"
+        title = capfirst(self.opts.verbose_name_plural)
         return TemplateResponse(request, self.template, self.context(request, title, context))
 
     def _page(self, request: HttpRequest, form: Filter) -> dict[str, Any]:

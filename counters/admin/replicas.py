@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils.text import capfirst
 
 from counters.admin import listing
 from counters.admin.filters import Filter, ReplicaFilter
@@ -17,6 +19,7 @@ from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
 from replication import status, steering
 from replication.interventions import Order
+from replication.models import Intervention
 from replication.patroni import PatroniUnavailable, Refused
 from replication.status import Replica, ShardStatus
 from sharding.databases import ShardUnavailable
@@ -29,6 +32,12 @@ class Row:
     pk: str
     shard: int
     of: Replica | ShardStatus
+
+    @property
+    def up(self) -> str | None:
+        """For how long a server has been up; None if that is not known, and for a shard."""
+        seconds = getattr(self.of, "uptime_seconds", None)
+        return None if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
 def _try(steer: Callable[[], object]) -> str:
@@ -159,10 +168,20 @@ class ReplicaAdmin(SteeringAdmin):
 class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """What was asked of servers; to be looked at only."""
 
-    list_display = ("at", "shard", "action", "node", "by", "reason", "outcome")
+    change_list_template = "admin/counters/operations/interventions.html"
+    list_display = ("when", "shard", "action", "node", "by", "reason", "outcome")
     list_filter = ("shard", "action")
     search_fields = ("node", "by", "reason", "outcome")
     actions = None
+
+    @admin.display(description="At (UTC)", ordering="at")
+    def when(self, one: Intervention) -> str:
+        """As on the other pages."""
+        return f"{one.at:%Y-%m-%d %H:%M:%S}"
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Under a title that names what is listed."""
+        return super().changelist_view(request, {"title": capfirst(self.opts.verbose_name_plural), **(extra_context or {})})
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """Never."""

@@ -3,11 +3,11 @@
 from django.db import migrations, models
 
 
-def page(name, length):
+def page(name, length, **names):
     return migrations.CreateModel(
         name=name,
         fields=[("id", models.CharField(max_length=length, primary_key=True, serialize=False))],
-        options={"managed": False, "default_permissions": ("view", "change")},
+        options={"managed": False, "default_permissions": ("view", "change"), **names},
     )
 
 
@@ -33,6 +33,6 @@ class Migration(migrations.Migration):
                 "indexes": [models.Index(fields=["-at"], name="intervention_newest")],
             },
         ),
-        page("Replica", 220),
+        page("Replica", 220, verbose_name="server"),
         page("Shard", 10),
     ]

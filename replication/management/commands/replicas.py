@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -91,7 +92,7 @@ def _row(one: Replica) -> list[str]:
         *(_lag(lag) for lag in (one.write, one.flush, one.replay)),
         one.sync_state or "-",
         f"{one.apply_delay_ms} ms" if one.apply_delay_ms else "-",
-        "-" if one.uptime_seconds is None else _duration(one.uptime_seconds),
+        "-" if one.uptime_seconds is None else str(timedelta(seconds=int(one.uptime_seconds))),
         equal,
     ]
 
@@ -108,9 +109,3 @@ def _size(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1024
     return f"{size:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
