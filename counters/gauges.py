@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from counters.apply import dead_letters
+from counters.apply import dead_letters, partitions
 from counters.intake import journal
 from sharding import breakers
 
@@ -23,6 +23,11 @@ BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (
     ("tally_journal_entries", "Batches in the journal", journal.depth),
     ("tally_journal_age_seconds", "Age of the oldest entry of the journal; 0 if it is empty", journal.age),
     ("tally_batches_set_aside_kept", "Batches that could not be decoded or applied and wait for an operator", journal.set_aside_count),
+    (
+        "tally_partitions_maintained_at_seconds",
+        "When the shard's time partitions were last made and dropped (Unix time)",
+        partitions.maintained_at,
+    ),
     ("tally_shard_degraded", "1 while the journal lets batches go that too few replicas have", journal.is_degraded),
 )
 

@@ -61,6 +61,11 @@ _copies: dict[int, Topology] = {}  # by shard, as they were read last
 _lock = Lock()
 
 
+def shard_named(text: str) -> int | None:
+    """The shard whose number this is, as one writes it; None if there is none."""
+    return {str(shard): shard for shard in range(settings.TALLY.shard_count)}.get(text)
+
+
 def current() -> Topology:
     """The map as this process knows it; read from the shards once. Raises `NoTopology`."""
     if _current is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import httpx
 import pytest
 import yaml
 
-from counters.apply import dead_letters
+from counters.apply import dead_letters, partitions, tasks
 from monitoring.targets import targets
 from tests.cluster_plugin import ROOT
 from tests.conftest import Cluster
+from tests.test_admin_operations import frozen
 
 HOME = ROOT / "monitoring"
 METRIC = re.compile(r"\b(?:tally|patroni|etcd|flower)_\w+")
@@ -73,6 +75,17 @@ def test_what_waits_for_an_operator_is_told_by_every_process_at_once(cluster: Cl
             if letter.task == key:
                 dead_letters.discard(id)
     assert told() == {f"tally_dead_letters_kept {before:.1f}"}
+
+
+def test_partitions_are_maintained_where_they_can_be_and_told(cluster: Cluster) -> None:
+    began = time.time()
+    with frozen(cluster, 0):
+        tasks.maintain_partitions()
+        assert partitions.maintained_at(0) < began <= partitions.maintained_at(1)
+    tasks.maintain_partitions()
+    for name in ("api-1", "worker-1-1", "spill-worker-1"):
+        told = re.findall(r'^tally_partitions_maintained_at_seconds\{shard="(.)"\} (\S+)$', exposed(cluster)[name], re.MULTILINE)
+        assert [(shard, float(at) >= began) for shard, at in told] == [("0", True), ("1", True)]
 
 
 @pytest.mark.parametrize(

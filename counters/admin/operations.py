@@ -78,7 +78,7 @@ class OperationsAdmin(ViewsAdmin):
         context = {"form": form, "actions": self.things if self.can_act(request) else {}, **(extra_context or {})}
         if form.is_valid():
             context |= self._page(request, form)
-        title = capfirst(self.opts.verbose_name_plural)
+        title = capfirst(str(self.opts.verbose_name_plural))
         return TemplateResponse(request, self.template, self.context(request, title, context))
 
     def _page(self, request: HttpRequest, form: Filter) -> dict[str, Any]:

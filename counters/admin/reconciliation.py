@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from django.conf import settings
 from django.http import HttpRequest
 
 from counters import reconciliation
@@ -13,6 +12,7 @@ from counters.admin.filters import Filter, ShardFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
 from counters.reconciliation import Report
+from sharding import topology
 
 WAIT_SECONDS = 20.0
 
@@ -30,9 +30,9 @@ class Row:
 
 
 def _compare(id: str) -> str:
-    if not (id.isascii() and id.isdigit() and int(id) < settings.TALLY.shard_count):
-        return f"There is no shard {id}."
-    shard = int(id)
+    shard = topology.shard_named(id)
+    if shard is None:
+        return f"There is no shard {id!r}."
     found = reconciliation.wait(shard, reconciliation.request([shard]), WAIT_SECONDS)
     return "" if found else f"Shard {id}: asked for, but not ended within {WAIT_SECONDS:g} s; look again later."
 

@@ -22,6 +22,7 @@ from replication.interventions import Order
 from replication.models import Intervention
 from replication.patroni import PatroniUnavailable, Refused
 from replication.status import Replica, ShardStatus
+from sharding import topology
 from sharding.databases import ShardUnavailable
 
 
@@ -50,8 +51,8 @@ def _try(steer: Callable[[], object]) -> str:
 
 
 def _shard_of(text: str) -> int:
-    shard = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else -1
-    if not 0 <= shard < settings.TALLY.shard_count:
+    shard = topology.shard_named(text)
+    if shard is None:
         raise Refused(f"there is no shard {text!r}")
     return shard
 
@@ -181,7 +182,7 @@ class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Under a title that names what is listed."""
-        return super().changelist_view(request, {"title": capfirst(self.opts.verbose_name_plural), **(extra_context or {})})
+        return super().changelist_view(request, {"title": capfirst(str(self.opts.verbose_name_plural)), **(extra_context or {})})
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """Never."""

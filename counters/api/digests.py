@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from django.conf import settings
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from rest_framework.request import Request
@@ -12,18 +11,12 @@ from rest_framework.request import Request
 from counters import reconciliation
 from counters.api import schema, waiting
 from counters.api.base import ApiView, Response
-from counters.api.problems import Problem, unavailable
+from counters.api.problems import unavailable
+from counters.api.shard_views import shard_of
 from counters.models import Scope
 from counters.reconciliation import Report
 from replication.digest import Difference
 from replication.digests import Comparison
-
-
-def checked_shard(text: str) -> int:
-    """The number of a shard. Raises `Problem` 404."""
-    if text.isascii() and text.isdigit() and len(text) < 4 and int(text) < settings.TALLY.shard_count:
-        return int(text)
-    raise Problem(404, "unknown-shard", f"The shards have the numbers 0 to {settings.TALLY.shard_count - 1}.")
 
 
 class DigestView(ApiView):
@@ -34,7 +27,7 @@ class DigestView(ApiView):
     @schema.digest
     def get(self, request: Request, shard: str) -> Response:
         """Whether a shard's replicas, and the cache, have what its primary has. With `wait`, or if none is known, they are compared now."""
-        number, seconds = checked_shard(shard), waiting.seconds(request)
+        number, seconds = shard_of(shard), waiting.seconds(request)
         found = None if seconds else reconciliation.last(number)
         found = found or _fresh(number, seconds)
         return Response(shown(found)) if found else Response({"shard": number, "status": "queued"}, 202)

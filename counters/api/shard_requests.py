@@ -13,8 +13,13 @@ from replication.steering import Quorum
 
 _TIME = r"[0-9]{1,7}(\.[0-9]{1,3})?(ms|s)"
 DELAY = rf"^{_TIME}(\.\.{_TIME})?$"
-Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="Why; it is recorded.")]
-Node = Annotated[str, Meta(min_length=1, max_length=200, description="A node's name, as `/v1/shards/{shard}/replicas` tells it.")]
+# NUL is what PostgreSQL's text cannot have: the record of an intervention would be without it, or not be.
+_WHY = "Why; it is recorded."
+Reason = Annotated[str, Meta(max_length=1000, pattern=r"^[^\u0000]*[^\s\u0000][^\u0000]*$", description=f"{_WHY} Not blank, no NUL.")]
+MaybeReason = Annotated[str, Meta(max_length=1000, pattern=r"^[^\u0000]*$", description=_WHY)]
+Node = Annotated[
+    str, Meta(max_length=200, pattern=r"^[^\u0000]+$", description="A node's name, as `/v1/shards/{shard}/replicas` tells it.")
+]
 
 
 class SetQuorum(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,7 +30,7 @@ class SetQuorum(msgspec.Struct, forbid_unknown_fields=True):
     synchronous_commit: Annotated[
         Literal["on", "remote_apply"] | None, Meta(description="What confirming means: flushed, or applied as well.")
     ] = None
-    reason: Annotated[str, Meta(max_length=1000)] = ""
+    reason: MaybeReason = ""
 
 
 class Switchover(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,8 +56,10 @@ class Because(msgspec.Struct, forbid_unknown_fields=True):
 class SetApplyDelay(msgspec.Struct, forbid_unknown_fields=True):
     """How long a replica waits before it applies a commit; of a range, a time is chosen at random. "0ms" ends it."""
 
-    delay: Annotated[str, Meta(pattern=DELAY, description=apply_delay.RULE)]
-    reason: Annotated[str, Meta(max_length=1000)] = ""
+    delay: Annotated[
+        str, Meta(description=apply_delay.RULE, extra_json_schema={"pattern": DELAY})
+    ]  # checked by `apply_delay`, which says more
+    reason: MaybeReason = ""
 
 
 class Shards(msgspec.Struct):

@@ -15,6 +15,7 @@ from counters.models import Scope
 from replication import apply_delay, status, steering
 from replication.interventions import Order
 from replication.steering import Quorum
+from sharding import topology
 
 T = TypeVar("T")
 
@@ -27,10 +28,11 @@ class ShardApiView(ApiView):
 
 def shard_of(text: str) -> int:
     """The number of a shard. Raises `Problem` 404."""
-    count = settings.TALLY.shard_count
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) < count):
+    shard = topology.shard_named(text)
+    if shard is None:
+        count = settings.TALLY.shard_count
         raise Problem(404, "unknown-shard", f"There is no shard {text[:20]!r}: there are {count}, numbered from 0 on.")
-    return int(text)
+    return shard
 
 
 def body(request: Request, kind: type[T]) -> T:

@@ -7,13 +7,16 @@ oldest entry of the shard's journal. What falls outside every partition (an odd 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from time import time
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import structlog
+from django.conf import settings
 from psycopg import sql
 
+from counters.intake import journal
 from sharding import databases
 
 DAYS_AHEAD = 3
@@ -22,6 +25,28 @@ BY_TIME = ("idempotency",)
 PARTITIONS = """
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = %s::regclass"""
 log = structlog.get_logger(__name__)
+
+
+def maintain(shard: int) -> list[str]:
+    """Make what is due and drop what is old, and say in the journal's Redis when that was done; returns the names of what was dropped.
+
+    Raises `psycopg.Error`, `RedisError`.
+    """
+    entries = journal.entries(shard, limit=1)
+    oldest = datetime.fromtimestamp(entries[0].position / 1e6, UTC) if entries else None
+    create_ahead(shard)
+    dropped = drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
+    journal.client().set(_maintained_key(shard), time())
+    return dropped
+
+
+def maintained_at(shard: int) -> float:
+    """When that was last done (Unix time), 0 if never. Raises `RedisError`."""
+    return float(journal.client().get(_maintained_key(shard)) or 0)
+
+
+def _maintained_key(shard: int) -> str:
+    return f"partitions:{shard}:maintained"
 
 
 def first_uuid(at: datetime) -> UUID:

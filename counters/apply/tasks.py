@@ -7,11 +7,11 @@ message lost with its worker costs nothing, as the worker that starts next takes
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
+import psycopg
 import structlog
 from celery import shared_task
 from celery.exceptions import Ignore
@@ -66,13 +66,12 @@ def _relay_all() -> None:
 
 @shared_task(name="counters.maintain_partitions", ignore_result=True)
 def maintain_partitions() -> None:
-    """Make and drop time partitions on every shard."""
+    """Make and drop time partitions on every shard that can be reached; `tally_partitions_maintained_at_seconds` tells of the others."""
     for shard in range(settings.TALLY.shard_count):
-        entries = journal.entries(shard, limit=1)
-        oldest = datetime.fromtimestamp(entries[0].position / 1e6, UTC) if entries else None
-        partitions.create_ahead(shard)
-        dropped = partitions.drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
-        log.info("partitions_maintained", shard=shard, dropped=dropped)
+        try:
+            log.info("partitions_maintained", shard=shard, dropped=partitions.maintain(shard))
+        except psycopg.Error as error:
+            log.warning("partitions_unmaintained", shard=shard, error=str(error).strip())
 
 
 __all__ = ["apply_batch", "dead_letters", "maintain_partitions", "relay_overdue"]  # importing dead_letters connects its signals
