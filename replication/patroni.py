@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 LEADERS = {"leader", "standby_leader"}
 ASK_SECONDS = 2.0
+CONFIGURE_SECONDS = 10.0
 ACT_SECONDS = 45.0  # Patroni answers when a switchover or a restart has ended
 _CONFLICTS = 3  # changes of the configuration by somebody else, between Patroni's reading and writing it
 log = structlog.get_logger(__name__)
@@ -112,6 +113,11 @@ def _call(url: str, method: str, path: str, body: Mapping[str, Any] | None, seco
     return answer.status, answer.data
 
 
+def _why(error: Exception) -> str:
+    """urllib3 puts the connection object before the reason."""
+    return str(error.args[-1]) if error.args else type(error).__name__
+
+
 def nodes(shard: int) -> list[Node]:
     """The servers of a shard whose Patroni is known. Raises `PatroniUnavailable` if none is."""
     found = [node for node in settings.TALLY.shards[shard].nodes if node.patroni]
@@ -130,7 +136,7 @@ def _ask(shard: int, path: str, kind: type[T]) -> T:
                 return msgspec.json.decode(data, type=kind)
             reason = f"{node.patroni} answers {status}"
         except (HTTPError, msgspec.DecodeError) as error:
-            reason = str(error)
+            reason = f"{node.patroni}: {_why(error)}"
     raise PatroniUnavailable(shard, f"no node answers ({reason})")
 
 
@@ -145,7 +151,7 @@ def member(shard: int, name: str) -> Member:
     for one in found:
         if one.name == name:
             return one
-    raise UnknownNode(f"shard {shard} has no node {name!r}: its nodes are {', '.join(one.name for one in found)}")
+    raise UnknownNode(f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(one.name for one in found)}")
 
 
 def leader(shard: int) -> Member:
@@ -181,13 +187,13 @@ def configuration(shard: int) -> dict[str, Any]:
 
     Raises `PatroniUnavailable`.
     """
-    return _decoded(shard, *act(shard, leader(shard), "GET", "/config"))
+    return _decoded(shard, *act(shard, leader(shard), "GET", "/config", seconds=ASK_SECONDS))
 
 
 def configure(shard: int, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Change the shard's dynamic configuration (it is in etcd; None removes a name), and return it. Raises `PatroniUnavailable`."""
     for _ in range(_CONFLICTS):
-        status, text = act(shard, leader(shard), "PATCH", "/config", changes)
+        status, text = act(shard, leader(shard), "PATCH", "/config", changes, seconds=CONFIGURE_SECONDS)
         if status != 409:
             break
     return _decoded(shard, status, text)
@@ -199,12 +205,14 @@ def _decoded(shard: int, status: int, text: str) -> dict[str, Any]:
     return msgspec.json.decode(text, type=dict[str, Any])
 
 
-def act(shard: int, node: Member, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, str]:
+def act(  # noqa: PLR0913
+    shard: int, node: Member, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = ACT_SECONDS
+) -> tuple[int, str]:
     """Ask one node to do something; its status and its words. Raises `PatroniUnavailable`."""
     try:
-        status, data = _call(node.url, method, path, body, ACT_SECONDS)
+        status, data = _call(node.url, method, path, body, seconds)
     except HTTPError as error:
-        raise PatroniUnavailable(shard, f"{node.name} did not answer {method} {path} ({error})") from error
+        raise PatroniUnavailable(shard, f"{node.name} did not answer {method} {path}: {_why(error)}") from error
     if status == 401:
         raise PatroniUnavailable(shard, "it does not take TALLY_PATRONI_USER and TALLY_PATRONI_PASSWORD")
     return status, data.decode(errors="replace").strip()

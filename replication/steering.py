@@ -37,6 +37,7 @@ SELECT current_setting('synchronous_standby_names'), current_setting('synchronou
        coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer,
        coalesce(current_setting('tally.quorum_strict', true), '') = 'on',
        (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""
+TRYING = ("restart", "starting", "changing")  # what Patroni says while a node tries to start, or to follow
 DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
 _FORCE_SECONDS = 5.0
 _DELAY_SECONDS = 10.0
@@ -107,11 +108,15 @@ def _until_in_force(shard: int, config: dict[str, Any], deadline: float) -> Quor
 
 
 def check_quorum(shard: int, number: int) -> None:
-    """Raises `Refused` if the shard has fewer replicas than the quorum, `PatroniUnavailable`."""
-    replicas = [member.name for member in patroni.members(shard) if not member.is_leader]
-    if number > len(replicas):
-        have = f"{len(replicas)} replica{'' if len(replicas) == 1 else 's'}"
-        raise Refused(f"shard {shard} has {have} ({', '.join(replicas) or 'none'}): a quorum of {number} could never be met")
+    """Raises `Refused` if the shard has fewer replicas than the quorum, `PatroniUnavailable`.
+
+    One that is down counts: for some seconds Patroni still knows it, afterwards the settings do.
+    """
+    known = [member.name for member in patroni.members(shard) if not member.is_leader]
+    count = max(len(known), settings.TALLY.shards[shard].replicas)
+    if number > count:
+        have = f"{count} replica{'' if count == 1 else 's'}"
+        raise Refused(f"shard {shard} has {have} (known now: {', '.join(known) or 'none'}): a quorum of {number} could never be met")
 
 
 def _changes(number: int, strict: bool | None, synchronous_commit: str | None) -> dict[str, Any]:
@@ -166,11 +171,14 @@ def rejoin(shard: int, name: str, order: Order) -> str:
 def reinitialise(shard: int, name: str, order: Order) -> str:
     """Delete a replica's data and copy the primary anew: the mend for a replica that differs.
 
-    Returns what Patroni says when it has begun. Raises `Refused`, `PatroniUnavailable`.
+    Returns what Patroni says when it has begun. Raises `Refused` (also while it is being copied), `PatroniUnavailable`.
     """
     with recorded(shard, "reinitialise", order, name) as record:
         node = _replica(shard, name)
-        record.outcome = _acted(*patroni.act(shard, node, "POST", "/reinitialize", {"force": True, "from_leader": True}))
+        status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True})
+        if status == 503 and text.startswith(TRYING):  # that may be in vain, and what the copy is to mend: it is broken off
+            status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True, "force": True})
+        record.outcome = _acted(status, text)
         return record.outcome
 
 
