@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ COLOURS = {"running": "green", "streaming": "green", "unreachable": "red", "gone
 HEADINGS = ("node", "role", "state", "tl", "lsn", "write", "flush", "replay", "sync", "delay", "up", "equal")
 RIGHT = {"tl", "lsn", "write", "flush", "replay", "delay", "up"}
 PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
+WIDE = 110  # a narrower terminal is shown what matters most
+ONLY_WIDE = {"tl", "lsn", "write", "flush", "delay"}
 
 
 class Command(BaseCommand):
@@ -39,13 +42,13 @@ class Command(BaseCommand):
             return
         console = Console(width=None if self.stdout.isatty() else PLAIN_WIDTH)
         if options["once"]:
-            console.print(_page(shards))
+            console.print(_page(shards, console.width))
             return
         try:
-            with Live(_page(shards), console=console, auto_refresh=False) as live:
+            with Live(_page(shards, console.width), console=console, auto_refresh=False) as live:
                 while True:
                     time.sleep(max(0.1, options["every"]))
-                    live.update(_page(shards), refresh=True)
+                    live.update(_page(shards, console.width), refresh=True)
         except KeyboardInterrupt:
             pass
 
@@ -67,15 +70,16 @@ def _of(shard: int) -> dict[str, Any]:
         return {"shard": shard, "replicas": [], "error": str(error)}
 
 
-def _page(shards: list[int]) -> Group:
+def _page(shards: list[int], width: int) -> Group:
     parts: list[Any] = []
+    shown = [width >= WIDE or heading not in ONLY_WIDE for heading in HEADINGS]
     for shard in shards:
         found = _of(shard)
         table = Table(title=f"shard {shard}", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for heading in HEADINGS:
+        for heading in compress(HEADINGS, shown):
             table.add_column(heading, justify="right" if heading in RIGHT else "left", no_wrap=True)
         for one in found["replicas"]:
-            table.add_row(*_row(one))
+            table.add_row(*compress(_row(one), shown))
         parts += [table, found["error"], ""] if "error" in found else [table, ""]
     return Group(*parts)
 
