@@ -36,7 +36,7 @@ def test_servers_are_shown(root: Browser, client: httpx.Client) -> None:
 
 def test_a_quorum_is_set_with_its_reason(root: Browser, client: httpx.Client) -> None:
     asked = act(root, SHARDS, "quorum-1", "0", "1")
-    assert "confirm each commit?" in asked.text
+    assert "Shall each commit be confirmed by 1 replica?" in asked.text
     assert client.get("/v1/shards/quorum").json()["results"][0]["quorum"] == 0, "not before there is a reason"
     assert "This field is required" in act(root, SHARDS, "quorum-1", "0", "1", reason=" ").text
     done = act(root, SHARDS, "quorum-1", "0", "1", reason="an audit")
@@ -47,7 +47,11 @@ def test_a_quorum_is_set_with_its_reason(root: Browser, client: httpx.Client) ->
     assert "Write quorum 1: an audit" in history("shard", "1")
     kept = Intervention.objects.filter(action="quorum 1", reason="an audit")
     assert {(one.shard, one.outcome, one.by.startswith("user u")) for one in kept} == {(0, "in force", True), (1, "in force", True)}
-    assert "an audit" in root.get(INTERVENTIONS).text
+    found = {search: root.get(INTERVENTIONS, params={"q": search}) for search in ("", "an audit", "1 quorum", "no such thing")}
+    assert [("an audit" in page.text.partition('id="result_list"')[2], page.status_code) for page in found.values()] == [
+        *((True, 200) for _ in range(3)),
+        (False, 200),
+    ]
     done = act(root, SHARDS, "strict", "1", reason="none may be lost")
     assert client.get(f"/v1/shards/{SHARD}/quorum").json()["strict"] is True, said(done)
 

@@ -1,4 +1,4 @@
-"""Filters of the operators' pages, as forms over the query string; and the form that asks why something is discarded."""
+"""Filters of the operators' pages, as forms over the query string; and the form that asks why something is done."""
 
 from __future__ import annotations
 
@@ -137,13 +137,13 @@ class ShardFilter(Filter):
 
 
 class ReasonForm(forms.Form):
-    """Why something is discarded: it is logged."""
+    """Why something is done: it is logged."""
 
     reason = forms.CharField(
         strip=True,
         max_length=500,
         label="Reason",
-        help_text="Why it may be forgotten; this is kept in the history and in the log.",
+        help_text="Why; it is kept in the history and in the log.",
         widget=forms.Textarea(attrs={"rows": 3, "cols": 60, "class": "vLargeTextField"}),
     )
 

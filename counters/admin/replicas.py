@@ -94,7 +94,9 @@ class ShardAdmin(SteeringAdmin):
                 f"Write quorum {number}{'' if number else ' (asynchronous)'}",
                 f"Write quorum {number}",
                 partial(_quorum, number),
-                asks=f"Shall {number} replicas confirm each commit?" if number else "Shall no replica have to confirm a commit?",
+                asks=f"Shall each commit be confirmed by {number} replica{'' if number == 1 else 's'}?"
+                if number
+                else "Shall commits wait for no replica?",
             )
             for number in range(max(shard.replicas for shard in settings.TALLY.shards) + 1)
         },
@@ -171,8 +173,8 @@ class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     change_list_template = "admin/counters/operations/interventions.html"
     list_display = ("when", "shard", "action", "node", "by", "reason", "outcome")
-    list_filter = ("shard", "action")
-    search_fields = ("node", "by", "reason", "outcome")
+    search_fields = ("=shard", "action", "node", "by", "reason", "outcome")
+    search_help_text = "A shard's number, or a part of action, node, by, reason or outcome."
     actions = None
 
     @admin.display(description="At (UTC)", ordering="at")
