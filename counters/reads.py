@@ -157,14 +157,12 @@ def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds
     while not left_out.has_all(alias):
         with databases.connection(alias, seconds) as conn:
             fit = lag.fitness(conn)
-            if fit == "lagging":
-                if not left_out.has_all(alias):
-                    conn.close()
-                continue
-            answer = query(conn)
             if fit == "primary" and time.monotonic() - conn.opened > _STAY_SECONDS:
                 conn.close()
-        return answer, "primary" if fit == "primary" else "replica"
+            elif fit != "lagging":
+                return query(conn), "primary" if fit == "primary" else "replica"
+            elif not left_out.has_all(alias):
+                conn.close()
     return None
 
 
