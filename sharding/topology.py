@@ -7,7 +7,7 @@ a process that starts while some shard is down learns the map from any other. Th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -17,7 +17,7 @@ import structlog
 from django.conf import settings
 
 from sharding import databases, ring
-from sharding.slots import slot_of, slots_of
+from sharding.slots import slot_of
 
 log = structlog.get_logger(__name__)
 
@@ -50,10 +50,9 @@ class Topology:
             groups[self.shard_of(key)].append(key)
         return dict(groups)
 
-    def foreign(self, shard: int, keys: Collection[str]) -> set[str]:
-        """Those of the keys that another shard owns."""
-        owned = all(self.owners[slot] == shard for slot in set(slots_of(keys)))
-        return set() if owned else {key for key in keys if self.shard_of(key) != shard}
+    def owns(self, shard: int, slots: Iterable[int]) -> bool:
+        """Whether a shard owns all of these slots."""
+        return all(self.owners[slot] == shard for slot in set(slots))
 
 
 _current: Topology | None = None
@@ -96,19 +95,39 @@ def _read_any(shard: int) -> Topology | None:
 
 
 def read(conn: psycopg.Connection[Any], shard: int) -> Topology | None:
-    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than they think.
+    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than they think."""
+    question = ask(shard)
+    return question.answer(conn.execute(*question.query).fetchone())
 
-    The owners are sent only if their version is not the one that was read last: the worker asks in each transaction.
-    """
-    known = _copies.get(shard)
-    row = conn.execute(READ, (known.version if known else -1,)).fetchone()
-    if row is None:
-        return None
-    if row[0] != shard:
-        raise WrongShard(f"the database of shard {shard} says that it is shard {row[0]}: TALLY_SHARDS is in another order than at first")
-    if known is None or row[1] != known.version:
-        known = _copies[shard] = Topology(version=row[1], owners=tuple(row[2]))
-    return known
+
+@dataclass(frozen=True)
+class Question:
+    """`read` for whoever asks other things along with it: run `query`, and give its row to `answer`."""
+
+    shard: int
+    known: Topology | None
+
+    @property
+    def query(self) -> tuple[str, tuple[int]]:
+        return READ, (self.known.version if self.known else -1,)
+
+    def answer(self, row: tuple[Any, ...] | None) -> Topology | None:
+        """Raises `WrongShard`."""
+        if row is None:
+            return None
+        shard, version, owners = row
+        if shard != self.shard:
+            where = f"the database of shard {self.shard} says that it is shard {shard}"
+            raise WrongShard(f"{where}: TALLY_SHARDS is in another order than at first")
+        if self.known and version == self.known.version:
+            return self.known
+        _copies[shard] = found = Topology(version, tuple(owners))
+        return found
+
+
+def ask(shard: int) -> Question:
+    """The question for a shard's own copy. The owners are sent only if their version is not the one that was read last."""
+    return Question(shard, _copies.get(shard))
 
 
 class WrongShard(Exception):

@@ -24,6 +24,7 @@ from counters.apply.completion import Completion
 from counters.intake import batch, dispatch, journal
 from counters.intake.batch import Increments, Step
 from counters.write_id import WriteId
+from replication import flush
 from sharding import databases, topology
 from sharding.slots import SLOTS
 from tests.conftest import Cluster, eventually, value_of
@@ -239,7 +240,7 @@ def test_a_shard_without_its_replica_is_degraded_beyond_the_bound(
     def note() -> UUID:
         id, _ = put_in_journal(1, Increments([key], [1]))
         conn.execute("SELECT pg_logical_emit_message(true, 'test', 'moves the WAL position')")
-        completion.add(conn, [batch.decode(journal.payloads(1, [id])[0] or b"")], 100)
+        completion.add([batch.decode(journal.payloads(1, [id])[0] or b"")], 100, flush.written(conn))
         return id
 
     completion = Completion(1)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from counters.apply import dead_letters
-from counters.apply.applier import LOCK_ID
+from counters.apply.transaction import LOCK_ID
 from counters.intake import journal
 from counters.write_id import WriteId
 from sharding import databases, topology

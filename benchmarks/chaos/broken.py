@@ -36,7 +36,7 @@ BREAKS = {
         "I2: a batch counts once",
         "counters/apply/transaction.py",
         [
-            ("return [placed for placed, id in zip(window, ids, strict=True) if id in new]", "return list(window)"),
+            ("fresh = [placed for placed, id in zip(window.batches, ids, strict=True) if id in new]", "fresh = list(window.batches)"),
             ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
         ],
         [kills.CUT_OFF_AND_KILL_WORKER],

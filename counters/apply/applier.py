@@ -3,8 +3,8 @@
 Invariants, and what keeps them:
 
 - I2, I6: see `transaction`, which is what is done between the lock and the commit.
-- Order: the journal is read after the shard's advisory lock was taken, from a cursor on. Whatever was appended before is seen, whoever
-  applied the last transaction, so batches are applied in the order of their positions.
+- Order: windows of the journal are applied one after the other, each from the cursor on, and whoever applied the last transaction,
+  batches are applied in the order of their positions: see `loading`, which reads the next window while this one is written.
 - The cursor lives as long as the connection. After a failover the new primary may lack commits: everything still in the journal is
   looked at again, and the ledger says which are missing (I3 keeps them there until enough replicas have them).
 
@@ -29,10 +29,11 @@ from prometheus_client import Counter, Histogram
 from redis.exceptions import RedisError
 
 from counters import cache as counter_cache
-from counters.apply import forwarding, transaction
+from counters.apply import transaction
 from counters.apply.completion import Completion
-from counters.apply.plan import Placed, Plan
-from counters.intake import batch, journal, outcomes
+from counters.apply.loading import Loader, Window
+from counters.apply.transaction import Committed
+from counters.intake import journal, outcomes
 from counters.intake.group_commit import take
 from replication import flush
 from sharding import databases, topology
@@ -47,15 +48,13 @@ TRANSACTION = Histogram("tally_apply_seconds", "One apply transaction", ["shard"
 RETRIES = Counter("tally_apply_retries_total", "Apply transactions that failed and were tried again", ["shard"])
 log = structlog.get_logger(__name__)
 
-LOCK_ID = 0x7A11  # the apply lock: one applying transaction a shard at a time
-LOCK = f"SELECT pg_advisory_xact_lock(%s), {flush.MISSING}"
 CURRENT = """
 SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
 
 _MOST_BATCHES = 4096
 _STATEMENT_SECONDS = 15.0  # a primary that stands still for so long is taken for dead
 _ALL = 2**53  # beyond every position
-_LONG_SECONDS = 0.05
+_REST_SECONDS = 0.05  # between transactions, at least, while nobody waits
 _LOOK_SECONDS = 1.0  # an idle applier looks at the journal so often: after a fault no message may come
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
@@ -86,6 +85,7 @@ class Applier:
         self._most = 64
         self._failures = 0
         self._unfit = ""
+        self._loader = Loader(shard)
         self._completion = Completion(shard)
         self._stopping = False
         self.stopped = Event()
@@ -162,10 +162,17 @@ class Applier:
         for request in self._waiting:
             if request.again and not self._completion.knows(request.again):
                 self._cursor = min(self._cursor, request.position - 1)
+        window = Window(self._cursor, self._cursor)
         if self._awake and not self._stopping:
-            self._awake = self._apply_window(conn)
+            self._looked_at = time.monotonic()
+            window = self._loader.take(self._cursor, self._most)
+            self._awake = window.end > window.after
+            self._apply(conn, window)
             self._release(self._cursor if self._awake else _ALL)  # nothing more in the journal: whatever was asked for is done
-        self._completion.complete(conn)
+        if self._completion.due:
+            self._completion.complete(conn)
+        if window.batches:
+            self._pace(window)
 
     def _release(self, position: int) -> None:
         """Answer the requests up to a position."""
@@ -180,6 +187,7 @@ class Applier:
             self._completion.forget()
             self._conn = databases.connect(databases.primary(self.shard), timeout=_STATEMENT_SECONDS, autocommit=True)
             self._conn.execute("SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s'")
+            self._conn.prepare_threshold = 2
         return self._conn
 
     def _recover(self, error: Exception) -> None:
@@ -202,67 +210,46 @@ class Applier:
                 self._set_aside(entry, self._unfit)
         self._unfit = ""
 
-    def _apply_window(self, conn: psycopg.Connection[Any]) -> bool:
-        """One transaction over the next batches of the journal; whether there were any."""
-        started = self._looked_at = time.monotonic()
-        with conn.transaction():
-            _, missing = conn.execute(LOCK, (LOCK_ID,)).fetchall()[0]
-            entries = journal.entries(self.shard, after=self._cursor, limit=self._most)
-            if not entries:
-                return False
-            if missing:
-                raise flush.QuorumLost(f"{missing} more replicas have to follow before anything is committed")
-            window, size = self._load(entries)
-            fresh = transaction.new_in_ledger(conn, window)
-            DUPLICATES.labels(self.shard).inc(len(window) - len(fresh))
-            result, rows = transaction.change(conn, self.shard, fresh)
-            ROWS.labels(self.shard).inc(rows)
-            others = [key for key in [*result.keys, *_keys_left_by_others(window, fresh)] if key not in result.put]
-            stale = counter_cache.announce(self.shard, result.last_version, others)
-        self._cursor = entries[-1].position
-        self._after_commit(conn, fresh, result, stale)
-        self._completion.add(conn, [placed.batch for placed in window], size)
-        self._pace(time.monotonic() - started, took_all=len(entries) < self._most)
-        return True
+    def _apply(self, conn: psycopg.Connection[Any], window: Window) -> None:
+        for entry, reason in window.unfit:
+            self._set_aside(entry, reason)
+        if window.batches:
+            self._loader.read_ahead()
+            done = transaction.apply(conn, self.shard, window)
+            self._cursor = window.end
+            self._after_commit(conn, window, done)
+            self._completion.add([placed.batch for placed in window.batches], window.size, done.written)
+        self._cursor = window.end
 
-    def _pace(self, seconds: float, *, took_all: bool) -> None:
+    def _pace(self, window: Window) -> None:
         """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one.
 
-        After a long one that took all there was, with more come since, wait as long again, up to a quarter of the window: most of its cost
-        was for each key, and the next has hardly more keys for twice the increments.
+        Then, if nobody waits for a result, let the next window grow: for as long again, as most of the cost is for each transaction and for
+        each key, and the next has hardly more keys for twice the increments.
         """
+        seconds = time.monotonic() - self._looked_at
         TRANSACTION.labels(self.shard).observe(seconds)
         if self._looked_at - self._told_at > _LOOK_SECONDS:
             journal.tell_pace(self.shard, seconds)
             self._told_at = self._looked_at
-        if took_all and seconds > _LONG_SECONDS and journal.has_more(self.shard, self._cursor):
-            time.sleep(min(seconds, settings.TALLY.window_seconds / 4))
         if seconds > settings.TALLY.window_seconds:
             self._most = max(1, self._most // 2)
         elif seconds < settings.TALLY.window_seconds / 2:
             self._most = min(_MOST_BATCHES, self._most * 2)
-
-    def _load(self, entries: list[journal.Entry]) -> tuple[list[Placed], int]:
-        """Batches of entries, and their size in bytes; what cannot be decoded is set aside."""
-        window, size = [], 0
-        for entry, data in zip(entries, journal.payloads(self.shard, [entry.id for entry in entries]), strict=True):
-            if data is None:  # another worker has just completed it
-                continue
-            try:
-                window.append(Placed(entry.position, batch.decode(data)))
-                size += len(data)
-            except batch.BadBatch as error:
-                self._set_aside(entry, str(error))
-        return window, size
+        if window.entries < self._most and not window.awaited:
+            self._loader.rest(min(max(seconds, _REST_SECONDS), settings.TALLY.window_seconds / 4))
 
     def _set_aside(self, entry: journal.Entry, reason: str) -> None:
         SET_ASIDE.labels(self.shard).inc()
         log.error("batch_set_aside", shard=self.shard, batch=entry.id.hex, reason=reason)
         journal.set_aside(self.shard, entry, reason)
 
-    def _after_commit(self, conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan, stale: list[str]) -> None:
+    def _after_commit(self, conn: psycopg.Connection[Any], window: Window, done: Committed) -> None:
+        fresh, result = done.fresh, done.plan
         APPLIED.labels(self.shard).inc(len(fresh))
-        current = conn.execute(CURRENT, (stale, slots_of(stale))).fetchall() if stale else []
+        DUPLICATES.labels(self.shard).inc(len(window.batches) - len(fresh))
+        ROWS.labels(self.shard).inc(len(result.added) + len(result.put))
+        current = conn.execute(CURRENT, (done.stale, slots_of(done.stale))).fetchall() if done.stale else []
         told = [(key, row.value, row.version) for key, row in result.put.items()]
         counter_cache.refresh(self.shard, [*current, *told])
         channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}
@@ -271,14 +258,6 @@ class Applier:
         for outcome in result.outcomes:
             if outcome.status == "rejected":
                 REJECTED.labels(self.shard, outcome.reason).inc()
-
-
-def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
-    """Keys of batches that somebody else applied, who may have died before the cache had their values."""
-    if len(window) == len(fresh):
-        return set()
-    new = {placed.batch.id for placed in fresh}
-    return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
 
 
 _all: list[Applier] = []

@@ -47,6 +47,7 @@ class Completion:
         self.shard = shard
         self._commits: deque[_Commit] = deque()
         self._held = 0  # bytes
+        self._looked_at = 0.0  # monotonic seconds
         self._degraded: bool | None = None  # not known: the worker before this one may have left it so
 
     @property
@@ -63,17 +64,22 @@ class Completion:
         self._commits.clear()
         self._held = 0
 
-    def add(self, conn: psycopg.Connection[Any], batches: list[Batch], size: int) -> None:
-        """Note batches (of `size` bytes together) that are committed on this connection's server."""
-        if batches:
-            tokens = [token.token for batch in batches for token in batch.tokens]
-            self._commits.append(_Commit(flush.written(conn), time.monotonic(), size, [batch.uuid for batch in batches], tokens))
-            self._held += size
+    def add(self, batches: list[Batch], size: int, written: int) -> None:
+        """Note batches (of `size` bytes together) whose commit is before a WAL position of the primary."""
+        tokens = [token.token for batch in batches for token in batch.tokens]
+        self._commits.append(_Commit(written, time.monotonic(), size, [batch.uuid for batch in batches], tokens))
+        self._held += size
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a look: not after each commit, as the journal writes and flushes what is removed, too."""
+        return self.pending and time.monotonic() - self._looked_at >= settings.TALLY.completion_interval_seconds
 
     def complete(self, conn: psycopg.Connection[Any]) -> None:
         """Remove from the journal what is safe now. Raises `RedisError`, `psycopg.Error`; then nothing is forgotten."""
         if not self._commits:
             return
+        self._looked_at = time.monotonic()
         leaving = self._safe(flush.flushed(conn, settings.TALLY.replicas_required_of(self.shard)))
         over = self._over_bound(len(leaving))
         self._remove(leaving + over)

@@ -1,25 +1,36 @@
-"""What one transaction of the applier does in a shard: the ledger, the plan, the counters, the books. The caller opens and commits it.
+"""One transaction of the applier in a shard: lock, ledger, plan, counters, books, commit.
 
 I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6, too: the topology
 is read in it, and operations on slots that another shard owns are forwarded.
+
+It has two round trips, two pipelines of libpq: all that is to be asked, behind the lock (each statement has a snapshot of its own, so those
+behind the lock see what its last holder committed), and all that is to be written, up to the COMMIT. If one statement fails, those behind
+it are not executed.
 
 Arrays go to PostgreSQL as literals (`literal`): the driver's own way costs ten times as much for each element.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
 
+from counters import cache
 from counters.apply import forwarding
+from counters.apply.loading import Window
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
+from replication import flush
 from sharding import topology
 from sharding.slots import slots_of
+from sharding.topology import Topology
 
+LOCK_ID = 0x7A11  # the apply lock: one applying transaction a shard at a time
+LOCK = f"SELECT pg_advisory_xact_lock(%s), {flush.MISSING}"
 LEDGER = """
 INSERT INTO ledger (id, position) SELECT * FROM unnest(%s::uuid[], %s::bigint[]) ON CONFLICT (id) DO NOTHING RETURNING id"""
 STATE = "SELECT last_set_version, last_version FROM apply_state"
@@ -32,7 +43,9 @@ SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigi
 TOKENS = "INSERT INTO idempotency (token, record) SELECT * FROM unnest(%s::bytea[], %s::bytea[])"
 FORWARDED = "INSERT INTO forwarded (id, shard, forwarded_id) VALUES (%s, %s, %s)"
 SIZE = "SELECT sum(pg_relation_size(inhrelid))::bigint FROM pg_inherits WHERE inhparent = 'counter'::regclass"
-DENSE = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off"
+DENSE = """
+SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('work_mem', '64MB', true),
+    set_config('jit', 'off', true)"""
 NEW_STATE = """
 UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s)"""
 
@@ -56,72 +69,153 @@ def text_literal(keys: Sequence[str]) -> str:
     return '{"' + joined.replace("\n", '","') + '"}' if keys else "{}"
 
 
-def new_in_ledger(conn: psycopg.Connection[Any], window: Sequence[Placed]) -> list[Placed]:
-    """Enter the batches of a window; those that were not there before."""
-    ids = [placed.batch.uuid for placed in window]
-    new = {row[0] for row in conn.execute(LEDGER, (ids, [placed.position for placed in window]))}
-    return [placed for placed, id in zip(window, ids, strict=True) if id in new]
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a transaction did. `stale`: keys to be refreshed in the cache; `written`: WAL position behind the commit, in bytes."""
+
+    fresh: list[Placed]
+    plan: Plan
+    stale: list[str]
+    written: int
 
 
-def change(conn: psycopg.Connection[Any], shard: int, fresh: list[Placed]) -> tuple[Plan, int]:
-    """Do what new batches ask for; what that was, and how many rows were written.
+class _Found(NamedTuple):
+    """What the shard tells behind the lock; `rows` are those of the window's `reads`."""
 
-    Raises `WrongShard`, and `JournalUnavailable` if something could not be forwarded.
+    fresh: list[Placed]
+    topology: Topology | None
+    state: tuple[int, int]
+    rows: dict[str, Row]
+
+
+class _Additions:
+    """What a plan only adds, keys in sorted order."""
+
+    def __init__(self, result: Plan) -> None:
+        self._plan = result
+        self.keys = sorted(result.added)
+        self.slots = slots_of(self.keys)
+
+    def arguments(self) -> dict[str, str]:
+        return {
+            "keys": text_literal(self.keys),
+            "slots": literal(self.slots),
+            "deltas": literal(map(self._plan.added.__getitem__, self.keys)),
+            "versions": literal(map(self._plan.versions.__getitem__, self.keys)),
+        }
+
+
+def apply(conn: psycopg.Connection[Any], shard: int, window: Window) -> Committed:
+    """Do what the new batches of a window ask for, and commit it; `conn` is in autocommit mode.
+
+    Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`. Nothing is committed then,
+    except perhaps if the connection was lost.
     """
-    if not fresh:
-        return Plan(), 0
-    owned = topology.read(conn, shard)
-    state = conn.execute(STATE).fetchall()[0]
-    result, rows = _planned(conn, fresh, state)
-    if owned is not None and (foreign := owned.foreign(shard, result.keys)):
-        fresh = _forward(conn, shard, fresh, owned, foreign)
-        result, rows = _planned(conn, fresh, state)
-    while result.added:
-        try:
-            with conn.transaction():
-                _add(conn, result)
-            break
-        except psycopg.errors.NumericValueOutOfRange:
-            more = _overflowing(conn, result)
-            if not more:
-                raise
-            rows |= _rows(conn, more)
-            result = plan(fresh, rows, result.read | more)
-    _put(conn, result.put)
-    _keep_books(conn, fresh, result)
-    return result, len(result.added) + len(result.put)
+    try:
+        return _apply(conn, shard, window, overflows=False)
+    except psycopg.errors.NumericValueOutOfRange:  # rare: all is done again, with a look at the rows
+        return _apply(conn, shard, window, overflows=True)
 
 
-def _planned(conn: psycopg.Connection[Any], fresh: list[Placed], state: tuple[int, int]) -> tuple[Plan, dict[str, Row]]:
-    read = keys_to_read(fresh, *state)
-    rows = _rows(conn, read)
-    result = plan(fresh, rows, read)
-    if more := result.overflowing():
-        rows |= _rows(conn, more)
-        result = plan(fresh, rows, read | more)
-    return result, rows
+def _apply(conn: psycopg.Connection[Any], shard: int, window: Window, *, overflows: bool) -> Committed:
+    try:
+        found = _ask(conn, window, topology.ask(shard))
+        fresh, result, additions = _change(conn, shard, window, found, overflows=overflows)
+        keys = [key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put]
+        stale = cache.announce(shard, result.last_version, keys)
+        return Committed(found.fresh, result, stale, _write(conn, fresh, result, additions))
+    except BaseException:
+        if not conn.closed:
+            conn.rollback()
+        raise
 
 
-def _forward(conn: psycopg.Connection[Any], shard: int, fresh: list[Placed], owned: topology.Topology, foreign: set[str]) -> list[Placed]:
-    kept, sent = forwarding.forward(shard, fresh, owned, foreign)
-    for id, owner, forwarded_id in sent:
-        conn.execute(FORWARDED, (id, owner, forwarded_id))
-    return kept
+def _ask(conn: psycopg.Connection[Any], window: Window, question: topology.Question) -> _Found:
+    """Begin, take the lock, enter the batches into the ledger; what is to be known of the shard."""
+    ids = [placed.batch.uuid for placed in window.batches]
+    reads = sorted(window.reads)
+    with conn.pipeline() as pipeline:
+        conn.execute("BEGIN")
+        locked = conn.execute(LOCK, (LOCK_ID,))
+        entered = conn.execute(LEDGER, (ids, [placed.position for placed in window.batches]))
+        owners = conn.execute(*question.query)
+        state = conn.execute(STATE)
+        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
+        pipeline.sync()
+    if missing := locked.fetchall()[0][1]:
+        raise flush.QuorumLost(f"{missing} more replicas have to follow before anything is committed")
+    new = {row[0] for row in entered}
+    fresh = [placed for placed, id in zip(window.batches, ids, strict=True) if id in new]
+    return _Found(fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows})
 
 
-def _rows(conn: psycopg.Connection[Any], keys: set[str]) -> dict[str, Row]:
+def _change(
+    conn: psycopg.Connection[Any], shard: int, window: Window, found: _Found, *, overflows: bool
+) -> tuple[list[Placed], Plan, _Additions]:
+    """What is to be written: batches without what other shards own, and their plan."""
+    fresh = found.fresh
+    result = _planned(conn, window, found, window.plan if len(fresh) == len(window.batches) else None)
+    additions = _Additions(result)
+    if found.topology and not found.topology.owns(shard, (*additions.slots, *slots_of((*result.put, *result.read)))):
+        foreign = {key for key in result.keys if found.topology.shard_of(key) != shard}
+        fresh = _forward(conn, shard, fresh, found.topology, foreign)
+        result = _planned(conn, window, found._replace(fresh=fresh))
+        additions = _Additions(result)
+    if overflows:
+        more = {row[0] for row in conn.execute(_SQL["overflowing"], additions.arguments())}
+        result = _planned(conn, window, found._replace(fresh=fresh), more=more)
+        additions = _Additions(result)
+    return fresh, result, additions
+
+
+def _planned(conn: psycopg.Connection[Any], window: Window, found: _Found, ready: Plan | None = None, more: Set[str] = frozenset()) -> Plan:
+    """The plan of what is new; `ready` is the one that was made ahead, `more` are keys that must be read."""
+    read = keys_to_read(found.fresh, *found.state) | more
+    rows = found.rows | _rows(conn, read - window.reads)
+    result = plan(found.fresh, rows, read) if read or ready is None else ready
+    if overflowing := result.overflowing():
+        rows |= _rows(conn, overflowing)
+        result = plan(found.fresh, rows, read | overflowing)
+    return result
+
+
+def _rows(conn: psycopg.Connection[Any], keys: Set[str]) -> dict[str, Row]:
     if not keys:
         return {}
     wanted = sorted(keys)
     return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, slots_of(wanted)))}
 
 
-def _add(conn: psycopg.Connection[Any], result: Plan) -> None:
-    if is_dense(conn, len(result.added)):
-        conn.execute(DENSE)
-        conn.execute(_SQL["add_dense"], _additions(result))
-    else:
-        conn.execute(_SQL["add"], _additions(result))
+def _forward(conn: psycopg.Connection[Any], shard: int, fresh: list[Placed], owned: Topology, foreign: set[str]) -> list[Placed]:
+    kept, sent = forwarding.forward(shard, fresh, owned, foreign)
+    for id, owner, forwarded_id in sent:
+        conn.execute(FORWARDED, (id, owner, forwarded_id))
+    return kept
+
+
+def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
+    """Keys of batches that somebody else applied, who may have died before the cache had their values."""
+    if len(window) == len(fresh):
+        return set()
+    new = {placed.batch.id for placed in fresh}
+    return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
+
+
+def _write(conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan, additions: _Additions) -> int:
+    """Write a plan and commit it; the WAL position behind it, in bytes."""
+    dense = is_dense(conn, len(additions.keys))
+    with conn.pipeline() as pipeline:
+        if dense:
+            conn.execute(DENSE)
+            conn.execute(_SQL["add_dense"], additions.arguments(), prepare=False)  # its plan is good for this table and these settings
+        elif additions.keys:
+            conn.execute(_SQL["add"], additions.arguments())
+        _put(conn, result.put)
+        _keep_books(conn, fresh, result)
+        conn.execute("COMMIT")
+        written = conn.execute(flush.WRITTEN)
+        pipeline.sync()
+    return int(written.fetchall()[0][0])
 
 
 def is_dense(conn: psycopg.Connection[Any], keys: int) -> bool:
@@ -147,20 +241,6 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
     conn.execute(_SQL["put"], arguments)
 
 
-def _additions(result: Plan) -> dict[str, str]:
-    keys = sorted(result.added)
-    return {
-        "keys": text_literal(keys),
-        "slots": literal(slots_of(keys)),
-        "deltas": literal(map(result.added.__getitem__, keys)),
-        "versions": literal(map(result.versions.__getitem__, keys)),
-    }
-
-
-def _overflowing(conn: psycopg.Connection[Any], result: Plan) -> set[str]:
-    return {row[0] for row in conn.execute(_SQL["overflowing"], _additions(result))}
-
-
 def _keep_books(conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan) -> None:
     if result.outcomes:
         rows = [(UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason) for o in result.outcomes]
@@ -168,4 +248,5 @@ def _keep_books(conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan
     tokens = [token for placed in fresh for token in placed.batch.tokens]
     if tokens:
         conn.execute(TOKENS, ([token.token for token in tokens], [token.record for token in tokens]))
-    conn.execute(NEW_STATE, (result.last_version, result.last_set_version))
+    if fresh:
+        conn.execute(NEW_STATE, (result.last_version, result.last_set_version))
