@@ -54,7 +54,8 @@ SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) 
 _MOST_BATCHES = 4096
 _STATEMENT_SECONDS = 15.0  # a primary that stands still for so long is taken for dead
 _ALL = 2**53  # beyond every position
-_REST_SECONDS = 0.05  # between transactions, at least, while nobody waits
+_REST_SECONDS = 0.05  # between transactions, at least, while nobody waits for a result
+_RESTS = 5  # and so many times as long as the last one took, up to a quarter of the window
 _LOOK_SECONDS = 1.0  # an idle applier looks at the journal so often: after a fault no message may come
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
@@ -224,8 +225,8 @@ class Applier:
     def _pace(self, window: Window) -> None:
         """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one.
 
-        Then, if nobody waits for a result, let the next window grow: for as long again, as most of the cost is for each transaction and for
-        each key, and the next has hardly more keys for twice the increments.
+        Then, if nobody waits for a result, let the next window grow: most of the cost is for each transaction and for each key, and a
+        window with several times the increments has few keys more.
         """
         seconds = time.monotonic() - self._looked_at
         TRANSACTION.labels(self.shard).observe(seconds)
@@ -237,7 +238,7 @@ class Applier:
         elif seconds < settings.TALLY.window_seconds / 2:
             self._most = min(_MOST_BATCHES, self._most * 2)
         if window.entries < self._most and not window.awaited:
-            self._loader.rest(min(max(seconds, _REST_SECONDS), settings.TALLY.window_seconds / 4))
+            self._loader.rest(min(max(_RESTS * seconds, _REST_SECONDS), settings.TALLY.window_seconds / 4))
 
     def _set_aside(self, entry: journal.Entry, reason: str) -> None:
         SET_ASIDE.labels(self.shard).inc()
