@@ -189,6 +189,7 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "password_encryption": "scram-sha-256",
         "shared_buffers": "128MB",
         "hot_standby_feedback": "on",
+        "wal_receiver_status_interval": "1s",  # that feedback's: until it comes, no old version of a row makes room for the next
         "wal_compression": "lz4" if lz4 else "off",
         "max_wal_size": "2GB",
         "min_wal_size": "256MB",
