@@ -44,7 +44,7 @@ BREAKS = {
     "completion": Break(
         "I3: completed is replicated",
         "counters/apply/completion.py",
-        [("flushed = flush.flushed(conn, required) if required else self._commits[-1].written", "flushed = self._commits[-1].written")],
+        [("flush.flushed(conn, settings.TALLY.replicas_required_of(self.shard))", "self._commits[-1].written")],
         [kills.CUT_OFF_AND_KILL_PRIMARY],
     ),
     "answer": Break(
