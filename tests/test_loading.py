@@ -158,3 +158,27 @@ def test_workers_that_take_turns_keep_the_journals_order(cluster: Cluster, clien
     assert found == [("applied", 300)]
     sums = {f"{key}:{n}": sum(range(n, 300, 7)) for n in range(7)}
     eventually(lambda: {one: value_of(client, one) for one in sums} == sums)
+
+
+def test_workers_that_find_the_same_poison_set_nothing_else_aside(cluster: Cluster, client: httpx.Client, shard: int, key: str) -> None:
+    """PostgreSQL refuses two batches of forty; both appliers take batches singly then, and the others are counted."""
+    unfit = next(other for n in range(99) if topology.current().shard_of(other := f"{key}:{n}\0") == shard)
+    bad, last = set(), 0
+    for n in range(40):
+        id, last = put_in_journal(shard, Increments([unfit if n in (7, 8) else key], [1]))
+        if n in (7, 8):
+            bad.add(id)
+    appliers = [Applier(shard) for _ in range(2)]
+    try:
+        for one in appliers:
+            one.wake()
+        for one in appliers:
+            one.apply_up_to(last)
+    finally:
+        for one in appliers:
+            one.stop()
+        assert all(one.stopped.wait(10) for one in appliers)
+    assert value_of(client, key) == 38
+    assert set(journal.poison(shard)) == bad
+    for id in bad:
+        journal.discard(shard, id)

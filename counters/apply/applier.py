@@ -81,6 +81,7 @@ class Applier:
         self._waiting: list[Request] = []
         self._conn: psycopg.Connection[Any] | None = None
         self._cursor = 0
+        self._window = Window(0, 0)  # in hand
         self._awake = True  # whether the journal may have more than was seen at the last look
         self._looked_at = self._told_at = 0.0  # monotonic seconds
         self._most = 64
@@ -163,17 +164,17 @@ class Applier:
         for request in self._waiting:
             if request.again and not self._completion.knows(request.again):
                 self._cursor = min(self._cursor, request.position - 1)
-        window = Window(self._cursor, self._cursor)
+        self._window = Window(self._cursor, self._cursor)
         if self._awake and not self._stopping:
             self._looked_at = time.monotonic()
-            window = self._loader.take(self._cursor, self._most)
-            self._awake = window.end > window.after
-            self._apply(conn, window)
+            self._window = self._loader.take(self._cursor, self._most)
+            self._awake = self._window.end > self._window.after
+            self._apply(conn, self._window)
             self._release(self._cursor if self._awake else _ALL)  # nothing more in the journal: whatever was asked for is done
         if self._completion.due:
             self._completion.complete(conn)
-        if window.batches:
-            self._pace(window)
+        if self._window.batches:
+            self._pace(self._window)
 
     def _release(self, position: int) -> None:
         """Answer the requests up to a position."""
@@ -203,12 +204,13 @@ class Applier:
 
     def _isolate(self) -> None:
         """Something in the window was unfit for PostgreSQL: take batches singly, and set aside the one that fails alone."""
-        if self._most > 1:
+        if self._window.entries > 1:
             log.warning("apply_singly", shard=self.shard, error=self._unfit)
             self._most = 1
-        else:
-            for entry in journal.entries(self.shard, after=self._cursor, limit=1):
-                self._set_aside(entry, self._unfit)
+        for placed in self._window.batches if self._window.entries == 1 else ():
+            for entry in journal.entries(self.shard, after=placed.position - 1, limit=1):
+                if entry.position == placed.position:  # else another worker has set it aside
+                    self._set_aside(entry, self._unfit)
         self._unfit = ""
 
     def _apply(self, conn: psycopg.Connection[Any], window: Window) -> None:
