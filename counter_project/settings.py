@@ -39,7 +39,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "counter_project.middleware.ForPeople",
-    "counters.api.cached_read.CachedRead",
+    "counters.api.plain.PlainCalls",
 ]
 PEOPLE_MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -68,7 +69,17 @@ def json_body(request: HttpRequest) -> bytes:
 
 def decode(data: bytes, kind: type[T]) -> T:
     """A JSON body of a type. Raises `Problem` 400 that names the field and the rule."""
-    return _decode(msgspec.json.Decoder(kind).decode, data)  # type: ignore[no-any-return]
+    return _decode(_json(kind).decode, data)  # type: ignore[no-any-return, arg-type]
+
+
+@cache
+def _json(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+@cache
+def _msgpack(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
 
 
 def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
@@ -90,7 +101,7 @@ def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any)
     if name == JSON:
         return decode(data, kind)
     if name == MSGPACK:
-        return _decode(msgspec.msgpack.Decoder(kind).decode, data)  # type: ignore[no-any-return]
+        return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
     if name == NDJSON:
-        return wrap(_decode(msgspec.json.Decoder(line).decode_lines, data, "increments"))  # type: ignore[no-any-return]
+        return wrap(_decode(_json(line).decode_lines, data, "increments"))  # type: ignore[no-any-return, arg-type]
     raise unsupported(name, [JSON, NDJSON, MSGPACK])

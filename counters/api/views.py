@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -95,6 +96,15 @@ def rejection(outcome: Outcome, write: WriteId) -> Problem:
     return Problem(409, outcome.reason or "rejected", detail, extra=extra)
 
 
+async def increment_queued(promise: Promise[Accepted], key: str, delta: int, headers: Mapping[str, str] = {}) -> Answer:
+    """202: an increment that is in the journal."""
+    return Answer(_queued(await promise, key, delta), 202, headers)
+
+
+def _queued(accepted: Accepted, key: str, delta: int) -> dict[str, Any]:
+    return {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
+
+
 class IncrementsView(ApiView):
     """Increments of one counter."""
 
@@ -105,26 +115,19 @@ class IncrementsView(ApiView):
         seconds = waiting.seconds(request)
         delta = media.decode(media.json_body(request._request), requests.Increment).delta
         claim = claim_of(request)
-
         if seconds:
             write = writes.step(Step(key, "increment", delta), claim)
             return PendingResponse(self._applied(write, writes.submit(write), seconds, key, delta))
-        return PendingResponse(self._queued(writes.submit(writes.increments({key: delta}, claim)), key, delta))
-
-    async def _queued(self, promise: Promise[Accepted], key: str, delta: int) -> Answer:
-        return Answer(self._shown(await promise, key, delta), 202)
+        return PendingResponse(increment_queued(writes.submit(writes.increments({key: delta}, claim)), key, delta))
 
     async def _applied(self, write: Write, promise: Promise[Accepted], seconds: float, key: str, delta: int) -> Answer:
         accepted, outcome = await applied(write, promise, seconds)
-        answer = self._shown(accepted, key, delta)
+        answer = _queued(accepted, key, delta)
         if outcome is None:
             return Answer(answer, 202)
         if outcome.status == "rejected":
             raise rejection(outcome, accepted.id)
         return Answer({**answer, "status": "applied", "value": outcome.value, "version": outcome.version})
-
-    def _shown(self, accepted: Accepted, key: str, delta: int) -> dict[str, Any]:
-        return {"id": str(accepted.id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(accepted.id)}
 
 
 class BulkIncrementsView(ApiView):
