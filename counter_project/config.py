@@ -107,7 +107,7 @@ class Config(BaseSettings):
     max_waiting: int = Field(
         default=24,
         ge=1,
-        description="Threads of a process that may wait for a shard at once; other requests are told so at once.",
+        description="Threads of a process that may wait for a shard at once; others are answered without the result.",
     )
     flush_max_writes: int = Field(default=4096, ge=1, le=100_000, description="Most writes in one batch.")
 

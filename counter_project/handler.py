@@ -1,9 +1,9 @@
 """Django on an event loop: a request that has to wait for nobody is answered there and then, any other in a thread.
 
 A thread for each request is simple, and most of what a small request costs: dozens of threads hand one interpreter lock to each other
-(docs/performance.md). So each small request for data is first tried on the loop. Code that would wait for a database or a Redis raises
-`WouldBlock` instead (`sharding.event_loop.forbid`), before it has changed anything; then the request is run again in a thread. A view that
-has handed its work to a group commit answers with a `PendingResponse`, and nobody stands waiting for that.
+(docs/performance.md). So each small request that reads or writes counters is first tried on the loop. Code that would wait for a database
+or a Redis raises `WouldBlock` instead (`sharding.event_loop.forbid`), before it has changed anything; then the request is run again in a
+thread. A view that has handed its work to a group commit answers with a `PendingResponse`, and nobody stands waiting for that.
 
 Django's own ASGI handler runs all synchronous code in one thread after the other, so it would have none of this.
 """
@@ -19,7 +19,6 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.http.response import HttpResponseBase
 
-from counter_project.middleware import DATA
 from counters.api import problems
 from counters.api.base import PendingResponse
 from sharding.event_loop import WouldBlock, attempt, in_thread
@@ -27,6 +26,7 @@ from sharding.event_loop import WouldBlock, attempt, in_thread
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+_ON_LOOP = ("/v1/counters", "/v1/increments")  # calls that often have to wait for nobody
 _SMALL = 16 * 1024  # bytes of a body that holds nobody up
 
 
@@ -44,7 +44,7 @@ class Handler(BaseHandler):
         except problems.Problem as error:
             await _send(problems.response(error), send)
             return
-        if len(body) <= _SMALL and scope["path"].startswith(DATA) and (answer := await self._tried(scope, body)):
+        if len(body) <= _SMALL and scope["path"].startswith(_ON_LOOP) and (answer := await self._tried(scope, body)):
             await _send(answer, send)
             return
         response = await in_thread(self._run, scope, body)

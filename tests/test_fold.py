@@ -8,7 +8,7 @@ must fit into 64 bits, whatever it was on the way. `Reference.summed` says which
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
@@ -170,16 +170,28 @@ def windows(run: Sequence[Placed], cuts: Sequence[int]) -> list[Sequence[Placed]
 increments_of = st.lists(st.tuples(keys, extreme))
 
 
+@dataclass
+class One:
+    """An increment as a request has it."""
+
+    key: str
+    delta: int
+
+
+def folded(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    return fold([One(*pair) for pair in pairs])
+
+
 @given(increments_of, increments_of, increments_of)
 def test_fold_is_a_commutative_monoid(a: list[tuple[str, int]], b: list[tuple[str, int]], c: list[tuple[str, int]]) -> None:
     def both(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-        return fold(other.items(), dict(one))
+        return folded([*one.items(), *other.items()])
 
-    x, y, z = fold(a), fold(b), fold(c)
+    x, y, z = folded(a), folded(b), folded(c)
     assert both(both(x, y), z) == both(x, both(y, z))
     assert both(x, {}) == x == both({}, x)
     assert both(x, y) == both(y, x)
-    assert fold(a + b + c) == reduce(both, (x, y, z))
+    assert folded(a + b + c) == reduce(both, (x, y, z))
 
 
 @given(increments_of, st.randoms(use_true_random=False))
@@ -189,13 +201,10 @@ def test_fold_agrees_with_one_by_one_in_any_order(increments: list[tuple[str, in
     random.shuffle(shuffled)
     for key, delta in shuffled:
         one_by_one[key] += delta
-    assert fold(increments) == dict(one_by_one)
+    assert folded(increments) == dict(one_by_one)
 
 
-def test_fold_changes_what_it_is_given_and_nothing_else() -> None:
-    sums = {"a": 1}
-    assert fold([("a", 2), ("b", 3)], sums) is sums
-    assert sums == {"a": 3, "b": 3}
+def test_nothing_folds_to_nothing() -> None:
     assert fold([]) == {}
 
 
@@ -333,4 +342,4 @@ def test_examples(name: str) -> None:
 
 
 def test_a_sum_may_leave_the_range() -> None:
-    assert fold([("a", MAX_VALUE), ("a", MAX_VALUE)]) == {"a": 2 * MAX_VALUE}
+    assert folded([("a", MAX_VALUE), ("a", MAX_VALUE)]) == {"a": 2 * MAX_VALUE}

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -135,10 +136,21 @@ def test_a_rest_ends_when_somebody_waits(cluster: Cluster, shard: int, key: str)
     assert (len(window.batches), window.awaited, window.reads, window.plan) == (2, True, {key}, None)
 
 
+@contextmanager
+def several(shard: int, number: int) -> Iterator[list[Applier]]:
+    """Appliers of one shard, as in so many workers."""
+    appliers = [Applier(shard) for _ in range(number)]
+    try:
+        yield appliers
+    finally:
+        for one in appliers:
+            one.stop()
+        assert all(one.stopped.wait(10) for one in appliers)
+
+
 def test_workers_that_take_turns_keep_the_journals_order(cluster: Cluster, client: httpx.Client, shard: int, key: str) -> None:
     """Three appliers of one shard and a chain of compare-and-sets: one that is applied out of turn would be rejected."""
-    appliers = [Applier(shard) for _ in range(3)]
-    try:
+    with several(shard, 3) as appliers:
         version, steps = 0, []
         for n in range(300):
             id, position = put_in_journal(shard, Step(key, "set", n, version), Increments([f"{key}:{n % 7}"], [n]))
@@ -149,10 +161,6 @@ def test_workers_that_take_turns_keep_the_journals_order(cluster: Cluster, clien
                 time.sleep(0.2)
         for one in appliers:
             one.apply_up_to(version)
-    finally:
-        for one in appliers:
-            one.stop()
-        assert all(one.stopped.wait(10) for one in appliers)
     assert value_of(client, key) == 299
     found = rows(shard, "SELECT status, count(*) FROM outcome WHERE id = ANY(%s) GROUP BY status", steps)
     assert found == [("applied", 300)]
@@ -168,16 +176,11 @@ def test_workers_that_find_the_same_poison_set_nothing_else_aside(cluster: Clust
         id, last = put_in_journal(shard, Increments([unfit if n in (7, 8) else key], [1]))
         if n in (7, 8):
             bad.add(id)
-    appliers = [Applier(shard) for _ in range(2)]
-    try:
+    with several(shard, 2) as appliers:
         for one in appliers:
             one.wake()
         for one in appliers:
             one.apply_up_to(last)
-    finally:
-        for one in appliers:
-            one.stop()
-        assert all(one.stopped.wait(10) for one in appliers)
     assert value_of(client, key) == 38
     assert set(journal.poison(shard)) == bad
     for id in bad:

@@ -1,7 +1,7 @@
 """The two calls that make up nearly all requests, answered before Django looks for a view: a counter that the cache has, one increment.
 
 On the event loop only. Whatever is not plain (a query, a header that asks for something, anything that is not valid or not allowed) goes
-on to the views, which give the same answer to the same question; they cost three times as much.
+on to the views, which give the same answer to the same question at a higher cost.
 """
 
 from __future__ import annotations

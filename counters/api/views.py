@@ -24,7 +24,7 @@ from counters.intake.group_commit import Promise
 from counters.intake.idempotency import Claim
 from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
-from counters.operations import fold_increments, in_range
+from counters.operations import fold, in_range
 from counters.write_id import WriteId
 from sharding import event_loop
 
@@ -143,7 +143,7 @@ class BulkIncrementsView(ApiView):
             raise media.too_large(f"A request may have {settings.TALLY.max_increments:,} increments at most.")
         if not bulk:
             raise invalid("increments", "at least one")
-        folded = fold_increments(bulk)
+        folded = fold(bulk)
         self._check(folded, bulk)
         return PendingResponse(self._queued(writes.submit(writes.increments(folded, claim_of(request))), len(bulk), len(folded)))
 

@@ -166,7 +166,7 @@ class Planning:
 
 
 def _add(plan: Plan, keys: Sequence[str], deltas: Sequence[int], version: int) -> None:
-    """The fold of a window: `operations.fold`, with the newest version of each key beside its sum, in one loop."""
+    """The fold of a window (see `operations`), with the newest version of each key beside its sum, in one loop."""
     added, versions = plan.added, plan.versions
     get = added.get
     for key, delta in zip(keys, deltas, strict=True):

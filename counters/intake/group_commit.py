@@ -68,17 +68,13 @@ class Promise(Generic[R]):
         if self._callback is not None:
             self._callback()
 
-    def then(self, callback: Callable[[], object]) -> None:
-        """Have a callback called when `wait` would not wait; once or, if that is just now, twice, and in whatever thread."""
-        self._callback = callback
-        if self.done:
-            callback()
-
     def __await__(self) -> Generator[Any, None, R]:
         """The result; for one coroutine."""
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
-        self.then(partial(_tell, loop, arrived))
+        self._callback = partial(_tell, loop, arrived)
+        if self.done:  # perhaps just now, and told already: `_arrive` takes both
+            self._callback()
         yield from arrived
         return self.wait()
 

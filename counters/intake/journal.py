@@ -226,11 +226,6 @@ def position(shard: int, id: UUID) -> int | None:
     return None if score is None else int(score)
 
 
-def has_more(shard: int, after: int) -> bool:
-    """Whether a shard has entries beyond a position. Raises `RedisError`."""
-    return bool(client().zcount(positions_key(shard), f"({after}", "+inf"))
-
-
 def fall_asleep(shard: int, after: int) -> bool:
     """From now on a message is wanted, unless there are entries beyond a position: then nothing is done, and False. Raises `RedisError`."""
     return bool(_fall_asleep()([positions_key(shard), asleep_key(shard)], [f"({after}"]))
