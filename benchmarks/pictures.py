@@ -118,6 +118,19 @@ def _reduction(figures: Sequence[Found], _curves: Found) -> Canvas:
     return canvas
 
 
+def _workers(_figures: Sequence[Found], curves: Found) -> Canvas:
+    canvas, (left, right) = _canvas("Bulk with more workers", 2, 3.0)
+    points = curves["workers"]
+    lines(left, points, "workers", {"rate": "rate"})
+    left.set_ylabel("increments/s")
+    left.yaxis.set_major_formatter(lambda value, _place: number(value))
+    lines(right, points, "workers", {"cpu_seconds": "cost"})
+    right.set_ylabel("processor seconds for a million")
+    for axes in (left, right):
+        axes.set(xlabel="workers a shard", xticks=[point["workers"] for point in points])
+    return canvas
+
+
 def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
     canvas, grid = plt.subplots(2, 2, figsize=(10.5, 6.4), layout="constrained")
     canvas.suptitle("Growth: what one operation costs, and memory", x=0.01, ha="left", fontsize=12, fontweight="bold")
@@ -151,5 +164,6 @@ PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
     "reads": _reads,
     "convergence": _convergence,
     "reduction": _reduction,
+    "workers": _workers,
     "growth": _growth,
 }

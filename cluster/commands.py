@@ -9,12 +9,11 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from replication.apply_delay import RULE, ApplyDelay
 
-from . import ClusterError, background, console, layout, leftovers, prepare, processes, state
+from . import ClusterError, background, console, lanes, layout, leftovers, prepare, processes, state
 from .layout import Asked, Directory
 from .plan import Planner
 from .supervisor import Supervisor
@@ -22,6 +21,7 @@ from .supervisor import Supervisor
 STOP_SECONDS = 150.0
 SCALE_SECONDS = 120.0
 BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
+SCALED = f"{', '.join(layout.SCALABLE)} or, for one shard, worker-SHARD"
 
 
 def run(argv: list[str]) -> int:
@@ -54,13 +54,15 @@ async def _supervise(plan: Planner) -> None:
 def status(options: argparse.Namespace, directory: Directory) -> int:
     """Show what runs; exit status 1 where the cluster does not run."""
     now = _current(directory)
+    running = state.supervisor(now) is not None
+    applied = lanes.read(directory) if running else {}
     if options.json:
-        print(json.dumps(now.public()))
+        print(json.dumps(now.public(applied)))
     else:
         screen = console.Console()
         screen.say(f"{now.phase}: {now.url or directory.root}")
-        screen.table(now.processes, _primaries(now))
-    return 0 if state.supervisor(now) else 1
+        screen.table(now.processes, _primaries(now), applied)
+    return 0 if running else 1
 
 
 def down(_: argparse.Namespace, directory: Directory) -> int:
@@ -87,23 +89,24 @@ def destroy(options: argparse.Namespace, directory: Directory) -> int:
 
 
 def scale(options: argparse.Namespace, directory: Directory) -> int:
-    """Run another number of processes of a role, now and at later starts."""
-    role, number = options.count
+    """Run another number of processes of a role, or of workers of one shard, now and at later starts."""
+    name, number = options.count
     now = _current(directory)
+    stored = layout.load(directory)
+    if stored is None:
+        raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one")
+    wanted = layout.scaled(stored, name, number)
     if (supervisor := state.supervisor(now)) is None:
-        stored = layout.load(directory)
-        if stored is None:
-            raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one")
-        layout.save(directory, replace(stored, scale={**stored.scale, role: number}))
-        console.Console().say(f"the cluster does not run; it will have {role}={number} at the next `cluster up`")
+        layout.save(directory, wanted)
+        console.Console().say(f"the cluster does not run; it will have {name}={number} at the next `cluster up`")
         return 0
     revision = now.revision + 1
-    layout.write_private(directory["scale.json"], json.dumps({"revision": revision, "counts": {role: number}}))
+    layout.write_private(directory["scale.json"], json.dumps({"revision": revision, "counts": {name: number}}))
     supervisor.send_signal(background.RESCALE_SIGNAL)
     deadline = time.monotonic() + SCALE_SECONDS
     while (now := _current(directory)).revision < revision:
         if state.supervisor(now) is None or time.monotonic() > deadline:
-            raise ClusterError(f"the cluster did not scale to {role}={number}: `cluster status`, and logs in {directory.logs}")
+            raise ClusterError(f"the cluster did not scale to {name}={number}: `cluster status`, and logs in {directory.logs}")
         time.sleep(0.1)
     if now.error:
         raise ClusterError(now.error)
@@ -155,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     add("status", status).add_argument("--json", action="store_true", help="one JSON object")
     add("down", down)
     add("destroy", destroy).add_argument("--yes", action="store_true", help="do not ask")
-    add("scale", scale).add_argument("count", type=_role_count, metavar="ROLE=N", help=f"{', '.join(layout.SCALABLE)}")
+    add("scale", scale).add_argument("count", type=_role_count, metavar="ROLE=N", help=f"{SCALED}; `worker` is for every shard")
     return parser
 
 
@@ -182,7 +185,8 @@ def _delay(text: str) -> ApplyDelay:
 
 
 def _role_count(text: str) -> tuple[str, int]:
-    role, _, number = text.partition("=")
-    if role not in layout.SCALABLE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=N with ROLE one of {', '.join(layout.SCALABLE)}")
-    return role, _whole(*layout.SCALABLE[role])(number)
+    name, _, number = text.partition("=")
+    role = layout.role_of(name)
+    if role is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=N with ROLE one of {SCALED}")
+    return name, _whole(*layout.SCALABLE[role])(number)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
+PLAIN_WIDTH = 140  # columns of a table that goes to a file or a pipe
 SHOWN = 4  # names of what is still waited for
 COLOURS = {"running": "green", "starting": "yellow", "backoff": "red", "stopped": "dim"}
 
@@ -58,19 +58,24 @@ class Console:
         self._line(f"ready: {url}")
         self.table(rows, primaries)
 
-    def table(self, rows: Iterable[Mapping[str, Any]], primaries: Collection[str] = ()) -> None:
-        """What runs where; `primaries` are the names of the PostgreSQL servers that take writes."""
+    def table(
+        self, rows: Iterable[Mapping[str, Any]], primaries: Collection[str] = (), lanes: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        """What runs where. `primaries`: names of the PostgreSQL servers that take writes; `lanes`: what each worker applies, by name."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("name", "role", "shard", "pid", "port", "metrics", "state", "restarts"):
             justify: Literal["left", "right"] = "left" if heading in ("name", "role", "state") else "right"
             table.add_column(heading, justify=justify, no_wrap=True)
+        if lanes is not None:
+            table.add_column("lanes")
         for row in rows:
             role = row["role"]
             if role == "postgres":
                 role = "postgres primary" if row["name"] in primaries else "postgres replica"
             figures = ["" if row[key] is None else str(row[key]) for key in ("shard", "pid", "port", "metrics_port")]
             colour = COLOURS.get(row["state"], "")
-            table.add_row(row["name"], role, *figures, f"[{colour}]{row['state']}[/]", str(row["restarts"]))
+            applied = [] if lanes is None else [", ".join(map(str, lanes.get(row["name"], ())))]
+            table.add_row(row["name"], role, *figures, f"[{colour}]{row['state']}[/]", str(row["restarts"]), *applied)
         self._print(table)
 
     def event(self, text: str) -> None:

@@ -1,12 +1,13 @@
 """What a cluster consists of: its directory, its counts of processes, its ports and its secrets, as remembered on disk.
 
-Pure as far as possible: `reconcile`, `choose_ports` and `port_names` take values and return values; reading and writing
+Pure as far as possible: `reconcile`, `scaled`, `choose_ports` and `port_names` take values and return values; reading and writing
 stand in `load`, `save` and `load_secrets`. It is not the plan of processes (plan.py), nor what runs now (state.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets as random_secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 8000
 PORT_RANGE = range(20000, 30000)  # below every usual ephemeral range (Linux 32768, macOS 49152)
 SCALABLE = {"api": (1, 32), "worker": (0, 32), "spill-worker": (0, 32)}  # role: least and most (worker: per shard)
+_WORKERS_OF_SHARD = re.compile(r"worker-(0|[1-9][0-9]*)")
 SECRET_NAMES = (
     "secret-key",
     "postgres",
@@ -72,7 +74,11 @@ class Directory:
 
 @dataclass(frozen=True)
 class Layout:
-    """Counts and ports. Shards are numbered from 0; nodes of a shard, API processes and workers from 1."""
+    """Counts and ports. Shards are numbered from 0; nodes of a shard, API processes and workers from 1.
+
+    `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is the number of
+    workers of shard 0, where that one has a number of its own.
+    """
 
     shards: int = 2
     replicas: int = 1
@@ -83,6 +89,10 @@ class Layout:
     def nodes(self) -> list[tuple[int, int]]:
         """(shard, node) of every PostgreSQL server."""
         return [(shard, node) for shard in range(self.shards) for node in range(1, self.replicas + 2)]
+
+    def workers(self, shard: int) -> int:
+        """The number of workers of a shard."""
+        return self.scale.get(f"worker-{shard}", self.scale["worker"])
 
     @property
     def url(self) -> str:
@@ -113,6 +123,33 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
     return replace(layout, replicas=layout.replicas if asked.replicas is None else asked.replicas, scale=scale)
 
 
+def role_of(name: str) -> str | None:
+    """The role that `cluster scale NAME=N` counts; NAME is the role itself, or `worker-SHARD`. None where it is neither."""
+    role = name if shard_of(name) is None else "worker"
+    return role if role in SCALABLE else None
+
+
+def shard_of(name: str) -> int | None:
+    """The shard whose workers `cluster scale NAME=N` counts; None where NAME is something else."""
+    found = _WORKERS_OF_SHARD.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def scaled(layout: Layout, name: str, number: int) -> Layout:
+    """The layout with another number of processes of a role, or of workers of one shard (`worker-0`).
+
+    `worker` sets every shard, also those that had a number of their own. Raises `ClusterError` for a shard that the cluster does not have.
+    """
+    shard = shard_of(name)
+    if shard is not None and shard >= layout.shards:
+        shards = ", ".join(map(str, range(layout.shards)))
+        raise ClusterError(f"there is no shard {shard}: this cluster has {count(layout.shards, 'shard')} ({shards})")
+    scale = layout.scale
+    if name == "worker":
+        scale = {other: current for other, current in scale.items() if shard_of(other) is None}
+    return replace(layout, scale={**scale, name: number})
+
+
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -121,7 +158,7 @@ def port_names(layout: Layout) -> list[str]:
     """Every port that this layout needs, apart from nginx's: the name of its process (`etcd-peer` beside `etcd`)."""
     names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "flower"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
-    names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.scale["worker"] + 1)]
+    names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]
     return names
 
@@ -167,7 +204,7 @@ def load(directory: Directory) -> Layout | None:
         layout = Layout(
             shards=int(raw["shards"]),
             replicas=int(raw["replicas"]),
-            scale={role: int(raw["scale"][role]) for role in SCALABLE},
+            scale={name: int(raw["scale"][name]) for name in {**SCALABLE, **raw["scale"]}},
             ports={str(name): int(port) for name, port in raw["ports"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

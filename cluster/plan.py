@@ -66,7 +66,7 @@ class Planner:
         makers: list[Spec] = [self._etcd()]
         makers += [self._patroni(shard, node) for shard, node in self.layout.nodes]
         makers += [self._redis("redis-journal"), self._redis("redis-cache")]
-        makers += [self._worker(s, i) for s in range(self.layout.shards) for i in self._numbers("worker")]
+        makers += [self._worker(s, i) for s in range(self.layout.shards) for i in range(1, self.layout.workers(s) + 1)]
         makers += [self._spill_worker(i) for i in self._numbers("spill-worker")]
         makers += [self._beat(), self._flower()]
         makers += [self._api(i) for i in self._numbers("api")]
@@ -116,22 +116,21 @@ class Planner:
         )
 
     def _worker(self, shard: int, number: int) -> Spec:
-        name = f"worker-{shard}-{number}"
-        options = ("-Q", f"shard-{shard}", "-c", "16", "-n", f"shard-{shard}-{number}@tally")
-        return self._celery_worker(name, "worker", shard, options)
+        """A worker of one shard; `TALLY_WORKER_CONCURRENCY` is the number of tasks that it runs at once."""
+        return self._celery_worker(f"worker-{shard}-{number}", "worker", shard, ("-Q", f"shard-{shard}"))
 
     def _spill_worker(self, number: int) -> Spec:
-        options = ("-Q", "maintenance,low-priority", "-c", "4", "-n", f"maintenance-{number}@tally")
-        return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, options)
+        return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, ("-Q", "maintenance,low-priority", "-c", "4"))
 
     def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:
+        """A worker; Celery puts the name of the host in place of `%h`."""
         port = self.layout.ports[name]
         quiet = ("-E", "--without-gossip", "--without-mingle", "-l", "WARNING")
         return Spec(
             name=name,
             role=role,
             shard=shard,
-            argv=(*self._celery("worker"), "-P", "threads", *options, *quiet),
+            argv=(*self._celery("worker"), "-P", "threads", "-n", f"{name}@%h", *options, *quiet),
             ready=probes.Listens(port),
             after=self._application(),
             metrics_port=port,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -64,10 +65,11 @@ def planner(directory: Directory, asked: Asked) -> Planner:
     return plan
 
 
-def rescaled(plan: Planner, counts: dict[str, int]) -> Planner:
-    """The same plan with other counts: ports chosen for the new processes, layout and nginx.conf written."""
-    scale = {**plan.layout.scale, **{role: n for role, n in counts.items() if role in layout.SCALABLE}}
-    wanted = replace(plan.layout, scale=scale)
+def rescaled(plan: Planner, counts: Mapping[str, int]) -> Planner:
+    """The same plan with other counts (see `layout.scaled`): ports chosen for the new processes, layout and nginx.conf written."""
+    wanted = plan.layout
+    for name, number in counts.items():
+        wanted = layout.scaled(wanted, name, number)
     new = [name for name in layout.port_names(wanted) if name not in layout.port_names(plan.layout)]
     ports = layout.choose_ports(new, wanted.ports, layout.port_is_free, layout.random_start())
     wanted = replace(wanted, ports=ports)

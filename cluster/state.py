@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,10 @@ class State:
     primaries: dict[str, int] = field(default_factory=dict)  # shard → node that was last its primary
     revision: int = 0  # of the counts that `cluster scale` asked for
 
-    def public(self) -> dict[str, Any]:
-        """The answer of `status --json`."""
-        return {"url": self.url, "processes": [{name: row[name] for name in ROW} for row in self.processes]}
+    def public(self, lanes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """The answer of `status --json`; `lanes` are the lanes that each worker applies, by its name (see `lanes.by_worker`)."""
+        rows = [{name: row[name] for name in ROW} | {"lanes": list(lanes.get(row["name"], ()))} for row in self.processes]
+        return {"url": self.url, "processes": rows}
 
 
 def read(directory: Directory) -> State:

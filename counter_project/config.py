@@ -10,8 +10,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from sharding.lanes import check as check_lanes
 
 PREFIX = "TALLY_"
 _HINT = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
@@ -111,6 +113,29 @@ class Config(BaseSettings):
     )
     flush_max_writes: int = Field(default=4096, ge=1, le=100_000, description="Most writes in one batch.")
 
+    lanes: int = Field(
+        default=4,
+        description="Lanes of each shard in a new system, 1, 2, 4, 8 or 16. An old one keeps what it has: `manage.py lanes` changes it.",
+    )
+    lease_seconds: float = Field(
+        default=3.0,
+        gt=0,
+        le=60,
+        description="How long a lane is left to a worker that gives no sign of life, or to a message that does not come.",
+    )
+    shift_seconds: float = Field(
+        default=1.0, gt=0, le=60, description="How long one task applies its lane, about; if there is more, it sends the next task."
+    )
+    linger_seconds: float = Field(
+        default=0.1, ge=0, le=10, description="How long a task that has applied everything waits for more before it ends."
+    )
+    worker_concurrency: int = Field(
+        default=8, ge=1, le=256, description="Tasks that one worker of a shard runs at once: as many lanes can it apply."
+    )
+    worker_prefetch: int = Field(default=1, ge=1, le=64, description="Messages a worker takes ahead for each task it can run at once.")
+    worker_memory_bytes: int = Field(
+        default=0, ge=0, description="A worker that has used more than this ends after its tasks, to be started again; 0: no limit."
+    )
     window_seconds: float = Field(default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches.")
     completion_interval_seconds: float = Field(default=0.01, gt=0, description="Pause between looks at what the replicas have flushed.")
     journal_hold_seconds: float = Field(
@@ -140,6 +165,11 @@ class Config(BaseSettings):
     )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: str = Field(default="json", pattern="^(json|console)$", description="One JSON object a line, or for people.")
+
+    @field_validator("lanes")
+    @classmethod
+    def _lanes_divide_the_table(cls, lanes: int) -> int:
+        return check_lanes(lanes)
 
     @model_validator(mode="after")
     def _secret_is_long(self) -> Config:

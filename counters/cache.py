@@ -1,11 +1,11 @@
 """The cache: values of counters in Redis, those that somebody reads.
 
-A read puts an entry there, and so does a write whose result was asked for: whoever was told it reads it again. From then on the worker
-refreshes it after each commit that changes it. I5 lives here: an entry carries its version, and the script that writes it compares.
+A read puts an entry there, and so does a write whose result was asked for: whoever was told it reads it again. From then on its lane's
+shifts refresh it after each commit that changes it. I5 lives here: an entry carries its version, and the script that writes it compares.
 
-The worker asks which of a transaction's keys are cached *before* it commits, and announces the version that it is about to commit
-(`announce`). A fill tells how far the node was that it read from: if that is behind the announced version, the value may be about to
-change without the worker knowing of the entry, and it is kept for a second only. So an entry is never older than that for long,
+A shift asks which of a transaction's keys are cached *before* it commits, and announces the version that its lane is about to commit
+(`announce`). A fill tells how far each lane of the node was that it read from: if that is behind the announced version, the value may be
+about to change without the shift knowing of the entry, and it is kept for a second only. So an entry is never older than that for long,
 whatever lags, and a window of writes costs the cache nothing for counters that nobody reads.
 
 Nothing here raises for a cache that is away: a read goes on to the replica; a value that the worker could not put is put later, and
@@ -14,11 +14,12 @@ an entry lives a minute at most, so even if that worker dies first, what the cac
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -28,6 +29,8 @@ from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from sharding.breakers import cache_redis
+from sharding.lanes import Lane, number_of
+from sharding.slots import slots_of
 
 UNREFRESHED = Counter("tally_cache_unrefreshed_total", "Values that could not be put into the cache at once")
 log = structlog.get_logger(__name__)
@@ -39,7 +42,7 @@ _BEHIND_SECONDS = 1  # life of a value that was read from a node that lags
 _EVERYTHING = 2**53  # beyond every version
 _CHUNK = 2000  # Lua's stack holds 8000
 _MOST_LEFT = 100_000
-_left: dict[str, Value] = {}
+_left: defaultdict[Lane, dict[str, Value]] = defaultdict(dict)
 
 
 def _entry(key: str) -> str:
@@ -61,15 +64,15 @@ def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def fill(shard: int, values: Sequence[Value], through: int) -> None:
-    """Keep what a read found on a node of a shard that had applied everything up to the version `through`."""
+def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> None:
+    """Keep what a read found on a node of a shard; `through` has, for each of its lanes, the newest version that the node had applied."""
     try:
         _put(shard, values, settings.TALLY.cache_fill_ttl_seconds, through)
     except RedisError as error:
         log.debug("cache_unfilled", error=str(error))
 
 
-def announce(shard: int, version: int, keys: Sequence[str]) -> list[str]:
+def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
     """Before a commit of these keys: those that are to be refreshed after it (all of them if the cache does not answer).
 
     `version`: the newest of the transaction, 0 for none.
@@ -77,23 +80,24 @@ def announce(shard: int, version: int, keys: Sequence[str]) -> list[str]:
     stale: list[str] = []
     try:
         for chunk in _chunks(keys):
-            stale += [chunk[place - 1] for place in _run("announce", shard, [version, msgspec.msgpack.encode(chunk)])]
+            found = _script("announce")([_announced(lane)], [version, msgspec.msgpack.encode(chunk)], cache_redis())
+            stale += [chunk[place - 1] for place in found]
     except RedisError as error:
         log.debug("cache_unasked", error=str(error))
         return list(keys)
     return stale
 
 
-def refresh(shard: int, values: Sequence[Value]) -> None:
-    """Put what a transaction has written, and what earlier ones could not put. Not thread-safe: the applier's."""
-    waiting = [*_left.values(), *values]
+def refresh(lane: Lane, values: Sequence[Value]) -> None:
+    """Put what a transaction has written, and what earlier ones of its lane could not put. One thread at a time for each lane."""
+    left = _left[lane]
     try:
-        _put(shard, waiting, settings.TALLY.cache_ttl_seconds, _EVERYTHING)
-        _left.clear()
+        _put_all(_announced(lane), [*left.values(), *values])
+        left.clear()
     except RedisError as error:
         UNREFRESHED.inc(len(values))
         log.warning("cache_unrefreshed", values=len(values), error=str(error))
-        _left.update({value[0]: value for value in values[: _MOST_LEFT - len(_left)]})
+        left.update({value[0]: value for value in values[: _MOST_LEFT - len(left)]})
 
 
 def entries(keys: Sequence[str]) -> dict[str, bytes]:
@@ -125,10 +129,23 @@ def parsed(entry: bytes) -> tuple[int, int]:
     return int(value), int(version)
 
 
-def _put(shard: int, values: Sequence[Value], ttl: int, through: int) -> None:
+def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, int]) -> None:
+    """Put values of several lanes; each is kept for `ttl` seconds, or for a moment where its lane is behind."""
+    count = len(through)
+    announced = [_announced(Lane(shard, number)) for number in range(count)]
     for chunk in _chunks(values):
-        fields = [field for key, value, version in chunk for field in (_entry(key), value, version)]
-        _run("put", shard, [ttl, _BEHIND_SECONDS, through, *fields])
+        lanes = (number_of(slot, count) for slot in slots_of(key for key, _, _ in chunk))
+        fields = [
+            field for lane, (key, value, version) in zip(lanes, chunk, strict=True) for field in (_entry(key), value, version, lane + 1)
+        ]
+        _script("put")(announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields], cache_redis())
+
+
+def _put_all(announced: str, values: Sequence[Value]) -> None:
+    """Put values of one lane that its own shift has written: nothing is newer."""
+    for chunk in _chunks(values):
+        fields = [field for key, value, version in chunk for field in (_entry(key), value, version, 1)]
+        _script("put")([announced], [settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS, _EVERYTHING, *fields], cache_redis())
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -136,8 +153,8 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
 
 
-def _run(name: str, shard: int, arguments: list[Any]) -> Any:
-    return _script(name)([f"announced:{shard}"], arguments, cache_redis())
+def _announced(lane: Lane) -> str:
+    return f"announced:{lane}"
 
 
 @cache

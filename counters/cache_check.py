@@ -24,7 +24,6 @@ from counters import cache, reads
 from counters.cache import Value
 from counters.keys import is_key
 from sharding import databases, topology
-from sharding.slots import slot_of
 
 STALE = Counter("tally_cache_stale_total", "Cached values that were older than the primary's, and refreshed", ["shard"])
 WRONG = Counter("tally_cache_wrong_total", "Cached values that the primary never had, and that were deleted", ["shard"])
@@ -47,11 +46,11 @@ class CacheCheck:
 
 
 class _Found(NamedTuple):
-    """Entries that are wrong, and the values of those that are stale on a primary that had applied everything up to `through`."""
+    """Entries that are wrong, and the values of those that are stale on a primary whose lanes had applied all up to `through`."""
 
     wrong: dict[str, bytes]
     newer: dict[str, Value]
-    through: int
+    through: dict[int, int]
 
     def keys(self) -> set[str]:
         return {*self.wrong, *self.newer}
@@ -115,15 +114,13 @@ def _check_shard(shard: int, entries: dict[str, bytes], done: CacheCheck) -> Non
 
 
 def _compare(shard: int, entries: Mapping[str, bytes]) -> _Found:
-    found, sorted_out = _primary(shard, list(entries)), defaultdict[str, list[str]](list)
-    _, through = found[None]
+    (found, through), sorted_out = _primary(shard, list(entries)), defaultdict[str, list[str]](list)
     for key, entry in entries.items():
         sorted_out[judge(entry, *found.get(key, (0, 0)))].append(key)
     wrong = {key: entries[key] for key in sorted_out["wrong"]}
     return _Found(wrong, {key: (key, *found[key]) for key in sorted_out["stale"]}, through)
 
 
-def _primary(shard: int, keys: list[str]) -> dict[str | None, tuple[int, int]]:
+def _primary(shard: int, keys: list[str]) -> reads.Rows:
     with databases.connection(databases.primary(shard)) as conn:
-        rows = conn.execute(reads.GET, (keys, [slot_of(key) for key in keys]))
-        return {key: (value, version) for key, value, version in rows}
+        return reads.rows_of(conn, keys)

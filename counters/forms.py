@@ -78,7 +78,7 @@ class ChangeForm(forms.Form):
 class WriteForm(forms.Form):
     """The id of a write; its cleaned value is a `WriteId`."""
 
-    id = forms.CharField(strip=True, max_length=250, label="Write id", widget=forms.TextInput(attrs={"size": 60}))
+    id = forms.CharField(strip=True, max_length=600, label="Write id", widget=forms.TextInput(attrs={"size": 60}))
 
     def clean_id(self) -> WriteId:
         try:

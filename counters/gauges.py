@@ -19,10 +19,23 @@ from sharding import breakers
 
 log = structlog.get_logger(__name__)
 
+
+def _entries(shard: int) -> float:
+    return sum(map(journal.depth, journal.occupied(shard)))
+
+
+def _age(shard: int) -> float:
+    return max(map(journal.age, journal.occupied(shard)), default=0.0)
+
+
+def _set_aside(shard: int) -> float:
+    return sum(map(journal.set_aside_count, journal.with_set_aside(shard)))
+
+
 BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (
-    ("tally_journal_entries", "Batches in the journal", journal.depth),
-    ("tally_journal_age_seconds", "Age of the oldest entry of the journal; 0 if it is empty", journal.age),
-    ("tally_batches_set_aside_kept", "Batches that could not be decoded or applied and wait for an operator", journal.set_aside_count),
+    ("tally_journal_entries", "Batches in the journal", _entries),
+    ("tally_journal_age_seconds", "Age of the oldest entry of the journal; 0 if it is empty", _age),
+    ("tally_batches_set_aside_kept", "Batches that could not be decoded or applied and wait for an operator", _set_aside),
     (
         "tally_partitions_maintained_at_seconds",
         "When the shard's time partitions were last made and dropped (Unix time)",

@@ -28,16 +28,23 @@ T = TypeVar("T")
 Consistency = Literal["eventual", "primary"]
 Source = Literal["cache", "replica", "primary"]
 
-# One index probe a key; and how far the node is, in the same snapshot.
+# One index probe a key; and how far each lane of the node is, in the same snapshot.
 GET = """
-SELECT key, value, version FROM counter
+SELECT key, NULL, value, version FROM counter
 JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)
-UNION ALL SELECT NULL, 0, last_version FROM apply_state"""
+UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""
 # The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _STAY_SECONDS = 1.0
 _MOST_LOOKUPS = 64  # in one look into the cache, which stands still for it
 _LAST = "\x7f"  # after every character of a key
+
+
+class Rows(NamedTuple):
+    """What a server has: (value, version) of those keys that it has, and for each of its lanes the newest version that it has applied."""
+
+    found: dict[str, tuple[int, int]]
+    through: dict[int, int]
 
 
 class Counter(NamedTuple):
@@ -106,15 +113,21 @@ def _read_shard(shard: int, keys: list[str], consistency: Consistency) -> list[C
     return counters(keys, rows, source, shard)
 
 
-def rows_of(conn: psycopg.Connection[Any], keys: Sequence[str]) -> dict[str | None, tuple[int, int]]:
-    """(value, version) of those keys that this server has, and under None the newest version that it has of anything."""
-    return {key: (value, version) for key, value, version in conn.execute(GET, (keys, slots_of(keys)))}
+def rows_of(conn: psycopg.Connection[Any], keys: Sequence[str]) -> Rows:
+    """What this server has of some keys of its shard, at one moment."""
+    rows = Rows({}, {})
+    for key, lane, value, version in conn.execute(GET, (keys, slots_of(keys))):
+        if key is None:
+            rows.through[lane] = version
+        else:
+            rows.found[key] = (value, version)
+    return rows
 
 
-def counters(keys: Sequence[str], rows: dict[str | None, tuple[int, int]], source: Source, shard: int) -> list[Counter]:
+def counters(keys: Sequence[str], rows: Rows, source: Source, shard: int) -> list[Counter]:
     """What `rows_of` found, in the order asked for; the cache keeps it."""
-    found = [Counter(key, *rows.get(key, (0, 0)), source, shard) for key in keys]
-    cache.fill(shard, [(one.key, one.value, one.version) for one in found], through=rows[None][1])
+    found = [Counter(key, *rows.found.get(key, (0, 0)), source, shard) for key in keys]
+    cache.fill(shard, [(one.key, one.value, one.version) for one in found], rows.through)
     return found
 
 

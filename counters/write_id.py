@@ -1,6 +1,8 @@
-"""The id of a write, as clients see it: which batch, which write in it, which shards. Pure.
+"""The id of a write, as clients see it: which batch, which write in it, which lanes. Pure.
 
-It carries all that is needed to find the write again, so that no table of writes has to be kept.
+It carries all that is needed to find the write again, so that no table of writes has to be kept. Lanes are printed shard by shard, as
+`SHARD:MASK`: bit `n` of the hexadecimal mask is lane `n`. A shard of which only lane 0 is concerned is printed without a mask, as ids were
+before there were lanes.
 """
 
 from __future__ import annotations
@@ -9,28 +11,46 @@ import re
 from dataclasses import dataclass
 from uuid import UUID
 
-WRITE_ID_PATTERN = r"[0-9a-f]{32}-[0-9a-f]{1,8}-[0-9]{1,2}(\.[0-9]{1,2}){0,63}"
+from sharding.lanes import MOST, Lane, by_shard
+
+WRITE_ID_PATTERN = r"[0-9a-f]{32}-[0-9a-f]{1,8}-[0-9]{1,2}(:[0-9a-f]{1,4})?(\.[0-9]{1,2}(:[0-9a-f]{1,4})?){0,63}"
 _write_id = re.compile(WRITE_ID_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
 class WriteId:
-    """`batch` is the id that its batches (one a shard) share, `index` the write's place in them, `shards` in rising order."""
+    """`batch` is the id that its batches (one a lane) share, `index` the write's place in them, `lanes` are in rising order."""
 
     batch: UUID
     index: int
-    shards: tuple[int, ...]
+    lanes: tuple[Lane, ...]
 
     def __str__(self) -> str:
-        return f"{self.batch.hex}-{self.index:x}-{'.'.join(map(str, self.shards))}"
+        return f"{self.batch.hex}-{self.index:x}-{'.'.join(map(_printed, by_shard(self.lanes).values()))}"
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The shards of its lanes, in rising order."""
+        return tuple(by_shard(self.lanes))
 
     @classmethod
     def parse(cls, text: str) -> WriteId:
         """The id that was printed so: a write has one id, so nothing else is taken for it. Raises `ValueError`."""
         if not _write_id.fullmatch(text):
             raise ValueError("not a write id")
-        batch, index, shards = text.split("-")
-        write = cls(UUID(hex=batch), int(index, 16), tuple(map(int, shards.split("."))))
-        if str(write) != text or list(write.shards) != sorted(set(write.shards)):
+        batch, index, places = text.split("-")
+        write = cls(UUID(hex=batch), int(index, 16), tuple(lane for place in places.split(".") for lane in _parsed(place)))
+        if str(write) != text or list(write.lanes) != sorted(set(write.lanes)):
             raise ValueError("not a write id as it was printed")
         return write
+
+
+def _printed(lanes: list[Lane]) -> str:
+    mask = sum(1 << lane.number for lane in lanes)
+    return f"{lanes[0].shard}" if mask == 1 else f"{lanes[0].shard}:{mask:x}"
+
+
+def _parsed(place: str) -> list[Lane]:
+    shard, _, mask = place.partition(":")
+    bits = int(mask or "1", 16)
+    return [Lane(int(shard), number) for number in range(MOST) if bits >> number & 1]

@@ -1,4 +1,4 @@
-"""What became of a write: asked of the journal and of the shards that its id names. Nothing is kept for it but their own books."""
+"""What became of a write: asked of the journal and of the shards and lanes that its id names. Nothing else is kept for it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from counters.intake import journal
 from counters.intake.outcomes import Outcome
 from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
+from sharding.lanes import Lane, by_shard
 
-IN_LEDGER = "SELECT EXISTS (SELECT FROM ledger WHERE id = %s)"
+IN_LEDGER = "SELECT count(*) FROM ledger WHERE id = %s AND lane = ANY(%s)"  # an index probe for each lane
 OUTCOMES = "SELECT key, status, value, version, reason FROM outcome WHERE id = %s AND index = %s ORDER BY key"
-FORWARDED = "SELECT shard, forwarded_id FROM forwarded WHERE id = %s"
+FORWARDED = "SELECT shard, to_lane, forwarded_id FROM forwarded WHERE id = %s AND lane = ANY(%s)"
 
 Status = Literal["queued", "applied", "rejected"]
 
@@ -40,8 +41,8 @@ def find(write: WriteId) -> WriteStatus | None:
     """What became of a write; None if no shard and no journal knows it. Raises `ShardUnavailable`, `JournalUnavailable`."""
     outcomes: list[Outcome] = []
     queued = False
-    for shard in write.shards:
-        part = _part(shard, write.batch, write.index)
+    for shard, lanes in by_shard(write.lanes).items():
+        part = _part(shard, lanes, write.batch, write.index)
         if part is None:
             return None
         queued |= part[0] == "queued"
@@ -50,36 +51,38 @@ def find(write: WriteId) -> WriteStatus | None:
     return WriteStatus(write, "queued" if queued else "rejected" if rejected else "applied", outcomes)
 
 
-def _part(shard: int, batch: UUID, index: int) -> tuple[Status, list[Outcome]] | None:
+def _part(shard: int, lanes: list[Lane], batch: UUID, index: int) -> tuple[Status, list[Outcome]] | None:
     # The journal first: an entry leaves it only after the ledger has it, so what is in neither was in neither.
     try:
-        in_journal = journal.position(shard, batch) is not None
+        in_journal = any(position is not None for position in journal.positions(lanes, batch))
     except RedisError as error:
         raise journal.JournalUnavailable(f"the journal did not answer: {error}") from error
+    numbers = [lane.number for lane in lanes]
     try:
-        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, batch, index), replicas=False)
+        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, numbers, batch, index), replicas=False)
     except ShardUnavailable:
         if in_journal:
             return "queued", []
-        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, batch, index))
+        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, numbers, batch, index))
         if not applied:  # another replica may have it
             raise
     if not applied:
         return ("queued", []) if in_journal else None
-    for other, forwarded_id in forwarded:
-        part = _part(other, forwarded_id, index)
+    for to, forwarded_id in forwarded:
+        part = _part(to.shard, [to], forwarded_id, index)
         if part is None or part[0] == "queued":
             return "queued", []
         outcomes += part[1]
     return "applied", outcomes
 
 
-def _books(conn: psycopg.Connection[Any], batch: UUID, index: int) -> tuple[bool, list[Outcome], list[tuple[int, UUID]]]:
-    applied: bool = conn.execute(IN_LEDGER, (batch,)).fetchone()[0]  # type: ignore[index]
-    if not applied:
+def _books(conn: psycopg.Connection[Any], lanes: list[int], batch: UUID, index: int) -> tuple[bool, list[Outcome], list[tuple[Lane, UUID]]]:
+    """Whether all of these lanes have applied a batch; then the outcomes of a write in it, and where they sent what is not theirs."""
+    if conn.execute(IN_LEDGER, (batch, lanes)).fetchall()[0][0] < len(lanes):
         return False, [], []
     rows: Iterable[Any] = conn.execute(OUTCOMES, (batch, index))
-    return True, [Outcome(batch.bytes, index, *row) for row in rows], conn.execute(FORWARDED, (batch,)).fetchall()
+    forwarded = [(Lane(shard, lane), id) for shard, lane, id in conn.execute(FORWARDED, (batch, lanes))]
+    return True, [Outcome(batch.bytes, index, *row) for row in rows], forwarded
 
 
 def wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None = None) -> Outcome | None:

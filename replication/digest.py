@@ -3,7 +3,9 @@
     root (SHA-256 of the ranges) ─ 16 ranges (SHA-256 of their leaves) ─ 64 leaves each: a slot
 
 A leaf is the XOR of its rows' SHA-256 ("key value version"), so rows may come in any order (Bellare and Micciancio, 1997), with their
-number and the sum of their versions. The tree is Merkle's (1987): what has equal digests is equal and is not looked at.
+number and the sum of their versions. The tree is Merkle's (1987): equal roots mean equal rows.
+
+A range is a partition of the table. A lane is a whole number of ranges, so its leaves can be read and compared apart from the others.
 
 Invariant: whatever Tally does to a counter makes its version larger, and no row ever goes, so the versions' sum of a slot grows with
 every change. A slot that changed without growth was changed by somebody else (`altered`).
@@ -18,9 +20,10 @@ from heapq import merge
 from itertools import groupby
 from typing import NamedTuple
 
+from sharding.lanes import PARTITIONS, slots_of
 from sharding.slots import SLOTS
 
-RANGES = 16
+RANGES = PARTITIONS
 SLOTS_EACH = SLOTS // RANGES
 
 Row = tuple[str, int, int]  # key, value, version
@@ -47,12 +50,17 @@ class Leaf(NamedTuple):
 EMPTY = Leaf(0, 0, bytes(32))
 
 
+def ranges_of(lane: int, lanes: int) -> range:
+    """The ranges of a lane, of a shard with so many."""
+    slots = slots_of(lane, lanes)
+    return range(slots.start // SLOTS_EACH, slots.stop // SLOTS_EACH)
+
+
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """`leaves` has one for each of the 1024 slots, `ranges` a digest for each 64 of them."""
+    """`leaves` has one for each of the 1024 slots."""
 
     leaves: tuple[Leaf, ...]
-    ranges: tuple[bytes, ...]
     root: bytes
 
     @classmethod
@@ -60,8 +68,8 @@ class Tree:
         """The tree of those slots that have rows."""
         all_leaves = tuple(leaves.get(slot, EMPTY) for slot in range(SLOTS))
         parts = (all_leaves[first : first + SLOTS_EACH] for first in range(0, SLOTS, SLOTS_EACH))
-        ranges = tuple(sha256("\n".join(leaf.encoded() for leaf in part).encode()).digest() for part in parts)
-        return cls(all_leaves, ranges, sha256(b"".join(ranges)).digest())
+        ranges = (sha256("\n".join(leaf.encoded() for leaf in part).encode()).digest() for part in parts)
+        return cls(all_leaves, sha256(b"".join(ranges)).digest())
 
     @property
     def rows(self) -> int:
@@ -77,17 +85,9 @@ class Difference(NamedTuple):
     replica: tuple[int, int] | None
 
 
-def differing(one: Tree, other: Tree) -> list[int]:
-    """Slots whose rows are not the same; only ranges that differ are looked into."""
-    if one.root == other.root:
-        return []
-    return [
-        slot
-        for part in range(RANGES)
-        if one.ranges[part] != other.ranges[part]
-        for slot in range(part * SLOTS_EACH, (part + 1) * SLOTS_EACH)
-        if one.leaves[slot] != other.leaves[slot]
-    ]
+def differing(one: Mapping[int, Leaf], other: Mapping[int, Leaf]) -> list[int]:
+    """Slots whose rows are not the same, in order; a slot without rows may be left out."""
+    return sorted(slot for slot in one.keys() | other.keys() if one.get(slot, EMPTY) != other.get(slot, EMPTY))
 
 
 def altered(before: Sequence[Leaf], now: Sequence[Leaf]) -> list[int]:

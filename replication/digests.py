@@ -1,9 +1,13 @@
 """Anti-entropy: the counters of a shard's primary compared with each replica's, by digest, while writes go on.
 
-Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a change by hand, a bug. A round computes the
-digest tree on both servers in SQL, in snapshots of the same moment (`snapshots`), and reads rows only of slots that differ. What differs
-is looked at a second time when the replica has replayed all that the primary wrote in between: a change by hand on the primary is
-no transaction of ours, and may lie between two snapshots. Only what differs twice is reported.
+Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a change by hand, a bug. A round goes through
+the lanes. It computes the leaves of a lane on both servers in SQL, in snapshots of the same moment of this lane (`snapshots`), and
+reads rows only of slots that differ. What differs is looked at a second time when the replica has replayed all that the primary
+wrote in between: a change by hand on the primary is no transaction of ours, and may lie between two snapshots. Only what
+differs twice is reported.
+
+A server's digest is made of all its leaves. It has each lane at a moment of its own. While nothing is written, that is the shard at one
+moment.
 
 The results are kept in the cache's Redis for whoever wants to see them (`latest`). The mend for a replica that differs is
 Patroni's reinitialise: the node is copied anew from its primary.
@@ -12,13 +16,14 @@ Patroni's reinitialise: the node is copied anew from its primary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
@@ -28,6 +33,7 @@ from replication import digest, nodes, rounds
 from replication.digest import Difference, Leaf, Row, Tree
 from replication.rounds import Comparison, Round, latest
 from replication.snapshots import NeverMet, Snapshot, catch_up, meet
+from sharding import lanes
 from sharding.databases import ShardUnavailable
 
 __all__ = ["Busy", "Comparison", "Round", "compare", "latest"]
@@ -65,33 +71,45 @@ class _Damaged(Exception):
         self.node = node
 
 
+class _Range(NamedTuple):
+    """The leaves of a range, and the number of the snapshot that they were read in."""
+
+    snapshot: int
+    leaves: dict[int, Leaf]
+
+
 @dataclass
 class _Side:
-    """One server in a comparison, its tree computed when wanted."""
+    """One server in a comparison, and the leaves that were read of it last."""
 
     name: str
     snapshot: Snapshot
     tell: Tell
-    _tree: Tree | None = field(default=None)
-    _of: int = 0  # number of the snapshot that it is of
+    _ranges: dict[int, _Range] = field(default_factory=dict)
+
+    def leaves(self, ranges: Sequence[int]) -> dict[int, Leaf]:
+        """The leaves of some ranges in this snapshot, of slots that have rows."""
+        for part in ranges:
+            if part not in self._ranges or self._ranges[part].snapshot != self.snapshot.number:
+                self._ranges[part] = self._read(part)
+        return {slot: leaf for part in ranges for slot, leaf in self._ranges[part].leaves.items()}
 
     def tree(self) -> Tree:
-        if self._tree is None or self._of != self.snapshot.number:
-            self._tree, self._of = Tree.of(dict(self._leaves())), self.snapshot.number
-        return self._tree
-
-    def _leaves(self) -> Iterator[tuple[int, Leaf]]:
-        for part in range(digest.RANGES):
-            self.tell(self.name, part, digest.RANGES)
-            bounds = {"first": part * digest.SLOTS_EACH, "behind": (part + 1) * digest.SLOTS_EACH}
-            with self._reading():
-                found = self.snapshot.conn.execute(_SQL["slots"], bounds).fetchall()
-            for slot, rows, versions, hashed in found:
-                yield slot, Leaf(rows, int(versions), int(hashed, 2).to_bytes(32, "big"))
+        """All leaves, each as it was read last; what was never read is read now."""
+        self.leaves([part for part in range(digest.RANGES) if part not in self._ranges])
         self.tell(self.name, digest.RANGES, digest.RANGES)
+        return Tree.of({slot: leaf for part in self._ranges.values() for slot, leaf in part.leaves.items()})
 
-    def rows(self, slots: list[int]) -> Iterator[Row]:
-        """Rows of some slots in the order of their keys."""
+    def _read(self, part: int) -> _Range:
+        self.tell(self.name, part, digest.RANGES)
+        bounds = {"first": part * digest.SLOTS_EACH, "behind": (part + 1) * digest.SLOTS_EACH}
+        with self._reading():
+            found = self.snapshot.conn.execute(_SQL["slots"], bounds).fetchall()
+        leaves = {slot: Leaf(rows, int(versions), int(hashed, 2).to_bytes(32, "big")) for slot, rows, versions, hashed in found}
+        return _Range(self.snapshot.number, leaves)
+
+    def rows(self, slots: list[int]) -> Generator[Row, None, None]:
+        """Rows of some slots in the order of their keys. To be closed before the next call."""
         with self._reading(), self.snapshot.conn.cursor(name="rows") as cursor:
             cursor.itersize = _FETCH
             yield from cursor.execute(_SQL["rows"], {"slots": slots})
@@ -137,7 +155,7 @@ class _Comparing:
             at=self.at,
             seconds=round(time.monotonic() - self._started, 3),
             primary=primary.name,
-            version=primary.snapshot.point.version,
+            version=primary.snapshot.version,
             lsn=primary.snapshot.lsn,
             digest=tree.root.hex(),
             counters=tree.rows,
@@ -180,22 +198,21 @@ class _Comparing:
             return Comparison(name, None, datetime.now(UTC), str(error).strip())
 
     def _beside(self, primary: _Side, replica: _Side) -> Comparison:
-        seconds = settings.TALLY.reconcile_seconds
-        meet(primary.snapshot, replica.snapshot, seconds)
-        found: list[Difference] = []
-        if slots := digest.differing(primary.tree(), replica.tree()):
-            first = {difference.key for difference in _differences(primary, replica, slots)}
-            catch_up(primary.snapshot, replica.snapshot, seconds)
-            found = [difference for difference in _differences(primary, replica, slots) if difference.key in first]
+        count = len(primary.snapshot.points)
+        if count not in lanes.COUNTS:
+            raise NeverMet(f"apply_state has a row for each of {count} lanes; their number must be {lanes.RULE}")
+        found = [difference for lane in range(count) for difference in _differing_twice(primary, replica, lane, count)]
+        found.sort(key=attrgetter("key"))
+        tree = replica.tree()
         return Comparison(
             node=replica.name,
             equal=not found,
             at=datetime.now(UTC),
-            version=replica.snapshot.point.version,
+            version=replica.snapshot.version,
             lsn=replica.snapshot.lsn,
-            digest=replica.tree().root.hex(),
-            counters=replica.tree().rows,
-            differing=len(found),
+            digest=tree.root.hex(),
+            counters=tree.rows,
+            differing=min(len(found), MOST_COUNTED),
             differences=tuple(found[:MOST_NAMED]),
         )
 
@@ -209,8 +226,24 @@ class _Comparing:
         return digest.altered([Leaf.decoded(text) for text in before.leaves], tree.leaves)
 
 
-def _differences(primary: _Side, replica: _Side, slots: list[int]) -> list[Difference]:
-    return list(islice(digest.differences(primary.rows(slots), replica.rows(slots)), MOST_COUNTED))
+def _differing_twice(primary: _Side, replica: _Side, lane: int, count: int) -> list[Difference]:
+    """What differs in a lane at a moment that both servers show, and still differs when the replica has caught up."""
+    seconds, ranges = settings.TALLY.reconcile_seconds, digest.ranges_of(lane, count)
+    meet(primary.snapshot, replica.snapshot, lane, count, seconds)
+    first = {difference.key for difference in _differing(primary, replica, ranges)}
+    if not first:
+        return []
+    catch_up(primary.snapshot, replica.snapshot, lane, count, seconds)
+    return [difference for difference in _differing(primary, replica, ranges) if difference.key in first]
+
+
+def _differing(primary: _Side, replica: _Side, ranges: Sequence[int]) -> list[Difference]:
+    """What differs in some ranges; rows are read only of slots whose leaves differ."""
+    slots = digest.differing(primary.leaves(ranges), replica.leaves(ranges))
+    if not slots:
+        return []
+    with closing(primary.rows(slots)) as here, closing(replica.rows(slots)) as there:
+        return list(islice(digest.differences(here, there), MOST_COUNTED))
 
 
 def _leaves_key(shard: int) -> str:

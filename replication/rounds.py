@@ -32,14 +32,16 @@ T = TypeVar("T")
 class Comparison:
     """A replica beside its primary. `equal` is None if they could not be compared: `detail` says why.
 
-    `differing` counts keys up to 10,000, `differences` has the first 100 of them.
+    `digest` has each lane at a moment of its own, one that both servers showed. `version` and `lsn` are of the last snapshot, so no lane's
+    moment is newer. While nothing is written, all of it is one moment. `differing` counts keys up to 10,000, `differences` has the first
+    100 of them.
     """
 
     node: str
     equal: bool | None
     at: datetime
     detail: str = ""
-    version: int = 0  # the newest that both had applied
+    version: int = 0  # the newest over the lanes that the replica had applied
     lsn: str = ""  # of the replica then
     digest: str = ""
     counters: int = 0
@@ -54,7 +56,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Round:
-    """A shard's replicas, each beside the primary. `altered`: slots that somebody else than Tally changed since the round before."""
+    """A shard's replicas, each beside the primary. `altered`: slots that somebody else than Tally changed since the round before.
+
+    `version`, `lsn` and `digest` are the primary's, and mean the same as in a `Comparison`.
+    """
 
     shard: int
     at: datetime  # its start

@@ -172,7 +172,7 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
     seconds = seconds or settings.TALLY.database_timeout_seconds
-    while _is_stale(conn := pool.getconn(timeout=seconds)):
+    while is_stale(conn := pool.getconn(timeout=seconds)):
         conn.close()
         pool.putconn(conn)
     try:
@@ -183,7 +183,7 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
         pool.putconn(conn)
 
 
-def _is_stale(conn: psycopg.Connection[Any]) -> bool:
+def is_stale(conn: psycopg.Connection[Any]) -> bool:
     """Whether the server has hung up: an idle connection with something to read. Costs no round trip."""
     look = select.poll()  # `select` knows no descriptors above 1023
     look.register(conn.fileno(), select.POLLIN)

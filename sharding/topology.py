@@ -1,4 +1,4 @@
-"""The topology in force: the versioned slot → shard map. Every shard holds a copy, in its `shard_state` row.
+"""The topology in force: the versioned map of slots to shards and lanes. Every shard holds a copy, in its `shard_state` row.
 
 The copies are what makes it safe (I6): a worker reads its shard's own inside the applying transaction. They also make it available:
 a process that starts while some shard is down learns the map from any other. The highest version wins.
@@ -7,8 +7,9 @@ a process that starts while some shard is down learns the map from any other. Th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -16,16 +17,24 @@ import psycopg
 import structlog
 from django.conf import settings
 
-from sharding import databases, ring
-from sharding.slots import slot_of
+from sharding import databases, lanes, ring
+from sharding.lanes import Lane
+from sharding.slots import slot_of, slots_of
 
 log = structlog.get_logger(__name__)
 
-READ = "SELECT shard, topology_version, CASE WHEN topology_version = %s THEN NULL ELSE owners END FROM shard_state"
+READ = "SELECT shard, topology_version, lanes, CASE WHEN topology_version = %s THEN NULL ELSE owners END FROM shard_state"
 WRITE = """
-INSERT INTO shard_state (shard, topology_version, owners) VALUES (%(shard)s, %(version)s, %(owners)s)
-ON CONFLICT (singleton) DO UPDATE SET topology_version = excluded.topology_version, owners = excluded.owners
-WHERE shard_state.topology_version < excluded.topology_version"""
+INSERT INTO shard_state (shard, topology_version, owners, lanes) VALUES (%(shard)s, %(version)s, %(owners)s, %(lanes)s)
+ON CONFLICT (singleton) DO UPDATE SET topology_version = excluded.topology_version, owners = excluded.owners, lanes = excluded.lanes
+WHERE shard_state.topology_version < excluded.topology_version RETURNING lanes"""
+LOCK_LANES = "SELECT pg_advisory_xact_lock(%s, lane) FROM generate_series(0, %s) AS lane"
+# Every lane starts where the newest of those before it was: no operation is older than what its slots have.
+GIVE_LANES = """
+INSERT INTO apply_state (lane, last_version, last_set_version)
+SELECT given.lane, max(last_version), max(last_set_version) FROM generate_series(0, %s - 1) AS given (lane), apply_state GROUP BY 1
+ON CONFLICT (lane) DO UPDATE SET last_version = excluded.last_version, last_set_version = excluded.last_set_version"""
+TAKE_LANES = "DELETE FROM apply_state WHERE lane >= %s"
 
 
 class NoTopology(Exception):
@@ -34,14 +43,34 @@ class NoTopology(Exception):
 
 @dataclass(frozen=True)
 class Topology:
-    """`owners[slot]` is the number of the shard that owns the slot."""
+    """`owners[slot]` is the number of the shard that owns the slot; `lane_count` is the number of lanes that each shard has."""
 
     version: int
     owners: tuple[int, ...]
+    lane_count: int = 1
+
+    @cached_property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Every lane, in the order of `route`."""
+        shards = range(max(self.owners) + 1)
+        return tuple(Lane(shard, number) for shard in shards for number in range(self.lane_count))
+
+    @cached_property
+    def routes(self) -> tuple[int, ...]:
+        """For each slot the index of its lane in `lanes`."""
+        return tuple(shard * self.lane_count + lanes.number_of(slot, self.lane_count) for slot, shard in enumerate(self.owners))
 
     def shard_of(self, key: str) -> int:
         """The shard that owns a key."""
         return self.owners[slot_of(key)]
+
+    def lane_of(self, key: str) -> Lane:
+        """The lane that a key belongs to."""
+        return self.lanes[self.routes[slot_of(key)]]
+
+    def lanes_of(self, shard: int) -> list[Lane]:
+        """The lanes of a shard."""
+        return [Lane(shard, number) for number in range(self.lane_count)]
 
     def by_shard(self, keys: Iterable[str]) -> dict[int, list[str]]:
         """Keys grouped by their shard, order kept."""
@@ -50,9 +79,17 @@ class Topology:
             groups[self.shard_of(key)].append(key)
         return dict(groups)
 
-    def owns(self, shard: int, slots: Iterable[int]) -> bool:
-        """Whether a shard owns all of these slots."""
-        return all(self.owners[slot] == shard for slot in set(slots))
+    def by_lane(self, keys: Collection[str]) -> dict[Lane, list[str]]:
+        """Keys grouped by their lane, order kept."""
+        groups: dict[int, list[str]] = defaultdict(list)
+        for key, slot in zip(keys, slots_of(keys), strict=True):
+            groups[self.routes[slot]].append(key)
+        return {self.lanes[route]: group for route, group in groups.items()}
+
+    def owns(self, lane: Lane, slots: Iterable[int]) -> bool:
+        """Whether all of these slots belong to a lane."""
+        route = lane.shard * self.lane_count + lane.number
+        return lane.number < self.lane_count and all(self.routes[slot] == route for slot in set(slots))
 
 
 _current: Topology | None = None
@@ -115,14 +152,19 @@ class Question:
         """Raises `WrongShard`."""
         if row is None:
             return None
-        shard, version, owners = row
+        shard, version, lane_count, owners = row
         if shard != self.shard:
             where = f"the database of shard {self.shard} says that it is shard {shard}"
             raise WrongShard(f"{where}: TALLY_SHARDS is in another order than at first")
         if self.known and version == self.known.version:
             return self.known
-        _copies[shard] = found = Topology(version, tuple(owners))
+        _copies[shard] = found = Topology(version, tuple(owners), lane_count or 1)
         return found
+
+
+def lane_count(shard: int) -> int:
+    """The number of a shard's lanes by its own copy, as this process read it last; 1 before that."""
+    return _copies[shard].lane_count if shard in _copies else 1
 
 
 def ask(shard: int) -> Question:
@@ -134,17 +176,50 @@ class WrongShard(Exception):
     """The settings point at another shard's database."""
 
 
-def put_in_force(shards: int) -> Topology:
-    """Give every shard the map: the one that some shard has already, or the ring's first plan. Raises `WrongShard`, `ValueError`."""
+def put_in_force(shards: int, lane_count: int) -> Topology:
+    """Give every shard the map: the one that some shard has already, or the ring's first plan with so many lanes.
+
+    Raises `WrongShard`, `ValueError`.
+    """
+    known = _known(shards)
+    topology = max(known, key=lambda one: one.version, default=Topology(1, tuple(ring.plan(shards)), lane_count))
+    if max(topology.owners) >= shards:
+        raise ValueError(f"the topology in force names shard {max(topology.owners)}, but TALLY_SHARDS has {shards} only")
+    _write(topology, shards)
+    return topology
+
+
+def _known(shards: int) -> list[Topology]:
     known = []
     for shard in range(shards):
         with databases.connection(databases.primary(shard)) as conn:
             if topology := read(conn, shard):
                 known.append(topology)
-    topology = max(known, key=lambda one: one.version, default=Topology(1, tuple(ring.plan(shards))))
-    if max(topology.owners) >= shards:
-        raise ValueError(f"the topology in force names shard {max(topology.owners)}, but TALLY_SHARDS has {shards} only")
+    return known
+
+
+def _write(topology: Topology, shards: int) -> None:
+    values = {"version": topology.version, "owners": list(topology.owners), "lanes": topology.lane_count}
+    for shard in range(shards):
+        with databases.connection(databases.primary(shard)) as conn, conn.transaction():
+            conn.execute(LOCK_LANES, (lanes.LOCK_ID, lanes.MOST - 1))
+            if conn.execute(WRITE, {"shard": shard, **values}).fetchall():
+                conn.execute(GIVE_LANES, (topology.lane_count,))
+                conn.execute(TAKE_LANES, (topology.lane_count,))
+
+
+def is_without_lanes(shards: int) -> bool:
+    """Whether the shards are from before there were lanes. Raises `psycopg.Error`."""
     for shard in range(shards):
         with databases.connection(databases.primary(shard)) as conn:
-            conn.execute(WRITE, {"shard": shard, "version": topology.version, "owners": list(topology.owners)})
-    return topology
+            if conn.execute("SELECT FROM shard_state WHERE lanes IS NULL").fetchone() is not None:
+                return True
+    return False
+
+
+def change_lanes(shards: int, lane_count: int) -> Topology:
+    """Put the same map with another number of lanes in force. The journals must be empty and closed: see `counters.apply.lane_count`."""
+    before = max(_known(shards), key=lambda one: one.version)
+    after = Topology(before.version + 1, before.owners, lanes.check(lane_count))
+    _write(after, shards)
+    return after

@@ -45,8 +45,8 @@ class Cluster:
         self.env = read_env(self.dir)
 
     def status(self) -> dict[str, Any]:
-        """What `cluster status --json` prints (test_cluster_status.py compares them), without starting the command."""
-        return state.current(Directory(self.dir)).public()
+        """What `cluster status --json` prints (test_cluster_status.py compares them) but for lanes, without starting the command."""
+        return state.current(Directory(self.dir)).public({})
 
     def processes(self, role: str, shard: int | None = None) -> list[dict[str, Any]]:
         """Processes of a role."""

@@ -24,9 +24,10 @@ from counters.apply import dead_letters
 from counters.intake import dispatch, journal
 from counters.intake.batch import Increments
 from sharding import topology
+from sharding.lanes import Lane
 from tests.browser import Browser, said
 from tests.conftest import Cluster, eventually, value_of
-from tests.test_applier import in_ledger, put_in_journal, rows
+from tests.test_applier import append, in_ledger, is_drained, lane_of, put_in_journal, rows
 from tests.test_faults import primary_of
 
 JOURNAL = "/admin/counters/journalentry/"
@@ -61,22 +62,24 @@ def still_worker(cluster: Cluster) -> Iterator[int]:
     yield 1
     for worker in workers:
         worker.resume()
-    eventually(lambda: journal.depth(1) == 0)
+    eventually(lambda: is_drained(1))
 
 
 @pytest.fixture
-def poison(client: httpx.Client, key: str) -> Iterator[tuple[int, UUID]]:
-    """Bytes that are no batch, set aside by the worker of the key's shard."""
-    shard, id = topology.current().shard_of(key), uuid7()
-    dispatch.send(shard, id, journal.append(id, {shard: b"\xc1<b>no batch</b>"}, 1, {}).position)
-    eventually(lambda: id in journal.poison(shard))
-    yield shard, id
-    journal.discard(shard, id)
+def poison(client: httpx.Client, key: str) -> Iterator[tuple[Lane, UUID]]:
+    """Bytes that are no batch, set aside by a shift of the key's lane."""
+    lane, id = lane_of(key), uuid7()
+    append(lane, id, b"\xc1<b>no batch</b>")
+    dispatch.send(lane)
+    eventually(lambda: id in journal.poison(lane))
+    yield lane, id
+    journal.discard(lane, id)
 
 
 def test_queued_entries_are_shown_paged_and_dispatched_again(root: Browser, still_worker: int, key: str, client: httpx.Client) -> None:
     mine = next(one for n in range(99) if topology.current().shard_of(one := f"{key}:{n}") == still_worker)
-    batches = [put_in_journal(still_worker, Increments([mine, f"{mine}:x"], [1, 1])) for _ in range(listing.PAGE + 20)]
+    lane = lane_of(mine)
+    batches = [put_in_journal(lane, Increments([mine], [1])) for _ in range(listing.PAGE + 20)]
     page = root.get(JOURNAL, params={"shard": still_worker})
     assert page.status_code == 200, page.text
     assert field(page, "depth")[1] == str(len(batches))
@@ -90,10 +93,10 @@ def test_queued_entries_are_shown_paged_and_dispatched_again(root: Browser, stil
     assert field(root.get(JOURNAL, params={"shard": 0}), "batch") == []
     eighth = batches[7][0]
     assert field(root.get(JOURNAL, params={"id": eighth.hex}), "batch") == [eighth.hex]
-    done = act(root, f"{JOURNAL}?shard={still_worker}", "again", f"{still_worker}-{eighth.hex}", f"{still_worker}-{uuid4().hex}")
+    done = act(root, f"{JOURNAL}?shard={still_worker}", "again", f"{lane}-{eighth.hex}", f"{lane}-{uuid4().hex}")
     assert "Dispatched again: 1." in said(done)
     assert "is not in the journal (any more)" in said(done)
-    assert history("journalentry", f"{still_worker}-{eighth.hex}") == ["Dispatched again."]
+    assert history("journalentry", f"{lane}-{eighth.hex}") == ["Dispatched again."]
     assert value_of(client, mine) == 0
 
 
@@ -104,33 +107,35 @@ def test_entries_that_wait_for_replicas_say_so(root: Browser, cluster: Cluster, 
     receiver = next(child for child in psutil.Process(replica["pid"]).children() if "walreceiver" in " ".join(child.cmdline()))
     receiver.suspend()
     try:
-        id, position = put_in_journal(1, Increments([next(_keys_of(1, key))], [1]))
-        dispatch.send(1, id, position)
+        mine = next(_keys_of(1, key))
+        lane = lane_of(mine)
+        id, _ = put_in_journal(lane, Increments([mine], [1]))
+        dispatch.send(lane)
         eventually(lambda: in_ledger(1, id))
         assert field(root.get(JOURNAL, params={"state": "waiting"}), "batch") == [id.hex]
         assert id.hex not in field(root.get(JOURNAL, params={"state": "queued"}), "batch")
     finally:
         receiver.resume()
-    eventually(lambda: journal.position(1, id) is None)
+    eventually(lambda: journal.position(lane, id) is None)
     assert "This batch is not in the journal" in root.get(JOURNAL, params={"id": id.hex}).text
 
 
-def test_poison_is_shown_retried_and_discarded_with_a_reason(root: Browser, poison: tuple[int, UUID]) -> None:
-    shard, id = poison
-    name, listed = f"{shard}-{id.hex}", f"{JOURNAL}?{urlencode({'state': 'set aside', 'shard': shard})}"
+def test_poison_is_shown_retried_and_discarded_with_a_reason(root: Browser, poison: tuple[Lane, UUID]) -> None:
+    lane, id = poison
+    name, listed = f"{lane}-{id.hex}", f"{JOURNAL}?{urlencode({'state': 'set aside', 'shard': lane.shard})}"
     page = root.get(listed)
     assert id.hex in field(page, "batch")
     assert "set aside: not a batch" in " ".join(field(page, "state"))
-    assert id.hex not in field(root.get(JOURNAL, params={"state": "set aside", "shard": 1 - shard}), "batch")
+    assert id.hex not in field(root.get(JOURNAL, params={"state": "set aside", "shard": 1 - lane.shard}), "batch")
     retried = act(root, listed, "retry", name)
     assert "Put back into the journal: 1." in said(retried)
-    eventually(lambda: journal.set_aside_count(shard) and id in journal.set_aside_ids(shard))  # it is as bad as before
+    eventually(lambda: journal.set_aside_count(lane) and id in journal.set_aside_ids(lane))  # it is as bad as before
     asked = act(root, listed, "discard", name)
     assert "Discard these batches for ever?" in asked.text
     assert "This field is required" in act(root, listed, "discard", name, reason=" ").text
-    assert id in journal.poison(shard)
+    assert id in journal.poison(lane)
     assert "Discarded: 1." in said(act(root, listed, "discard", name, reason="a test's <i>garbage</i>"))
-    assert id not in journal.poison(shard)
+    assert id not in journal.poison(lane)
     assert history("journalentry", name) == ["Discarded: a test's <i>garbage</i>", "Put back into the journal."]
     assert "is not set aside (any more)" in said(act(root, listed, "discard", name, reason="again"))
     shown = root.get(f"{JOURNAL}{name}/history/").text
@@ -140,28 +145,29 @@ def test_poison_is_shown_retried_and_discarded_with_a_reason(root: Browser, pois
 
 def test_a_batch_that_was_set_aside_is_counted_when_retried(root: Browser, still_worker: int, client: httpx.Client, key: str) -> None:
     mine = next(_keys_of(still_worker, key))
-    id, position = put_in_journal(still_worker, Increments([mine], [9]))
-    journal.set_aside(still_worker, journal.Entry(id, position), "by a test")
+    lane = lane_of(mine)
+    id, position = put_in_journal(lane, Increments([mine], [9]))
+    journal.set_aside(lane, journal.Entry(id, position), "by a test")
     page = root.get(JOURNAL, params={"id": id.hex})
     assert field(page, "state") == ["set aside: by a test"]
-    act(root, JOURNAL, "retry", f"{still_worker}-{id.hex}")
+    act(root, JOURNAL, "retry", f"{lane}-{id.hex}")
     assert field(root.get(JOURNAL, params={"id": id.hex}), "state") == ["queued"]
 
 
 def test_degraded_shards_are_told(root: Browser) -> None:
     assert "degraded" not in root.get(JOURNAL).text
-    journal.tell_degraded(1, True)
+    journal.tell_degraded(Lane(1, 2), True)
     try:
         assert "degraded: batches left the journal" in root.get(JOURNAL).text
     finally:
-        journal.tell_degraded(1, False)
+        journal.tell_degraded(Lane(1, 2), False)
 
 
 def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, cluster: Cluster) -> None:
     queue, mark = dispatch.queue_of(0), uuid4().hex
     task = f"counters.no_such_task_{mark}"
     current_app.send_task(task, ["<b>&", "x" * 2000], queue=queue)
-    current_app.send_task(dispatch.TASK, (99, mark, 1), queue=queue)
+    current_app.send_task(dispatch.TASK, (99, 0, mark), queue=queue)
     ids = eventually(lambda: len(found := [id for id, one in _letters() if mark in one.task + one.arguments]) == 2 and found)
     unknown = next(id for id, one in _letters() if one.task == task)
     page = root.get(DEAD, params={"queue": queue})
@@ -170,7 +176,7 @@ def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, clust
     assert "characters)" in next(one for one in field(page, "arguments") if one.startswith('[["<b>&","xxx'))
     assert task in field(root.get(DEAD, params={"kind": "unknown task"}), "task")
     assert task not in field(root.get(DEAD, params={"kind": "failed"}), "task")
-    assert any("there is no shard 99" in reason for reason in field(root.get(DEAD, params={"kind": "failed"}), "reason"))
+    assert any("takes 2 positional arguments" in reason for reason in field(root.get(DEAD, params={"kind": "failed"}), "reason"))
     assert task not in field(root.get(DEAD, params={"queue": "maintenance"}), "task")
     assert "Sent again: 1." in said(act(root, DEAD, "retry", unknown))
     again = eventually(lambda: next((id for id, one in _letters() if one.task == task and id != unknown), None))
@@ -229,8 +235,8 @@ def test_rejected_operations_are_paged_over_all_shards(root: Browser, client: ht
 
 def test_forwarded_batches_are_shown_and_filtered(root: Browser, client: httpx.Client, key: str) -> None:
     mine = next(_keys_of(1, key))
-    id, position = put_in_journal(0, Increments([mine], [4]))
-    dispatch.send(0, id, position)
+    id, _ = put_in_journal(Lane(0, 0), Increments([mine], [4]))
+    dispatch.send(Lane(0, 0))
     eventually(lambda: value_of(client, mine) == 4)
     [(forwarded,)] = rows(0, "SELECT forwarded_id FROM forwarded WHERE id = %s", id)
     eventually(lambda: id.hex in field(root.get(FORWARDED), "batch"))
@@ -238,24 +244,24 @@ def test_forwarded_batches_are_shown_and_filtered(root: Browser, client: httpx.C
     assert page.status_code == 200
     here = field(page, "batch").index(id.hex)
     assert here == 0  # the newest first
-    assert [field(page, name)[here] for name in ("from", "to", "forwarded", "applied")] == ["0", "1", forwarded.hex, "yes"]
+    assert [field(page, name)[here] for name in ("from", "to", "forwarded", "applied")] == ["0.0", str(lane_of(mine)), forwarded.hex, "yes"]
     assert id.hex not in field(root.get(FORWARDED, params={"shard": 1}), "batch")
     assert id.hex not in field(root.get(FORWARDED, params={"to": 0}), "batch")
 
 
-def test_permissions(browse: Callable[..., Browser], poison: tuple[int, UUID]) -> None:
-    shard, id = poison
+def test_permissions(browse: Callable[..., Browser], poison: tuple[Lane, UUID]) -> None:
+    lane, id = poison
     viewer = browse("view_journalentry", "view_rejectedoperation")
     page = viewer.get(JOURNAL, params={"state": "set aside"})
     assert id.hex in page.text
     assert 'name="action"' not in page.text
     viewer.get("/admin/password_change/")  # a form, for its token
-    assert act(viewer, JOURNAL, "discard", f"{shard}-{id.hex}", reason="x").status_code == 403
+    assert act(viewer, JOURNAL, "discard", f"{lane}-{id.hex}", reason="x").status_code == 403
     assert viewer.get(REJECTED).status_code == 200
     assert act(viewer, REJECTED, "discard", "x").status_code == 403
     assert viewer.get(DEAD).status_code == viewer.get(FORWARDED).status_code == 403
     assert viewer.get(f"{JOURNAL}add/").status_code == 403
-    assert viewer.get(f"{JOURNAL}{shard}-{id.hex}/delete/").status_code == 403
+    assert viewer.get(f"{JOURNAL}{lane}-{id.hex}/delete/").status_code == 403
     nobody = browse()
     for address in PAGES:
         assert nobody.get(address).status_code == 403, address
@@ -263,8 +269,8 @@ def test_permissions(browse: Callable[..., Browser], poison: tuple[int, UUID]) -
         assert "/admin/login/" in str(browse(log_in=False).get(address).url)
     operator = browse("change_journalentry")
     operator.get(JOURNAL)
-    assert "Discarded: 1." in said(act(operator, JOURNAL, "discard", f"{shard}-{id.hex}", reason="may"))
-    entry = LogEntry.objects.get(content_type__model="journalentry", object_id=f"{shard}-{id.hex}")
+    assert "Discarded: 1." in said(act(operator, JOURNAL, "discard", f"{lane}-{id.hex}", reason="may"))
+    entry = LogEntry.objects.get(content_type__model="journalentry", object_id=f"{lane}-{id.hex}")
     assert "Discarded: may" in entry.change_message
     assert entry.get_admin_url()
 
@@ -316,7 +322,8 @@ def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(root: Browser, c
     client.post(f"/v1/counters/{mine}/increments", json={"delta": 1}, params={"wait": 30})
     eventually(lambda: mine in field(root.get(REJECTED), "key"))
     with frozen(cluster, 1):
-        id, _ = put_in_journal(1, Increments([next(_keys_of(1, key))], [1]))
+        away = next(_keys_of(1, key))
+        id, _ = put_in_journal(lane_of(away), Increments([away], [1]))
         with ThreadPoolExecutor() as pool:  # each of them waits for the shard before it says so
             page, forwarded = pool.submit(root.get, REJECTED), pool.submit(root.get, FORWARDED)
             entry = pool.submit(root.get, JOURNAL, params={"id": id.hex})
@@ -324,7 +331,7 @@ def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(root: Browser, c
         assert mine in field(page.result(), "key")
         assert "No server of shard 1 answers now" in said(forwarded.result())
         assert field(entry.result(), "state") == ["not known"]
-    eventually(lambda: journal.depth(1) == 0, 60)
+    eventually(lambda: is_drained(1), 60)
 
 
 def test_the_control_databases_absence_is_a_page_of_its_own(root: Browser, cluster: Cluster) -> None:

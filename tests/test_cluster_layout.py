@@ -1,10 +1,12 @@
-"""The pure parts of the local cluster: layout, ports, back-off, order of a stop, texts of the configuration files."""
+"""The pure parts of the local cluster: layout, scale, ports, back-off, order of a stop, lanes, texts of the configuration files."""
 
 from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import ClusterError, configs, layout, plan, prepare
+from cluster import ClusterError, configs, lanes, layout, plan, prepare, state
 from cluster.child import Backoff, last_line
-from cluster.commands import _parser
+from cluster.commands import _parser, run
+from cluster.console import Console
+from cluster.lanes import Lease
 from cluster.layout import Asked, Directory, Layout
 from cluster.programs import Programs
+from sharding.lanes import Lane
 
 SECRETS = {name: f"secret-of-{name}" for name in layout.SECRET_NAMES}
 PROGRAMS = Programs(Path("/p/etcd"), Path("/p/redis-server"), Path("/p/nginx"), Path("/p/pg/bin"), False, ("unshare", "--"))
@@ -87,10 +92,19 @@ def test_what_may_not_change_is_a_sentence_that_says_what_to_do(asked: Asked) ->
         layout.reconcile(Layout(), asked, Path("/d"))
 
 
-def test_layout_survives_the_disk(tmp_path: Path) -> None:
-    wanted = with_ports(Layout(shards=1, replicas=5))
+@pytest.mark.parametrize("scale", [Layout().scale, {"api": 1, "worker": 2, "spill-worker": 0, "worker-0": 4}])
+def test_layout_survives_the_disk(tmp_path: Path, scale: dict[str, int]) -> None:
+    wanted = with_ports(Layout(shards=1, replicas=5, scale=scale))
     layout.save(Directory(tmp_path), wanted)
     assert layout.load(Directory(tmp_path)) == wanted
+
+
+def test_a_layout_from_before_single_shards_could_be_scaled_loads(tmp_path: Path) -> None:
+    text = '{"shards": 3, "replicas": 1, "scale": {"api": 3, "worker": 2, "spill-worker": 0}, "ports": {"nginx": 8000}}'
+    (tmp_path / "layout.json").write_text(text)
+    stored = layout.load(Directory(tmp_path))
+    assert stored == Layout(3, 1, {"api": 3, "worker": 2, "spill-worker": 0}, {"nginx": 8000})
+    assert [stored.workers(shard) for shard in range(3)] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"shards": 1}', '{"shards":"x","replicas":1,"scale":{},"ports":{}}'])
@@ -117,6 +131,72 @@ def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ClusterError, match="--dir"):
         Directory(tmp_path / "file" / "sub").prepare()
+
+
+# Scale
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("api=3", ("api", 3)),
+        ("worker=4", ("worker", 4)),
+        ("worker-0=4", ("worker-0", 4)),
+        ("worker-12=0", ("worker-12", 0)),
+        ("spill-worker=2", ("spill-worker", 2)),
+    ],
+)
+def test_scale_takes_a_role_or_the_workers_of_one_shard(text: str, asked: tuple[str, int]) -> None:
+    assert _parser().parse_args(["scale", text]).count == asked
+
+
+def test_one_shard_may_have_its_own_number_of_workers() -> None:
+    wanted = layout.scaled(layout.scaled(Layout(shards=3), "worker", 2), "worker-1", 4)
+    assert [wanted.workers(shard) for shard in range(3)] == [2, 4, 2]
+    assert [layout.scaled(wanted, "api", 3).workers(shard) for shard in range(3)] == [2, 4, 2]
+    assert [layout.scaled(wanted, "worker-1", 0).workers(shard) for shard in range(3)] == [2, 0, 2]
+
+
+def test_a_number_for_every_shard_ends_those_of_single_shards() -> None:
+    wanted = layout.scaled(layout.scaled(Layout(), "worker-0", 4), "worker", 3)
+    assert wanted == layout.scaled(Layout(), "worker", 3)
+    assert [wanted.workers(shard) for shard in range(2)] == [3, 3]
+
+
+def test_an_unknown_shard_is_a_sentence_that_names_those_there_are() -> None:
+    with pytest.raises(ClusterError, match=r"no shard 9: this cluster has 2 shards \(0, 1\)$"):
+        layout.scaled(Layout(shards=2), "worker-9", 1)
+    with pytest.raises(ClusterError, match=r"no shard 1: this cluster has 1 shard \(0\)$"):
+        layout.scaled(Layout(shards=1), "worker-1", 1)
+
+
+def test_scale_of_a_cluster_that_does_not_run_is_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = Directory(tmp_path)
+    layout.save(directory, Layout())
+    state.write(directory, state.State())
+    assert run(["scale", "worker-1=3", "--dir", str(tmp_path)]) == 0
+    assert "worker-1=3 at the next" in capsys.readouterr().out
+    stored = layout.load(directory)
+    assert stored == layout.scaled(Layout(), "worker-1", 3)
+    with pytest.raises(ClusterError, match="no shard 9"):
+        run(["scale", "worker-9=1", "--dir", str(tmp_path)])
+    assert layout.load(directory) == stored
+    assert run(["scale", "worker=2", "--dir", str(tmp_path)]) == 0
+    assert layout.load(directory) == layout.scaled(Layout(), "worker", 2)
+
+
+def test_a_running_plan_is_scaled_and_remembered(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.prepare()
+    before = planner(with_ports(Layout()), directory)
+    after = prepare.rescaled(before, {"worker-1": 3})
+    workers = {spec.name: spec.metrics_port for spec in after.specs() if spec.role == "worker"}
+    assert list(workers) == ["worker-0-1", "worker-1-1", "worker-1-2", "worker-1-3"]
+    assert len(set(workers.values())) == 4
+    assert before.layout.ports.items() <= after.layout.ports.items()
+    assert layout.load(directory) == after.layout
+    with pytest.raises(ClusterError, match="no shard 2"):
+        prepare.rescaled(after, {"worker-2": 1})
 
 
 # Supervision
@@ -171,6 +251,13 @@ def test_scaled_counts_are_planned(tmp_path: Path) -> None:
     assert not [spec for spec in specs if spec.role == "spill-worker"]
 
 
+def test_workers_of_a_single_shard_are_planned(tmp_path: Path) -> None:
+    wanted = with_ports(Layout(scale={"api": 2, "worker": 1, "spill-worker": 1, "worker-0": 3}))
+    workers = [spec for spec in planner(wanted, Directory(tmp_path)).specs() if spec.role == "worker"]
+    assert [(spec.name, spec.shard) for spec in workers] == [("worker-0-1", 0), ("worker-0-2", 0), ("worker-0-3", 0), ("worker-1-1", 1)]
+    assert [spec.metrics_port for spec in workers] == [wanted.ports[spec.name] for spec in workers]
+
+
 def test_processes_of_tally_wait_for_migrations_only_where_tables_are_not_known_to_be_right(tmp_path: Path) -> None:
     plan_of = planner(with_ports(Layout()), Directory(tmp_path))
     for migrated in (False, True):
@@ -201,10 +288,76 @@ def test_workers_know_their_name_and_their_metrics_port(tmp_path: Path) -> None:
     assert "shard-1" in worker.argv
 
 
+def test_workers_are_named_for_their_process_and_their_host(tmp_path: Path) -> None:
+    for spec in planner(with_ports(Layout()), Directory(tmp_path)).specs():
+        if spec.role in ("worker", "spill-worker"):
+            assert spec.argv[spec.argv.index("-n") + 1] == f"{spec.name}@%h"
+
+
+def test_settings_say_how_many_tasks_a_worker_of_a_shard_runs_at_once(tmp_path: Path) -> None:
+    specs = {spec.name: spec.argv for spec in planner(with_ports(Layout()), Directory(tmp_path)).specs()}
+    assert not {"-c", "--concurrency", "--prefetch-multiplier"} & set(specs["worker-0-1"])
+    assert specs["spill-worker-1"][specs["spill-worker-1"].index("-c") + 1] == "4"
+
+
 def test_settings_of_other_programs_are_not_inherited() -> None:
     environ = {"PATH": "/bin", "PGHOST": "x", "PATRONI_NAME": "x", "GRANIAN_PORT": "1", "TALLY_LOG_LEVEL": "DEBUG"}
     kept = plan.base_environment(environ, Path("/d"))
     assert kept == {"PATH": "/bin", "TALLY_LOG_LEVEL": "DEBUG", plan.MARK: "/d", "PYTHONUNBUFFERED": "1"}
+
+
+# Lanes
+
+
+def test_a_worker_applies_the_lanes_that_it_holds_now() -> None:
+    now = 1_000_000
+    leases = [
+        Lease(Lane(0, 3), "worker-0-1@host#1a", "1000001"),
+        Lease(Lane(0, 0), "worker-0-1@host#2b", "9000000"),
+        Lease(Lane(0, 1), "worker-0-2@host#3c", "1000001"),
+        Lease(Lane(0, 2), "worker-0-2@host#4d", "1000000"),  # has run out
+        Lease(Lane(1, 0), None, "9000000"),  # a task was sent
+        Lease(Lane(1, 1), None, None),
+        Lease(Lane(1, 2), "worker-1-1@host#5e", None),
+        Lease(Lane(1, 3), "worker-1-1@host#5e", "soon"),
+        Lease(Lane(1, 4), "worker-1-7@b.elsewhere.net#6f", "9000000"),
+        Lease(Lane(1, 5), "by hand", "9000000"),
+    ]
+    assert lanes.by_worker(leases, now) == {"worker-0-1": [0, 3], "worker-0-2": [1], "worker-1-7": [4], "by hand": [5]}
+
+
+def test_status_has_the_lanes_of_its_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"role": "worker", "shard": 0, "pid": 1, "port": None, "metrics_port": 2, "state": "running", "restarts": 0, "create_time": 1.0}
+    now = state.State(url="http://u", processes=[{"name": "worker-0-1", **row}, {"name": "worker-0-2", **row}])
+    applied = {"worker-0-1": [0, 3], "worker-elsewhere": [1]}
+    first, second = now.public(applied)["processes"]
+    assert (first["lanes"], second["lanes"]) == ([0, 3], [])
+    assert tuple(first) == (*state.ROW, "lanes")
+    Console().table(now.processes, lanes=applied)
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["lanes", "3", "0"]
+
+
+def test_sixteen_lanes_fit_into_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"name": "spill-worker-1", "shard": 10, "pid": 1234567, "port": 20000, "metrics_port": 20000, "state": "starting", "restarts": 99}
+    Console().table([{**row, "role": "postgres"}], lanes={"spill-worker-1": range(16)})
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.rstrip().endswith("lanes")
+    assert line.endswith(", ".join(map(str, range(16))))
+
+
+def test_lanes_of_a_cluster_whose_redis_does_not_answer_are_unknown(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    assert lanes.read(directory) == {}
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        layout.save(directory, Layout(ports={"redis-journal": silent.getsockname()[1]}))
+        began = time.monotonic()
+        assert lanes.read(directory) == {}
+        assert time.monotonic() - began < 3
+    assert lanes.read(directory) == {}
+    (tmp_path / "layout.json").write_text("{")
+    assert lanes.read(directory) == {}
 
 
 # Configuration files
@@ -283,7 +436,12 @@ def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["up", "--shards", "0"], ["up", "--api", "-1"], ["up", "--broker", "http://x"], ["scale", "api=0"], ["scale", "x=1"], []]
+    "argv",
+    [
+        *(["up", "--shards", "0"], ["up", "--api", "-1"], ["up", "--broker", "http://x"], []),
+        *(["scale", text] for text in ("api=0", "x=1", "worker-0=33", "worker-0=-1", "worker-0=", "worker-0", "=1")),
+        *(["scale", text] for text in ("worker-x=1", "worker-=1", "worker-00=1", "worker-0-1=1", "api-1=1", "spill-worker-1=1")),
+    ],
 )
 def test_bad_options_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from counters.cache_check import judge
-from replication.digest import EMPTY, Difference, Leaf, Row, Tree, altered, differences, differing
+from replication.digest import EMPTY, RANGES, SLOTS_EACH, Difference, Leaf, Row, Tree, altered, differences, differing, ranges_of
+from sharding import lanes
 from sharding.slots import SLOTS, slot_of
 
 values = st.tuples(st.integers(-9, 9), st.integers(1, 20))
@@ -30,12 +32,20 @@ def rows(table: dict[str, tuple[int, int]]) -> list[Row]:
 
 
 @given(tables, tables)
-def test_trees_tell_exactly_the_slots_of_the_keys_that_differ(one: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]]) -> None:
+def test_leaves_tell_exactly_the_slots_of_the_keys_that_differ(one: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]]) -> None:
     keys = {key for key in {*one, *other} if one.get(key) != other.get(key)}
-    first, second = Tree.of(leaves(one)), Tree.of(leaves(other))
-    assert set(differing(first, second)) == {slot_of(key) for key in keys}
-    assert (first.root == second.root) == (one == other)
-    assert first.rows == len(one)
+    first, second = leaves(one), leaves(other)
+    assert differing(first, second) == sorted({slot_of(key) for key in keys})
+    assert (Tree.of(first).root == Tree.of(second).root) == (one == other)
+    assert Tree.of(first).rows == len(one)
+
+
+@pytest.mark.parametrize("count", lanes.COUNTS)
+def test_the_ranges_of_a_lane_are_its_slots(count: int) -> None:
+    assert [part for lane in range(count) for part in ranges_of(lane, count)] == list(range(RANGES))
+    for lane in range(count):
+        slots = [part * SLOTS_EACH + place for part in ranges_of(lane, count) for place in range(SLOTS_EACH)]
+        assert slots == list(lanes.slots_of(lane, count))
 
 
 @given(tables, tables)
@@ -64,9 +74,10 @@ def test_a_leaf_is_remembered_as_it_was(leaf: Leaf) -> None:
 
 
 def test_every_slot_has_its_place_in_the_tree() -> None:
-    whole = Tree.of({})
-    for slot in (0, 63, 64, SLOTS - 1):
-        assert differing(whole, Tree.of({slot: Leaf(1, 1, b"\1" * 32)})) == [slot]
+    slots = (0, 63, 64, SLOTS - 1)
+    trees = [Tree.of({slot: Leaf(1, 1, b"\1" * 32)}) for slot in slots]
+    assert len({Tree.of({}).root, *(tree.root for tree in trees)}) == 1 + len(slots)
+    assert [tree.leaves.index(Leaf(1, 1, b"\1" * 32)) for tree in trees] == list(slots)
 
 
 def test_judgement_of_cached_values() -> None:

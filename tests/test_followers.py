@@ -64,8 +64,7 @@ def replicas(client: httpx.Client) -> list[dict[str, Any]]:
 
 def depth(followed: Cluster) -> int:
     with Redis.from_url(followed.env["TALLY_JOURNAL_URL"]) as redis:
-        found: int = redis.zcard("journal:0:positions")
-    return found
+        return sum(int(redis.zcard(f"journal:0.{lane}:positions")) for lane in range(16))
 
 
 def test_each_follower_has_a_delay_out_of_the_range(followers: httpx.Client) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from counters import cache
 from sharding.breakers import cache_redis
+from sharding.lanes import Lane, number_of
+from sharding.slots import slot_of
 from tests.conftest import Cluster, eventually
 
 
@@ -90,9 +92,9 @@ def test_a_cached_value_never_goes_back(cluster: Cluster, order: list[int]) -> N
     for version in order:
         values = [("test:never-back", version * 10, version)]
         if version % 2:
-            cache.refresh(0, values)
+            cache.refresh(Lane(0, 0), values)
         else:
-            cache.fill(0, values, through=version)
+            cache.fill(0, values, {0: version})
         value, cached = cache.get_many(["test:never-back"])["test:never-back"]
         assert cached >= seen
         assert value == cached * 10
@@ -115,15 +117,16 @@ def test_a_cached_read_is_answered_as_any_other(client: httpx.Client, key: str) 
 
 def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None:
     """The worker may have passed by before the entry was there, so nobody would refresh it."""
-    redis, shard, keys = cache_redis(), 901, [f"test:lagging:{n}" for n in range(5000)]  # no such shard: its worker would announce, too
-    redis.delete(f"announced:{shard}", *("c:" + key for key in keys))
-    assert cache.announce(shard, 100, keys) == []
-    cache.fill(shard, [(keys[1], 5, 90)], through=99)
-    cache.fill(shard, [(keys[4999], 5, 90)], through=100)
+    lane = Lane(901, 1)  # no such shard: its shifts would announce, too
+    redis, keys = cache_redis(), [one for n in range(12_000) if number_of(slot_of(one := f"test:lagging:{n}"), 2) == 1][:5000]
+    redis.delete(f"announced:{lane}", *("c:" + key for key in keys))
+    assert cache.announce(lane, 100, keys) == []
+    cache.fill(lane.shard, [(keys[1], 5, 90)], {0: 500, 1: 99})
+    cache.fill(lane.shard, [(keys[4999], 5, 90)], {0: 0, 1: 100})
     assert 0 < redis.pttl("c:" + keys[1]) <= 1000
     assert redis.ttl("c:" + keys[4999]) > 1
-    assert cache.announce(shard, 50, keys) == [keys[1], keys[4999]], "what is cached is to be refreshed"
-    assert redis.get(f"announced:{shard}") == b"100", "what was announced never goes back"
+    assert cache.announce(lane, 50, keys) == [keys[1], keys[4999]], "what is cached is to be refreshed"
+    assert redis.get(f"announced:{lane}") == b"100", "what was announced never goes back"
 
 
 def test_versions_seen_by_readers_never_go_back(cluster: Cluster, client: httpx.Client, key: str) -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import httpx
@@ -23,10 +24,15 @@ from tests.browser import Browser
 from tests.conftest import Cluster, eventually, value_of
 from tests.damage import Replica
 from tests.test_admin_operations import act, field, history
-from tests.test_faults import load
+from tests.test_faults import Load, load
 from tests.test_read_path import wait_applied
 
 PAGE = "/admin/counters/reconciliation/"
+# Twice as many lanes, as far as `apply_state` says; nobody applies the new ones.
+MORE_LANES = """
+INSERT INTO apply_state (lane, last_version, last_set_version)
+SELECT lane + count(*) OVER (), last_version, last_set_version FROM apply_state"""
+FEWER_LANES = "DELETE FROM apply_state WHERE lane >= %s"
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +52,23 @@ def counter(client: httpx.Client, key: str) -> str:
 
 def shard_of(key: str) -> int:
     return topology.current().shard_of(key)
+
+
+@contextmanager
+def writes_in_another_lane(client: httpx.Client, key: str) -> Iterator[Load]:
+    """Increments of a counter of the same shard while the block runs, in another lane than the key's."""
+    in_force = topology.reload()
+    lane = in_force.lane_of(key)
+    elsewhere = {other for other in in_force.lanes_of(lane.shard) if other != lane}
+    running = Load(client, [next(other for n in count() if in_force.lane_of(other := f"{key}:{n}") in elsewhere)])
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    try:
+        running.goes_on(1)
+        yield running
+    finally:
+        running.stop()
+        thread.join()
 
 
 def by_hand(key: str, value: int) -> None:
@@ -70,14 +93,14 @@ def metric(cluster: Cluster, name: str, **labels: object) -> float:
 
 
 def test_a_busy_shard_compares_equal_each_time(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """Under writes to both shards, each comparison is of one moment, and a later one than the one before."""
+    """Under writes to both shards, each lane is compared at one moment, and each round is later than the one before."""
     with load(cluster, key):
         eventually(lambda: all(digests.compare(shard).counters for shard in (0, 1)))
         versions: dict[int, int] = {}
         for _ in range(10):
             for shard in (0, 1):
                 done = digests.compare(shard)
-                assert [(one.equal, one.detail) for one in done.comparisons] == [(True, "")]
+                assert [(one.equal, one.detail, one.digest) for one in done.comparisons] == [(True, "", done.digest)]
                 assert not done.altered
                 assert done.version > versions.get(shard, 0), "nothing was written meanwhile: the test shows nothing"
                 versions[shard] = done.version
@@ -96,7 +119,13 @@ def test_a_replica_that_differs_is_found_named_and_mended(cluster: Cluster, clie
         {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
     ]
     assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 1
-    assert digests.latest(shard)[replica.name].differences == (Difference(counter, (7, version), (8, version)),)
+    difference = Difference(counter, (7, version), (8, version))
+    assert digests.latest(shard)[replica.name].differences == (difference,)
+
+    with writes_in_another_lane(client, counter) as running:  # in the same one a write may put a good page in the place of the damaged one
+        for _ in range(3):
+            running.goes_on(20)
+            assert [one.differences for one in digests.compare(shard).comparisons] == [(difference,)]
 
     told = cluster.manage("reconcile", "--shard", str(shard), check=False)
     assert told.returncode == 1
@@ -176,6 +205,7 @@ def test_a_replica_that_does_not_come_along_is_not_called_different(
         wait_applied(client, counter)
         (one,) = digests.compare(replica.shard).comparisons
     assert one.equal is None
+    assert one.detail.startswith(f"lane {topology.reload().lane_of(counter).number}: ")
     assert "version" in one.detail
     monkeypatch.undo()
     (one,) = digests.compare(replica.shard).comparisons
@@ -193,6 +223,21 @@ def test_a_change_by_hand_between_the_snapshots_is_no_difference(cluster: Cluste
         resuming.join()
     (one,) = done.comparisons
     assert (one.equal, one.detail, one.differing) == (True, "", 0)
+
+
+def test_another_number_of_lanes_than_the_primary_is_no_comparison(cluster: Cluster, counter: str) -> None:
+    """The replica has not heard yet that the shard has other lanes."""
+    replica = Replica(cluster, shard_of(counter))
+    lanes = topology.reload().lane_count
+    with databases.connect(databases.primary(replica.shard), autocommit=True) as conn, paused(replica):
+        conn.execute(MORE_LANES)
+        try:
+            (one,) = digests.compare(replica.shard).comparisons
+        finally:
+            conn.execute(FEWER_LANES, (lanes,))
+    assert one.equal is None
+    assert "lanes" in one.detail
+    eventually(lambda: digests.compare(replica.shard).equal)
 
 
 def test_rounds_do_not_run_beside_each_other(cluster: Cluster) -> None:

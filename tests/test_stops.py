@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from counters.apply import dead_letters
-from counters.apply.transaction import LOCK_ID
 from counters.intake import journal
 from counters.write_id import WriteId
 from sharding import databases, topology
+from sharding.lanes import LOCK_ID
 from tests.conftest import Cluster, eventually, value_of
 from tests.test_faults import assert_exact, load
 
@@ -109,7 +109,7 @@ def test_an_api_process_answers_what_it_has_taken(cluster: Cluster, client: http
         end.within(processes, 10)
         for one in running:
             one.result()
-    eventually(lambda: all(journal.depth(shard) == 0 for shard in (0, 1)), 60)
+    eventually(lambda: not any(map(journal.occupied, (0, 1))), 60)
     assert value_of(client, key) == direct.answered
     for token in direct.unanswered:
         assert post(client, key, token, 30).status_code == 200
@@ -140,18 +140,19 @@ def test_an_api_process_has_time_for_the_longest_wait(cluster: Cluster, key: str
 
 
 def test_a_worker_commits_the_transaction_in_hand(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """It is held up within its transaction by the lock that appliers take; the ledger has the batch as soon as the process is gone."""
-    shard = topology.current().shard_of(key)
+    """It is held up within its transaction by the lock that shifts take; the ledger has the batch as soon as the process is gone."""
+    lane = topology.current().lane_of(key)
+    shard = lane.shard
     worker = cluster.processes("worker", shard)[0]
     process = psutil.Process(worker["pid"])
     with databases.connect(databases.primary(shard), autocommit=True) as conn:
-        conn.execute("SELECT pg_advisory_lock(%s)", (LOCK_ID,))
+        conn.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_ID, lane.number))
         write = WriteId.parse(client.post(f"/v1/counters/{key}/increments", json={"delta": 5}).json()["id"])
         eventually(lambda: waiting_for_the_lock(conn), 10)
         process.terminate()
         time.sleep(1)
         assert process.is_running()
-        conn.execute("SELECT pg_advisory_unlock(%s)", (LOCK_ID,))
+        conn.execute("SELECT pg_advisory_unlock(%s, %s)", (LOCK_ID, lane.number))
         psutil.wait_procs([process], timeout=10)
         assert in_ledger(conn, write.batch)
     assert not process.is_running()
@@ -170,14 +171,15 @@ def in_ledger(conn: Any, batch: UUID) -> bool:
 def test_a_worker_ends_although_it_cannot_commit(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """Its tasks would wait for ever; what they wait for stays in the journal, and the next worker applies it."""
     letters = dead_letters.count()
-    shard = topology.current().shard_of(key)
+    lane = topology.current().lane_of(key)
+    shard = lane.shard
     with databases.connect(databases.primary(shard), autocommit=True) as conn:
-        conn.execute("SELECT pg_advisory_lock(%s)", (LOCK_ID,))
+        conn.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_ID, lane.number))
         for _ in range(5):
             assert client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).status_code == 202
         eventually(lambda: waiting_for_the_lock(conn), 10)
         terminate(cluster, cluster.processes("worker", shard), 15)
-        assert journal.depth(shard) >= 1
+        assert journal.depth(lane) >= 1
     eventually(lambda: value_of(client, key) == 5, 60)
     assert dead_letters.count() == letters
 

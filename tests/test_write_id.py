@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counters.write_id import WRITE_ID_PATTERN, WriteId
+from sharding.lanes import MOST, Lane
 
 BATCH = "0190a5b2c3d47e8f9aabbccddeeff001"
-write_ids = st.builds(
-    WriteId, st.uuids(), st.integers(0, 2**32 - 1), st.sets(st.integers(0, 63), min_size=1).map(lambda shards: tuple(sorted(shards)))
-)
+lanes = st.builds(Lane, st.integers(0, 63), st.integers(0, MOST - 1))
+write_ids = st.builds(WriteId, st.uuids(), st.integers(0, 2**32 - 1), st.sets(lanes, min_size=1).map(lambda some: tuple(sorted(some))))
 
 
 @given(write_ids)
@@ -22,7 +22,8 @@ def test_what_was_printed_comes_back(write: WriteId) -> None:
 
 
 def test_an_id_is_short_and_fit_for_an_address() -> None:
-    assert str(WriteId(UUID(BATCH), 26, (0, 1))) == f"{BATCH}-1a-0.1"
+    assert str(WriteId(UUID(BATCH), 26, (Lane(0, 0), Lane(1, 0)))) == f"{BATCH}-1a-0.1", "as before there were lanes"
+    assert str(WriteId(UUID(BATCH), 26, (Lane(0, 3), Lane(1, 0), Lane(1, 1)))) == f"{BATCH}-1a-0:8.1:3"
 
 
 @given(st.one_of(st.text(), st.from_regex(WRITE_ID_PATTERN), st.from_regex(WRITE_ID_PATTERN, fullmatch=True)))
@@ -32,6 +33,7 @@ def test_whatever_parses_is_printed_the_same(text: str) -> None:
     except ValueError:
         return
     assert str(write) == text
+    assert list(write.lanes) == sorted(set(write.lanes))
     assert list(write.shards) == sorted(set(write.shards))
 
 
@@ -62,6 +64,13 @@ def test_whatever_parses_is_printed_the_same(text: str) -> None:
         f"{BATCH}-0--1",
         f"{BATCH}-0-" + ".".join(map(str, range(65))),
         f"{BATCH}-0-\u0661",
+        f"{BATCH}-0-0:",
+        f"{BATCH}-0-0:0",
+        f"{BATCH}-0-0:1",
+        f"{BATCH}-0-0:02",
+        f"{BATCH}-0-0:F",
+        f"{BATCH}-0-0:10000",
+        f"{BATCH}-0-0:2.0:4",
     ],
 )
 def test_what_is_no_id_is_refused(text: str) -> None:

@@ -4,7 +4,7 @@
     wire       one HTTP connection                      books     what clients remember, and what must hold (pure)
     client     a write until it is answered             mix       which writes, in which proportion
     probes     time without reads, writes, results      sampler   throughput and backlog over time
-    fault      a fault and its deck                     kills, freezes, floods   the faults
+    fault      a fault and its deck                     kills, freezes, floods, messages, scaling   the faults
     trial      faults under load, one after the other   verdict   every key, every write, both copies
     report     tables and chaos.json                    picture   docs/img/chaos.png
     broken     builds broken on purpose                 stock     the same kills against Celery as it comes

@@ -20,6 +20,8 @@ from benchmarks.chaos.floods import all_floods
 from benchmarks.chaos.freezes import all_freezes
 from benchmarks.chaos.kills import pairs, roles
 from benchmarks.chaos.load import Load
+from benchmarks.chaos.messages import all_messages
+from benchmarks.chaos.scaling import all_scalings
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial
 from benchmarks.chaos.verdict import Verdict
@@ -38,7 +40,7 @@ class Outcome:
 
 def all_faults() -> list[Fault]:
     """Every fault there is."""
-    return [*roles(), *all_freezes(), *all_floods(), *pairs()]
+    return [*roles(), *all_freezes(), *all_floods(), *all_messages(), *all_scalings(), *pairs()]
 
 
 def faults_named(names: str) -> list[Fault]:
@@ -51,10 +53,17 @@ def faults_named(names: str) -> list[Fault]:
 
 
 def run_trial(  # noqa: PLR0913
-    cluster: Subject, faults: Sequence[Fault], *, seed: int, minutes: float, count: int, quiet_seconds: float = verdict.QUIET_SECONDS
+    cluster: Subject,
+    faults: Sequence[Fault],
+    *,
+    seed: int,
+    minutes: float,
+    count: int,
+    crowd: int = 0,
+    quiet_seconds: float = verdict.QUIET_SECONDS,
 ) -> Outcome:
     """Load, faults, quiet, verdict."""
-    load = Load(cluster, f"chaos:{time.time_ns():x}:", seed)
+    load = Load(cluster, f"chaos:{time.time_ns():x}:", seed, crowd=crowd)
     columns = (
         TextColumn("{task.description:34}"),
         BarColumn(),

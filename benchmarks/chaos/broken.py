@@ -1,6 +1,15 @@
 """Builds broken on purpose, to see that the bench notices: a copy of the work tree with one change, and the faults that expose it.
 
 The product has no switch for any of this. Each must be caught within two minutes of `--break NAME`.
+
+`ledger`: doubled messages and lost leases make two shifts of a lane read the same batches. Without the ledger both count them.
+
+`lock`: the ledger alone keeps two shifts apart as long as a transaction asks it first. The second shift's window begins where the lane's
+committed batches end, so it has every batch that the first has not committed yet, and its insert into the ledger waits for the first to
+commit. What it reads afterwards is true. So this build gives up that order, too: it reads rows first and asks the ledger last, which is
+as good as before where there is a lock. Without one, the second shift computes a value from a row that the first has changed meanwhile, and
+writes it over the first one's. Increments that nobody waits for stay right even so, as they are added in place. So a crowd increments one
+key of each shard and waits for the results. And every shift gets the lease, so that shifts which doubled messages start go on side by side.
 """
 
 from __future__ import annotations
@@ -9,7 +18,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,46 +26,25 @@ from rich.console import Console
 
 from benchmarks.chaos import kills, report, subject
 from benchmarks.chaos.fault import Fault
+from benchmarks.chaos.messages import DOUBLE_MESSAGES
 
 QUIET_SECONDS = 20.0  # a broken build may never come to rest, and that is a finding as well
+CROWD = 8
 
 
 @dataclass(frozen=True)
 class Break:
-    """A change of one file, and what brings it to light."""
+    """Changes (old text, new text) of files by their path, and what brings them to light. `missing` is what the build does not have.
 
-    invariant: str
-    path: str
-    changes: Sequence[tuple[str, str]]
+    `crowd`: see `Load`.
+    """
+
+    missing: str
+    changes: Mapping[str, Sequence[tuple[str, str]]]
     faults: Sequence[Fault]
+    crowd: int = 0
 
 
-BREAKS = {
-    "ledger": Break(
-        "I2: a batch counts once",
-        "counters/apply/transaction.py",
-        [
-            ("fresh = [placed for placed, id in zip(window.batches, ids, strict=True) if id in new]", "fresh = list(window.batches)"),
-            ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
-        ],
-        [kills.CUT_OFF_AND_KILL_WORKER],
-    ),
-    "completion": Break(
-        "I3: completed is replicated",
-        "counters/apply/completion.py",
-        [("flush.flushed(conn, settings.TALLY.replicas_required_of(self.shard))", "self._commits[-1].written")],
-        [kills.CUT_OFF_AND_KILL_PRIMARY],
-    ),
-    "answer": Break(
-        "I1: acknowledged is durable",
-        "counters/intake/writes.py",
-        [
-            ("    try:\n        appended = journal.append", "{early}    try:\n        appended = journal.append"),
-            ("{answer}    ACCEPTED.inc", "    ACCEPTED.inc"),
-        ],
-        [kills.KILL_JOURNAL],
-    ),
-}
 _ANSWER = """    for write, write_id in zip(writes, ids, strict=True):
         write.accepted.resolve(Accepted(write_id))
 """
@@ -64,6 +52,56 @@ _EARLY = """    for write, write_id in zip(writes, ids, strict=True):
         if not write.accepted.done:
             write.accepted.resolve(Accepted(write_id))
 """
+_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, [placed.position for placed in window.batches]))
+"""
+_ROWS = """        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
+"""
+
+BREAKS = {
+    "ledger": Break(
+        "I2: a batch counts once",
+        {
+            "counters/apply/transaction.py": [
+                ("fresh = [placed for placed, id in zip(window.batches, ids, strict=True) if id in new]", "fresh = list(window.batches)"),
+                ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
+            ]
+        },
+        [DOUBLE_MESSAGES],
+        crowd=CROWD,
+    ),
+    "lock": Break(
+        "I2: one transaction of a lane at a time",
+        {
+            "counters/apply/transaction.py": [
+                ("SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}", "SELECT %s::integer + %s::integer, {flush.MISSING}"),
+                (_ENTERED, ""),
+                (_ROWS, _ROWS + _ENTERED),
+            ],
+            "counters/intake/lua/hold.lua": [("if live and held[2] and held[2] ~= ARGV[1] then return 0 end", "")],
+        },
+        [DOUBLE_MESSAGES],
+        crowd=CROWD,
+    ),
+    "completion": Break(
+        "I3: completed is replicated",
+        {
+            "counters/apply/completion.py": [
+                ("flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard))", "self._commits[-1].written")
+            ]
+        },
+        [kills.CUT_OFF_AND_KILL_PRIMARY],
+    ),
+    "answer": Break(
+        "I1: acknowledged is durable",
+        {
+            "counters/intake/writes.py": [
+                ("    try:\n        appended = journal.append", f"{_EARLY}    try:\n        appended = journal.append"),
+                (f"{_ANSWER}    ACCEPTED.inc", "    ACCEPTED.inc"),
+            ]
+        },
+        [kills.KILL_JOURNAL],
+    ),
+}
 
 
 def copy_of_the_tree(target: Path) -> None:
@@ -77,15 +115,14 @@ def copy_of_the_tree(target: Path) -> None:
 
 
 def apply(one: Break, tree: Path) -> None:
-    """Make the change; raises `SystemExit` if the code is not what the change was written for."""
-    path = tree / one.path
-    text = path.read_text()
-    for old, new in one.changes:
-        wanted, given = (part.replace("{answer}", _ANSWER).replace("{early}", _EARLY) for part in (old, new))
-        if text.count(wanted) != 1:
-            raise SystemExit(f"{one.path} has changed: benchmarks/chaos/broken.py must be changed with it ({wanted.strip()!r})")
-        text = text.replace(wanted, given)
-    path.write_text(text)
+    """Make the changes; raises `SystemExit` if the code is not what the change was written for."""
+    for name, changes in one.changes.items():
+        text = (tree / name).read_text()
+        for old, new in changes:
+            if text.count(old) != 1:
+                raise SystemExit(f"{name} has changed: benchmarks/chaos/broken.py must be changed with it ({old.strip()!r})")
+            text = text.replace(old, new)
+        (tree / name).write_text(text)
 
 
 def main(name: str, seed: int, console: Console) -> int:
@@ -97,11 +134,11 @@ def main(name: str, seed: int, console: Console) -> int:
         tree, directory = Path(temporary) / "tree", Path(temporary) / "cluster"
         copy_of_the_tree(tree)
         apply(one, tree)
-        console.print(f"a build without {one.invariant}, in {tree}")
+        console.print(f"a build without {one.missing}, in {tree}")
         directory.mkdir()
         cluster = subject.start(directory, tree)
         try:
-            outcome = run_trial(cluster, one.faults, seed=seed, minutes=0.1, count=2, quiet_seconds=QUIET_SECONDS)
+            outcome = run_trial(cluster, one.faults, seed=seed, minutes=0.1, count=2, crowd=one.crowd, quiet_seconds=QUIET_SECONDS)
         finally:
             subject.put_away(cluster, keep=False)
     for figure in ("increments acknowledged", "increments lost", "increments counted twice"):

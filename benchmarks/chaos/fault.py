@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.chaos.probes import Epoch
-from benchmarks.chaos.sampler import Sampler
 from benchmarks.chaos.subject import Subject
 
 
@@ -21,7 +20,6 @@ class Scene:
 
     subject: Subject
     rng: random.Random
-    sampler: Sampler
     epoch: Epoch
 
     def shard(self) -> int:

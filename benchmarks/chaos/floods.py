@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from celery import Celery
-from kombu import Queue
-from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from benchmarks.chaos.fault import Fault, NotPossible, Scene
+from benchmarks.chaos.fault import Fault, Scene
+from benchmarks.chaos.messages import TASK, lanes_of, outbox
+from sharding.lanes import MOST
 
 FULL_SECONDS = 5.0
 ROOM_BYTES = 16 * 1024  # left in a Redis that is as good as full
-REAL, REPEATED, FOREIGN = 400, 5, 1000  # messages
-TASK = "counters.apply_batch"
+Message = tuple[int, str, Sequence[Any], dict[str, Any]]  # queue of a shard, task, arguments
+REAL, FOREIGN = 2000, 1000  # messages
 
 
 def fill_memory(scene: Scene) -> str:
@@ -35,50 +35,42 @@ def fill_memory(scene: Scene) -> str:
 
 
 def flood_queue(scene: Scene) -> str:
-    """Real messages five times each, in any order and in any shard's queue, among foreign and broken ones."""
-    shards = len(scene.subject.shards)
-    messages: list[tuple[str, Any, Any]] = [
-        (TASK, list(batch), {}) for batch in scene.sampler.some_passed(scene.rng, REAL) for _ in range(REPEATED)
-    ]
-    messages += [_foreign(scene, shards) for _ in range(FOREIGN)]
+    """Messages of every lane hundreds of times each, among foreign and broken ones that may be in any shard's queue."""
+    shards, lanes = len(scene.subject.shards), lanes_of(scene)
+    messages: list[Message] = [(lane.shard, TASK, lane, {}) for lane in lanes for _ in range(REAL // len(lanes))]
+    messages += [(scene.rng.randrange(shards), *_foreign(scene, shards)) for _ in range(FOREIGN)]
     scene.rng.shuffle(messages)
-    app = Celery(broker=scene.subject.env["TALLY_BROKER_URL"], set_as_current=False)
-    app.conf.task_queues = [Queue(f"shard-{shard}") for shard in range(shards)]
-    app.conf.task_create_missing_queues = False
-    try:
-        with app.producer_pool.acquire(block=True) as producer:
-            for name, args, kwargs in messages:
-                queue = f"shard-{scene.rng.randrange(shards)}"
-                app.send_task(name, args, kwargs, queue=queue, producer=producer, retry=False)
-            for shard in range(shards):
-                for body in ({"hello": "world"}, "text", [1, 2]):
-                    producer.publish(body, routing_key=f"shard-{shard}", serializer="json")
-    except (OperationalError, OSError) as error:
-        raise NotPossible(str(error)) from error
-    finally:
-        app.close()
+    with outbox(scene.subject) as box:
+        for message in messages:
+            box.send(*message)
+        for shard in range(shards):
+            for body in ({"hello": "world"}, "text", [1, 2]):
+                box.publish(shard, body)
     return f"{len(messages)} messages"
 
 
-def _foreign(scene: Scene, shards: int) -> tuple[str, Any, Any]:
-    """A message that no API process sent."""
+def _foreign(scene: Scene, shards: int) -> tuple[str, Sequence[Any], dict[str, Any]]:
+    """Task and arguments that no API process sends, or not to this queue."""
     rng, id = scene.rng, uuid4().hex
-    shard = rng.randrange(shards)
-    wrong: list[tuple[str, Any, Any]] = [
+    shard, lane = rng.randrange(shards), rng.randrange(MOST)
+    wrong: list[tuple[str, Sequence[Any], dict[str, Any]]] = [
         ("nobody.knows_this", [1, 2, 3], {}),
+        ("counters.apply_batch", [shard, id, 1], {}),  # of the version before lanes
+        (TASK, [shard, lane], {}),  # perhaps of another shard than the queue's, perhaps a lane that is not in force
         (TASK, [], {}),
-        (TASK, [shard, id], {}),
-        (TASK, [shard, id, 1, "more"], {}),
-        (TASK, [shard + 99, id, 1], {}),
-        (TASK, [-1, id, 1], {}),
-        (TASK, [str(shard), id, "soon"], {}),
-        (TASK, [shard, None, None], {}),
-        (TASK, [shard, id, "never"], {}),
-        (TASK, [shard, id, 2**80], {}),
-        (TASK, [shard, id, -5], {}),
-        (TASK, [shard, id, 1.5], {}),
-        (TASK, [], {"shard": shard, "batch": id, "position": [1]}),
-        (TASK, [shard, "not an id", 1], {}),
+        (TASK, [shard], {}),
+        (TASK, [shard, lane, "more"], {}),
+        (TASK, [shard + 99, lane], {}),
+        (TASK, [-1, lane], {}),
+        (TASK, [str(shard), str(lane)], {}),
+        (TASK, [None, None], {}),
+        (TASK, [shard, "never"], {}),
+        (TASK, [shard, MOST], {}),
+        (TASK, [shard, 2**80], {}),
+        (TASK, [shard, -5], {}),
+        (TASK, [shard, 1.5], {}),
+        (TASK, [], {"shard": shard, "lane": [lane]}),
+        (TASK, [], {"shard": shard, "batch": id, "position": 1}),
     ]
     return rng.choice(wrong)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import psycopg
+from redis.exceptions import RedisError
 
 from benchmarks.chaos.fault import Fault, NotPossible, Scene
 from benchmarks.chaos.freezes import frozen, titled
@@ -18,7 +19,8 @@ from benchmarks.chaos.subject import family
 from cluster import processes
 
 GONE_SECONDS = 3.0
-RESTART_SECONDS = 6.0  # that a killed worker needs to be at work again
+RESTART_SECONDS = 7.0  # that a killed worker needs to start, and its lanes' leases to run out (3 s) and be looked at (each second)
+SHIFT_SECONDS = 5.0  # within which some worker is seen in a shift
 LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni's ttl is 20
 
 
@@ -41,6 +43,24 @@ def kill_role(role: str, scene: Scene) -> str:
     row = _some(scene, role)
     kill(family(row))
     return str(row["name"])
+
+
+def kill_in_a_shift(scene: Scene) -> str:
+    """A worker that applies a lane at this moment: its lanes must go on when their leases have run out."""
+    families = {str(row["name"]): family(row) for row in scene.subject.rows("worker")}
+    deadline = time.monotonic() + SHIFT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            leases = scene.subject.leases()
+        except RedisError as error:
+            raise NotPossible(str(error)) from error
+        busy = [(lane, lease.worker) for lane, lease in leases.items() if lease.worker in families and not lease.lingers]
+        if busy:
+            lane, name = scene.rng.choice(busy)
+            kill(families[name])
+            return f"{name} with lane {lane}"
+        time.sleep(0.002)
+    raise NotPossible("no worker was seen in a shift")
 
 
 def kill_main(role: str, scene: Scene) -> str:
@@ -135,7 +155,7 @@ def _walsenders(row: dict[str, Any]) -> list[psutil.Process]:
 
 
 def cut_off_and_kill_worker(scene: Scene) -> str:
-    """The replica gets nothing, so commits stay in the journal; a new worker meets them all again (I2)."""
+    """The replica gets nothing, so batches stay in the journal; a new worker finds them all in the ledger (I2)."""
     shard = scene.shard()
     with frozen(_walsenders(primary_of(scene, shard))):
         time.sleep(2)
@@ -161,6 +181,7 @@ def roles() -> list[Fault]:
         Fault("kill every api", partial(kill_every, "api")),
         Fault("kill api, not its child", partial(kill_main, "api")),
         Fault("kill worker", partial(kill_role, "worker"), weight=2),
+        KILL_IN_A_SHIFT,
         Fault("kill spill-worker", partial(kill_role, "spill-worker")),
         Fault("kill beat", partial(kill_role, "beat")),
         Fault("kill flower", partial(kill_role, "flower")),
@@ -190,4 +211,5 @@ def pairs() -> list[Fault]:
 
 CUT_OFF_AND_KILL_WORKER = Fault("cut off replica, kill worker", cut_off_and_kill_worker)
 CUT_OFF_AND_KILL_PRIMARY = Fault("cut off replica, kill primary", cut_off_and_kill_primary)
+KILL_IN_A_SHIFT = Fault("kill worker in a shift", kill_in_a_shift, weight=2)
 KILL_JOURNAL = Fault("kill redis-journal", partial(kill_role, "redis-journal"), weight=2)

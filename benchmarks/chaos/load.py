@@ -19,9 +19,9 @@ CLIENTS = 6
 
 
 class Load:
-    """Everything that writes, reads and watches."""
+    """Everything that writes, reads and watches. `crowd` more clients of each shard increment its waiter's key, without a pause."""
 
-    def __init__(self, subject: Subject, prefix: str, seed: int, clients: int = CLIENTS) -> None:
+    def __init__(self, subject: Subject, prefix: str, seed: int, clients: int = CLIENTS, crowd: int = 0) -> None:
         self.names = Names(prefix)
         self.epoch = Epoch()
         self.failures: list[str] = []
@@ -33,8 +33,11 @@ class Load:
         self.pulse = Pulse(self._client("pulse"), f"{prefix}pulse")
         by_shard = self._keys_by_shard()
         self.waiters = [Waiter(self._client(f"waiter{shard}"), keys[0]) for shard, keys in enumerate(by_shard)]
+        self.crowd = [
+            Waiter(self._client(f"crowd{shard}-{n}"), keys[0], pause=0) for shard, keys in enumerate(by_shard) for n in range(crowd)
+        ]
         self.readers = [Reader(subject.wire(), keys[1:], self.epoch, stream(seed, f"reader{n}")) for n, keys in enumerate(by_shard)]
-        self.sampler = Sampler(subject.journal, len(by_shard), self.accepted, self.read)
+        self.sampler = Sampler(subject, self.accepted, self.read)
         self._threads: list[threading.Thread] = []
 
     def _client(self, name: str) -> Client:
@@ -82,7 +85,7 @@ class Load:
     def start(self) -> None:
         """Start all threads."""
         runs: list[Callable[[threading.Event], None]] = [self.pulse.run, self.sampler.run]
-        runs += [mixer.run for mixer in self.mixers] + [waiter.run for waiter in self.waiters] + [reader.run for reader in self.readers]
+        runs += [one.run for some in (self.mixers, self.waiters, self.crowd, self.readers) for one in some]
         for run in runs:
             thread = threading.Thread(target=guarded(run, self._stop, self.failures), daemon=True)
             self._threads.append(thread)

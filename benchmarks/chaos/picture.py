@@ -27,7 +27,7 @@ ROOM = 1.25  # above the curves, for the legend
 _HITS = (
     *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd")),
     *((word, "redis") for word in ("redis", "journal")),
-    *((word, "worker") for word in ("worker", "beat", "queue")),
+    *((word, "worker") for word in ("worker", "beat", "queue", "message")),
 )
 
 

@@ -69,12 +69,10 @@ class Pulse:
 
 
 class Waiter:
-    """Increments of one shard whose result is waited for: when one comes back, the shard counts."""
+    """Increments of one shard whose result is waited for: when one comes back, the shard counts. `pause` is in seconds."""
 
-    pause = 0.1
-
-    def __init__(self, client: Client, key: str) -> None:
-        self.client, self.key, self.successes = client, key, Successes()
+    def __init__(self, client: Client, key: str, pause: float = 0.1) -> None:
+        self.client, self.key, self.pause, self.successes = client, key, pause, Successes()
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import psycopg
@@ -22,8 +22,17 @@ from redis import Redis
 from benchmarks.chaos.wire import NoAnswer, Wire
 from cluster import processes, state
 from cluster.layout import PROJECT, Directory
+from sharding.lanes import MOST, Lane
 
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+LANES = "SELECT count(*) FROM apply_state"
+
+
+class Lease(NamedTuple):
+    """Who applies a lane now. `worker` is "" after a task was sent and before its shift; `lingers`: the shift waits for more."""
+
+    worker: str
+    lingers: bool
 
 
 class Subject:
@@ -38,7 +47,7 @@ class Subject:
         self.url = str(self.status().url)
         self.shards: list[dict[str, Any]] = json.loads(self.env["TALLY_SHARDS"])
         self.journal: Any = Redis.from_url(self.env["TALLY_JOURNAL_URL"], socket_timeout=1, socket_connect_timeout=1)
-        self._broker: Any = Redis.from_url(self.env["TALLY_BROKER_URL"], socket_timeout=5, socket_connect_timeout=5)
+        self.broker: Any = Redis.from_url(self.env["TALLY_BROKER_URL"], socket_timeout=5, socket_connect_timeout=5)
 
     def wire(self) -> Wire:
         """A connection of a client."""
@@ -76,7 +85,60 @@ class Subject:
 
     def queued(self, shard: int) -> int:
         """Messages in a shard's queue that no worker has taken. Raises `RedisError`."""
-        return int(self._broker.llen(f"shard-{shard}"))
+        return int(self.broker.llen(queue_of(shard)))
+
+    def lanes(self) -> list[Lane]:
+        """All lanes in force. Raises `psycopg.OperationalError`."""
+        found = []
+        for shard in range(len(self.shards)):
+            with self.database(shard) as conn:
+                count = conn.execute(LANES).fetchall()[0][0]
+            found += [Lane(shard, number) for number in range(count)]
+        return found
+
+    def depths(self) -> dict[Lane, int]:
+        """How many batches each journal has, without those that have none. Raises `RedisError`."""
+        return self._counts("zcard", "positions")
+
+    def set_aside(self) -> dict[Lane, int]:
+        """How many batches of each lane were set aside, without lanes that have none. Raises `RedisError`."""
+        return self._counts("hlen", "poison")
+
+    def _counts(self, command: str, part: str) -> dict[Lane, int]:
+        lanes = self._possible_lanes()
+        with self.journal.pipeline(transaction=False) as pipe:
+            for lane in lanes:
+                getattr(pipe, command)(f"journal:{lane}:{part}")
+            return {lane: int(count) for lane, count in zip(lanes, pipe.execute(), strict=True) if count}
+
+    def leases(self) -> dict[Lane, Lease]:
+        """The leases that have not run out. Raises `RedisError`."""
+        lanes = self._possible_lanes()
+        with self.journal.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for lane in lanes:
+                pipe.hmget(lease_key(lane), "until", "holder", "lingers")
+            (seconds, microseconds), *found = pipe.execute()
+        now = int(seconds) * 1_000_000 + int(microseconds)
+        return {
+            lane: Lease((holder or b"").decode().partition("@")[0], lingers is not None)
+            for lane, (until, holder, lingers) in zip(lanes, found, strict=True)
+            if until is not None and int(until) > now
+        }
+
+    def _possible_lanes(self) -> list[Lane]:
+        return [Lane(shard, number) for shard in range(len(self.shards)) for number in range(MOST)]
+
+    def count(self, role: str, shard: int = 0) -> int:
+        """How many processes of a role the cluster is to have; workers are counted for one shard."""
+        return sum(row["role"] == role and row["shard"] in (None, shard) for row in self.status().processes)
+
+    def scale(self, role: str, count: int) -> None:
+        """`cluster scale`: another number of processes of a role; `worker` is for each shard. Raises `RuntimeError` with what it said."""
+        try:
+            _manage(self.project, "cluster", "scale", f"{role}={count}", "--dir", str(self.directory.root))
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"cluster scale {role}={count}: {error.stderr.strip()}") from error
 
     def replicas(self, shard: int) -> int:
         """How many replicas a shard is meant to have."""
@@ -124,6 +186,16 @@ class Subject:
         finally:
             wire.close()
         return ""
+
+
+def queue_of(shard: int) -> str:
+    """The name of a shard's queue."""
+    return f"shard-{shard}"
+
+
+def lease_key(lane: Lane) -> str:
+    """Where a lane's lease is, in the journal's Redis."""
+    return f"journal:{lane}:shift"
 
 
 def family(row: dict[str, Any]) -> list[psutil.Process]:

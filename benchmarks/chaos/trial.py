@@ -63,7 +63,7 @@ def run(  # noqa: PLR0913
 ) -> Trial:
     """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is done and how many."""
     rng = stream(seed, "faults")
-    scene = Scene(subject, rng, load.sampler, load.epoch)
+    scene = Scene(subject, rng, load.epoch)
     started = time.monotonic()
     load.start()
     tell("quiet", 0)

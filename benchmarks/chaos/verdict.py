@@ -17,6 +17,8 @@ from benchmarks.chaos.books import Books, Entry, expected, out_of_order
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial, wait_until
+from counters.write_id import WriteId
+from sharding.lanes import Lane
 
 QUIET_SECONDS = 120.0
 QUEUE_SECONDS = 30.0  # for the messages that are left
@@ -30,8 +32,8 @@ REJECTED = "SELECT id, index FROM outcome WHERE status = 'rejected' AND key >= %
 # An increment that a set voided in the same transaction: nobody has looked whether it would have fitted, and it makes no difference.
 VOIDED = """
 SELECT FROM ledger JOIN outcome ON outcome.applied_at = ledger.applied_at
-WHERE ledger.id = %s AND outcome.key = %s AND outcome.status = 'applied' AND outcome.version > ledger.position"""
-IN_LEDGER = "SELECT id FROM ledger WHERE id = ANY(%s)"
+WHERE ledger.id = %s AND ledger.lane = %s AND outcome.key = %s AND outcome.status = 'applied' AND outcome.version > ledger.position"""
+IN_LEDGER = "SELECT id, lane FROM ledger JOIN unnest(%s::uuid[], %s::smallint[]) AS wanted (id, lane) USING (id, lane)"
 
 
 @dataclass
@@ -85,17 +87,17 @@ def _unquiet(subject: Subject, seconds: float) -> list[str]:
     """Wait until the cluster is whole and the journals are empty; what is not."""
     missing = wait_until(subject.is_whole, seconds)
     deadline = time.monotonic() + seconds
-    depths: list[int] = [-1]
-    while any(depths) and time.monotonic() < deadline:
+    depths: dict[Lane, int] | None = None
+    while depths != {} and time.monotonic() < deadline:
         time.sleep(0.3)
         with suppress(RedisError):
-            depths = [subject.journal.zcard(f"journal:{shard}:positions") for shard in range(len(subject.shards))]
+            depths = subject.depths()
     texts = [f"the cluster is not whole: {missing}"] if missing else []
-    texts += [f"journal {shard} still has {depth} entries" for shard, depth in enumerate(depths) if depth]
+    if depths is None:
+        return [*texts, "the journal does not answer"]
+    texts += [f"the journal of lane {lane} still has {depth} batches" for lane, depth in depths.items()]
     with suppress(RedisError):
-        for shard in range(len(subject.shards)):
-            if count := subject.journal.hlen(f"journal:{shard}:poison"):
-                texts.append(f"{count} batches of shard {shard} were set aside as undecodable")
+        texts += [f"{count} batches of lane {lane} were set aside" for lane, count in subject.set_aside().items()]
     return texts
 
 
@@ -159,20 +161,22 @@ def _told(entry: Entry, trial: Trial) -> str:
 
 
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
-    """Every acknowledged write is in the ledger of each of its shards."""
-    batches: dict[int, dict[UUID, Entry]] = {shard: {} for shard in range(len(subject.shards))}
+    """Every acknowledged write is in the ledger of each of its lanes."""
+    batches: dict[int, dict[tuple[UUID, int], Entry]] = {shard: {} for shard in range(len(subject.shards))}
     for entry in (entry for one in load.books for entry in one.entries):
-        batch, _, rest = entry.id.partition("-")
         if " " not in entry.id:
-            for number in rest.partition("-")[2].split("."):
-                batches[int(number)][UUID(hex=batch)] = entry
+            write = WriteId.parse(entry.id)
+            for lane in write.lanes:
+                batches[lane.shard][write.batch, lane.number] = entry
     for shard, entries in batches.items():
-        ids = list(entries)
-        found: set[UUID] = set()
+        wanted = list(entries)
+        found: set[tuple[UUID, int]] = set()
         with subject.database(shard) as conn:
-            for start in range(0, len(ids), 2000):
-                found.update(row[0] for row in conn.execute(IN_LEDGER, (ids[start : start + 2000],)))
-        verdict.find(f"not in the ledger of shard {shard}: {_told(entries[id], trial)}" for id in ids if id not in found)
+            for start in range(0, len(wanted), 2000):
+                columns = [list(column) for column in zip(*wanted[start : start + 2000], strict=True)]
+                found.update(conn.execute(IN_LEDGER, columns).fetchall())
+        missing = (one for one in wanted if one not in found)
+        verdict.find(f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entries[one], trial)}" for one in missing)
     verdict.figures["batches looked up in the ledger"] = sum(map(len, batches.values()))
 
 
@@ -192,10 +196,10 @@ def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -
 
 def _is_voided(subject: Subject, id: str, key: str) -> bool:
     """Whether a set has voided this increment of a key before anything was made of it."""
-    batch, _, rest = id.partition("-")
-    for shard in map(int, rest.partition("-")[2].split(".")):
-        with subject.database(shard) as conn:
-            if conn.execute(VOIDED, (UUID(hex=batch), key)).fetchone() is not None:
+    write = WriteId.parse(id)
+    for lane in write.lanes:
+        with subject.database(lane.shard) as conn:
+            if conn.execute(VOIDED, (write.batch, lane.number, key)).fetchone() is not None:
                 return True
     return False
 

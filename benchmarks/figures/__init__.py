@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from benchmarks.figures import bulk, convergence, growth, reads, reduction, single, wait
+from benchmarks.figures import bulk, convergence, growth, reads, reduction, single, wait, workers
 
-_MODULES = (bulk, single, reads, wait, convergence, reduction, growth)
+_MODULES = (bulk, single, reads, wait, convergence, reduction, workers, growth)
 FIGURES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in _MODULES}

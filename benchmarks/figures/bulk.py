@@ -20,7 +20,7 @@ TALLY, REDIS, POSTGRES, TOOL = "Tally", "Redis INCR, pipelines of 100, AOF", "Po
 
 
 class Bulk:
-    """Tally's side: the same bodies again and again."""
+    """Tally's side: the same bodies again and again. `operations`: those accepted so far, folded, so one for each key of each body."""
 
     def __init__(self, context: Context, part: Part, *, counters: int = COUNTERS, prefix: str = "b") -> None:
         self._context = context
@@ -30,6 +30,8 @@ class Bulk:
         self._requests: dict[str, list[bytes]] = {}
         self.accepted: dict[str, list[float]] = {}
         self.shares = Shares()
+        self.operations = 0
+        self._distinct = [len(set(some)) for some in self.drawn]
 
     def requests(self, media_type: str) -> list[bytes]:
         """The bodies in a format, made once."""
@@ -47,6 +49,7 @@ class Bulk:
                 context.addresses(), self.requests(media_type), connections=CONNECTIONS, seconds=seconds, rate=rate, status=202
             )
             self.books.add(keys.counted(result.answered, self.drawn))
+            self.operations += sum(times * distinct for times, distinct in zip(result.answered, self._distinct, strict=True))
             whole = self.books.settled() - result.started
         self.accepted.setdefault(media_type, []).append(result.rate * BODY)
         self.shares.add(used, result, whole)

@@ -69,6 +69,6 @@ def _applied_there(rows: list[Forwarded]) -> list[str]:
 
     def told(row: Forwarded) -> str:
         there = by_shard.get(row.place.to)
-        return "not known" if there is None else "yes" if row.forwarded_id in there else "not yet"
+        return "not known" if there is None else "yes" if (row.forwarded_id, row.place.to_lane) in there else "not yet"
 
     return [told(row) for row in rows]

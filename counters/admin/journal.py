@@ -9,40 +9,40 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest
 
+from counters import books
 from counters.admin import listing
 from counters.admin.filters import Filter, JournalFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
 from counters.intake import contents, dispatch, journal
 from counters.intake.contents import Held
+from sharding.lanes import Lane
 
 BROKER_AWAY = "The broker did not take the message; the relay sends it again by itself."
 
 
-def _named(id: str) -> tuple[int, UUID] | None:
-    """The shard and the batch that a row's name means."""
-    shard, _, batch = id.partition("-")
+def _named(id: str) -> tuple[Lane, UUID] | None:
+    """The lane and the batch that a row's name means."""
+    lane, _, batch = id.partition("-")
     try:
-        named = int(shard), UUID(hex=batch)
+        named = Lane.parse(lane), UUID(hex=batch)
     except ValueError:
         return None
-    return named if 0 <= named[0] < settings.TALLY.shard_count else None
+    return named if 0 <= named[0].shard < settings.TALLY.shard_count else None
 
 
 def _again(id: str) -> str:
     named = _named(id)
-    position = journal.position(*named) if named else None
-    if not named or position is None:
+    if not named or journal.position(*named) is None:
         return f"{id} is not in the journal (any more): it was applied and replicated, or set aside."
-    return "" if dispatch.send(*named, position, again=True) else BROKER_AWAY
+    return "" if dispatch.send(named[0]) else BROKER_AWAY
 
 
 def _retry(id: str) -> str:
     named = _named(id)
-    position = journal.retry(*named) if named else None
-    if not named or position is None:
+    if not named or journal.retry(*named) is None:
         return f"{id} is not set aside (any more)."
-    dispatch.send(*named, position, again=True)  # if the broker is away, the relay does it
+    dispatch.send(named[0])  # if the broker is down, a worker finds it
     return ""
 
 
@@ -74,30 +74,33 @@ class JournalAdmin(OperationsAdmin):
         if silent := sorted({row.shard for row in page.rows if row.state == "unknown"}):
             text = f"No server of shard {', '.join(map(str, silent))} answers now: which of its entries are applied is not known."
             self.message_user(request, text, messages.WARNING)
-        return page, {"summaries": [contents.summary(shard) for shard in range(settings.TALLY.shard_count)]}
+        context: dict[str, Any] = {"summaries": [contents.summary(shard) for shard in range(settings.TALLY.shard_count)]}
+        if (asked := form.cleaned_data["id"]) and not page.rows:
+            context["first_write"] = books.write_of(asked, form.shards())
+        return page, context
 
     def asking_for(self, id: str) -> dict[str, str]:
         """By batch."""
-        shard, _, batch = id.partition("-")
-        return {"shard": shard, "id": batch}
+        lane, _, batch = id.partition("-")
+        return {"shard": lane.partition(".")[0], "id": batch}
 
 
 def _page(form: Filter) -> Page[Held]:
     asked = form.cleaned_data
     if asked["id"]:
-        return listing.page(form.shards(), lambda shard, _: contents.find(shard, asked["id"]), place=lambda row: row.shard)
+        return listing.page(form.shards(), lambda shard, _: contents.find(shard, asked["id"]), place=lambda row: row.lane)
     if asked["state"] == "set aside":
-        before = form.place(tuple[UUID, int])
+        before = form.place(tuple[UUID, Lane])
         return listing.page(
             form.shards(),
             lambda shard, limit: contents.set_aside(shard, before=before, limit=limit),
-            place=lambda row: (row.batch, row.shard),
+            place=lambda row: (row.batch, row.lane),
             reverse=True,
         )
-    after = form.place(tuple[int, int]) or (0, 0)
+    after = form.place(tuple[int, Lane]) or (0, Lane(0, 0))
     return listing.page(
         form.shards(),
         lambda shard, limit: contents.entries(shard, after=after, limit=limit),
-        place=lambda row: (row.position, row.shard),
+        place=lambda row: (row.position, row.lane),
         wanted=(lambda row: row.state in {asked["state"], "unknown"}) if asked["state"] else None,
     )

@@ -1,8 +1,8 @@
-"""A write's way down: from the journal into the shard, exactly once, in the journal's order.
+"""A write's way down: from a lane's journal into the shard, exactly once, in the journal's order.
 
-    Celery task (`tasks`) ─ wakes ─ `applier` ─ `loading` ─ one `transaction`: lock, ledger, `plan`, upsert ─ COMMIT
-                                                └─ cache refreshed, waiters woken ─ `completion` ─ journal entry deleted
+    Celery task (`tasks`) ─ `shift` ─ window after window: `loading` ─ one `transaction`: lock, ledger, `plan`, upsert ─ COMMIT
+                                └─ cache refreshed, waiters woken ─ `completion` ─ journal entry deleted
 
 I2 lives in `transaction` (ledger and counters commit together), I6 too (ownership is read in the transaction), I3 in `completion`, I4 in
-`tasks` and `relay` (a message only wakes; which batches there are, and in which order, the journal says).
+`worker` and `relay` (a message only starts a shift; which batches there are, and in which order, the journal says).
 """

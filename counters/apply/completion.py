@@ -2,8 +2,8 @@
 
 I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is flushed by the
 replicas required: as many as the setting says, or the shard's write quorum where that is more. Positions of one server mean nothing on
-another, so all is forgotten with the connection (`forget`): after a failover the applier looks at the journal anew and notes again what
-it finds in the new primary's ledger.
+another, so what is noted lives no longer than a shift's connection: the next shift asks the ledger of the server that it finds for
+all that the journal still has, and notes that again (`adopt`).
 
 While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only the primary has
 it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is replicated again.
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,15 +23,21 @@ import structlog
 from django.conf import settings
 from prometheus_client import Counter, Gauge
 
+from counters.intake import batch as codec
 from counters.intake import journal
 from counters.intake.batch import Batch
 from replication import flush
+from sharding import topology
+from sharding.lanes import Lane
 
 COMPLETED = Counter("tally_batches_completed_total", "Batches that are safe and left the journal", ["shard"])
 UNREPLICATED = Counter("tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"])
-PENDING = Gauge("tally_batches_uncompleted", "Batches applied by this worker and not yet flushed by the replicas required", ["shard"])
+PENDING = Gauge(
+    "tally_batches_uncompleted", "Batches applied and not yet flushed by the replicas required, as a shift last saw them", ["shard", "lane"]
+)
 log = structlog.get_logger(__name__)
 _MOST = 4096
+_CHUNK = 64  # batches that are read at once
 
 
 class _Commit(NamedTuple):
@@ -37,27 +45,23 @@ class _Commit(NamedTuple):
     at: float  # monotonic seconds
     size: int  # bytes in the journal
     ids: list[UUID]
-    tokens: list[bytes]
+    tokens: list[bytes] | None  # None: not known, the journal's bytes tell
 
 
 class Completion:
-    """Commits of one shard that wait for their replicas. Not thread-safe: the applier's."""
+    """Commits of one lane that wait for their replicas. Not thread-safe: a shift's."""
 
-    def __init__(self, shard: int) -> None:
-        self.shard = shard
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
         self._commits: deque[_Commit] = deque()
         self._held = 0  # bytes
         self._looked_at = 0.0  # monotonic seconds
-        self._degraded: bool | None = None  # not known: the worker before this one may have left it so
+        self._degraded: bool | None = None  # not known: the shift before this one may have left it so
 
     @property
     def pending(self) -> bool:
         """Whether some commit waits."""
         return bool(self._commits)
-
-    def knows(self, batch: UUID) -> bool:
-        """Whether a batch is applied and waits for its replicas."""
-        return any(batch in commit.ids for commit in self._commits)
 
     def forget(self) -> None:
         """The connection is gone, and with it the meaning of the positions."""
@@ -67,8 +71,17 @@ class Completion:
     def add(self, batches: list[Batch], size: int, written: int) -> None:
         """Note batches (of `size` bytes together) whose commit is before a WAL position of the primary."""
         tokens = [token.token for batch in batches for token in batch.tokens]
-        self._commits.append(_Commit(written, time.monotonic(), size, [batch.uuid for batch in batches], tokens))
-        self._held += size
+        self._note(_Commit(written, time.monotonic(), size, [batch.uuid for batch in batches], tokens))
+
+    def adopt(self, applied: Mapping[UUID, float], written: int) -> None:
+        """Note batches that earlier shifts applied, by the seconds since then, oldest first. Raises `RedisError`."""
+        ids, now = list(applied), time.monotonic()
+        for id, size in zip(ids, journal.sizes(self.lane, ids), strict=True):
+            self._note(_Commit(written, now - applied[id], size, [id], None))
+
+    def _note(self, commit: _Commit) -> None:
+        self._commits.append(commit)
+        self._held += commit.size
 
     @property
     def due(self) -> bool:
@@ -80,7 +93,7 @@ class Completion:
         if not self._commits:
             return
         self._looked_at = time.monotonic()
-        leaving = self._safe(flush.flushed(conn, settings.TALLY.replicas_required_of(self.shard)))
+        leaving = self._safe(flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard)))
         over = self._over_bound(len(leaving))
         self._remove(leaving + over)
         self._tell(safe=leaving, over=over)
@@ -97,9 +110,9 @@ class Completion:
     def _over_bound(self, skip: int) -> list[_Commit]:
         """The commits behind the first `skip` that waited too long, or are too much to keep."""
         over: list[_Commit] = []
-        now, held = time.monotonic(), self._held - sum(commit.size for commit in list(self._commits)[:skip])
-        for commit in list(self._commits)[skip : skip + _MOST]:
-            if now - commit.at <= settings.TALLY.journal_hold_seconds and held <= settings.TALLY.journal_hold_bytes:
+        now, held = time.monotonic(), self._held - sum(commit.size for commit in islice(self._commits, skip))
+        for commit in islice(self._commits, skip, skip + _MOST):
+            if now - commit.at <= settings.TALLY.journal_hold_seconds and held <= self._hold_bytes:
                 break
             over.append(commit)
             held -= commit.size
@@ -109,21 +122,38 @@ class Completion:
         if not commits:
             return
         ids = [id for commit in commits for id in commit.ids]
-        journal.remove(self.shard, ids, [token for commit in commits for token in commit.tokens])
+        tokens = [token for commit in commits for token in commit.tokens or ()]
+        unknown = [id for commit in commits if commit.tokens is None for id in commit.ids]
+        journal.remove(self.lane, ids, [*tokens, *_tokens_of(self.lane, unknown)])
         for commit in commits:
             self._commits.popleft()
             self._held -= commit.size
 
+    @property
+    def _hold_bytes(self) -> int:
+        """The lane's share of the shard's bound."""
+        return settings.TALLY.journal_hold_bytes // topology.lane_count(self.lane.shard)
+
     def _tell(self, *, safe: list[_Commit], over: list[_Commit]) -> None:
-        COMPLETED.labels(self.shard).inc(sum(len(commit.ids) for commit in safe))
-        UNREPLICATED.labels(self.shard).inc(sum(len(commit.ids) for commit in over))
-        PENDING.labels(self.shard).set(sum(len(commit.ids) for commit in self._commits))
+        shard, lane = self.lane
+        COMPLETED.labels(shard).inc(sum(len(commit.ids) for commit in safe))
+        UNREPLICATED.labels(shard).inc(sum(len(commit.ids) for commit in over))
+        PENDING.labels(shard, lane).set(sum(len(commit.ids) for commit in self._commits))
         if over or safe:
             self._tell_degraded(bool(over))
 
     def _tell_degraded(self, degraded: bool) -> None:
         if degraded != self._degraded:
-            journal.tell_degraded(self.shard, degraded)
+            journal.tell_degraded(self.lane, degraded)
             if degraded or self._degraded:
-                log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.shard)
+                log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.lane.shard, lane=self.lane.number)
         self._degraded = degraded
+
+
+def _tokens_of(lane: Lane, ids: list[UUID]) -> list[bytes]:
+    """Idempotency tokens of batches that the journal still has."""
+    tokens: list[bytes] = []
+    for start in range(0, len(ids), _CHUNK):
+        for data in journal.payloads(lane, ids[start : start + _CHUNK]):
+            tokens += [token.token for token in codec.tokens_of(data)] if data is not None else []
+    return tokens

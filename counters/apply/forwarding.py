@@ -1,7 +1,7 @@
-"""Forwarding: operations on slots that another shard owns go into that shard's journal.
+"""Forwarding: operations on slots of another lane go into that lane's journal.
 
-I6 lives here. The forwarded batch has an id made from the old one and the shard it goes to, so that forwarding the same batch twice
-appends, or at least applies, it once. It is in the other journal before this shard's transaction commits.
+I6 lives here. The forwarded batch has an id made from the old one and the lanes it goes from and to, so that forwarding the same batch
+twice appends, or at least applies, it once. It is in the other journal before this lane's transaction commits.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from prometheus_client import Counter
 from counters.apply.plan import Placed
 from counters.intake import batch, dispatch, journal
 from counters.intake.batch import Batch, Increments, Operation
+from counters.intake.journal import Payload
+from sharding.lanes import Lane
 from sharding.topology import Topology
 
-FORWARDED = Counter("tally_batches_forwarded_total", "Batches with operations that another shard owns", ["shard", "to"])
+FORWARDED = Counter("tally_batches_forwarded_total", "Batches with operations that belong to another lane", ["shard", "to"])
 log = structlog.get_logger(__name__)
 
 
@@ -31,23 +33,23 @@ def keys_of(one: Batch) -> Iterator[str]:
             yield operation.key
 
 
-def split(one: Batch, topology: Topology) -> dict[int, list[tuple[int, Operation]]]:
-    """Segments of a batch by the shard that owns their keys."""
-    parts: dict[int, list[tuple[int, Operation]]] = {}
+def split(one: Batch, topology: Topology) -> dict[Lane, list[tuple[int, Operation]]]:
+    """Segments of a batch by the lane of their keys."""
+    parts: dict[Lane, list[tuple[int, Operation]]] = {}
     for index, operation in one.segments:
         if not isinstance(operation, Increments):
-            parts.setdefault(topology.shard_of(operation.key), []).append((index, operation))
+            parts.setdefault(topology.lane_of(operation.key), []).append((index, operation))
             continue
         deltas = dict(zip(operation.keys, operation.deltas, strict=True))
-        for shard, keys in topology.by_shard(operation.keys).items():
-            parts.setdefault(shard, []).append((index, Increments(keys, [deltas[key] for key in keys])))
+        for lane, keys in topology.by_lane(operation.keys).items():
+            parts.setdefault(lane, []).append((index, Increments(keys, [deltas[key] for key in keys])))
     return parts
 
 
-def forward(shard: int, window: list[Placed], topology: Topology, foreign: set[str]) -> tuple[list[Placed], list[tuple[UUID, int, UUID]]]:
-    """What this shard owns of each batch, and (id, shard, id there) for what was sent on. Raises `JournalUnavailable`.
+def forward(lane: Lane, window: list[Placed], topology: Topology, foreign: set[str]) -> tuple[list[Placed], list[tuple[UUID, Lane, UUID]]]:
+    """What is this lane's of each batch, and (id, lane, id there) for what was sent on. Raises `JournalUnavailable`.
 
-    `foreign` are the keys of this window that another shard owns.
+    `foreign` are the keys of this window that belong to other lanes.
     """
     kept, sent = [], []
     for placed in window:
@@ -56,14 +58,16 @@ def forward(shard: int, window: list[Placed], topology: Topology, foreign: set[s
             kept.append(placed)
             continue
         parts = split(one, topology)
-        kept.append(Placed(placed.position, msgspec.structs.replace(one, segments=parts.pop(shard, []))))
-        for owner, segments in parts.items():
-            forwarded_id = uuid5(one.uuid, f"shard-{owner}")
+        kept.append(Placed(placed.position, msgspec.structs.replace(one, segments=parts.pop(lane, []))))
+        for to, segments in parts.items():
+            forwarded_id = uuid5(one.uuid, f"{lane}-{to}")
             encoded = [(index, batch.encode_segment(operation)) for index, operation in segments]
-            payload = batch.encode(forwarded_id, encoded, [], one.reply_to)
-            appended = journal.append(forwarded_id, {owner: payload}, 1 + max(index for index, _ in segments), {})
-            dispatch.send_soon(owner, forwarded_id, appended.position)
-            FORWARDED.labels(shard, owner).inc()
-            log.warning("batch_forwarded", shard=shard, to=owner, batch=one.uuid.hex, forwarded=forwarded_id.hex)
-            sent.append((one.uuid, owner, forwarded_id))
+            payload = Payload(batch.encode(forwarded_id, encoded, [], one.reply_to), one.reply_to is not None)
+            writes = 1 + max(index for index, _ in segments)
+            appended = journal.append(forwarded_id, {to: payload}, writes, {}, None)
+            for unattended in appended.unattended:
+                dispatch.send_soon(unattended)
+            FORWARDED.labels(lane.shard, to.shard).inc()
+            log.warning("batch_forwarded", lane=str(lane), to=str(to), batch=one.uuid.hex, forwarded=forwarded_id.hex)
+            sent.append((one.uuid, to, forwarded_id))
     return kept, sent

@@ -1,7 +1,7 @@
 """Time partitions of the ledger and its neighbours: made ahead, dropped when old.
 
 I2 needs a ledger row for as long as its batch can come again: a partition goes only when it is older than the retention *and* than the
-oldest entry of the shard's journal. What falls outside every partition (an odd clock) is kept in the default one and deleted row by row.
+oldest entry of the shard's journals. What falls outside every partition (an odd clock) is kept in the default one and deleted row by row.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def maintain(shard: int) -> list[str]:
 
     Raises `psycopg.Error`, `RedisError`.
     """
-    entries = journal.entries(shard, limit=1)
-    oldest = datetime.fromtimestamp(entries[0].position / 1e6, UTC) if entries else None
+    entries = [entry for lane in journal.occupied(shard) for entry in journal.entries(lane, limit=1)]
+    oldest = datetime.fromtimestamp(min(entry.position for entry in entries) / 1e6, UTC) if entries else None
     create_ahead(shard)
     dropped = drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
     journal.client().set(_maintained_key(shard), time())

@@ -107,18 +107,16 @@ class Planning:
         position, batch = placed
         newest = position
         for index, operation in batch.segments:
-            place = _Place(batch.id, index, position + index)
-            newest = max(newest, place.version)
+            newest = max(newest, position + index)
             if isinstance(operation, Step):
-                self._take_step(operation, place)
+                self._take_step(operation, _Place(batch.id, index, position + index))
+            elif self._read or self.plan.put:
+                self._take_increments(operation, _Place(batch.id, index, position + index))
             else:
-                self._take_increments(operation, place)
+                _add(self.plan, operation.keys, operation.deltas, position + index)
         self.plan.last_version = max(self.plan.last_version, newest)
 
     def _take_increments(self, operation: Increments, place: _Place) -> None:
-        if not self._read and not self.plan.put:
-            _add(self.plan, operation.keys, operation.deltas, place.version)
-            return
         for key, delta in zip(operation.keys, operation.deltas, strict=True):
             if key in self._read or key in self.plan.put:
                 self._increment(key, delta, place)

@@ -1,7 +1,7 @@
-"""The relay: an entry that is overdue is dispatched again, under its own id.
+"""The relay: a lane whose journal has something overdue and that nobody applies gets a task.
 
-One message a shard and round is enough, and so a storm is impossible: it wakes the worker, which takes all that the journal has from
-that entry on. What counts as overdue follows the worker's pace: a worker that is busy with long transactions is not disturbed.
+One message a lane and round at most, and none while another is under way or a shift runs, so a storm is impossible. Workers look after
+their lanes themselves (`worker`); the relay is for a shard whose workers do not, and what it sends waits for the next one in the queue.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ from prometheus_client import Counter
 
 from counters.intake import dispatch, journal
 
-RELAYED = Counter("tally_batches_relayed_total", "Overdue batches that were dispatched again", ["shard"])
-_PACES = 3  # transactions of the worker
+RELAYED = Counter("tally_batches_relayed_total", "Tasks that were sent again for an overdue batch", ["shard"])
 log = structlog.get_logger(__name__)
 
 
 def relay(shard: int) -> None:
-    """Dispatch the oldest entry of a shard if it is overdue. Raises `RedisError`."""
-    entries = journal.entries(shard, limit=1)
-    if not entries:
-        return
-    oldest = entries[0]
-    age = (journal.now() - oldest.position) / 1e6
-    if age > settings.TALLY.overdue_seconds + _PACES * journal.pace(shard):
-        log.warning("batch_overdue", shard=shard, batch=oldest.id.hex, seconds=round(age, 1))
-        RELAYED.labels(shard).inc()
-        dispatch.send(shard, oldest.id, oldest.position, again=True)
+    """Send a task for each lane of a shard whose oldest entry is overdue. Raises `RedisError`."""
+    for lane in journal.occupied(shard):
+        age = journal.age(lane)
+        if age > settings.TALLY.overdue_seconds and journal.holder(lane) is None and journal.hold(lane, "", ""):
+            log.warning("batch_overdue", shard=shard, lane=lane.number, seconds=round(age, 1))
+            RELAYED.labels(shard).inc()
+            dispatch.send(lane)

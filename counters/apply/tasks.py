@@ -1,51 +1,64 @@
-"""The Celery tasks. They wake the applier or keep house; what there is to do, the journal and the shards say (I4).
+"""The Celery tasks. One applies a lane, the others keep house; what there is to do, the journal and the shards say (I4).
 
-A task returns when its batch is committed, so Celery's own picture (Flower, events) is true. It is acknowledged when it starts: a
-message lost with its worker costs nothing, as the worker that starts next takes the whole journal.
+A task is acknowledged when it starts: a message lost with its worker costs the rest of the lane's lease, then the lane is taken up again.
 """
 
 from __future__ import annotations
 
+import gc
+import resource
+import sys
 from contextlib import suppress
 from typing import Annotated, Any
-from uuid import UUID
 
 import msgspec
 import psycopg
 import structlog
 from celery import shared_task
-from celery.exceptions import Ignore
 from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
+from celery.worker import state
 from django.conf import settings
 from redis.exceptions import LockNotOwnedError
 
 from counters.apply import dead_letters, partitions, relay
-from counters.apply.applier import Stopped, applier, stop, wait_until_stopped
+from counters.apply.worker import Worker
 from counters.intake import dispatch, journal
+from sharding.lanes import MOST, Lane
 
-STOP_SECONDS = 15.0  # for the transaction in hand when the worker is told to end
 log = structlog.get_logger(__name__)
+_worker: Worker | None = None  # of this process, once Celery has set it up
 
 
 class _Asked(msgspec.Struct):
     """What a message must say; anything may stand in a queue, and what does not fit becomes a dead letter here, at the door."""
 
     shard: Annotated[int, msgspec.Meta(ge=0)]
-    batch: UUID
-    position: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-    again: bool
+    lane: Annotated[int, msgspec.Meta(ge=0, lt=MOST)]
 
 
 @shared_task(name=dispatch.TASK, ignore_result=True)
-def apply_batch(shard: int, batch: str, position: int, again: bool = False) -> None:
-    """Apply the journal of a shard at least up to this batch; return when it is committed. `again`: see `relay`."""
-    asked = msgspec.convert({"shard": shard, "batch": batch, "position": position, "again": again}, _Asked)
-    if asked.shard >= settings.TALLY.shard_count:
-        raise ValueError(f"there is no shard {shard}: TALLY_SHARDS has {settings.TALLY.shard_count}")
-    try:
-        applier(asked.shard).apply_up_to(asked.position, asked.batch if asked.again else None)
-    except Stopped as error:
-        raise Ignore from error
+def apply(shard: int, lane: int) -> dict[str, int]:
+    """Apply a lane of a shard until its journal has nothing more or the shift is over; what was done (`shift.Report`)."""
+    asked = msgspec.convert({"shard": shard, "lane": lane}, _Asked)
+    if _worker is None or asked.shard not in _worker.shards:
+        raise ValueError(f"this worker is not one of shard {asked.shard}")
+    report = _worker.apply(Lane(asked.shard, asked.lane))
+    _end_if_too_large()
+    return report.as_dict()
+
+
+@shared_task(name="counters.apply_batch", ignore_result=True)
+def apply_batch(*_: Any, **__: Any) -> None:
+    """Nothing: a message of the version before lanes, whose batch is in the journal like any other. To go with the next version."""
+
+
+def _end_if_too_large() -> None:
+    """A warm shutdown of a worker that has used more memory than it may; whoever supervises it starts another."""
+    most, used = settings.TALLY.worker_memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    used *= 1 if sys.platform == "darwin" else 1024
+    if most and used > most and state.should_stop is None:
+        log.warning("worker_too_large", bytes=used, limit=most)
+        state.should_stop = 0  # type: ignore[assignment]
 
 
 @shared_task(name="counters.relay", ignore_result=True)
@@ -74,26 +87,30 @@ def maintain_partitions() -> None:
             log.warning("partitions_unmaintained", shard=shard, error=str(error).strip())
 
 
-__all__ = ["apply_batch", "dead_letters", "maintain_partitions", "relay_overdue"]  # importing dead_letters connects its signals
+__all__ = ["apply", "apply_batch", "dead_letters", "maintain_partitions", "relay_overdue"]  # importing dead_letters connects its signals
 
 
 @celeryd_after_setup.connect
-def take_what_is_left(instance: Any, **_: Any) -> None:
+def set_up(sender: str, instance: Any, **_: Any) -> None:
     """A worker that starts takes what the journal holds for its shards, broker or not: messages may have died with its predecessor."""
-    for shard in range(settings.TALLY.shard_count):
-        if dispatch.queue_of(shard) in instance.app.amqp.queues.consume_from:
-            applier(shard).wake()
+    global _worker  # noqa: PLW0603 - one a process
+    consumed = instance.app.amqp.queues.consume_from
+    _worker = Worker(sender, [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed])
+    _worker.open()
+    # As in the API's processes: what was imported stays, and windows of thousands of batches make no cycles.
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @worker_shutting_down.connect
 def finish(**_: Any) -> None:
-    """A worker that is told to end commits the transaction in hand; its other tasks return at once."""
-    stop()
+    """A worker that is told to end commits the transactions in hand; then its tasks return, and what is left goes to others."""
+    if _worker:
+        _worker.stop()
 
 
 @worker_shutdown.connect
 def wait_for_the_end(**_: Any) -> None:
     """Not while a transaction is open."""
-    stop()
-    if not wait_until_stopped(STOP_SECONDS):
-        log.warning("apply_unfinished")
+    if _worker:
+        _worker.close()

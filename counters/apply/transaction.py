@@ -1,7 +1,7 @@
-"""One transaction of the applier in a shard: lock, ledger, plan, counters, books, commit.
+"""One transaction of a lane: lock, ledger, plan, counters, books, commit.
 
 I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6, too: the topology
-is read in it, and operations on slots that another shard owns are forwarded.
+is read in it, and operations on slots of another lane, of this shard or of another, are forwarded.
 
 It has two round trips, two pipelines of libpq: all that is to be asked, behind the lock (each statement has a snapshot of its own, so those
 behind the lock see what its last holder committed), and all that is to be written, up to the COMMIT. If one statement fails, those behind
@@ -25,15 +25,19 @@ from counters.apply import forwarding
 from counters.apply.loading import Window
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
 from replication import flush
-from sharding import topology
+from sharding import lanes, topology
+from sharding.lanes import Lane
 from sharding.slots import slots_of
 from sharding.topology import Topology
 
-LOCK_ID = 0x7A11  # the apply lock: one applying transaction a shard at a time
-LOCK = f"SELECT pg_advisory_xact_lock(%s), {flush.MISSING}"
+LOCK = f"SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}"
 LEDGER = """
-INSERT INTO ledger (id, position) SELECT * FROM unnest(%s::uuid[], %s::bigint[]) ON CONFLICT (id) DO NOTHING RETURNING id"""
-STATE = "SELECT last_set_version, last_version FROM apply_state"
+INSERT INTO ledger (id, lane, position) SELECT id, %s, position FROM unnest(%s::uuid[], %s::bigint[]) AS batch (id, position)
+ON CONFLICT (id, lane) DO NOTHING RETURNING id"""
+# A lane that is no longer in force has no row: then the newest of all.
+STATE = """
+SELECT coalesce(max(last_set_version) FILTER (WHERE lane = %(lane)s), max(last_set_version)),
+    coalesce(max(last_version) FILTER (WHERE lane = %(lane)s), max(last_version)) FROM apply_state"""
 READ_ROWS = """
 SELECT key, value, version, set_version FROM counter
 JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
@@ -41,16 +45,16 @@ OUTCOMES = """
 INSERT INTO outcome (id, index, key, status, value, version, reason)
 SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[])"""
 TOKENS = "INSERT INTO idempotency (token, record) SELECT * FROM unnest(%s::bytea[], %s::bytea[])"
-FORWARDED = "INSERT INTO forwarded (id, shard, forwarded_id) VALUES (%s, %s, %s)"
+FORWARDED = "INSERT INTO forwarded (id, lane, shard, to_lane, forwarded_id) VALUES (%s, %s, %s, %s, %s)"
 SIZE = "SELECT sum(pg_relation_size(inhrelid))::bigint FROM pg_inherits WHERE inhparent = 'counter'::regclass"
 DENSE = """
 SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('work_mem', '64MB', true),
     set_config('jit', 'off', true)"""
 NEW_STATE = """
-UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s)"""
+UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s) WHERE lane = %s"""
 
 _DENSE_KEYS = 1000
-_DENSE_BYTES = 1000  # of the table for each key: what is read in the time of one index probe
+_DENSE_BYTES = 1000  # of the lane's part of the table for each key: what is read in the time of one index probe
 _SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
 
@@ -105,41 +109,42 @@ class _Additions:
         }
 
 
-def apply(conn: psycopg.Connection[Any], shard: int, window: Window) -> Committed:
+def apply(conn: psycopg.Connection[Any], lane: Lane, window: Window) -> Committed:
     """Do what the new batches of a window ask for, and commit it; `conn` is in autocommit mode.
 
     Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`. Nothing is committed then,
     except perhaps if the connection was lost.
     """
     try:
-        return _apply(conn, shard, window, overflows=False)
+        return _apply(conn, lane, window, overflows=False)
     except psycopg.errors.NumericValueOutOfRange:  # rare: all is done again, with a look at the rows
-        return _apply(conn, shard, window, overflows=True)
+        return _apply(conn, lane, window, overflows=True)
 
 
-def _apply(conn: psycopg.Connection[Any], shard: int, window: Window, *, overflows: bool) -> Committed:
+def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflows: bool) -> Committed:
     try:
-        found = _ask(conn, window, topology.ask(shard))
-        fresh, result, additions = _change(conn, shard, window, found, overflows=overflows)
+        found = _ask(conn, lane, window, topology.ask(lane.shard))
+        fresh, result, additions = _change(conn, lane, window, found, overflows=overflows)
         keys = [key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put]
-        stale = cache.announce(shard, result.last_version, keys)
-        return Committed(found.fresh, result, stale, _write(conn, fresh, result, additions))
+        stale = cache.announce(lane, result.last_version, keys)
+        lane_count = found.topology.lane_count if found.topology else 1
+        return Committed(fresh, result, stale, _write(conn, lane, lane_count, fresh, result, additions))
     except BaseException:
         if not conn.closed:
             conn.rollback()
         raise
 
 
-def _ask(conn: psycopg.Connection[Any], window: Window, question: topology.Question) -> _Found:
+def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: topology.Question) -> _Found:
     """Begin, take the lock, enter the batches into the ledger; what is to be known of the shard."""
     ids = [placed.batch.uuid for placed in window.batches]
     reads = sorted(window.reads)
     with conn.pipeline() as pipeline:
         conn.execute("BEGIN")
-        locked = conn.execute(LOCK, (LOCK_ID,))
-        entered = conn.execute(LEDGER, (ids, [placed.position for placed in window.batches]))
+        locked = conn.execute(LOCK, (lanes.LOCK_ID, lane.number))
+        entered = conn.execute(LEDGER, (lane.number, ids, [placed.position for placed in window.batches]))
         owners = conn.execute(*question.query)
-        state = conn.execute(STATE)
+        state = conn.execute(STATE, {"lane": lane.number})
         rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
         pipeline.sync()
     if missing := locked.fetchall()[0][1]:
@@ -150,15 +155,15 @@ def _ask(conn: psycopg.Connection[Any], window: Window, question: topology.Quest
 
 
 def _change(
-    conn: psycopg.Connection[Any], shard: int, window: Window, found: _Found, *, overflows: bool
+    conn: psycopg.Connection[Any], lane: Lane, window: Window, found: _Found, *, overflows: bool
 ) -> tuple[list[Placed], Plan, _Additions]:
-    """What is to be written: batches without what other shards own, and their plan."""
+    """What is to be written: batches without what other lanes have to do, and their plan."""
     fresh = found.fresh
     result = _planned(conn, window, found, window.plan if len(fresh) == len(window.batches) else None)
     additions = _Additions(result)
-    if found.topology and not found.topology.owns(shard, (*additions.slots, *slots_of((*result.put, *result.read)))):
-        foreign = {key for key in result.keys if found.topology.shard_of(key) != shard}
-        fresh = _forward(conn, shard, fresh, found.topology, foreign)
+    if found.topology and not found.topology.owns(lane, (*additions.slots, *slots_of((*result.put, *result.read)))):
+        foreign = {key for key in result.keys if found.topology.lane_of(key) != lane}
+        fresh = _forward(conn, lane, fresh, found.topology, foreign)
         result = _planned(conn, window, found._replace(fresh=fresh))
         additions = _Additions(result)
     if overflows:
@@ -186,10 +191,10 @@ def _rows(conn: psycopg.Connection[Any], keys: Set[str]) -> dict[str, Row]:
     return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, slots_of(wanted)))}
 
 
-def _forward(conn: psycopg.Connection[Any], shard: int, fresh: list[Placed], owned: Topology, foreign: set[str]) -> list[Placed]:
-    kept, sent = forwarding.forward(shard, fresh, owned, foreign)
-    for id, owner, forwarded_id in sent:
-        conn.execute(FORWARDED, (id, owner, forwarded_id))
+def _forward(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], in_force: Topology, foreign: set[str]) -> list[Placed]:
+    kept, sent = forwarding.forward(lane, fresh, in_force, foreign)
+    for id, to, forwarded_id in sent:
+        conn.execute(FORWARDED, (id, lane.number, to.shard, to.number, forwarded_id))
     return kept
 
 
@@ -201,29 +206,33 @@ def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
     return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
 
 
-def _write(conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan, additions: _Additions) -> int:
+def _write(  # noqa: PLR0913, PLR0917
+    conn: psycopg.Connection[Any], lane: Lane, lane_count: int, fresh: list[Placed], result: Plan, additions: _Additions
+) -> int:
     """Write a plan and commit it; the WAL position behind it, in bytes."""
-    dense = is_dense(conn, len(additions.keys))
+    dense = is_dense(conn, len(additions.keys), lane_count)
     with conn.pipeline() as pipeline:
         if dense:
+            slots = lanes.slots_of(lane.number, lane_count)
             conn.execute(DENSE)
-            conn.execute(_SQL["add_dense"], additions.arguments(), prepare=False)  # its plan is good for this table and these settings
+            # Not prepared: its plan is good for this table, these partitions and these settings.
+            conn.execute(_SQL["add_dense"], {**additions.arguments(), "first": slots.start, "behind": slots.stop}, prepare=False)
         elif additions.keys:
             conn.execute(_SQL["add"], additions.arguments())
         _put(conn, result.put)
-        _keep_books(conn, fresh, result)
+        _keep_books(conn, lane, fresh, result)
         conn.execute("COMMIT")
         written = conn.execute(flush.WRITTEN)
         pipeline.sync()
     return int(written.fetchall()[0][0])
 
 
-def is_dense(conn: psycopg.Connection[Any], keys: int) -> bool:
-    """Whether so many keys are so good a part of all counters that reading the whole table once is the quickest way to their rows."""
+def is_dense(conn: psycopg.Connection[Any], keys: int, lane_count: int) -> bool:
+    """Whether so many keys are so good a part of a lane's counters that reading all of them once is the quickest way to their rows."""
     if keys < _DENSE_KEYS:
         return False
     size: int = conn.execute(SIZE).fetchone()[0]  # type: ignore[index]
-    return size <= keys * _DENSE_BYTES
+    return size <= keys * _DENSE_BYTES * lane_count
 
 
 def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
@@ -241,7 +250,7 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
     conn.execute(_SQL["put"], arguments)
 
 
-def _keep_books(conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan) -> None:
+def _keep_books(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], result: Plan) -> None:
     if result.outcomes:
         rows = [(UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason) for o in result.outcomes]
         conn.execute(OUTCOMES, [list(column) for column in zip(*rows, strict=True)])
@@ -249,4 +258,4 @@ def _keep_books(conn: psycopg.Connection[Any], fresh: list[Placed], result: Plan
     if tokens:
         conn.execute(TOKENS, ([token.token for token in tokens], [token.record for token in tokens]))
     if fresh:
-        conn.execute(NEW_STATE, (result.last_version, result.last_set_version))
+        conn.execute(NEW_STATE, (result.last_version, result.last_set_version, lane.number))

@@ -1,6 +1,6 @@
-"""The batch: what one flush writes to one shard, as bytes. Pure.
+"""The batch: what one flush writes to one lane, as bytes. Pure.
 
-A batch is a list of segments, one for each write that touches the shard, each encoded once, by the request that brought it. So a flush
+A batch is a list of segments, one for each write that touches the lane, each encoded once, by the request that brought it. So a flush
 costs the same whatever is in it, and a rejected operation is still known to belong to its write. Folding happens
 inside a segment (the request) and over all segments at hand (the worker).
 
@@ -86,7 +86,7 @@ class BadBatch(ValueError):
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
 _elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_format = msgspec.msgpack.Decoder(int)
+_tokens = msgspec.msgpack.Decoder(list[Token])
 
 
 def encode_segment(operation: Operation) -> msgspec.Raw:
@@ -99,15 +99,23 @@ def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token
     return _encoder.encode(_Encoded(FORMAT, id.bytes, segments, tokens, reply_to))
 
 
+def tokens_of(data: bytes) -> list[Token]:
+    """The idempotency tokens of a batch, none of bytes that are no batch; its segments are not decoded."""
+    try:
+        return _tokens.decode(_elements.decode(data)[3])
+    except (msgspec.DecodeError, IndexError):
+        return []
+
+
 def decode(data: bytes) -> Batch:
     """Raises `BadBatch`."""
     try:
-        elements = _elements.decode(data)
-        if not elements or _format.decode(elements[0]) != FORMAT:
-            raise BadBatch(f"not a batch of format {FORMAT}")
         batch = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadBatch(f"not a batch: {error}") from error
-    if any(isinstance(one, Increments) and len(one.keys) != len(one.deltas) for _, one in batch.segments):
-        raise BadBatch("not a batch: keys and deltas differ in number")
+        raise BadBatch(f"not a batch of format {FORMAT}: {error}") from error
+    if batch.format != FORMAT:
+        raise BadBatch(f"not a batch of format {FORMAT}: it has format {batch.format}")
+    for _, one in batch.segments:
+        if isinstance(one, Increments) and len(one.keys) != len(one.deltas):
+            raise BadBatch("not a batch: keys and deltas differ in number")
     return batch

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from heapq import merge
+from itertools import islice
 from typing import Literal
 from uuid import UUID
 
 from counters import books
 from counters.intake import batch, journal
 from counters.intake.batch import Increments
+from sharding.lanes import Lane
 
 DECODED_BYTES = 4 * 1024 * 1024  # of batches that one page decodes to count what is in them
 
@@ -33,7 +36,7 @@ class Summary:
 class Held:
     """A batch that the journal holds. `writes` and `keys` are None if they were not counted, `reason` is why it was set aside."""
 
-    shard: int
+    lane: Lane
     batch: UUID
     position: int
     age: timedelta
@@ -46,7 +49,11 @@ class Held:
     @property
     def pk(self) -> str:
         """Its name in the admin."""
-        return f"{self.shard}-{self.batch.hex}"
+        return f"{self.lane}-{self.batch.hex}"
+
+    @property
+    def shard(self) -> int:
+        return self.lane.shard
 
     @property
     def at(self) -> datetime:
@@ -56,62 +63,76 @@ class Held:
 
 def summary(shard: int) -> Summary:
     """How full a shard's journal is. Raises `RedisError`."""
-    oldest = journal.entries(shard, limit=1)
-    age = _age(oldest[0].position, journal.now()) if oldest else timedelta()
+    lanes, aside = journal.occupied(shard), journal.with_set_aside(shard)
     return Summary(
-        shard, journal.depth(shard), age, journal.size(shard), journal.set_aside_count(shard), degraded=journal.is_degraded(shard)
+        shard,
+        sum(map(journal.depth, lanes)),
+        timedelta(seconds=int(max(map(journal.age, lanes), default=0))),
+        sum(map(journal.size, lanes)),
+        sum(map(journal.set_aside_count, aside)),
+        degraded=journal.is_degraded(shard),
     )
 
 
-def entries(shard: int, *, after: tuple[int, int], limit: int) -> list[Held]:
-    """A shard's entries behind a (position, shard), the oldest first, without what is in them. Raises `RedisError`."""
-    position, of = after  # one flush has one position in several shards
-    return _held(shard, journal.entries(shard, after=position - 1 if shard > of else position, limit=limit))
-
-
-def _held(shard: int, found: Sequence[journal.Entry]) -> list[Held]:
-    now = journal.now()
-    applied = books.applied(shard, [entry.id for entry in found])
-
-    def state(id: UUID) -> State:
-        return "unknown" if applied is None else "waiting" if id in applied else "queued"
-
-    return [Held(shard, entry.id, entry.position, _age(entry.position, now), state(entry.id)) for entry in found]
-
-
-def set_aside(shard: int, *, before: tuple[UUID, int] | None, limit: int) -> list[Held]:
-    """Batches that a shard's worker set aside, by falling id, from below an (id, shard) on. Raises `RedisError`."""
-    ids = [id for id in journal.set_aside_ids(shard) if before is None or (id, shard) < before]
-    return _set_aside(shard, ids[:limit])
-
-
-def _set_aside(shard: int, ids: Sequence[UUID]) -> list[Held]:
-    now = journal.now()
-    return [
-        Held(shard, one.id, one.position, _age(one.position, now), "set aside", one.size, reason=one.reason)
-        for one in journal.set_aside_batches(shard, ids)
+def entries(shard: int, *, after: tuple[int, Lane], limit: int) -> list[Held]:
+    """A shard's entries behind a (position, lane), the oldest first, without what is in them. Raises `RedisError`."""
+    position, of = after  # one flush has one position in several lanes
+    found = [
+        [(entry.position, lane, entry) for entry in journal.entries(lane, after=position - 1 if lane > of else position, limit=limit)]
+        for lane in journal.occupied(shard)
     ]
+    return _held(shard, [(lane, entry) for _, lane, entry in islice(merge(*found, key=lambda one: one[:2]), limit)])
+
+
+def _held(shard: int, found: Sequence[tuple[Lane, journal.Entry]]) -> list[Held]:
+    now = journal.now()
+    applied = books.applied(shard, [entry.id for _, entry in found])
+
+    def state(lane: Lane, id: UUID) -> State:
+        return "unknown" if applied is None else "waiting" if (id, lane.number) in applied else "queued"
+
+    return [Held(lane, entry.id, entry.position, _age(entry.position, now), state(lane, entry.id)) for lane, entry in found]
+
+
+def set_aside(shard: int, *, before: tuple[UUID, Lane] | None, limit: int) -> list[Held]:
+    """Batches that a shard's workers set aside, by falling (id, lane), from below such a place on. Raises `RedisError`."""
+    places = sorted(((id, lane) for lane in journal.with_set_aside(shard) for id in journal.set_aside_ids(lane)), reverse=True)
+    return _set_aside([place for place in places if before is None or place < before][:limit])
+
+
+def _set_aside(places: Sequence[tuple[UUID, Lane]]) -> list[Held]:
+    now = journal.now()
+    ids: dict[Lane, list[UUID]] = {}
+    for id, lane in places:
+        ids.setdefault(lane, []).append(id)
+    found = {
+        (one.id, lane): Held(lane, one.id, one.position, _age(one.position, now), "set aside", one.size, reason=one.reason)
+        for lane, here in ids.items()
+        for one in journal.set_aside_batches(lane, here)
+    }
+    return [found[place] for place in places if place in found]
 
 
 def find(shard: int, id: UUID) -> list[Held]:
-    """A batch, wherever a shard's journal holds it. Raises `RedisError`."""
-    position = journal.position(shard, id)
-    return _held(shard, [] if position is None else [journal.Entry(id, position)]) + _set_aside(shard, [id])
+    """A flush's batches, wherever a shard's journals hold them. Raises `RedisError`."""
+    lanes = journal.occupied(shard)
+    entries = [(lane, journal.Entry(id, at)) for lane, at in zip(lanes, journal.positions(lanes, id), strict=True) if at is not None]
+    return _held(shard, entries) + _set_aside([(id, lane) for lane in journal.with_set_aside(shard)])
 
 
 def measured(held: Sequence[Held]) -> list[Held]:
     """The same with the size of each batch and what is in it, as far as `DECODED_BYTES` go. Raises `RedisError`."""
     result = {one.pk: one for one in held}
     left = DECODED_BYTES
-    for shard in sorted({one.shard for one in held}):
-        here = [one for one in held if one.shard == shard and one.state != "set aside"]
+    for lane in sorted({one.lane for one in held}):
+        here = [one for one in held if one.lane == lane and one.state != "set aside"]
         few = []
-        for one, size in zip(here, journal.sizes(shard, [one.batch for one in here]), strict=True):
+        for one, size in zip(here, journal.sizes(lane, [one.batch for one in here]), strict=True):
             result[one.pk] = replace(one, size=size)
             if size <= left:
                 few.append(one.pk)
                 left -= size
-        for pk, data in zip(few, journal.payloads(shard, [result[pk].batch for pk in few]), strict=True):
+        for pk, data in zip(few, journal.payloads(lane, [result[pk].batch for pk in few]), strict=True):
             result[pk] = _counted(result[pk], data)
     return list(result.values())
 

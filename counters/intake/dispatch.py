@@ -1,15 +1,15 @@
-"""Dispatch: the Celery task that tells a shard's worker that a batch is in the journal.
+"""Dispatch: the Celery task that applies a lane.
 
-It is sent after the answer is certain and may be lost (I4): a broker that is away costs a log line, a metric and the time until the worker
-looks at the journal by itself, or the relay sends it.
-The message names the batch and does not carry it: the journal has its bytes already, and the worker reads them there in order, all up to
-this one. So of batches that wait to be sent, the newest of each shard speaks for the others.
+A task is sent when something was appended to a lane that nobody applies and for which no task is under way (`lua/append.lua`). The message
+names the lane and carries nothing: the journal has the batches, and their order. It may be lost (I4): the lease that `append` took for it
+runs out, and then the next append, a worker's own watch (`apply.watch`) or the relay starts a shift.
+
+Sending never holds up a flush: a thread of its own does it, so a slow broker costs nothing but the time until a shift starts.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from uuid import UUID
 
 import structlog
 from celery import current_app
@@ -17,11 +17,12 @@ from kombu.exceptions import OperationalError
 from prometheus_client import Counter
 
 from counters.intake.group_commit import GroupCommit
+from sharding.lanes import Lane
 
-TASK = "counters.apply_batch"
-DISPATCHED = Counter("tally_batches_dispatched_total", "Celery tasks sent", ["shard"])
-UNDISPATCHED = Counter("tally_batches_undispatched_total", "Celery tasks that the broker did not take; the relay sends them", ["shard"])
-_MOST = 4096  # that wait for the broker; more are left to the worker's own look at the journal
+TASK = "counters.apply"
+DISPATCHED = Counter("tally_batches_dispatched_total", "Celery tasks sent to apply a lane", ["shard"])
+UNDISPATCHED = Counter("tally_batches_undispatched_total", "Celery tasks that the broker did not take; workers find the lane", ["shard"])
+_MOST = 4096  # lanes that wait for the broker
 log = structlog.get_logger(__name__)
 
 
@@ -30,37 +31,35 @@ def queue_of(shard: int) -> str:
     return f"shard-{shard}"
 
 
-def send(shard: int, batch: UUID, position: int, *, again: bool = False) -> bool:
-    """Send one task now; whether the broker took it. `again`: the worker may have passed its position, and shall look once more."""
-    options = {"again": True} if again else {}  # a worker of an older version knows only what is always sent
+def send(lane: Lane) -> bool:
+    """Send the task of a lane now; whether the broker took it."""
     try:
-        current_app.send_task(TASK, (shard, batch.hex, position), options, queue=queue_of(shard), ignore_result=True, retry=False)
+        current_app.send_task(TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
-        _undispatched(shard, str(error))
+        _undispatched(lane, str(error))
         return False
-    DISPATCHED.labels(shard).inc()
+    DISPATCHED.labels(lane.shard).inc()
     return True
 
 
-def _send_newest(batches: list[tuple[int, UUID, int]]) -> None:
-    newest = {batch[0]: batch for batch in batches}  # positions rise
-    for batch in newest.values():
-        send(*batch)
+def _send_all(lanes: list[Lane]) -> None:
+    for lane in dict.fromkeys(lanes):
+        send(lane)
 
 
-def _undispatched(shard: int, error: str) -> None:
-    UNDISPATCHED.labels(shard).inc()
-    log.warning("batch_undispatched", shard=shard, error=error)
+def _undispatched(lane: Lane, error: str) -> None:
+    UNDISPATCHED.labels(lane.shard).inc()
+    log.warning("batch_undispatched", shard=lane.shard, lane=lane.number, error=error)
 
 
 @cache
-def _sender() -> GroupCommit[tuple[int, UUID, int]]:
-    return GroupCommit(_send_newest, name="dispatch", most=_MOST)
+def _sender() -> GroupCommit[Lane]:
+    return GroupCommit(_send_all, name="dispatch", most=_MOST)
 
 
-def send_soon(shard: int, batch: UUID, position: int) -> None:
-    """Send it from the dispatch thread: a slow broker must not hold up the next flush, nor a broker that hangs fill the memory."""
+def send_soon(lane: Lane) -> None:
+    """Send it from the dispatch thread: a slow broker must not hold up the next flush, nor one that hangs fill the memory."""
     if _sender().waiting < _MOST:
-        _sender().put((shard, batch, position))
+        _sender().put(lane)
     else:
-        _undispatched(shard, "too many wait for the broker")
+        _undispatched(lane, "too many wait for the broker")

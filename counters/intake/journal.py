@@ -1,18 +1,21 @@
 """The journal: accepted batches not yet known to be safe on a shard, in Redis (AOF, fsync always).
 
-I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. Each shard has two keys,
-`journal:N:positions` (sorted set: batch id by position) and `journal:N:batches` (hash: batch id → bytes). One clock serves all shards.
+I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. Each lane has a journal of two keys,
+`journal:S.L:positions` (sorted set: batch id by position) and `journal:S.L:batches` (hash: batch id → bytes). One clock serves all lanes.
 
 A position is the place of a batch in the journal: microseconds since 1970 by Redis's clock, strictly rising. Write number n of
 the batch has the version `position + n`; that is the version of every counter that it changed, so a version is the same however
 batches are grouped into transactions, and on whichever server they are applied again after a failover (I5).
 
 If Redis was emptied, the clock is gone, and nothing is accepted until the clock is known to be past every version that a shard holds.
+
+Beside its journal each lane has a lease, `journal:S.L:shift`: who applies the lane now, or that a task was sent for it (`dispatch`). The
+lease is a hint (I4): it runs out by itself, it is not in the AOF, and two shifts at once are slower and nothing worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -31,10 +34,13 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
 from sharding import breakers, databases
+from sharding.lanes import MOST, Lane
 
 log = structlog.get_logger(__name__)
 
 CLOCK = "journal:clock"
+TOPOLOGY = "journal:topology"  # version of the newest that anything was routed by
+CLOSED = "journal:closed"  # there while the number of lanes is being changed
 LAST_VERSIONS = "SELECT coalesce(max(last_version), 0) FROM apply_state"
 
 
@@ -50,20 +56,32 @@ class TokensTaken(Exception):
         self.records = records
 
 
+class Moved(JournalUnavailable):
+    """The batches were routed by a topology that is no longer in force; nothing was accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A batch's place in the journal of one shard."""
+    """A batch's place in the journal of one lane."""
 
     id: UUID
     position: int
 
 
 @dataclass(frozen=True, slots=True)
+class Payload:
+    """A batch for one lane, encoded. `awaited`: somebody waits for a result, so the lane's shift shall not rest."""
+
+    data: bytes
+    awaited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Appended:
-    """A flush in the journal, and those of its shards whose workers wait for a message; the others look by themselves."""
+    """A flush in the journal, and those of its lanes that need a task; the others have one already."""
 
     position: int
-    asleep: list[int]
+    unattended: list[Lane]
 
 
 class Poison(msgspec.Struct, array_like=True, frozen=True):
@@ -106,38 +124,33 @@ def _script(name: str) -> str:
 
 
 @cache
-def _append() -> Any:
-    return client().register_script(_script("append"))
+def _registered(name: str) -> Any:
+    return client().register_script(_script(name))
 
 
-@cache
-def _fall_asleep() -> Any:
-    return client().register_script(_script("fall_asleep"))
+def positions_key(lane: Lane) -> str:
+    """Sorted set of a lane's batch ids by position."""
+    return f"journal:{lane}:positions"
 
 
-@cache
-def _set_aside_heads() -> Any:
-    return client().register_script(_script("set_aside"))
+def batches_key(lane: Lane) -> str:
+    """Hash of a lane's batches by id."""
+    return f"journal:{lane}:batches"
 
 
-def positions_key(shard: int) -> str:
-    """Sorted set of a shard's batch ids by position."""
-    return f"journal:{shard}:positions"
+def shift_key(lane: Lane) -> str:
+    """Hash, a lane's lease: `until` when (microseconds), `holder` (none: a task was sent), `lingers` if its shift waits for more."""
+    return f"journal:{lane}:shift"
 
 
-def batches_key(shard: int) -> str:
-    """Hash of a shard's batches by id."""
-    return f"journal:{shard}:batches"
+def wake_channel(lane: Lane) -> str:
+    """Where `append` wakes a lane's shift: one that lingers by any append, one that rests by an operation whose result is waited for."""
+    return f"journal:{lane}:wake"
 
 
-def asleep_key(shard: int) -> str:
-    """Whether a shard's worker waits for a message: it is there, or not."""
-    return f"journal:{shard}:asleep"
-
-
-def poison_key(shard: int) -> str:
-    """Hash of a shard's batches that could not be decoded, by id."""
-    return f"journal:{shard}:poison"
+def poison_key(lane: Lane) -> str:
+    """Hash of a lane's batches that could not be decoded, by id."""
+    return f"journal:{lane}:poison"
 
 
 def token_key(token: bytes) -> bytes:
@@ -145,25 +158,37 @@ def token_key(token: bytes) -> bytes:
     return b"idempotency:" + token
 
 
-def append(id: UUID, payloads: dict[int, bytes], writes: int, tokens: dict[bytes, bytes]) -> Appended:
-    """Write one flush: a payload for each shard, under one id. Returns once it is on the disk.
+def append(id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None) -> Appended:
+    """Write one flush: a payload for each lane, under one id. Returns once it is on the disk.
 
-    Raises `TokensTaken` (nothing was written), or `JournalUnavailable`: then it may or may not have been written.
+    `routed_by` is the version of the topology that named the lanes; None for what a worker forwards, which is never refused for that.
+    Raises `TokensTaken` and `Moved` (nothing was written), or `JournalUnavailable`: then it may or may not have been written.
     """
-    keys: list[str | bytes] = [CLOCK]
-    for shard in payloads:
-        keys += [positions_key(shard), batches_key(shard), asleep_key(shard)]
+    keys: list[str | bytes] = [CLOCK, TOPOLOGY, CLOSED]
+    args: list[object] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, _lease()]
+    for lane, payload in payloads.items():
+        keys += [positions_key(lane), batches_key(lane), shift_key(lane), wake_channel(lane)]
+        args += [payload.data, int(payload.awaited)]
     keys += map(token_key, tokens)
-    args = [id.bytes, writes, len(payloads), *payloads.values(), settings.TALLY.retention_days * 86400, *tokens.values()]
+    args += [settings.TALLY.retention_days * 86400, *tokens.values()]
     reply = _run_append(keys, args)
     if reply[0] == b"unset":
         _set_clock()
         reply = _run_append(keys, args)
-    if reply[0] == b"taken":
-        raise TokensTaken({token: record for token, record in zip(tokens, reply[1:], strict=True) if record is not None})
-    if reply[0] != b"appended":
-        raise JournalUnavailable("the journal's clock could not be set")
-    return Appended(int(reply[1]), [shard for shard, was_asleep in zip(payloads, reply[2:], strict=True) if was_asleep])
+    match reply[0]:
+        case b"appended":
+            return Appended(int(reply[1]), [lane for lane, send in zip(payloads, reply[2:], strict=True) if send])
+        case b"taken":
+            raise TokensTaken({token: record for token, record in zip(tokens, reply[1:], strict=True) if record is not None})
+        case b"moved":
+            raise Moved("the lanes of the shards have changed; this write was not taken")
+        case b"closed":
+            raise JournalUnavailable("the number of lanes is being changed; this write was not taken")
+    raise JournalUnavailable("the journal's clock could not be set")
+
+
+def _lease() -> int:
+    return int(settings.TALLY.lease_seconds * 1e6)
 
 
 def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
@@ -176,12 +201,12 @@ def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
 def _append_twice(keys: list[str | bytes], args: list[object]) -> Any:
     """A connection may have died while nobody used it: that alone is no reason to refuse writes."""
     try:
-        return _append()(keys, args)
+        return _registered("append")(keys, args)
     except RedisTimeout:
         raise
     except RedisConnectionError as error:
         log.warning("journal_append_repeated", error=str(error))
-        return _append()(keys, args)
+        return _registered("append")(keys, args)
 
 
 def _set_clock() -> None:
@@ -200,51 +225,131 @@ def _set_clock() -> None:
     log.warning("journal_clock_set", last_version=last)
 
 
-def entries(shard: int, *, after: int = 0, limit: int = -1) -> list[Entry]:
-    """Entries of a shard beyond a position, in order. Raises `RedisError`."""
-    found = client().zrange(positions_key(shard), f"({after}", "+inf", byscore=True, offset=0, num=limit, withscores=True)
+def entries(lane: Lane, *, after: int = 0, through: int | None = None, limit: int = -1) -> list[Entry]:
+    """Entries of a lane beyond a position, up to another, in order. Raises `RedisError`."""
+    last = "+inf" if through is None else through
+    found = client().zrange(positions_key(lane), f"({after}", last, byscore=True, offset=0, num=limit, withscores=True)
     return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]
 
 
-def payloads(shard: int, ids: Sequence[UUID]) -> list[bytes | None]:
+def read(lane: Lane, after: int, most: int) -> list[tuple[Entry, bytes | None]]:
+    """The next entries beyond a position with their bytes, None for one that has just gone. Raises `RedisError`."""
+    found = _registered("read")([positions_key(lane), batches_key(lane)], [f"({after}", most])
+    return [(Entry(UUID(bytes=id), int(score)), data) for id, score, data in zip(found[::3], found[1::3], found[2::3], strict=True)]
+
+
+def payloads(lane: Lane, ids: Sequence[UUID]) -> list[bytes | None]:
     """Bytes of batches, in the order asked for; None for one that is gone. Raises `RedisError`."""
-    return client().hmget(batches_key(shard), [id.bytes for id in ids]) if ids else []
+    return client().hmget(batches_key(lane), [id.bytes for id in ids]) if ids else []
 
 
-def sizes(shard: int, ids: Sequence[UUID]) -> list[int]:
+def sizes(lane: Lane, ids: Sequence[UUID]) -> list[int]:
     """Bytes of batches, in the order asked for; 0 for one that is gone. Raises `RedisError`."""
     with client().pipeline(transaction=False) as pipe:
         for id in ids:
-            pipe.hstrlen(batches_key(shard), id.bytes)
+            pipe.hstrlen(batches_key(lane), id.bytes)
         lengths: list[int] = pipe.execute()
     return lengths
 
 
-def position(shard: int, id: UUID) -> int | None:
-    """Where a batch stands, or None if it is not in the journal. Raises `RedisError`."""
-    score = client().zscore(positions_key(shard), id.bytes)
-    return None if score is None else int(score)
+def position(lane: Lane, id: UUID) -> int | None:
+    """Where a batch stands, or None if it is not in the lane's journal. Raises `RedisError`."""
+    return positions([lane], id)[0]
 
 
-def fall_asleep(shard: int, after: int) -> bool:
-    """From now on a message is wanted, unless there are entries beyond a position: then nothing is done, and False. Raises `RedisError`."""
-    return bool(_fall_asleep()([positions_key(shard), asleep_key(shard)], [f"({after}"]))
+def positions(lanes: Sequence[Lane], id: UUID) -> list[int | None]:
+    """Where the batches of one flush stand, for each lane; None where it has none. Raises `RedisError`."""
+    with client().pipeline(transaction=False) as pipe:
+        for lane in lanes:
+            pipe.zscore(positions_key(lane), id.bytes)
+        return [None if score is None else int(score) for score in pipe.execute()]
 
 
-def depth(shard: int) -> int:
+def hold(lane: Lane, holder: str, then: str) -> bool:
+    """Take (`holder` is `then`), renew, or hand over a lane's lease; "" is nobody, for whom a task is sent. Raises `RedisError`.
+
+    Returns False, changing nothing, if another shift has it.
+    """
+    return bool(_registered("hold")([shift_key(lane)], [holder, then, _lease()]))
+
+
+def linger(lane: Lane, holder: str, after: int) -> bool:
+    """Have every append wake the shift. Returns False, changing nothing, if entries follow `after`, or the lease is another's.
+
+    Raises `RedisError`.
+    """
+    return bool(_registered("linger")([positions_key(lane), shift_key(lane)], [holder, f"({after}", _lease()]))
+
+
+def release(lane: Lane, holder: str, after: int) -> bool:
+    """Give a lease back. Returns False, changing nothing, if entries follow `after`. Raises `RedisError`."""
+    return bool(_registered("release")([positions_key(lane), shift_key(lane)], [holder, f"({after}"]))
+
+
+class WakeUps:
+    """What wakes a lane's shift, from here on until `close`. Not thread-safe; its methods raise `RedisError`.
+
+    Published, not kept in a list: the time-out of a wait is the socket's, while an idle Redis ends BLPOP up to 100 ms late.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._messages = client().pubsub()
+        self._messages.subscribe(wake_channel(lane))
+        self._messages.get_message(timeout=settings.TALLY.redis_timeout_seconds)  # from here on nothing is missed
+
+    def forget(self) -> None:
+        """What came until now wakes nobody."""
+        while self._messages.get_message() is not None:
+            pass
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a wake-up, so long at most; whether there was one."""
+        return self._messages.get_message(timeout=max(0.0, seconds)) is not None
+
+    def close(self) -> None:
+        self._messages.close()
+
+
+def holder(lane: Lane) -> str | None:
+    """Who applies a lane: None if its lease has run out, "" if a task was sent and no shift has begun. Raises `RedisError`."""
+    held, until = client().hmget(shift_key(lane), "holder", "until")
+    if until is None or int(until) <= now():
+        return None
+    return "" if held is None else str(held.decode())
+
+
+def occupied(shard: int) -> list[Lane]:
+    """The lanes of a shard that have entries, whatever number of lanes is in force. Raises `RedisError`."""
+    return _having(shard, positions_key)
+
+
+def with_set_aside(shard: int) -> list[Lane]:
+    """The lanes of a shard that have batches set aside, whatever number of lanes is in force. Raises `RedisError`."""
+    return _having(shard, poison_key)
+
+
+def _having(shard: int, key_of: Callable[[Lane], str]) -> list[Lane]:
+    lanes = [Lane(shard, number) for number in range(MOST)]
+    with client().pipeline(transaction=False) as pipe:
+        for lane in lanes:
+            pipe.exists(key_of(lane))
+        return [lane for lane, there in zip(lanes, pipe.execute(), strict=True) if there]
+
+
+def depth(lane: Lane) -> int:
     """Number of entries. Raises `RedisError`."""
-    return int(client().zcard(positions_key(shard)))
+    return int(client().zcard(positions_key(lane)))
 
 
-def age(shard: int) -> float:
+def age(lane: Lane) -> float:
     """Seconds since the oldest entry was accepted; 0 if there is none. Raises `RedisError`."""
-    oldest = entries(shard, limit=1)
+    oldest = entries(lane, limit=1)
     return max(0.0, (now() - oldest[0].position) / 1e6) if oldest else 0.0
 
 
-def size(shard: int) -> int:
-    """Bytes of memory that a shard's batches take, as Redis estimates it. Raises `RedisError`."""
-    return int(client().memory_usage(batches_key(shard)) or 0)
+def size(lane: Lane) -> int:
+    """Bytes of memory that a lane's batches take, as Redis estimates it. Raises `RedisError`."""
+    return int(client().memory_usage(batches_key(lane)) or 0)
 
 
 def now() -> int:
@@ -253,89 +358,115 @@ def now() -> int:
     return int(seconds) * 1_000_000 + int(microseconds)
 
 
-def remove(shard: int, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:
+def remove(lane: Lane, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:
     """Completion: forget batches that are safe, and let their idempotency tokens go some time later. Raises `RedisError`."""
     raw = [id.bytes for id in ids]
     with client().pipeline(transaction=True) as pipe:
-        pipe.zrem(positions_key(shard), *raw)
-        pipe.hdel(batches_key(shard), *raw)
+        pipe.zrem(positions_key(lane), *raw)
+        pipe.hdel(batches_key(lane), *raw)
         for token in tokens:
             pipe.expire(token_key(token), settings.TALLY.idempotency_redis_seconds, lt=True)
         pipe.execute()
 
 
-def tell_pace(shard: int, seconds: float) -> None:
-    """The worker's word on how long its last transaction took; the relay goes by it. Raises `RedisError`."""
-    client().set(f"journal:{shard}:pace", f"{seconds:.3f}", ex=60)
-
-
-def pace(shard: int) -> float:
-    """Seconds that the worker's last transaction took; 0 if it did nothing for a minute. Raises `RedisError`."""
-    return float(client().get(f"journal:{shard}:pace") or 0)
-
-
-def tell_degraded(shard: int, degraded: bool) -> None:
-    """The worker's word on whether batches left the journal that too few replicas have. Raises `RedisError`."""
+def tell_degraded(lane: Lane, degraded: bool) -> None:
+    """A shift's word on whether batches left its lane's journal that too few replicas have. Raises `RedisError`."""
     if degraded:
-        client().set(f"journal:{shard}:degraded", "1")
+        client().sadd(_degraded_key(lane.shard), lane.number)
     else:
-        client().delete(f"journal:{shard}:degraded")
+        client().srem(_degraded_key(lane.shard), lane.number)
 
 
 def is_degraded(shard: int) -> bool:
-    """What the shard's worker said last, see `counters.apply.completion`. Raises `RedisError`."""
-    return bool(client().exists(f"journal:{shard}:degraded"))
+    """Whether some lane's shift said so last, see `counters.apply.completion`. Raises `RedisError`."""
+    return bool(client().exists(_degraded_key(shard)))
 
 
-def set_aside(shard: int, entry: Entry, reason: str) -> None:
+def _degraded_key(shard: int) -> str:
+    return f"journal:{shard}:degraded_lanes"
+
+
+def set_aside(lane: Lane, entry: Entry, reason: str) -> None:
     """Take a batch that cannot be decoded or applied out of the way, and keep it with the reason. Raises `RedisError`."""
-    data = payloads(shard, [entry.id])[0]
+    data = payloads(lane, [entry.id])[0]
     with client().pipeline(transaction=True) as pipe:
         if data is not None:
-            pipe.hset(poison_key(shard), entry.id.bytes, msgspec.msgpack.encode(Poison(entry.position, reason, data)))
-        pipe.zrem(positions_key(shard), entry.id.bytes)
-        pipe.hdel(batches_key(shard), entry.id.bytes)
+            pipe.hset(poison_key(lane), entry.id.bytes, msgspec.msgpack.encode(Poison(entry.position, reason, data)))
+        pipe.zrem(positions_key(lane), entry.id.bytes)
+        pipe.hdel(batches_key(lane), entry.id.bytes)
         pipe.execute()
 
 
-def poison(shard: int) -> dict[UUID, Poison]:
+def poison(lane: Lane) -> dict[UUID, Poison]:
     """What was set aside. Raises `RedisError`."""
-    return {UUID(bytes=id): _poison.decode(data) for id, data in client().hgetall(poison_key(shard)).items()}
+    return {UUID(bytes=id): _poison.decode(data) for id, data in client().hgetall(poison_key(lane)).items()}
 
 
-def set_aside_count(shard: int) -> int:
+def set_aside_count(lane: Lane) -> int:
     """How many were set aside. Raises `RedisError`."""
-    return int(client().hlen(poison_key(shard)))
+    return int(client().hlen(poison_key(lane)))
 
 
-def set_aside_ids(shard: int) -> list[UUID]:
+def set_aside_ids(lane: Lane) -> list[UUID]:
     """The ids of what was set aside, the newest first (ids of forwarded batches tell no time). Raises `RedisError`."""
-    return sorted((UUID(bytes=id) for id in client().hkeys(poison_key(shard))), reverse=True)
+    return sorted((UUID(bytes=id) for id in client().hkeys(poison_key(lane))), reverse=True)
 
 
-def set_aside_batches(shard: int, ids: Sequence[UUID]) -> list[SetAside]:
+def set_aside_batches(lane: Lane, ids: Sequence[UUID]) -> list[SetAside]:
     """Batches that were set aside, without their bytes; those that are gone are left out. Raises `RedisError`."""
-    heads = _set_aside_heads()([poison_key(shard)], [id.bytes for id in ids]) if ids else []
+    heads = _registered("set_aside")([poison_key(lane)], [id.bytes for id in ids]) if ids else []
     return [SetAside(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in zip(ids, heads, strict=True) if head]
 
 
-def retry(shard: int, id: UUID) -> int | None:
+def retry(lane: Lane, id: UUID) -> int | None:
     """Put a batch that was set aside back to its place in the journal; its position, or None if it is not there. Raises `RedisError`.
 
     It is applied as what it is, late: increments that a set has voided since stay void.
     """
-    found = client().hget(poison_key(shard), id.bytes)
+    found = client().hget(poison_key(lane), id.bytes)
     if found is None:
         return None
     one = _poison.decode(found)
     with client().pipeline(transaction=True) as pipe:
-        pipe.zadd(positions_key(shard), {id.bytes: one.position}, nx=True)
-        pipe.hset(batches_key(shard), id.bytes, one.data)
-        pipe.hdel(poison_key(shard), id.bytes)
+        pipe.zadd(positions_key(lane), {id.bytes: one.position}, nx=True)
+        pipe.hset(batches_key(lane), id.bytes, one.data)
+        pipe.hdel(poison_key(lane), id.bytes)
         pipe.execute()
     return one.position
 
 
-def discard(shard: int, id: UUID) -> bool:
+def discard(lane: Lane, id: UUID) -> bool:
     """Forget a batch that was set aside; whether it was there. Raises `RedisError`."""
-    return bool(client().hdel(poison_key(shard), id.bytes))
+    return bool(client().hdel(poison_key(lane), id.bytes))
+
+
+def close(seconds: float) -> None:
+    """Take nothing for so long, or until `reopen`. Raises `RedisError`."""
+    client().set(CLOSED, 1, px=int(seconds * 1000))
+
+
+def reopen(topology_version: int) -> None:
+    """Take what is routed by this version of the topology, or a newer one. Raises `RedisError`."""
+    with client().pipeline(transaction=True) as pipe:
+        pipe.set(TOPOLOGY, topology_version)
+        pipe.delete(CLOSED)
+        pipe.execute()
+
+
+def adopt_shard_journal(shard: int) -> int:
+    """Make the journal that a shard had before there were lanes that of its lane 0; the number of its entries. Raises `RedisError`."""
+    lane = Lane(shard, 0)
+    old = f"journal:{shard}"
+    found = client().zrange(f"{old}:positions", 0, -1, withscores=True)
+    batches, poison = client().hgetall(f"{old}:batches"), client().hgetall(f"{old}:poison")
+    with client().pipeline(transaction=True) as pipe:
+        if found:
+            pipe.zadd(positions_key(lane), dict(found), nx=True)
+        for key, entries in ((batches_key(lane), batches), (poison_key(lane), poison)):
+            if entries:
+                pipe.hset(key, mapping=entries)
+        pipe.delete(*(f"{old}:{name}" for name in ("positions", "batches", "poison", "asleep", "pace", "degraded")))
+        pipe.execute()
+    if found:
+        log.info("shard_journal_adopted", lane=str(lane), entries=len(found))
+    return len(found)

@@ -22,8 +22,10 @@ from counters.intake import batch, dispatch, journal, outcomes
 from counters.intake.batch import Increments, Step, Token
 from counters.intake.group_commit import GroupCommit, Promise
 from counters.intake.idempotency import Claim, Mismatch
+from counters.intake.journal import Payload
 from counters.write_id import WriteId
 from sharding import event_loop, topology
+from sharding.lanes import Lane
 from sharding.slots import slots_of
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
@@ -42,9 +44,10 @@ class Accepted:
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """What one request wants: an encoded operation for each shard concerned."""
+    """What one request wants: an encoded operation for each lane concerned, as that version of the topology routes them."""
 
-    operations: dict[int, msgspec.Raw]
+    operations: dict[Lane, msgspec.Raw]
+    topology_version: int
     claim: Claim | None = None
     outcome: Future[outcomes.Outcome] | None = None  # set where somebody waits for the result
     accepted: Promise[Accepted] = field(default_factory=Promise)
@@ -52,21 +55,22 @@ class Write:
 
 def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
     """Add to many keys; `folded` has valid keys and 64-bit deltas."""
-    owners = topology.current().owners
-    parts: dict[int, Increments] = {}
+    in_force = topology.current()
+    routes = in_force.routes
+    keys: list[list[str]] = [[] for _ in in_force.lanes]
+    deltas: list[list[int]] = [[] for _ in in_force.lanes]
     for slot, (key, delta) in zip(slots_of(folded), folded.items(), strict=True):
-        shard = owners[slot]
-        if (part := parts.get(shard)) is None:
-            part = parts[shard] = Increments([], [])
-        part.keys.append(key)
-        part.deltas.append(delta)
-    return Write({shard: batch.encode_segment(parts[shard]) for shard in sorted(parts)}, claim)
+        route = routes[slot]
+        keys[route].append(key)
+        deltas[route].append(delta)
+    parts = zip(in_force.lanes, keys, deltas, strict=True)
+    return Write({lane: batch.encode_segment(Increments(some, sums)) for lane, some, sums in parts if some}, in_force.version, claim)
 
 
 def step(operation: Step, claim: Claim | None = None) -> Write:
     """One operation whose result is asked for."""
-    shard = topology.current().shard_of(operation.key)
-    return Write({shard: batch.encode_segment(operation)}, claim, Future())
+    in_force = topology.current()
+    return Write({in_force.lane_of(operation.key): batch.encode_segment(operation)}, in_force.version, claim, Future())
 
 
 def submit(write: Write) -> Promise[Accepted]:
@@ -134,31 +138,43 @@ def _flush_distinct(writes: list[Write]) -> list[Write]:
 
 def _append(writes: list[Write]) -> None:
     id = uuid7()
-    segments: dict[int, list[tuple[int, msgspec.Raw]]] = defaultdict(list)
-    tokens: dict[int, list[Token]] = defaultdict(list)
-    ids, waiting = [], False
+    segments: dict[Lane, list[tuple[int, msgspec.Raw]]] = defaultdict(list)
+    tokens: dict[Lane, list[Token]] = defaultdict(list)
+    awaited: set[Lane] = set()
+    ids = []
     for index, write in enumerate(writes):
         ids.append(WriteId(id, index, tuple(write.operations)))
-        for shard, operation in write.operations.items():
-            segments[shard].append((index, operation))
+        for lane, operation in write.operations.items():
+            segments[lane].append((index, operation))
         if write.claim:
-            tokens[write.claim.home_shard].append(Token(write.claim.token, write.claim.record(ids[index])))
+            tokens[_home(write, write.claim)].append(Token(write.claim.token, write.claim.record(ids[index])))
         if write.outcome:
             outcomes.listener().expect(id, index, write.outcome)
-            waiting = True
-    channel = outcomes.listener().channel if waiting else None
-    payloads = {shard: batch.encode(id, segments[shard], tokens[shard], channel) for shard in sorted({*segments, *tokens})}
+            awaited.update(write.operations)
+    channel = outcomes.listener().channel if awaited else None
+    payloads = {
+        lane: Payload(batch.encode(id, segments[lane], tokens[lane], channel if lane in awaited else None), lane in awaited)
+        for lane in sorted({*segments, *tokens})
+    }
     records = {token.token: token.record for group in tokens.values() for token in group}
     try:
-        appended = journal.append(id, payloads, len(writes), records)
-    except Exception:
+        appended = journal.append(id, payloads, len(writes), records, min(write.topology_version for write in writes))
+    except Exception as error:
         _forget(id, writes)
+        if isinstance(error, journal.Moved):
+            topology.reload()
         raise
     for write, write_id in zip(writes, ids, strict=True):
         write.accepted.resolve(Accepted(write_id))
     ACCEPTED.inc(len(writes))
-    for shard in appended.asleep:
-        dispatch.send_soon(shard, id, appended.position)
+    for lane in appended.unattended:
+        dispatch.send_soon(lane)
+
+
+def _home(write: Write, claim: Claim) -> Lane:
+    """The lane that takes a write's idempotency record into the token's home shard: one that the write touches, if it does."""
+    shard = claim.home_shard
+    return next((lane for lane in write.operations if lane.shard == shard), Lane(shard, 0))
 
 
 def _forget(id: UUID, writes: list[Write]) -> None:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from typing import Any
 
 from benchmarks.chaos.subject import Subject
 from benchmarks.context import Books, Context, increments
-from benchmarks.document import ROOT, Part, figure
+from benchmarks.document import Part, figure
 from benchmarks.figures.growth.cost import FLAT, TIMES, Meter
+from benchmarks.scaling import scale
 
 APIS = (1, 2, 4)
 KEYS = 1_000
 WRITES_A_SECOND = 1_000.0
-SCALE_SECONDS = 60.0
 SCRIPTS = ("cmdstat_evalsha", "cmdstat_fcall", "cmdstat_eval")
-
-
-def scale(subject: Subject, count: int) -> None:
-    """Have so many API processes. Raises `TimeoutError`."""
-    command = [sys.executable, "manage.py", "cluster", "scale", f"api={count}", "--dir", str(subject.directory.root)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # noqa: S603
-    deadline = time.monotonic() + SCALE_SECONDS
-    while len(subject.rows("api")) != count or subject.is_whole():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no {count} API processes after {SCALE_SECONDS:g} s: {subject.is_whole()}")
-        time.sleep(0.2)
 
 
 def flushes(subject: Subject) -> tuple[int, int]:
@@ -40,14 +26,14 @@ def flushes(subject: Subject) -> tuple[int, int]:
 def run(context: Context, part: Part) -> None:
     """On the cluster of the run, which gets its API processes back."""
     subject, points = context.subject, []
-    before = len(subject.rows("api"))
+    before = subject.count("api")
     books = Books(context, f"f{context.run}:", part, subject)
     names = [f"{books.prefix}{n}" for n in range(KEYS)]
     requests, drawn = increments(context, names), [[name] for name in names]
     try:
         for count in APIS:
             context.tell(f"API processes: {count}")
-            scale(subject, count)
+            scale(subject, "api", count)
             meter = Meter(context, subject)
             meter.writes(requests, drawn, books, WRITES_A_SECOND)  # warm
             calls, microseconds = flushes(subject)
@@ -55,7 +41,7 @@ def run(context: Context, part: Part) -> None:
             calls, microseconds = (after - one for after, one in zip(flushes(subject), (calls, microseconds), strict=True))
             points.append({"processes": count, "flush_us": microseconds / max(1, calls), "flushes": calls, "increment_us": cost})
     finally:
-        scale(subject, before)
+        scale(subject, "api", before)
     books.compare()
     part.curves["processes"] = points
     costs = [point["flush_us"] for point in points]

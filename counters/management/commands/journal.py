@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -40,17 +41,17 @@ class Command(BaseCommand):
             batch = UUID(hex=options["retry"] or options["discard"])
         except ValueError as error:
             raise CommandError("an id has 32 hexadecimal digits: see manage.py journal") from error
+        found: list[str] = []  # one flush may have a batch in several lanes
         for shard in range(settings.TALLY.shard_count):
-            if batch not in journal.poison(shard):
-                continue
-            if options["discard"]:
-                journal.discard(shard, batch)
-                self.stdout.write(f"forgotten: {batch.hex}")
-            elif position := journal.retry(shard, batch):
-                dispatch.send(shard, batch, position, again=True)
-                self.stdout.write(f"back in the journal of shard {shard}: {batch.hex}")
-            return
-        raise CommandError(f"no batch {batch.hex} was set aside: see manage.py journal")
+            for lane in journal.with_set_aside(shard):
+                if options["discard"] and journal.discard(lane, batch):
+                    found.append(f"forgotten: {batch.hex}")
+                elif options["retry"] and journal.retry(lane, batch) is not None:
+                    dispatch.send(lane)
+                    found.append(f"back in the journal of lane {lane}: {batch.hex}")
+        if not found:
+            raise CommandError(f"no batch {batch.hex} was set aside: see manage.py journal")
+        self.stdout.write("\n".join(found))
 
     def _show(self, entries: int) -> None:
         console = Console()
@@ -63,26 +64,31 @@ class Command(BaseCommand):
         for shard in range(settings.TALLY.shard_count):
             found = _shard(shard, entries)
             for entry in found["entries"]:
-                console.print(f"shard {shard}  {entry['id']}  position {entry['position']}  {entry['age_seconds']:.3f} s")
+                console.print(f"lane {entry['lane']}  {entry['id']}  position {entry['position']}  {entry['age_seconds']:.3f} s")
             for one in found["set_aside"]:
-                console.print(f"shard {shard}  {one['id']}  set aside: {one['reason']}")
+                console.print(f"lane {one['lane']}  {one['id']}  set aside: {one['reason']}")
 
 
 def _shard(shard: int, entries: int) -> dict[str, Any]:
-    """What the journal of one shard holds. Raises `RedisError`."""
-    now = journal.now()
-    oldest = [
-        {"id": entry.id.hex, "position": entry.position, "age_seconds": max(0.0, (now - entry.position) / 1e6)}
-        for entry in journal.entries(shard, limit=max(1, entries))
-    ]
+    """What the journals of one shard hold. Raises `RedisError`."""
+    now, lanes = journal.now(), journal.occupied(shard)
+    oldest = sorted(
+        (
+            {"lane": str(lane), "id": entry.id.hex, "position": entry.position, "age_seconds": max(0.0, (now - entry.position) / 1e6)}
+            for lane in lanes
+            for entry in journal.entries(lane, limit=max(1, entries))
+        ),
+        key=itemgetter("position"),
+    )
     return {
         "shard": shard,
-        "depth": journal.depth(shard),
-        "bytes": journal.size(shard),
+        "depth": sum(map(journal.depth, lanes)),
+        "bytes": sum(map(journal.size, lanes)),
         "age_seconds": oldest[0]["age_seconds"] if oldest else 0.0,
         "entries": oldest[:entries],
         "set_aside": [
-            {"id": id.hex, "position": one.position, "reason": one.reason, "bytes": len(one.data)}
-            for id, one in journal.poison(shard).items()
+            {"lane": str(lane), "id": id.hex, "position": one.position, "reason": one.reason, "bytes": len(one.data)}
+            for lane in journal.with_set_aside(shard)
+            for id, one in journal.poison(lane).items()
         ],
     }

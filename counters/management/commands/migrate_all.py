@@ -2,11 +2,16 @@
 
 from typing import Any
 
+import psycopg
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from redis.exceptions import RedisError
 
+from counters.apply import lane_count
 from sharding import databases, topology
+
+DRAIN_SECONDS = 60.0
 
 
 class Command(BaseCommand):
@@ -19,7 +24,13 @@ class Command(BaseCommand):
         for alias in [databases.CONTROL, *map(databases.primary, range(shards))]:
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))
         try:
-            in_force = topology.put_in_force(shards)
+            topology.put_in_force(shards, settings.TALLY.lanes)
+            said = lane_count.upgrade(seconds=DRAIN_SECONDS)
+            in_force = topology.reload()
         except (topology.WrongShard, ValueError) as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"migrated control and {shards} shards; topology version {in_force.version}")
+        except (RedisError, psycopg.Error) as error:
+            raise CommandError(f"the lanes could not be set up: {str(error).strip()}. Is the journal's Redis up? Run it again.") from error
+        if said:
+            self.stdout.write(said)
+        self.stdout.write(f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard")

@@ -1,0 +1,83 @@
+"""What one worker process has: its name, the shards whose queues it consumes, the connections of its shifts, and its watch.
+
+The watch is for lanes that no message reaches: the broker is down, or has lost one. It looks at the worker's lanes every second, and runs a
+shift itself for one that is neglected. As long as messages arrive it finds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
+
+import structlog
+from django.conf import settings
+from prometheus_client import Counter
+from redis.exceptions import RedisError
+
+from counters.apply.connections import Connections
+from counters.apply.shift import Report, Shift
+from counters.intake import dispatch, journal
+from sharding.lanes import MOST, Lane
+
+LOOK_SECONDS = 1.0  # between looks of the watch, and the age from which an entry may be neglected
+TAKEN = Counter("tally_lanes_taken_total", "Shifts that a worker began by itself, as no message had come", ["shard"])
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One worker. `open` starts its watch; `stop` ends all of its shifts after the transaction in hand; `close` waits for that."""
+
+    def __init__(self, name: str, shards: Collection[int]) -> None:
+        self.name, self.shards = name, sorted(shards)
+        self._connections = Connections()
+        self._stopping = Event()
+        self._watch = Thread(target=self._look, name="watch", daemon=True)
+        self._shifts = ThreadPoolExecutor(MOST, thread_name_prefix="watch")
+
+    def open(self) -> None:
+        self._watch.start()
+
+    def stop(self) -> None:
+        """A signal handler may call it."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        self.stop()
+        self._shifts.shutdown(cancel_futures=True)
+        self._connections.close()
+
+    def apply(self, lane: Lane) -> Report:
+        """Run one shift of a lane, and send the next task if there is more; if the broker does not take that, go on."""
+        report = Report(*lane)
+        while Shift(lane, report, worker=self.name, connections=self._connections, stopping=self._stopping).run():
+            if dispatch.send(lane) or self._stopping.is_set():
+                break
+        return report
+
+    def _look(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                for shard in self.shards:
+                    for lane in filter(is_neglected, journal.occupied(shard)):
+                        self._take(lane)
+            except RedisError as error:
+                log.debug("watch_blind", error=str(error))
+
+    def _take(self, lane: Lane) -> None:
+        TAKEN.labels(lane.shard).inc()
+        log.warning("lane_taken", lane=str(lane))
+        self._shifts.submit(self.apply, lane)
+
+
+def is_neglected(lane: Lane) -> bool:
+    """Whether a lane's journal has something, while nobody applies the lane and no message comes for it. Raises `RedisError`.
+
+    While the broker is down, each append that finds the lease run out takes it anew for a message, so a lease without a shift says little:
+    then the age of the oldest entry tells.
+    """
+    holder = journal.holder(lane)
+    if holder:
+        return False
+    patience = LOOK_SECONDS if holder is None else LOOK_SECONDS + settings.TALLY.lease_seconds
+    return journal.age(lane) > patience

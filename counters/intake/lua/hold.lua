@@ -1,0 +1,16 @@
+#!lua flags=allow-oom
+-- Take, renew or hand over a lane's lease.
+--
+-- KEYS  shift
+-- ARGV  who asks ("" for nobody: a task is being sent), who shall have it, microseconds of a lease
+-- Returns 1, or 0 if another shift has it: then nothing was changed.
+local held = redis.call('HMGET', KEYS[1], 'until', 'holder')
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local live = held[1] and tonumber(held[1]) > now
+if live and held[2] and held[2] ~= ARGV[1] then return 0 end
+redis.set_repl(redis.REPL_NONE) -- a hint: not worth a place in the AOF, nor its fsync
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + tonumber(ARGV[3])))
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'holder', ARGV[2]) end
+return 1
