@@ -14,7 +14,7 @@ import psycopg
 
 from sharding import databases, topology
 from tests.conftest import Cluster, eventually
-from tests.test_applier import rows
+from tests.test_apply import rows
 
 SHARD = 1
 URL = f"/v1/shards/{SHARD}"

@@ -27,7 +27,7 @@ from sharding import topology
 from sharding.lanes import Lane
 from tests.browser import Browser, said
 from tests.conftest import Cluster, eventually, value_of
-from tests.test_applier import append, in_ledger, is_drained, lane_of, put_in_journal, rows
+from tests.test_apply import append, in_ledger, is_drained, lane_of, put_in_journal, rows
 from tests.test_faults import primary_of
 
 JOURNAL = "/admin/counters/journalentry/"

@@ -1,6 +1,6 @@
 """Fold and plan: folding anywhere gives what applying one by one gives. Pure.
 
-`Reference` applies operations singly, with nothing but a dictionary; `Shard` drives `plan` as the applier does, with a dictionary for
+`Reference` applies operations singly, with nothing but a dictionary; `Shard` drives `plan` as a shift does, with a dictionary for
 PostgreSQL. One freedom is the plan's own: increments commute, so those of a key whose row it need not read are one sum, and only that
 must fit into 64 bits, whatever it was on the way. `Reference.summed` says which keys may have it.
 """
@@ -87,7 +87,7 @@ class Reference:
 
 @dataclass
 class Shard:
-    """What the applier does with `plan`, and what its SQL does with the result (sql/add.sql, put.sql.sql)."""
+    """What a shift does with `plan`, and what its SQL does with the result (sql/add.sql, sql/put.sql)."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)

@@ -25,7 +25,7 @@ from counters.intake.batch import Increments
 from sharding import databases, lanes, topology
 from sharding.lanes import Lane
 from tests.conftest import Cluster, eventually, value_of
-from tests.test_applier import append, lane_of, put_in_journal, rows
+from tests.test_apply import append, lane_of, put_in_journal, rows
 from tests.test_faults import assert_exact, load
 
 

@@ -24,7 +24,7 @@ from counters.intake.journal import Payload
 from sharding import databases
 from sharding.lanes import Lane
 from tests.conftest import Cluster, eventually, value_of
-from tests.test_applier import append, is_drained, lane_of, put_in_journal, rows
+from tests.test_apply import append, is_drained, lane_of, put_in_journal, rows
 
 
 @pytest.fixture

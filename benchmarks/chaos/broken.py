@@ -52,7 +52,7 @@ _EARLY = """    for write, write_id in zip(writes, ids, strict=True):
         if not write.accepted.done:
             write.accepted.resolve(Accepted(write_id))
 """
-_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, [placed.position for placed in window.batches]))
+_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
 """
 _ROWS = """        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
 """
@@ -62,7 +62,7 @@ BREAKS = {
         "I2: a batch counts once",
         {
             "counters/apply/transaction.py": [
-                ("fresh = [placed for placed, id in zip(window.batches, ids, strict=True) if id in new]", "fresh = list(window.batches)"),
+                ("fresh = [placed for placed in window.batches if placed.batch.id in new]", "fresh = list(window.batches)"),
                 ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
             ]
         },

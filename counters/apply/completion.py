@@ -44,7 +44,7 @@ class _Commit(NamedTuple):
     written: int  # WAL position in bytes
     at: float  # monotonic seconds
     size: int  # bytes in the journal
-    ids: list[UUID]
+    ids: list[bytes]
     tokens: list[bytes] | None  # None: not known, the journal's bytes tell
 
 
@@ -71,13 +71,13 @@ class Completion:
     def add(self, batches: list[Batch], size: int, written: int) -> None:
         """Note batches (of `size` bytes together) whose commit is before a WAL position of the primary."""
         tokens = [token.token for batch in batches for token in batch.tokens]
-        self._note(_Commit(written, time.monotonic(), size, [batch.uuid for batch in batches], tokens))
+        self._note(_Commit(written, time.monotonic(), size, [batch.id for batch in batches], tokens))
 
     def adopt(self, applied: Mapping[UUID, float], written: int) -> None:
         """Note batches that earlier shifts applied, by the seconds since then, oldest first. Raises `RedisError`."""
         ids, now = list(applied), time.monotonic()
         for id, size in zip(ids, journal.sizes(self.lane, ids), strict=True):
-            self._note(_Commit(written, now - applied[id], size, [id], None))
+            self._note(_Commit(written, now - applied[id], size, [id.bytes], None))
 
     def _note(self, commit: _Commit) -> None:
         self._commits.append(commit)
@@ -150,10 +150,10 @@ class Completion:
         self._degraded = degraded
 
 
-def _tokens_of(lane: Lane, ids: list[UUID]) -> list[bytes]:
+def _tokens_of(lane: Lane, ids: list[bytes]) -> list[bytes]:
     """Idempotency tokens of batches that the journal still has."""
     tokens: list[bytes] = []
     for start in range(0, len(ids), _CHUNK):
-        for data in journal.payloads(lane, ids[start : start + _CHUNK]):
+        for data in journal.payloads(lane, [UUID(bytes=id) for id in ids[start : start + _CHUNK]]):
             tokens += [token.token for token in codec.tokens_of(data)] if data is not None else []
     return tokens

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from counters.apply.plan import Placed, Plan, Planning, keys_to_read
 from counters.intake import batch, journal
@@ -55,15 +56,15 @@ class Window:
         """How many entries it has, good and bad."""
         return len(self.batches) + len(self.unfit)
 
-    def add(self, entry: Entry, data: bytes | None) -> None:
+    def add(self, id: bytes, position: int, data: bytes | None) -> None:
         """The next entry; `data` is None if another shift has just completed it."""
         if data is not None:
             try:
-                self._take(Placed(entry.position, batch.decode(data)))
+                self._take(Placed(position, batch.decode(data)))
                 self.size += len(data)
             except batch.BadBatch as error:
-                self.unfit.append((entry, str(error)))
-        self.end = entry.position
+                self.unfit.append((Entry(UUID(bytes=id), position), str(error)))
+        self.end = position
 
     def _take(self, placed: Placed) -> None:
         self.batches.append(placed)
@@ -112,6 +113,6 @@ class Loader:
         if room <= 0 or self._next.size >= _MOST_BYTES:
             return False
         found = journal.read(self.lane, self._next.end, room)
-        for entry, data in found:
-            self._next.add(entry, data)
+        for id, position, data in found:
+            self._next.add(id, position, data)
         return len(found) == room

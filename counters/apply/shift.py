@@ -205,7 +205,7 @@ class Shift:
         """Singly: they are few, and one of them may be unfit again."""
         for entry, data in zip(late, journal.payloads(self.lane, [entry.id for entry in late]), strict=True):
             window = self._window = Window(0, 0)
-            window.add(entry, data)
+            window.add(entry.id.bytes, entry.position, data)
             self._apply(conn, window)
 
     def _end(self, conn: psycopg.Connection[Any]) -> bool:

@@ -137,20 +137,22 @@ def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflo
 
 def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: topology.Question) -> _Found:
     """Begin, take the lock, enter the batches into the ledger; what is to be known of the shard."""
-    ids = [placed.batch.uuid for placed in window.batches]
+    ids = "{" + ",".join([placed.batch.id.hex() for placed in window.batches]) + "}"
     reads = sorted(window.reads)
     with conn.pipeline() as pipeline:
         conn.execute("BEGIN")
         locked = conn.execute(LOCK, (lanes.LOCK_ID, lane.number))
-        entered = conn.execute(LEDGER, (lane.number, ids, [placed.position for placed in window.batches]))
+        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
         owners = conn.execute(*question.query)
         state = conn.execute(STATE, {"lane": lane.number})
         rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
         pipeline.sync()
     if missing := locked.fetchall()[0][1]:
         raise flush.QuorumLost(f"{missing} more replicas have to follow before anything is committed")
-    new = {row[0] for row in entered}
-    fresh = [placed for placed, id in zip(window.batches, ids, strict=True) if id in new]
+    fresh = window.batches
+    if entered.rowcount < len(fresh):
+        new = {row[0].bytes for row in entered}
+        fresh = [placed for placed in window.batches if placed.batch.id in new]
     return _Found(fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows})
 
 

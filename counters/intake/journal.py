@@ -167,7 +167,7 @@ def append(id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict
     keys: list[str | bytes] = [CLOCK, TOPOLOGY, CLOSED]
     args: list[object] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, _lease()]
     for lane, payload in payloads.items():
-        keys += [positions_key(lane), batches_key(lane), shift_key(lane), wake_channel(lane)]
+        keys += _append_keys(lane)
         args += [payload.data, int(payload.awaited)]
     keys += map(token_key, tokens)
     args += [settings.TALLY.retention_days * 86400, *tokens.values()]
@@ -185,6 +185,11 @@ def append(id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict
         case b"closed":
             raise JournalUnavailable("the number of lanes is being changed; this write was not taken")
     raise JournalUnavailable("the journal's clock could not be set")
+
+
+@cache
+def _append_keys(lane: Lane) -> tuple[str, ...]:
+    return positions_key(lane), batches_key(lane), shift_key(lane), wake_channel(lane)
 
 
 def _lease() -> int:
@@ -232,10 +237,10 @@ def entries(lane: Lane, *, after: int = 0, through: int | None = None, limit: in
     return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]
 
 
-def read(lane: Lane, after: int, most: int) -> list[tuple[Entry, bytes | None]]:
-    """The next entries beyond a position with their bytes, None for one that has just gone. Raises `RedisError`."""
+def read(lane: Lane, after: int, most: int) -> list[tuple[bytes, int, bytes | None]]:
+    """The next entries beyond a position: id, position and bytes, None for one that has just gone. Raises `RedisError`."""
     found = _registered("read")([positions_key(lane), batches_key(lane)], [f"({after}", most])
-    return [(Entry(UUID(bytes=id), int(score)), data) for id, score, data in zip(found[::3], found[1::3], found[2::3], strict=True)]
+    return list(zip(found[::3], map(int, found[1::3]), found[2::3], strict=True))
 
 
 def payloads(lane: Lane, ids: Sequence[UUID]) -> list[bytes | None]:
@@ -358,12 +363,11 @@ def now() -> int:
     return int(seconds) * 1_000_000 + int(microseconds)
 
 
-def remove(lane: Lane, ids: Sequence[UUID], tokens: Iterable[bytes]) -> None:
+def remove(lane: Lane, ids: Sequence[bytes], tokens: Iterable[bytes]) -> None:
     """Completion: forget batches that are safe, and let their idempotency tokens go some time later. Raises `RedisError`."""
-    raw = [id.bytes for id in ids]
     with client().pipeline(transaction=True) as pipe:
-        pipe.zrem(positions_key(lane), *raw)
-        pipe.hdel(batches_key(lane), *raw)
+        pipe.zrem(positions_key(lane), *ids)
+        pipe.hdel(batches_key(lane), *ids)
         for token in tokens:
             pipe.expire(token_key(token), settings.TALLY.idempotency_redis_seconds, lt=True)
         pipe.execute()
