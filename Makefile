@@ -26,7 +26,7 @@ demo: install  ## count every word of the standard library, on the running clust
 chaos: install  ## kill everything, again and again, under writes, then compare every key; ARGS="--minutes 10 --seed 1 --faults 100"
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-bench: install  ## every figure beside its peers, in one run of about 20 minutes; ONLY=bulk,reads; ARGS="--repeats 1 --scale 0.2"
+bench: install  ## every figure beside its peers, in one run of about 30 minutes; ONLY=bulk,reads; ARGS="--repeats 1 --scale 0.2"
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 format: install

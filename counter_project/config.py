@@ -155,7 +155,7 @@ class Config(BaseSettings):
         default=600.0, gt=0, description="Pause between rounds of reconciliation: replicas and cache compared with the primaries."
     )
     reconcile_seconds: float = Field(
-        default=30.0, gt=0, description="How long a round waits until a replica shows the same moment as its primary."
+        default=30.0, gt=0, description="How long a round waits, for each lane, until a replica shows the same moment as its primary."
     )
     reconcile_cache_rate: int = Field(default=20_000, ge=1, description="Entries of the cache that a round looks at in a second.")
 

@@ -54,7 +54,7 @@ class Counter(models.Model):
 
 
 class JournalEntry(models.Model):
-    """A batch in a shard's journal, or set aside beside it, as the admin names it: `SHARD-ID`. No table: see `counters.intake.contents`."""
+    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. No table: see `counters.intake.contents`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -64,8 +64,8 @@ class JournalEntry(models.Model):
         verbose_name_plural = "journal entries"
 
     def __str__(self) -> str:
-        shard, _, batch = self.id.partition("-")
-        return f"batch {batch} of shard {shard}"
+        lane, _, batch = self.id.partition("-")
+        return f"batch {batch} of lane {lane}"
 
 
 class DeadLetter(models.Model):

@@ -6,7 +6,7 @@ restarts and failovers, and no two processes can disagree about it. Every call i
 The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). Beside it the same change puts two
 settings of ours into PostgreSQL's configuration: `tally.quorum`, by which completion asks for as many replicas (`replication.flush`), and
 `tally.quorum_strict`. Patroni lowers what a commit waits for when replicas are gone (its own strict mode keeps one). That is right where
-writes shall go on; where they shall wait, the applier looks at `tally.quorum_strict` before it commits.
+writes shall go on; where they shall wait, each transaction looks at `tally.quorum_strict` before it commits.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from celery import current_app
 from django.core.management import CommandError
+from redis import Redis
 
 from counters.apply import lane_count
 from counters.intake import dispatch, journal
@@ -154,6 +155,24 @@ def test_what_tasks_report_adds_up_to_what_was_accepted(client: httpx.Client, ke
     assert {(one["shard"], one["lane"]) for one in heard} == set(topology.current().lanes)
     assert all(set(one) == {"shard", "lane", "windows", "batches", "operations", "rows", "duplicates"} for one in heard)
     assert sum(one["rows"] for one in heard) <= accepted
+
+
+def test_an_emptied_broker_costs_one_message(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """What it had is found by the workers' watch; what is sent afterwards arrives, although nobody has declared anything again."""
+    for lane in topology.current().lanes * 2:  # each API process has sent messages, so it declares no queue any more
+        dispatch.send(lane)
+    for n in range(20):
+        increment(client, f"{key}:{n}", wait=10)
+        time.sleep(0.15)
+    eventually(lambda: not any(map(journal.holder, topology.current().lanes)))
+    with Redis.from_url(cluster.env["TALLY_BROKER_URL"]) as broker:
+        broker.flushdb()
+    for _ in range(2):
+        with results() as heard:
+            eventually(lambda: not any(map(journal.holder, topology.current().lanes)))
+            heard.clear()
+            assert increment(client, key, wait=20).status_code == 200
+            eventually(lambda: sum(one["operations"] for one in heard) == 1, 5)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ class KeyDifference(msgspec.Struct):
 
 class ReplicaDigest(msgspec.Struct):
     """A replica beside its primary. `equal` is null if they could not be compared; `detail` says why. At most 100 differences are listed,
-    and at most 10,000 counted. `digest` is of the moment of `version`."""
+    and at most 10,000 counted. `digest` is of each lane's moment, none newer than `version`."""
 
     node: str
     equal: bool | None
