@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event, Thread
 
 import structlog
@@ -56,6 +57,8 @@ class Worker:
         return report
 
     def _look(self) -> None:
+        with suppress(RedisError):
+            self._take_over()
         while not self._stopping.wait(LOOK_SECONDS):
             try:
                 for shard in self.shards:
@@ -63,6 +66,13 @@ class Worker:
                         self._take(lane)
             except RedisError as error:
                 log.debug("watch_blind", error=str(error))
+
+    def _take_over(self) -> None:
+        """Send tasks for what a predecessor of the same name has left: its leases, and messages that died with it. Raises `RedisError`."""
+        for lane in (lane for shard in self.shards for lane in journal.occupied(shard)):
+            holder = journal.holder(lane) or ""
+            if holder.partition("#")[0] in {"", self.name} and journal.hold(lane, holder, ""):
+                dispatch.send(lane)
 
     def _take(self, lane: Lane) -> None:
         TAKEN.labels(lane.shard).inc()
