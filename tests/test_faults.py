@@ -102,9 +102,11 @@ def assert_exact(client: httpx.Client, running: Load) -> None:
 
 
 def kill(cluster: Cluster, role: str, **which: Any) -> None:
-    """SIGKILL every process of a role."""
-    for process in cluster.processes(role, **which):
-        os.kill(process["pid"], signal.SIGKILL)
+    """SIGKILL every process of a role, and see that it is gone: a process takes a moment to die, and would still look well."""
+    victims = [psutil.Process(process["pid"]) for process in cluster.processes(role, **which)]
+    for victim in victims:
+        victim.kill()
+    psutil.wait_procs(victims, timeout=10)
 
 
 @pytest.mark.parametrize("role", ["worker", "api", "nginx", "redis-journal", "redis-cache", "spill-worker", "beat", "etcd"])
