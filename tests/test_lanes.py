@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from django.core.management import CommandError
 from redis import Redis
 
 from counters.apply import lane_count
+from counters.apply.worker import Worker
 from counters.intake import dispatch, journal
 from counters.intake.batch import Increments
 from sharding import databases, lanes, topology
@@ -108,6 +109,23 @@ def test_a_lane_that_is_held_up_delays_no_other(client: httpx.Client, key: str, 
         eventually(lambda: journal.poison(slow).keys() >= set(bad))
         for id in bad:
             journal.discard(slow, id)
+
+
+def test_a_lane_that_is_held_up_takes_two_threads_of_a_worker_at_most(client: httpx.Client, key: str) -> None:
+    """Its shifts lose the lease while they wait for the lock, and every message would block one thread more."""
+    lane = lane_of(key)
+    with closing(Worker("of a test", [lane.shard])) as worker:
+        threads = [threading.Thread(target=worker.apply, args=(lane,)) for _ in range(6)]
+        with held_up(lane):
+            increment(client, key)
+            for thread in threads:
+                journal.client().delete(journal.shift_key(lane))
+                thread.start()
+                time.sleep(0.3)
+            assert sum(thread.is_alive() for thread in threads) <= 2
+        for thread in threads:
+            thread.join(20)
+    eventually(lambda: value_of(client, key) == 1)
 
 
 @contextmanager

@@ -6,14 +6,15 @@ shift itself for one that is neglected. As long as messages arrive it finds noth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import structlog
 from django.conf import settings
-from prometheus_client import Counter
+from prometheus_client import Counter as Metric
 from redis.exceptions import RedisError
 
 from counters.apply.connections import Connections
@@ -22,12 +23,16 @@ from counters.intake import dispatch, journal
 from sharding.lanes import MOST, Lane
 
 LOOK_SECONDS = 1.0  # between looks of the watch, and the age from which an entry may be neglected
-TAKEN = Counter("tally_lanes_taken_total", "Shifts that a worker began by itself, as no message had come", ["shard"])
+TAKEN = Metric("tally_lanes_taken_total", "Shifts that a worker began by itself, as no message had come", ["shard"])
+_AT_ONCE = 2  # shifts of one lane: one that ends, and the next
 log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """One worker. `open` starts its watch; `stop` ends all of its shifts after the transaction in hand; `close` waits for that."""
+    """One worker. `open` takes over what a predecessor has left and starts the watch.
+
+    `stop` ends all of its shifts after the transaction in hand; `close` waits for that.
+    """
 
     def __init__(self, name: str, shards: Collection[int]) -> None:
         self.name, self.shards = name, sorted(shards)
@@ -35,6 +40,8 @@ class Worker:
         self._stopping = Event()
         self._watch = Thread(target=self._look, name="watch", daemon=True)
         self._shifts = ThreadPoolExecutor(MOST, thread_name_prefix="watch")
+        self._running: Counter[Lane] = Counter()  # shifts of each lane, in this process
+        self._lock = Lock()
 
     def open(self) -> None:
         self._watch.start()
@@ -49,11 +56,23 @@ class Worker:
         self._connections.close()
 
     def apply(self, lane: Lane) -> Report:
-        """Run one shift of a lane, and send the next task if there is more; if the broker does not take that, go on."""
+        """Run one shift of a lane, and send the next task if there is more; if the broker does not take that, go on.
+
+        Nothing is done if this worker has two shifts of the lane already. A shift that is held up loses its lease, and each that follows
+        waits for the same lock: without a bound they would take one thread after the other from the other lanes.
+        """
         report = Report(*lane)
-        while Shift(lane, report, worker=self.name, connections=self._connections, stopping=self._stopping).run():
-            if dispatch.send(lane) or self._stopping.is_set():
-                break
+        with self._lock:
+            if self._running[lane] >= _AT_ONCE:
+                return report
+            self._running[lane] += 1
+        try:
+            while Shift(lane, report, worker=self.name, connections=self._connections, stopping=self._stopping).run():
+                if dispatch.send(lane) or self._stopping.is_set():
+                    break
+        finally:
+            with self._lock:
+                self._running[lane] -= 1
         return report
 
     def _look(self) -> None:

@@ -2,7 +2,7 @@
 
 A task is sent when something was appended to a lane that nobody applies and for which no task is under way (`lua/append.lua`). The message
 names the lane and carries nothing: the journal has the batches, and their order. It may be lost (I4): the lease that `append` took for it
-runs out, and then the next append, a worker's own watch (`apply.watch`) or the relay starts a shift.
+runs out, and then the next append, a worker's own watch (`apply.worker`) or the relay starts a shift.
 
 Sending never holds up a flush: a thread of its own does it, so a slow broker costs nothing but the time until a shift starts.
 """
