@@ -3,7 +3,7 @@
 A shard that is down costs one process one time-out, not each request its own. Only trouble with the connection counts as failure:
 a query that PostgreSQL answered with an error shows that the shard is up.
 
-The two Redis have breakers too, in this process's memory: while one hangs, it is not asked again and again (`cache_redis`, `guard`).
+The two Redis and the broker have breakers too, in this process's memory: while one hangs, it is not asked again and again (`guard`).
 Without the cache's, the shards' breakers count as closed.
 
 pybreaker holds a breaker's lock for the whole call, so one object would let one thread at a time through: each thread has
@@ -21,6 +21,7 @@ import psycopg
 import structlog
 from django.conf import settings
 from django_redis import get_redis_connection
+from kombu.exceptions import OperationalError as BrokerError
 from prometheus_client import Counter, Gauge
 from pybreaker import (
     STATE_CLOSED,
@@ -43,7 +44,9 @@ T = TypeVar("T")
 
 CACHE = "cache"
 JOURNAL = "journal"
-_IN_MEMORY = {CACHE, JOURNAL}
+BROKER = "broker"
+# Seconds for which a component that gave no answer is not asked. A broker that hangs holds its caller up for longer than a Redis does.
+_RESET_SECONDS = {CACHE: 1, JOURNAL: 1, BROKER: 5}
 log = structlog.get_logger(__name__)
 FAILURES = Counter("tally_component_failures_total", "Calls that failed for the connection's sake", ["component"])
 OPEN = Gauge("tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"])
@@ -81,12 +84,15 @@ class _GuardedRedis:
 
 
 def guard(name: str, function: Callable[[], T]) -> T:
-    """Run a function that talks to one Redis; raises `RedisConnectionError` at once within a second after it gave no answer."""
+    """Run a function that talks to one Redis or the broker.
+
+    Raises `RedisConnectionError` at once for some time after it gave no answer (`_RESET_SECONDS`), or what the function raised.
+    """
     event_loop.forbid()
     try:
         return _breaker(name).call(function)
     except CircuitBreakerError as error:
-        raise RedisConnectionError(f"the {name}'s Redis is away: {error}") from error
+        raise RedisConnectionError(f"the {name} is down: {error}") from error
 
 
 def cache_redis() -> Redis:
@@ -106,7 +112,7 @@ def _cache_client() -> Redis:
 
 @cache
 def _storage(name: str) -> CircuitBreakerStorage:
-    if name in _IN_MEMORY:
+    if name in _RESET_SECONDS:
         return CircuitMemoryStorage(STATE_CLOSED)
     return _SharedStorage(STATE_CLOSED, cache_redis(), namespace=name)
 
@@ -114,11 +120,11 @@ def _storage(name: str) -> CircuitBreakerStorage:
 def _breaker(name: str) -> CircuitBreaker:
     breakers: dict[str, CircuitBreaker] = _threads.__dict__
     if name not in breakers:
-        is_redis = name in _IN_MEMORY
+        is_shard = name not in _RESET_SECONDS
         breakers[name] = CircuitBreaker(
-            fail_max=1 if is_redis else settings.TALLY.breaker_failures,
-            reset_timeout=1 if is_redis else settings.TALLY.breaker_reset_seconds,
-            exclude=[_redis_answered if is_redis else _database_answered],
+            fail_max=settings.TALLY.breaker_failures if is_shard else 1,
+            reset_timeout=settings.TALLY.breaker_reset_seconds if is_shard else _RESET_SECONDS[name],
+            exclude=[_database_answered if is_shard else _middle_answered],
             listeners=[_Listener()],
             name=name,
             state_storage=_storage(name),
@@ -130,8 +136,8 @@ def _database_answered(error: BaseException) -> bool:
     return not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
 
 
-def _redis_answered(error: BaseException) -> bool:
-    return not isinstance(error, RedisConnectionError | TimeoutError | OSError | RedisTimeout)
+def _middle_answered(error: BaseException) -> bool:
+    return not isinstance(error, RedisConnectionError | RedisTimeout | OSError | BrokerError)
 
 
 def call(alias: str, function: Callable[[], T]) -> T:
