@@ -21,7 +21,7 @@ from django.http.response import HttpResponseBase
 
 from counters.api import problems
 from counters.api.base import PendingResponse
-from sharding.event_loop import WouldBlock, attempt, in_thread
+from runtime.event_loop import WouldBlock, attempt, in_thread
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

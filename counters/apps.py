@@ -14,7 +14,7 @@ class CountersConfig(AppConfig):
     def ready(self) -> None:
         from prometheus_client import REGISTRY
 
-        from counters.gauges import JournalCollector
+        from counters.operators.gauges import JournalCollector
 
         post_migrate.connect(_make_partitions, sender=self)
         REGISTRY.register(JournalCollector())

@@ -41,7 +41,7 @@ class ApiKey(AbstractAPIKey):
 
 class Counter(models.Model):
     """A counter as the admin's permissions, links and log entries name it. It has no table and no manager that works: counters are in the
-    shards, are read with `counters.reads` and changed through `counters.intake`."""
+    shards, are read with `counters.reading` and changed through `counters.intake`."""
 
     key = models.CharField(max_length=200, primary_key=True)
 
@@ -54,7 +54,7 @@ class Counter(models.Model):
 
 
 class JournalEntry(models.Model):
-    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. No table: see `counters.intake.contents`."""
+    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. No table: see `counters.operators.journal_entries`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -82,7 +82,7 @@ class DeadLetter(models.Model):
 
 
 class RejectedOperation(models.Model):
-    """The permission to see rejected operations. No table here: see `counters.books`."""
+    """The permission to see rejected operations. No table here: see `counters.operators.applied_records`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -92,7 +92,7 @@ class RejectedOperation(models.Model):
 
 
 class ForwardedBatch(models.Model):
-    """The permission to see forwarded batches. No table here: see `counters.books`."""
+    """The permission to see forwarded batches. No table here: see `counters.operators.applied_records`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -103,7 +103,7 @@ class ForwardedBatch(models.Model):
 
 
 class Reconciliation(models.Model):
-    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see `counters.reconciliation`."""
+    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see `counters.reconciliation.rounds`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 

@@ -29,9 +29,9 @@ import msgspec
 import psycopg
 from django.conf import settings
 
-from replication import digest, nodes, rounds
+from replication import digest, nodes, comparisons
 from replication.digest import Difference, Leaf, Row, Tree
-from replication.rounds import Comparison, Round, latest
+from replication.comparisons import Comparison, Round, latest
 from replication.snapshots import NeverMet, Snapshot, catch_up, meet
 from sharding import lanes
 from sharding.databases import ShardUnavailable
@@ -133,8 +133,8 @@ def compare(shard: int, tell: Tell = _untold) -> Round:
             done = _Comparing(shard, stack, tell).run()
     except (psycopg.Error, _Damaged) as error:
         raise ShardUnavailable(shard, f"its primary: {str(error).strip()}") from error
-    rounds.keep(done)
-    rounds.publish(done)
+    comparisons.keep(done)
+    comparisons.publish(done)
     return done
 
 
@@ -219,8 +219,8 @@ class _Comparing:
     def _altered(self, primary: _Side, tree: Tree) -> list[int]:
         """Slots that changed since the last round, but not by us; and remember this round's."""
         timeline = primary.snapshot.conn.execute(TIMELINE).fetchall()[0][0]
-        before = rounds.load(_leaves_key(self.shard), _Remembered)
-        rounds.store(_leaves_key(self.shard), _Remembered(timeline, [leaf.encoded() for leaf in tree.leaves]))
+        before = comparisons.load(_leaves_key(self.shard), _Remembered)
+        comparisons.store(_leaves_key(self.shard), _Remembered(timeline, [leaf.encoded() for leaf in tree.leaves]))
         if before is None or before.timeline != timeline:
             return []
         return digest.altered([Leaf.decoded(text) for text in before.leaves], tree.leaves)

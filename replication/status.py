@@ -13,9 +13,9 @@ import psycopg
 import structlog
 from django.conf import settings
 
-from replication import apply_delay, patroni, rounds, steering
+from replication import apply_delay, patroni, comparisons, steering
 from replication.patroni import Member, PatroniUnavailable, Server
-from replication.rounds import Comparison
+from replication.comparisons import Comparison
 from replication.steering import Quorum
 from sharding import databases, topology
 from sharding.databases import ShardUnavailable
@@ -101,7 +101,7 @@ def replicas(shard: int) -> list[Replica]:
     """Every server of a shard, by name, the primary among them. Raises `PatroniUnavailable`."""
     members = patroni.members(shard)
     servers, senders = patroni.servers(shard), _senders(shard)
-    compared = rounds.latest(shard)
+    compared = comparisons.latest(shard)
     known = [_replica(member, servers.get(member.name), senders.get(member.name), compared.get(member.name)) for member in members]
     seen = {(member.host, member.port) for member in members}
     gone = [_gone(node.host, node.port) for node in settings.TALLY.shards[shard].nodes if (node.host, node.port) not in seen]

@@ -19,7 +19,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from sharding import event_loop
+from runtime import event_loop
 
 if TYPE_CHECKING:
     from counter_project.config import Config, Shard

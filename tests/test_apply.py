@@ -21,8 +21,9 @@ from uuid_utils.compat import uuid7
 
 from counters.apply import dead_letters, partitions, transaction
 from counters.apply.completion import Completion
-from counters.intake import batch, dispatch, journal
-from counters.intake.batch import Increments, Step
+from counters import batch
+from counters.intake import dispatch, journal
+from counters.batch import Increments, Step
 from counters.intake.journal import Payload
 from counters.write_id import WriteId
 from replication import flush

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from counters.intake.batch import FORMAT, BadBatch, Batch, Increments, Operation, Step, Token, decode, encode, encode_segment
+from counters.batch import FORMAT, BadBatch, Batch, Increments, Operation, Step, Token, decode, encode, encode_segment
 from counters.operations import MAX_VALUE, MIN_VALUE
 
 ID = UUID(int=7)

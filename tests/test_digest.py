@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counters.cache_check import judge
+from counters.reconciliation.cache_check import judge
 from replication.digest import EMPTY, RANGES, SLOTS_EACH, Difference, Leaf, Row, Tree, altered, differences, differing, ranges_of
 from sharding import lanes
 from sharding.slots import SLOTS, slot_of

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from counters.apply.forwarding import keys_of
 from counters.apply.plan import Placed, Row, keys_to_read, plan
-from counters.intake.batch import FORMAT, Batch, Increments, Operation, Step
+from counters.batch import FORMAT, Batch, Increments, Operation, Step
 from counters.intake.outcomes import Outcome
 from counters.operations import MAX_VALUE, MIN_VALUE, fold, in_range
 

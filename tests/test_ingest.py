@@ -16,7 +16,7 @@ from django.core.management import CommandError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counters.ingest import BadLine, Chunk, Format, chunks
+from counters.imports.lines import BadLine, Chunk, Format, chunks
 from counters.operations import MAX_VALUE
 from tests.cluster_plugin import MANAGE
 from tests.conftest import Cluster, eventually, value_of

@@ -23,7 +23,7 @@ from redis import Redis
 from counters.apply import lane_count
 from counters.apply.worker import Worker
 from counters.intake import dispatch, journal
-from counters.intake.batch import Increments
+from counters.batch import Increments
 from sharding import databases, lanes, topology
 from sharding.lanes import Lane
 from tests.conftest import Cluster, eventually, value_of

@@ -18,8 +18,9 @@ from uuid_utils.compat import uuid7
 from counters.apply import transaction
 from counters.apply.loading import Loader, Window
 from counters.apply.worker import Worker
-from counters.intake import batch, dispatch, journal
-from counters.intake.batch import Increments, Step
+from counters import batch
+from counters.intake import dispatch, journal
+from counters.batch import Increments, Step
 from counters.intake.journal import Payload
 from sharding import databases
 from sharding.lanes import Lane

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counters import cache
-from sharding.breakers import cache_redis
+from counters.reading import cache
+from runtime.breakers import cache_redis
 from sharding.lanes import Lane, number_of
 from sharding.slots import slot_of
 from tests.conftest import Cluster, eventually

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from replication import patroni
-from sharding.breakers import cache_redis
+from runtime.breakers import cache_redis
 from tests.conftest import Cluster, eventually
 from tests.shards import SHARD, URL, delayed, key_on, left_whole, one_of
 

@@ -15,11 +15,12 @@ import psutil
 import pytest
 from django.conf import settings
 
-from counters import cache, reconciliation
+from counters.reading import cache
+from counters.reconciliation import rounds
 from replication import digests
 from replication.digest import Difference
 from sharding import databases, topology
-from sharding.breakers import cache_redis
+from runtime.breakers import cache_redis
 from sharding.slots import slot_of
 from tests.browser import Browser
 from tests.conftest import Cluster, eventually, value_of
@@ -180,14 +181,14 @@ def test_cached_values_are_repaired(cluster: Cluster, client: httpx.Client, key:
     for kind, entry in entries.items():
         cache_redis().set(f"c:{keys[kind]}", entry)
 
-    reports = reconciliation.run([0, 1])
+    reports = rounds.run([0, 1])
     wrong = {one for report in reports for one in report.cache.keys}
     assert wrong == {keys[kind] for kind in ("value", "version", "garbage", "never")}
     assert sum(report.cache.wrong for report in reports) == 4
     assert sum(report.cache.stale for report in reports) == 1
     assert not any(report.cache.detail for report in reports)
     assert [client.get(f"/v1/counters/{one}").json()["value"] for one in keys.values()] == [7, 7, 7, 7, 7, 0]
-    assert sum(report.cache.wrong for report in reconciliation.run([0, 1])) == 0
+    assert sum(report.cache.wrong for report in rounds.run([0, 1])) == 0
 
 
 def test_garbage_in_the_cache_is_no_answer(client: httpx.Client, counter: str) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from replication.models import Intervention
-from sharding.breakers import cache_redis
+from runtime.breakers import cache_redis
 from tests.conftest import Cluster, eventually
 from tests.shards import SHARD, URL, directly, key_on, left_whole, one_of, replica_away, replicas_of, system_start
 from tests.test_faults import assert_exact, load

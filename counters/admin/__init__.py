@@ -7,7 +7,7 @@ from rest_framework_api_key.models import APIKey
 
 from counters import models
 from counters.admin.api_keys import ApiKeyAdmin
-from counters.admin.books import ForwardedBatchAdmin, RejectedOperationAdmin
+from counters.admin.applied_records import ForwardedBatchAdmin, RejectedOperationAdmin
 from counters.admin.counters import CounterAdmin
 from counters.admin.dead_letters import DeadLetterAdmin
 from counters.admin.journal import JournalAdmin

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from rest_framework_api_key.admin import APIKeyModelAdmin
 
-from counters.forms import ApiKeyForm
+from counters.admin.forms import ApiKeyForm
 from counters.models import ApiKey, Scope
 
 

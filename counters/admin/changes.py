@@ -9,9 +9,9 @@ import msgspec
 from django.conf import settings
 from django.contrib import messages
 
-from counters import write_status
+from counters.reading import write_status
 from counters.intake import idempotency, outcomes, writes
-from counters.intake.batch import Step
+from counters.batch import Step
 from counters.intake.journal import JournalUnavailable
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology

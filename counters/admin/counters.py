@@ -14,10 +14,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
-from counters import reads, write_status
+from counters.reading import reads, write_status
 from counters.admin import changes, listing
 from counters.admin.base import ViewsAdmin
-from counters.forms import ChangeForm, SearchForm, WriteForm
+from counters.admin.forms import ChangeForm, SearchForm, WriteForm
 from counters.intake import outcomes
 from counters.intake.journal import JournalUnavailable
 from counters.keys import KEY_RULE, is_key

@@ -25,7 +25,7 @@ from rest_framework.request import Request
 
 from counters.api.problems import unavailable
 from counters.models import ApiKey, Scope
-from sharding import event_loop
+from runtime import event_loop
 
 KEYWORD = "Api-Key"
 _UNKNOWN_KEY_SECONDS = 0.5

@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from counters.api import problems
 from counters.api.media import JSON
-from sharding.event_loop import WouldBlock
+from runtime.event_loop import WouldBlock
 
 _allowed: dict[type[APIView], list[str]] = {}
 

@@ -20,8 +20,8 @@ from counters.api.problems import Problem
 from counters.intake import writes
 from counters.intake.journal import JournalUnavailable
 from counters.models import Scope
-from counters.reads import Counter
-from sharding import event_loop
+from counters.reading.reads import Counter
+from runtime import event_loop
 
 PREFIX, INCREMENTS = "/v1/counters/", "/increments"
 _ACCEPT = ("*/*", media.JSON)

@@ -10,13 +10,13 @@ from django.conf import settings
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from counters import after, reads
+from counters.reading import read_your_writes, reads
 from counters.api import waiting
 from counters.api.base import Answer, PendingResponse, Response
 from counters.api.problems import Problem, invalid
-from counters.reads import Counter
+from counters.reading.reads import Counter
 from counters.write_id import WriteId
-from sharding import event_loop
+from runtime import event_loop
 from sharding.databases import ShardUnavailable
 
 _PAUSE_SECONDS = 0.1
@@ -59,8 +59,8 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
     write = write_id("after", text)
     with waiting.room(seconds) as there_is:
         try:
-            found = after.get_many(keys, write, seconds if there_is else 0.0, asked)
-        except after.UnknownWrite as error:
+            found = read_your_writes.get_many(keys, write, seconds if there_is else 0.0, asked)
+        except read_your_writes.UnknownWrite as error:
             raise unknown_write() from error
     if found is None:
         return Response({"id": text, "status": "queued", "shards": list(write.shards)}, 202)

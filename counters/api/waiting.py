@@ -13,7 +13,7 @@ from django.conf import settings
 from rest_framework.request import Request
 
 from counters.api.problems import invalid
-from sharding import event_loop
+from runtime import event_loop
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
 

@@ -23,9 +23,9 @@ import structlog
 from django.conf import settings
 from prometheus_client import Counter, Gauge
 
-from counters.intake import batch as codec
+from counters import batch as codec
 from counters.intake import journal
-from counters.intake.batch import Batch
+from counters.batch import Batch
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane

@@ -14,8 +14,9 @@ import structlog
 from prometheus_client import Counter
 
 from counters.apply.plan import Placed
-from counters.intake import batch, dispatch, journal
-from counters.intake.batch import Batch, Increments, Operation
+from counters import batch
+from counters.intake import dispatch, journal
+from counters.batch import Batch, Increments, Operation
 from counters.intake.journal import Payload
 from sharding.lanes import Lane
 from sharding.topology import Topology

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from counters.apply.plan import Placed, Plan, Planning, keys_to_read
-from counters.intake import batch, journal
+from counters import batch
+from counters.intake import journal
 from counters.intake.journal import Entry, WakeUps
 from sharding.lanes import Lane
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from counters.intake.batch import Batch, Increments, Step
+from counters.batch import Batch, Increments, Step
 from counters.intake.outcomes import Outcome
 from counters.operations import in_range
 

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import psycopg
 
-from counters import cache
+from counters.reading import cache
 from counters.apply import forwarding
 from counters.apply.loading import Window
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan

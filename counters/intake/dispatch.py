@@ -16,7 +16,7 @@ from celery import current_app
 from kombu.exceptions import OperationalError
 from prometheus_client import Counter
 
-from counters.intake.group_commit import GroupCommit
+from runtime.group_commit import GroupCommit
 from sharding.lanes import Lane
 
 TASK = "counters.apply"

@@ -33,7 +33,8 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
-from sharding import breakers, databases
+from runtime import breakers
+from sharding import databases
 from sharding.lanes import MOST, Lane
 
 log = structlog.get_logger(__name__)

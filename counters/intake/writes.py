@@ -18,13 +18,15 @@ from django.conf import settings
 from prometheus_client import Counter, Histogram
 from uuid_utils.compat import uuid7
 
-from counters.intake import batch, dispatch, journal, outcomes
-from counters.intake.batch import Increments, Step, Token
-from counters.intake.group_commit import GroupCommit, Promise
+from counters import batch
+from counters.intake import dispatch, journal, outcomes
+from counters.batch import Increments, Step, Token
+from runtime.group_commit import GroupCommit, Promise
 from counters.intake.idempotency import Claim, Mismatch
 from counters.intake.journal import Payload
 from counters.write_id import WriteId
-from sharding import event_loop, topology
+from runtime import event_loop
+from sharding import topology
 from sharding.lanes import Lane
 from sharding.slots import slots_of
 

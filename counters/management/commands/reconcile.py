@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from counters import reconciliation
+from counters.reconciliation import rounds
 from counters.api.digests import shown
-from counters.reconciliation import Report, Untold
+from counters.reconciliation.rounds import Report, Untold
 from replication.digests import Busy
 
 BUSY_SECONDS = 120.0
@@ -48,7 +48,7 @@ def _run(shards: list[int], tell: _Bars) -> list[Report]:
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            return reconciliation.run(shards, tell)
+            return rounds.run(shards, tell)
         except Busy as busy:
             if time.monotonic() > deadline:
                 raise CommandError(f"{busy}; try again later") from busy

@@ -7,12 +7,12 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 
-from counters import books
+from counters.operators import applied_records
 from counters.admin import listing
 from counters.admin.filters import Filter, ForwardedFilter, RejectedFilter
 from counters.admin.listing import Page
 from counters.admin.operations import OperationsAdmin
-from counters.books import Forwarded, ForwardedPlace, Rejected, RejectedPlace
+from counters.operators.applied_records import Forwarded, ForwardedPlace, Rejected, RejectedPlace
 from counters.intake.outcomes import REASONS
 
 
@@ -28,8 +28,8 @@ class RejectedOperationAdmin(OperationsAdmin):
 
         def look(shard: int, limit: int) -> list[Rejected]:
             if asked["write"]:
-                return books.rejected_of(asked["write"], shard, after=after, limit=limit)
-            return books.rejected(shard, after=after, limit=limit)
+                return applied_records.rejected_of(asked["write"], shard, after=after, limit=limit)
+            return applied_records.rejected(shard, after=after, limit=limit)
 
         def wanted(row: Rejected) -> bool:
             key = row.place.key
@@ -52,7 +52,7 @@ class ForwardedBatchAdmin(OperationsAdmin):
         asked, after = form.cleaned_data, form.place(ForwardedPlace) or ForwardedPlace()
         page = listing.page(
             form.shards(),
-            lambda shard, limit: books.forwarded(shard, after=after, limit=limit),
+            lambda shard, limit: applied_records.forwarded(shard, after=after, limit=limit),
             place=lambda row: row.place,
             wanted=(lambda row: row.place.to == int(asked["to"])) if asked["to"] else None,
             reverse=True,
@@ -62,7 +62,7 @@ class ForwardedBatchAdmin(OperationsAdmin):
 
 def _applied_there(rows: list[Forwarded]) -> list[str]:
     by_shard = {
-        shard: books.applied(shard, [row.forwarded_id for row in rows if row.place.to == shard])
+        shard: applied_records.applied(shard, [row.forwarded_id for row in rows if row.place.to == shard])
         for shard in {row.place.to for row in rows}
         if shard < settings.TALLY.shard_count
     }

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
 from replication.digest import Difference
-from sharding.breakers import cache_redis
+from runtime.breakers import cache_redis
 
 DIFFERING = Gauge("tally_replica_differing_keys", "Counters that the replica has otherwise than its primary", ["shard", "node"])
 UNREADABLE = Gauge("tally_replica_unreadable", "1 if the replica's counters could not be read: damaged data", ["shard", "node"])

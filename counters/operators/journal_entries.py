@@ -10,9 +10,10 @@ from itertools import islice
 from typing import Literal
 from uuid import UUID
 
-from counters import books
-from counters.intake import batch, journal
-from counters.intake.batch import Increments
+from counters.operators import applied_records
+from counters import batch
+from counters.intake import journal
+from counters.batch import Increments
 from sharding.lanes import Lane
 
 DECODED_BYTES = 4 * 1024 * 1024  # of batches that one page decodes to count what is in them
@@ -86,7 +87,7 @@ def entries(shard: int, *, after: tuple[int, Lane], limit: int) -> list[Held]:
 
 def _held(shard: int, found: Sequence[tuple[Lane, journal.Entry]]) -> list[Held]:
     now = journal.now()
-    applied = books.applied(shard, [entry.id for _, entry in found])
+    applied = applied_records.applied(shard, [entry.id for _, entry in found])
 
     def state(lane: Lane, id: UUID) -> State:
         return "unknown" if applied is None else "waiting" if (id, lane.number) in applied else "queued"

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from django import forms
 
-from counters.intake.batch import Step
+from counters.batch import Step
 from counters.keys import KEY_RULE, is_key
 from counters.models import ApiKey, Scope
 from counters.operations import MAX_VALUE, MIN_VALUE

@@ -14,10 +14,10 @@ from typing import Any
 
 import psycopg
 
-from counters import reads, write_status
-from counters.reads import Consistency, Counter, Rows
+from counters.reading import reads, write_status
+from counters.reading.reads import Consistency, Counter, Rows
 from counters.write_id import WriteId
-from counters.write_status import IN_LEDGER, Status
+from counters.reading.write_status import IN_LEDGER, Status
 from sharding import topology
 from sharding.databases import ShardUnavailable
 

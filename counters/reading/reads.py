@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import psycopg
 from django.conf import settings
 
-from counters import cache
-from counters.intake.group_commit import GroupCommit, Promise
+from counters.reading import cache
+from runtime.group_commit import GroupCommit, Promise
 from replication import lag
-from sharding import breakers, databases, topology
+from runtime import breakers
+from sharding import databases, topology
 from sharding.databases import left_out
 from sharding.slots import slots_of
 

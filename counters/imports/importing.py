@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from counters import write_status
-from counters.ingest import Chunk
+from counters.reading import write_status
+from counters.imports.lines import Chunk
 from counters.intake import idempotency, writes
 from counters.intake.journal import JournalUnavailable
 from counters.write_id import WriteId

@@ -20,8 +20,8 @@ from django.conf import settings
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
-from counters import cache, reads
-from counters.cache import Value
+from counters.reading import cache, reads
+from counters.reading.cache import Value
 from counters.keys import is_key
 from sharding import databases, topology
 

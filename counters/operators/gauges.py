@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from counters.apply import dead_letters, partitions
 from counters.intake import journal
-from sharding import breakers
+from runtime import breakers
 
 log = structlog.get_logger(__name__)
 

@@ -36,7 +36,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from sharding import event_loop
+from runtime import event_loop
 from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")

@@ -17,11 +17,11 @@ import structlog
 from celery import current_app
 from redis.exceptions import RedisError
 
-from counters import cache_check
-from counters.cache_check import CacheCheck
-from replication import digests, rounds
+from counters.reconciliation import cache_check
+from counters.reconciliation.cache_check import CacheCheck
+from replication import digests, comparisons
 from replication.digests import Busy, Round
-from sharding.breakers import cache_redis
+from runtime.breakers import cache_redis
 from sharding.databases import ShardUnavailable
 
 TASK = "counters.reconcile"
@@ -85,7 +85,7 @@ def _run(shards: Sequence[int], tell: Tell) -> list[Report]:
     checked = cache_check.check(shards, tell.checked)
     reports = [Report(shard, started, at, compared[shard][0], checked[shard], compared[shard][1]) for shard in shards]
     for report in reports:
-        rounds.store(_key(report.shard), report)
+        comparisons.store(_key(report.shard), report)
         _log(report)
     return reports
 
@@ -123,7 +123,7 @@ def _started() -> float:
 
 def last(shard: int) -> Report | None:
     """The report of a shard's last round, if there was one and the cache's Redis still has it."""
-    return rounds.load(_key(shard), Report)
+    return comparisons.load(_key(shard), Report)
 
 
 def request(shards: Sequence[int]) -> float:

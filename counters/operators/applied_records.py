@@ -12,7 +12,7 @@ from uuid import UUID
 
 import psycopg
 
-from counters import reads
+from counters.reading import reads
 from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
 from sharding.lanes import Lane

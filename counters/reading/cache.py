@@ -28,7 +28,7 @@ from prometheus_client import Counter
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 
-from sharding.breakers import cache_redis
+from runtime.breakers import cache_redis
 from sharding.lanes import Lane, number_of
 from sharding.slots import slots_of
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from redis.exceptions import RedisError
 
-from counters import reads
+from counters.reading import reads
 from counters.intake import journal
 from counters.intake.outcomes import Outcome
 from counters.write_id import WriteId
