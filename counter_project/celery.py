@@ -12,7 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
 app = Celery("tally")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["counters", "counters.apply"])
+app.autodiscover_tasks(["counters.apply", "counters.reconciliation"])
 
 
 @setup_logging.connect

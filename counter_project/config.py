@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from sharding.lanes import check as check_lanes
+from sharding.nodes import Shard
 
 PREFIX = "TALLY_"
 _HINT = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
@@ -21,25 +22,6 @@ _HINT = "Set them in the environment, or start the local cluster (make run), whi
 
 class ConfigError(Exception):
     """A setting is missing or has a bad value; the text says which, and what to do."""
-
-
-class Node(BaseModel):
-    """One PostgreSQL server of a shard."""
-
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)]
-    patroni: str | None = None  # base URL of this node's Patroni REST API
-    patroni_config: Path | None = None  # its patroni.yml, where this host can write it (the local cluster): for apply delays
-
-
-class Shard(BaseModel):
-    """One PostgreSQL cluster; the first is the primary only by chance, libpq finds out (`target_session_attrs`)."""
-
-    nodes: Annotated[list[Node], Field(min_length=1)]
-
-    @property
-    def replicas(self) -> int:
-        return len(self.nodes) - 1
 
 
 class Config(BaseSettings):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from kombu import Exchange, Queue
 
 from counter_project import config
+from counter_project.databases import django_databases
 from counter_project.logs import logging_config
 from counters.intake.dispatch import queue_of
-from sharding.databases import Router, django_databases
+from sharding.databases import Router
 
 TALLY = config.load()
 

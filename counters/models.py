@@ -54,7 +54,7 @@ class Counter(models.Model):
 
 
 class JournalEntry(models.Model):
-    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. No table: see `counters.operators.journal_entries`."""
+    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. See `counters.operators.journal_entries`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
 from replication.digest import Difference
-from runtime.breakers import cache_redis
+from runtime import redis
 
 DIFFERING = Gauge("tally_replica_differing_keys", "Counters that the replica has otherwise than its primary", ["shard", "node"])
 UNREADABLE = Gauge("tally_replica_unreadable", "1 if the replica's counters could not be read: damaged data", ["shard", "node"])
@@ -108,7 +108,7 @@ def keep(done: Round) -> None:
 def store(key: str, value: Any) -> None:
     """Keep a result, as JSON."""
     try:
-        cache_redis().set(key, msgspec.json.encode(value), ex=_KEEP_SECONDS)
+        redis.cache().set(key, msgspec.json.encode(value), ex=_KEEP_SECONDS)
     except RedisError as error:
         log.warning("reconciliation_unkept", key=key, error=str(error))
 
@@ -116,7 +116,7 @@ def store(key: str, value: Any) -> None:
 def load(key: str, kind: type[T]) -> T | None:
     """A result that is kept."""
     try:
-        data: Any = cache_redis().get(key)
+        data: Any = redis.cache().get(key)
         return None if data is None else msgspec.json.decode(data, type=kind)
     except (RedisError, msgspec.DecodeError) as error:
         log.warning("reconciliation_unread", key=key, error=str(error))

@@ -29,11 +29,11 @@ import msgspec
 import psycopg
 from django.conf import settings
 
-from replication import digest, nodes, comparisons
-from replication.digest import Difference, Leaf, Row, Tree
+from replication import comparisons, digest, patroni
 from replication.comparisons import Comparison, Round, latest
+from replication.digest import Difference, Leaf, Row, Tree
 from replication.snapshots import NeverMet, Snapshot, catch_up, meet
-from sharding import lanes
+from sharding import lanes, nodes
 from sharding.databases import ShardUnavailable
 
 __all__ = ["Busy", "Comparison", "Round", "compare", "latest"]
@@ -146,7 +146,7 @@ class _Comparing:
         self.at, self._started = datetime.now(UTC), time.monotonic()
 
     def run(self) -> Round:
-        found = {nodes.name(node): self._connect(node) for node in nodes.all_of(self.shard)}
+        found = {patroni.name_of(node): self._connect(node) for node in nodes.of(self.shard)}
         primary = self._primary(found)
         compared = [self._compare(primary, name, conn) for name, conn in found.items() if name != primary.name]
         tree = primary.tree()

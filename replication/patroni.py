@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -18,8 +18,7 @@ import urllib3
 from django.conf import settings
 from urllib3.exceptions import HTTPError
 
-if TYPE_CHECKING:
-    from counter_project.config import Node
+from sharding.nodes import Node
 
 T = TypeVar("T")
 
@@ -180,6 +179,17 @@ def server(node: Node) -> Server | None:
     except (HTTPError, msgspec.DecodeError) as error:
         log.debug("patroni_silent", url=node.patroni, error=str(error))
         return None
+
+
+_names: dict[str, str] = {}  # by the address of the Patroni that told it; a node keeps its name
+
+
+def name_of(node: Node) -> str:
+    """Patroni's name of a node; `host:port` where no Patroni tells it."""
+    address = node.patroni or ""
+    if address not in _names and (told := server(node)):
+        _names[address] = told.patroni.name
+    return _names.get(address, f"{node.host}:{node.port}")
 
 
 def configuration(shard: int) -> dict[str, Any]:

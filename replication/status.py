@@ -13,9 +13,9 @@ import psycopg
 import structlog
 from django.conf import settings
 
-from replication import apply_delay, patroni, comparisons, steering
-from replication.patroni import Member, PatroniUnavailable, Server
+from replication import apply_delay, comparisons, patroni, steering
 from replication.comparisons import Comparison
+from replication.patroni import Member, PatroniUnavailable, Server
 from replication.steering import Quorum
 from sharding import databases, topology
 from sharding.databases import ShardUnavailable

@@ -1,26 +1,18 @@
-"""A circuit breaker for each shard and role, its state shared by all processes through the cache's Redis (pybreaker).
+"""Circuit breakers (pybreaker): a component that is down costs one call a time-out, not each call its own.
 
-A shard that is down costs one process one time-out, not each request its own. Only trouble with the connection counts as failure:
-a query that PostgreSQL answered with an error shows that the shard is up.
-
-The two Redis have breakers too, in this process's memory: while one hangs, it is not asked again and again (`cache_redis`, `guard`).
-Without the cache's, the shards' breakers count as closed.
-
-pybreaker holds a breaker's lock for the whole call, so one object would let one thread at a time through: each thread has
-its own, over the same state.
+The journal's Redis, the cache's Redis and the broker have theirs here, in this process's memory. Those of the shards are in
+`sharding.breakers`: their state is shared by all processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import local
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import psycopg
 import structlog
-from django.conf import settings
-from django_redis import get_redis_connection
+from kombu.exceptions import OperationalError as BrokerError
 from prometheus_client import Counter, Gauge
 from pybreaker import (
     STATE_CLOSED,
@@ -29,24 +21,70 @@ from pybreaker import (
     CircuitBreakerListener,
     CircuitBreakerStorage,
     CircuitMemoryStorage,
-    CircuitRedisStorage,
 )
-from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
-
-from runtime import event_loop
-from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
 
-CACHE = "cache"
-JOURNAL = "journal"
-_IN_MEMORY = {CACHE, JOURNAL}
-log = structlog.get_logger(__name__)
 FAILURES = Counter("tally_component_failures_total", "Calls that failed for the connection's sake", ["component"])
 OPEN = Gauge("tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"])
+log = structlog.get_logger(__name__)
+
+
+class Breaker:
+    """The breaker of one component. `failures` in a row open it, and after `reset_seconds` it lets one call through.
+
+    An exception counts as a failure if `is_failure` says so: only trouble with the connection should. While the breaker is open, a call
+    raises what `refusal` makes of a sentence.
+
+    pybreaker holds an object's lock for the whole call, so one object would let one thread at a time through: each thread has its own,
+    over the same `storage`.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each thing that breakers differ in
+        self,
+        name: str,
+        storage: CircuitBreakerStorage,
+        *,
+        failures: int,
+        reset_seconds: int,
+        is_failure: Callable[[BaseException], bool],
+        refusal: Callable[[str], Exception],
+    ) -> None:
+        self.name = name
+        self._storage, self._failures, self._reset_seconds = storage, failures, reset_seconds
+        self._is_failure, self._refusal = is_failure, refusal
+        self._threads = local()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """What the function returns. Raises what it raises, or the refusal."""
+        try:
+            return self._of_this_thread().call(function)
+        except CircuitBreakerError as error:
+            raise self._refusal(f"{self.name} is down: {error}") from error
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """The same for a block, which may await. Raises the refusal."""
+        try:
+            with self._of_this_thread().calling():
+                yield
+        except CircuitBreakerError as error:
+            raise self._refusal(f"{self.name} is down: {error}") from error
+
+    def _of_this_thread(self) -> CircuitBreaker:
+        breaker: CircuitBreaker | None = getattr(self._threads, "breaker", None)
+        if breaker is None:
+            breaker = self._threads.breaker = CircuitBreaker(
+                fail_max=self._failures,
+                reset_timeout=self._reset_seconds,
+                exclude=[lambda error: not self._is_failure(error)],
+                listeners=[_Listener()],
+                name=self.name,
+                state_storage=self._storage,
+            )
+        return breaker
 
 
 class _Listener(CircuitBreakerListener):
@@ -58,88 +96,18 @@ class _Listener(CircuitBreakerListener):
         log.warning("component_failed", component=cb.name, error=str(exc).strip())
 
 
-class _SharedStorage(CircuitRedisStorage):
-    """pybreaker's own, but quiet and able to start while Redis is away; its other calls fall back by themselves."""
-
-    logger = structlog.get_logger(__name__).bind(event_of="breaker")
-
-    def _initialize_redis_state(self, state: str) -> None:
-        try:
-            super()._initialize_redis_state(state)
-        except RedisError as error:
-            log.warning("breaker_state_unshared", error=str(error))
-
-
-class _GuardedRedis:
-    """The cache's Redis behind its breaker: each command raises `RedisConnectionError` at once while it is known to be away."""
-
-    def __getattr__(self, command: str) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            return guard(CACHE, partial(getattr(_cache_client(), command), *args, **kwargs))
-
-        return run
+def _in_memory(name: str, reset_seconds: int) -> Breaker:
+    """A breaker that one failure opens, for this process alone."""
+    return Breaker(
+        name,
+        CircuitMemoryStorage(STATE_CLOSED),
+        failures=1,
+        reset_seconds=reset_seconds,
+        is_failure=lambda error: isinstance(error, RedisConnectionError | RedisTimeout | OSError | BrokerError),
+        refusal=RedisConnectionError,
+    )
 
 
-def guard(name: str, function: Callable[[], T]) -> T:
-    """Run a function that talks to one Redis; raises `RedisConnectionError` at once within a second after it gave no answer."""
-    event_loop.forbid()
-    try:
-        return _breaker(name).call(function)
-    except CircuitBreakerError as error:
-        raise RedisConnectionError(f"the {name}'s Redis is away: {error}") from error
-
-
-def cache_redis() -> Redis:
-    """The cache's Redis, guarded. For single commands and scripts (`pipeline` and `pubsub` objects are not guarded)."""
-    return _GUARDED  # type: ignore[return-value]
-
-
-_GUARDED = _GuardedRedis()
-_threads = local()
-
-
-@cache
-def _cache_client() -> Redis:
-    client: Redis = get_redis_connection("default")
-    return client
-
-
-@cache
-def _storage(name: str) -> CircuitBreakerStorage:
-    if name in _IN_MEMORY:
-        return CircuitMemoryStorage(STATE_CLOSED)
-    return _SharedStorage(STATE_CLOSED, cache_redis(), namespace=name)
-
-
-def _breaker(name: str) -> CircuitBreaker:
-    breakers: dict[str, CircuitBreaker] = _threads.__dict__
-    if name not in breakers:
-        is_redis = name in _IN_MEMORY
-        breakers[name] = CircuitBreaker(
-            fail_max=1 if is_redis else settings.TALLY.breaker_failures,
-            reset_timeout=1 if is_redis else settings.TALLY.breaker_reset_seconds,
-            exclude=[_redis_answered if is_redis else _database_answered],
-            listeners=[_Listener()],
-            name=name,
-            state_storage=_storage(name),
-        )
-    return breakers[name]
-
-
-def _database_answered(error: BaseException) -> bool:
-    return not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-
-
-def _redis_answered(error: BaseException) -> bool:
-    return not isinstance(error, RedisConnectionError | TimeoutError | OSError | RedisTimeout)
-
-
-def call(alias: str, function: Callable[[], T]) -> T:
-    """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function raised."""
-    event_loop.forbid()
-    try:
-        return _breaker(alias).call(function)
-    except CircuitBreakerError as error:
-        raise ShardUnavailable(shard_of(alias), f"{alias}: {error}") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise ShardUnavailable(shard_of(alias), f"{alias}: {str(error).strip()}") from error
+journal = _in_memory("journal", 1)
+cache = _in_memory("cache", 1)
+broker = _in_memory("broker", 5)  # one that hangs holds its caller up for longer than a Redis does

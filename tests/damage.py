@@ -15,8 +15,8 @@ import psutil
 import psycopg
 
 from cluster import programs
-from replication import nodes
-from sharding import databases
+from replication import patroni
+from sharding import databases, nodes
 from tests.conftest import Cluster, eventually
 
 PLACE = "SELECT value, version, pg_relation_filepath(tableoid), (ctid::text::point)[0]::integer FROM counter WHERE key = %s"
@@ -33,8 +33,8 @@ class Replica:
         with databases.connect(databases.primary(shard), autocommit=True) as conn:
             primary = conn.info.port
         self.primary_port = primary
-        self.number, self.node = next((n, node) for n, node in enumerate(nodes.all_of(shard), 1) if node.port != primary)
-        self.name = nodes.name(self.node)
+        self.number, self.node = next((n, node) for n, node in enumerate(nodes.of(shard), 1) if node.port != primary)
+        self.name = patroni.name_of(self.node)
         self.data: Path = cluster.dir / "shards" / str(shard) / str(self.number) / "data"
 
     def superuser(self, port: int) -> psycopg.Connection[Any]:

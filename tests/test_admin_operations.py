@@ -18,11 +18,11 @@ from celery import current_app
 from django.contrib.admin.models import LogEntry
 from uuid_utils.compat import uuid7
 
-from counters.operators import applied_records
 from counters.admin import listing
 from counters.apply import dead_letters
-from counters.intake import dispatch, journal
 from counters.batch import Increments
+from counters.intake import dispatch, journal
+from counters.operators import applied_records
 from sharding import topology
 from sharding.lanes import Lane
 from tests.browser import Browser, said
@@ -228,7 +228,7 @@ def test_rejected_operations_are_paged_over_all_shards(root: Browser, client: ht
     assert sorted(_all(root, REJECTED, key, "key")) == keys
     assert set(field(root.get(REJECTED, params={"key": key}), "shard")) <= {"0", "1"}
     assert len(field(root.get(REJECTED, params={"write": write}), "key")) == listing.PAGE
-    plan = " ".join(row[0] for row in rows(0, f"EXPLAIN {books.REJECTED}", *applied_records.RejectedPlace(), 101))
+    plan = " ".join(row[0] for row in rows(0, f"EXPLAIN {applied_records.REJECTED}", *applied_records.RejectedPlace(), 101))
     assert "Seq Scan" not in plan, plan  # indexes only; whether in their order is for the planner, which knows how few rows there are
     assert "Seq Scan" not in plan, plan
 

@@ -19,14 +19,15 @@ from celery import current_app
 from prometheus_client import REGISTRY
 from uuid_utils.compat import uuid7
 
+from counters import batch
 from counters.apply import dead_letters, partitions, transaction
 from counters.apply.completion import Completion
-from counters import batch
-from counters.intake import dispatch, journal
 from counters.batch import Increments, Step
+from counters.intake import dispatch, journal
 from counters.intake.journal import Payload
 from counters.write_id import WriteId
 from replication import flush
+from runtime import redis
 from sharding import databases, topology
 from sharding.lanes import Lane
 from sharding.slots import SLOTS
@@ -205,10 +206,10 @@ def test_an_emptied_journal_starts_behind_every_version(cluster: Cluster, client
     """Without its clock the journal takes nothing until it is past all that the shards have."""
     before = client.put(f"/v1/counters/{key}", json={"value": 1}).json()["version"]
     eventually(lambda: is_drained(0) and is_drained(1))
-    journal.client().delete(journal.CLOCK)
+    redis.journal().delete(journal.CLOCK)
     after = client.put(f"/v1/counters/{key}", json={"value": 2}).json()["version"]
     assert after > before
-    assert int(journal.client().get(journal.CLOCK)) >= after
+    assert int(redis.journal().get(journal.CLOCK)) >= after
 
 
 @pytest.fixture

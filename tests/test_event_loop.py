@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from counters.api.base import Answer, PendingResponse
-from runtime.group_commit import Promise
 from runtime import event_loop
+from runtime.group_commit import Promise
 from tests.conftest import Cluster, eventually, value_of
 from tests.shards import key_on
 

@@ -22,8 +22,9 @@ from redis import Redis
 
 from counters.apply import lane_count
 from counters.apply.worker import Worker
-from counters.intake import dispatch, journal
 from counters.batch import Increments
+from counters.intake import dispatch, journal
+from runtime import redis
 from sharding import databases, lanes, topology
 from sharding.lanes import Lane
 from tests.conftest import Cluster, eventually, value_of
@@ -119,7 +120,7 @@ def test_a_lane_that_is_held_up_takes_two_threads_of_a_worker_at_most(client: ht
         with held_up(lane):
             increment(client, key)
             for thread in threads:
-                journal.client().delete(journal.shift_key(lane))
+                redis.journal().delete(journal.shift_key(lane))
                 thread.start()
                 time.sleep(0.3)
             assert sum(thread.is_alive() for thread in threads) <= 2
@@ -318,19 +319,19 @@ def test_what_an_older_topology_routed_is_refused(client: httpx.Client, key: str
 
 def test_a_shards_own_journal_of_before_becomes_that_of_lane_0(cluster: Cluster) -> None:
     """Keys as the code before lanes wrote them, of a shard that is none, so that no worker takes them."""
-    shard, lane, redis, id = 903, Lane(903, 0), journal.client(), uuid4()
-    redis.zadd(f"journal:{shard}:positions", {id.bytes: 17})
-    redis.hset(f"journal:{shard}:batches", id.bytes, b"batch")
-    redis.hset(f"journal:{shard}:poison", id.bytes, b"poison")
-    redis.set(f"journal:{shard}:asleep", 1)
+    shard, lane, journal_redis, id = 903, Lane(903, 0), redis.journal(), uuid4()
+    journal_redis.zadd(f"journal:{shard}:positions", {id.bytes: 17})
+    journal_redis.hset(f"journal:{shard}:batches", id.bytes, b"batch")
+    journal_redis.hset(f"journal:{shard}:poison", id.bytes, b"poison")
+    journal_redis.set(f"journal:{shard}:asleep", 1)
     try:
         assert journal.adopt_shard_journal(shard) == 1
         assert (journal.entries(lane), journal.payloads(lane, [id])) == ([journal.Entry(id, 17)], [b"batch"])
-        assert redis.hget(journal.poison_key(lane), id.bytes) == b"poison"
-        assert redis.keys(f"journal:{shard}:*") == []
+        assert journal_redis.hget(journal.poison_key(lane), id.bytes) == b"poison"
+        assert journal_redis.keys(f"journal:{shard}:*") == []
         assert journal.adopt_shard_journal(shard) == 0
     finally:
-        redis.delete(*redis.keys(f"journal:{shard}*"))
+        journal_redis.delete(*journal_redis.keys(f"journal:{shard}*"))
 
 
 def test_nothing_is_left_to_upgrade(cluster: Cluster) -> None:

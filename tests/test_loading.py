@@ -15,13 +15,14 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
+from counters import batch
 from counters.apply import transaction
 from counters.apply.loading import Loader, Window
 from counters.apply.worker import Worker
-from counters import batch
-from counters.intake import dispatch, journal
 from counters.batch import Increments, Step
+from counters.intake import dispatch, journal
 from counters.intake.journal import Payload
+from runtime import redis
 from sharding import databases
 from sharding.lanes import Lane
 from tests.conftest import Cluster, eventually, value_of
@@ -176,7 +177,7 @@ def several(lane: Lane, number: int) -> Iterator[None]:
 
 
 def lose_lease(lane: Lane) -> None:
-    journal.client().delete(journal.shift_key(lane))
+    redis.journal().delete(journal.shift_key(lane))
 
 
 def test_workers_that_take_turns_keep_the_journals_order(client: httpx.Client, lane: Lane, key: str) -> None:

@@ -9,7 +9,8 @@ import httpx
 from celery import current_app
 
 from counters.apply import dead_letters
-from counters.intake import dispatch, journal
+from counters.intake import dispatch
+from runtime import redis
 from tests.conftest import Cluster, eventually
 from tests.test_faults import assert_exact, load
 
@@ -37,15 +38,15 @@ def test_a_full_redis_does_not_end_the_workers(cluster: Cluster, client: httpx.C
     def running() -> list[tuple[int, int]]:
         return [(one["pid"], one["restarts"]) for role in ("worker", "spill-worker") for one in cluster.processes(role)]
 
-    redis, before = journal.client(), running()
-    room = redis.config_get("maxmemory")["maxmemory"]
+    journal, before = redis.journal(), running()
+    room = journal.config_get("maxmemory")["maxmemory"]
     with load(cluster, key) as writes:
         time.sleep(0.5)
-        redis.config_set("maxmemory", redis.info("memory")["used_memory"])
+        journal.config_set("maxmemory", journal.info("memory")["used_memory"])
         try:
             time.sleep(4)
         finally:
-            redis.config_set("maxmemory", room)
+            journal.config_set("maxmemory", room)
         time.sleep(1)
     assert_exact(client, writes)
     assert running() == before

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counters.reading import cache
-from runtime.breakers import cache_redis
+from runtime import redis
 from sharding.lanes import Lane, number_of
 from sharding.slots import slot_of
 from tests.conftest import Cluster, eventually
@@ -30,7 +30,7 @@ def test_sources(client: httpx.Client, key: str) -> None:
     assert client.get(f"/v1/counters/{key}", params={"consistency": "primary"}).json()["source"] == "primary"
 
     def from_replica() -> bool:
-        cache_redis().delete(f"c:{key}")
+        redis.cache().delete(f"c:{key}")
         read = client.get(f"/v1/counters/{key}").json()
         return bool(read["source"] == "replica" and read["value"] == 4)
 
@@ -87,7 +87,7 @@ def test_listing_pages_across_shards(client: httpx.Client, key: str) -> None:
 @given(order=st.permutations(range(1, 9)))
 def test_a_cached_value_never_goes_back(cluster: Cluster, order: list[int]) -> None:
     """I5: fills and refreshes in any order leave the newest version."""
-    cache_redis().delete("c:test:never-back")
+    redis.cache().delete("c:test:never-back")
     seen = 0
     for version in order:
         values = [("test:never-back", version * 10, version)]
@@ -118,15 +118,15 @@ def test_a_cached_read_is_answered_as_any_other(client: httpx.Client, key: str) 
 def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None:
     """The worker may have passed by before the entry was there, so nobody would refresh it."""
     lane = Lane(901, 1)  # no such shard: its shifts would announce, too
-    redis, keys = cache_redis(), [one for n in range(12_000) if number_of(slot_of(one := f"test:lagging:{n}"), 2) == 1][:5000]
-    redis.delete(f"announced:{lane}", *("c:" + key for key in keys))
+    entries, keys = redis.cache(), [one for n in range(12_000) if number_of(slot_of(one := f"test:lagging:{n}"), 2) == 1][:5000]
+    entries.delete(f"announced:{lane}", *("c:" + key for key in keys))
     assert cache.announce(lane, 100, keys) == []
     cache.fill(lane.shard, [(keys[1], 5, 90)], {0: 500, 1: 99})
     cache.fill(lane.shard, [(keys[4999], 5, 90)], {0: 0, 1: 100})
-    assert 0 < redis.pttl("c:" + keys[1]) <= 1000
-    assert redis.ttl("c:" + keys[4999]) > 1
+    assert 0 < entries.pttl("c:" + keys[1]) <= 1000
+    assert entries.ttl("c:" + keys[4999]) > 1
     assert cache.announce(lane, 50, keys) == [keys[1], keys[4999]], "what is cached is to be refreshed"
-    assert redis.get(f"announced:{lane}") == b"100", "what was announced never goes back"
+    assert entries.get(f"announced:{lane}") == b"100", "what was announced never goes back"
 
 
 def test_versions_seen_by_readers_never_go_back(cluster: Cluster, client: httpx.Client, key: str) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from replication import patroni
-from runtime.breakers import cache_redis
+from runtime import redis
 from tests.conftest import Cluster, eventually
 from tests.shards import SHARD, URL, delayed, key_on, left_whole, one_of
 
@@ -43,7 +43,7 @@ def test_a_replica_that_lags_is_left_out_of_reads_and_comes_back(cluster: Cluste
     key = key_on(SHARD, key)
 
     def source() -> str:
-        cache_redis().delete(f"c:{key}")
+        redis.cache().delete(f"c:{key}")
         found: str = client.get(f"/v1/counters/{key}").json()["source"]
         return found
 
@@ -54,7 +54,7 @@ def test_a_replica_that_lags_is_left_out_of_reads_and_comes_back(cluster: Cluste
             assert write["value"] == turn
             time.sleep(0.1)
         for _ in range(10):  # the limit is 2 s, and 3 s have passed
-            cache_redis().delete(f"c:{key}")
+            redis.cache().delete(f"c:{key}")
             read = client.get(f"/v1/counters/{key}").json()
             assert (read["source"], read["value"]) == ("primary", 30)
     eventually(lambda: source() == "replica", 30)

@@ -19,8 +19,8 @@ from counters.reading import cache
 from counters.reconciliation import rounds
 from replication import digests
 from replication.digest import Difference
+from runtime import redis
 from sharding import databases, topology
-from runtime.breakers import cache_redis
 from sharding.slots import slot_of
 from tests.browser import Browser
 from tests.conftest import Cluster, eventually, value_of
@@ -35,6 +35,17 @@ MORE_LANES = """
 INSERT INTO apply_state (lane, last_version, last_set_version)
 SELECT lane + count(*) OVER (), last_version, last_set_version FROM apply_state"""
 FEWER_LANES = "DELETE FROM apply_state WHERE lane >= %s"
+
+
+def compare_later(shard: int, version: int) -> digests.Round:
+    """A round of a moment after a version."""
+
+    def compared() -> digests.Round | None:
+        done = compare(shard)
+        return done if done.version > version else None
+
+    found: digests.Round = eventually(compared)
+    return found
 
 
 def compare(shard: int, seconds: float = 60) -> digests.Round:
@@ -113,7 +124,7 @@ def test_a_busy_shard_compares_equal_each_time(cluster: Cluster, client: httpx.C
         versions: dict[int, int] = {}
         for _ in range(10):
             for shard in (0, 1):
-                done = eventually(lambda shard=shard: (found := compare(shard)).version > versions.get(shard, 0) and found)
+                done = compare_later(shard, versions.get(shard, 0))
                 assert [(one.equal, one.detail, one.digest) for one in done.comparisons] == [(True, "", done.digest)]
                 assert not done.altered
                 versions[shard] = done.version
@@ -156,7 +167,7 @@ def test_a_change_by_hand_is_found_within_one_round(cluster: Cluster, client: ht
     shard = shard_of(counter)
     digest_of(client, shard)
     assert digest_of(client, shard)["altered_slots"] == []
-    cache_redis().delete(f"c:{counter}")
+    redis.cache().delete(f"c:{counter}")
     altered = metric(cluster, "tally_shard_altered_slots_total", shard=shard)
     by_hand(counter, 1000)
     found = digest_of(client, shard)
@@ -179,7 +190,7 @@ def test_cached_values_are_repaired(cluster: Cluster, client: httpx.Client, key:
         "never": b"1 1",
     }
     for kind, entry in entries.items():
-        cache_redis().set(f"c:{keys[kind]}", entry)
+        redis.cache().set(f"c:{keys[kind]}", entry)
 
     reports = rounds.run([0, 1])
     wrong = {one for report in reports for one in report.cache.keys}
@@ -192,7 +203,7 @@ def test_cached_values_are_repaired(cluster: Cluster, client: httpx.Client, key:
 
 
 def test_garbage_in_the_cache_is_no_answer(client: httpx.Client, counter: str) -> None:
-    cache_redis().set(f"c:{counter}", b"seven")
+    redis.cache().set(f"c:{counter}", b"seven")
     read = client.get(f"/v1/counters/{counter}")
     assert read.status_code == 200
     assert read.json()["source"] == "replica"
@@ -276,7 +287,7 @@ def test_who_may_ask_and_for_what(cluster: Cluster, client: httpx.Client) -> Non
 def test_the_last_result_is_kept_until_it_is_not(client: httpx.Client) -> None:
     fresh = digest_of(client, 1)
     assert client.get("/v1/shards/1/digest").json() == fresh
-    cache_redis().delete("reconciliation:1")
+    redis.cache().delete("reconciliation:1")
     answer = client.get("/v1/shards/1/digest")
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
     eventually(lambda: client.get("/v1/shards/1/digest").status_code == 200)

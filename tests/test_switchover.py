@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from replication.models import Intervention
-from runtime.breakers import cache_redis
+from runtime import redis
 from tests.conftest import Cluster, eventually
 from tests.shards import SHARD, URL, directly, key_on, left_whole, one_of, replica_away, replicas_of, system_start
 from tests.test_faults import assert_exact, load
@@ -48,7 +48,7 @@ class Reads:
         with self.cluster.client() as client:
             while not self._stop.is_set():
                 if consistency == "eventual":
-                    cache_redis().delete(f"c:{self.key}")
+                    redis.cache().delete(f"c:{self.key}")
                 answer = client.get(f"/v1/counters/{self.key}", params={"consistency": consistency})
                 self.done += 1
                 if answer.status_code != 200 or answer.json()["value"] != 7:

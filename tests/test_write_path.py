@@ -15,6 +15,7 @@ from django.db import connections
 
 from counters.intake import idempotency, journal
 from counters.models import ApiKey
+from runtime import redis
 from tests.conftest import Cluster, eventually, value_of
 
 MAX = 2**63 - 1
@@ -195,7 +196,7 @@ def test_idempotency_key_that_left_redis_is_found_in_its_shard(cluster: Cluster,
     prefix = cluster.key.partition(".")[0]
     claim = idempotency.claim(prefix, token, "POST", f"/v1/counters/{key}/increments", first.request.content)
     eventually(lambda: claim.find() is not None)
-    assert journal.client().delete(journal.token_key(claim.token)) == 1
+    assert redis.journal().delete(journal.token_key(claim.token)) == 1
     assert increment(client, key, 3, Idempotency_Key=token).text == first.text
     assert increment(client, key, 4, Idempotency_Key=token).status_code == 422
     assert value_of(client, key) == 3

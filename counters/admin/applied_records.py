@@ -7,13 +7,13 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 
-from counters.operators import applied_records
 from counters.admin import listing
 from counters.admin.filters import Filter, ForwardedFilter, RejectedFilter
 from counters.admin.listing import Page
 from counters.admin.operations import OperationsAdmin
-from counters.operators.applied_records import Forwarded, ForwardedPlace, Rejected, RejectedPlace
 from counters.intake.outcomes import REASONS
+from counters.operators import applied_records
+from counters.operators.applied_records import Forwarded, ForwardedPlace, Rejected, RejectedPlace
 
 
 class RejectedOperationAdmin(OperationsAdmin):

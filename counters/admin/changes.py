@@ -9,10 +9,10 @@ import msgspec
 from django.conf import settings
 from django.contrib import messages
 
-from counters.reading import write_status
-from counters.intake import idempotency, outcomes, writes
 from counters.batch import Step
+from counters.intake import idempotency, outcomes, writes
 from counters.intake.journal import JournalUnavailable
+from counters.reading import write_status
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 

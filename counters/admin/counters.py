@@ -14,7 +14,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
-from counters.reading import reads, write_status
 from counters.admin import changes, listing
 from counters.admin.base import ViewsAdmin
 from counters.admin.forms import ChangeForm, SearchForm, WriteForm
@@ -22,6 +21,7 @@ from counters.intake import outcomes
 from counters.intake.journal import JournalUnavailable
 from counters.keys import KEY_RULE, is_key
 from counters.models import Counter
+from counters.reading import reads, write_status
 from counters.write_id import WriteId
 from sharding import topology
 from sharding.databases import ShardUnavailable

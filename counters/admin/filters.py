@@ -10,8 +10,8 @@ import msgspec
 from django import forms
 from django.conf import settings
 
-from counters.apply import dead_letters
 from counters.admin.forms import WriteForm
+from counters.apply import dead_letters
 from counters.intake.outcomes import REASONS
 from counters.keys import KEY_RULE, is_key
 from counters.write_id import WriteId

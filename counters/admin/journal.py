@@ -9,13 +9,12 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest
 
-from counters.operators import applied_records
 from counters.admin import listing
 from counters.admin.filters import Filter, JournalFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
-from counters.operators import journal_entries
 from counters.intake import dispatch, journal
+from counters.operators import applied_records, journal_entries
 from counters.operators.journal_entries import Held
 from sharding.lanes import Lane
 

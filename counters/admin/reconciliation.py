@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from django.http import HttpRequest
 
-from counters.reconciliation import rounds
 from counters.admin.filters import Filter, ShardFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
+from counters.reconciliation import rounds
 from counters.reconciliation.rounds import Report
 from sharding import topology
 

@@ -8,12 +8,12 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from rest_framework.request import Request
 
-from counters.reconciliation import rounds
 from counters.api import schema, waiting
 from counters.api.base import ApiView, Response
 from counters.api.problems import unavailable
 from counters.api.shard_views import shard_of
 from counters.models import Scope
+from counters.reconciliation import rounds
 from counters.reconciliation.rounds import Report
 from replication.digest import Difference
 from replication.digests import Comparison

@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.http import HttpResponse
-from django_redis import get_redis_connection
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 from rest_framework.renderers import BaseRenderer
@@ -19,7 +18,7 @@ from rest_framework.response import Response
 
 from counters.api import schema
 from counters.api.base import ApiView
-from counters.intake import journal
+from runtime import redis
 from sharding import databases, topology
 
 _SECONDS = 2.0
@@ -37,8 +36,8 @@ def _select_one(alias: str) -> None:
 
 def _probes() -> dict[str, Callable[[], Any]]:
     probes: dict[str, Callable[[], Any]] = {
-        "journal": lambda: journal.client().ping(),
-        "cache": lambda: get_redis_connection("default").ping(),
+        "journal": lambda: redis.journal().ping(),
+        "cache": lambda: redis.cache_unguarded().ping(),
         "topology": topology.current,
     }
     for alias in settings.DATABASES:

@@ -10,10 +10,10 @@ from django.conf import settings
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from counters.reading import read_your_writes, reads
 from counters.api import waiting
 from counters.api.base import Answer, PendingResponse, Response
 from counters.api.problems import Problem, invalid
+from counters.reading import read_your_writes, reads
 from counters.reading.reads import Counter
 from counters.write_id import WriteId
 from runtime import event_loop

@@ -14,20 +14,20 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
 from counters import keys
-from counters.reading import reads, write_status
 from counters.api import media, reading, requests, schema, waiting
 from counters.api.authentication import Caller
 from counters.api.base import Answer, ApiView, PendingResponse, Response, etag
 from counters.api.problems import Problem, invalid
-from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.batch import Step
-from runtime.group_commit import Promise
+from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.idempotency import Claim
 from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
 from counters.operations import fold, in_range
+from counters.reading import reads, write_status
 from counters.write_id import WriteId
 from runtime import event_loop
+from runtime.group_commit import Promise
 
 _MOMENT_SECONDS = 1.0
 

@@ -24,8 +24,8 @@ from django.conf import settings
 from prometheus_client import Counter, Gauge
 
 from counters import batch as codec
-from counters.intake import journal
 from counters.batch import Batch
+from counters.intake import journal
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane

@@ -13,10 +13,10 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from counters.apply.plan import Placed
 from counters import batch
-from counters.intake import dispatch, journal
+from counters.apply.plan import Placed
 from counters.batch import Batch, Increments, Operation
+from counters.intake import dispatch, journal
 from counters.intake.journal import Payload
 from sharding.lanes import Lane
 from sharding.topology import Topology

@@ -20,8 +20,8 @@ import time
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from counters.apply.plan import Placed, Plan, Planning, keys_to_read
 from counters import batch
+from counters.apply.plan import Placed, Plan, Planning, keys_to_read
 from counters.intake import journal
 from counters.intake.journal import Entry, WakeUps
 from sharding.lanes import Lane

@@ -17,6 +17,7 @@ from django.conf import settings
 from psycopg import sql
 
 from counters.intake import journal
+from runtime import redis
 from sharding import databases
 
 DAYS_AHEAD = 3
@@ -36,13 +37,13 @@ def maintain(shard: int) -> list[str]:
     oldest = datetime.fromtimestamp(min(entry.position for entry in entries) / 1e6, UTC) if entries else None
     create_ahead(shard)
     dropped = drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
-    journal.client().set(_maintained_key(shard), time())
+    redis.journal().set(_maintained_key(shard), time())
     return dropped
 
 
 def maintained_at(shard: int) -> float:
     """When that was last done (Unix time), 0 if never. Raises `RedisError`."""
-    return float(journal.client().get(_maintained_key(shard)) or 0)
+    return float(redis.journal().get(_maintained_key(shard)) or 0)
 
 
 def _maintained_key(shard: int) -> str:

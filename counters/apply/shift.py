@@ -30,15 +30,15 @@ from django.conf import settings
 from prometheus_client import Counter, Histogram
 from redis.exceptions import RedisError
 
-from counters.reading import cache as counter_cache
 from counters.apply import transaction
 from counters.apply.completion import Completion
 from counters.apply.connections import Connections
 from counters.apply.loading import Loader, Window
 from counters.apply.plan import Placed
 from counters.apply.transaction import Committed
-from counters.intake import journal, outcomes
 from counters.batch import Increments
+from counters.intake import journal, outcomes
+from counters.reading import cache as counter_cache
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane

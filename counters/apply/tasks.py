@@ -22,7 +22,8 @@ from redis.exceptions import LockNotOwnedError
 
 from counters.apply import dead_letters, partitions, relay
 from counters.apply.worker import Worker
-from counters.intake import dispatch, journal
+from counters.intake import dispatch
+from runtime import redis
 from sharding.lanes import MOST, Lane
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,7 @@ def _end_if_too_large() -> None:
 @shared_task(name="counters.relay", ignore_result=True)
 def relay_overdue() -> None:
     """Dispatch again what is overdue. One process at a time: a second one leaves it to the first."""
-    lock = journal.client().lock("journal:relay", timeout=30, blocking=False)
+    lock = redis.journal().lock("journal:relay", timeout=30, blocking=False)
     if not lock.acquire():
         return
     with suppress(LockNotOwnedError):

@@ -20,10 +20,10 @@ from uuid import UUID
 
 import psycopg
 
-from counters.reading import cache
 from counters.apply import forwarding
 from counters.apply.loading import Window
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
+from counters.reading import cache
 from replication import flush
 from sharding import lanes, topology
 from sharding.lanes import Lane

@@ -91,7 +91,7 @@ class Worker:
         for lane in (lane for shard in self.shards for lane in journal.occupied(shard)):
             holder = journal.holder(lane) or ""
             if holder.partition("#")[0] in {"", self.name} and journal.hold(lane, holder, ""):
-                dispatch.send(lane)
+                dispatch.send_soon(lane)  # a broker that hangs must not hold up the watch
 
     def _take(self, lane: Lane) -> None:
         TAKEN.labels(lane.shard).inc()

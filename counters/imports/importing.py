@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from counters.reading import write_status
 from counters.imports.lines import Chunk
 from counters.intake import idempotency, writes
 from counters.intake.journal import JournalUnavailable
+from counters.reading import write_status
 from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology

@@ -9,13 +9,15 @@ Sending never holds up a flush: a thread of its own does it, so a slow broker co
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import structlog
 from celery import current_app
 from kombu.exceptions import OperationalError
 from prometheus_client import Counter
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from runtime import breakers
 from runtime.group_commit import GroupCommit
 from sharding.lanes import Lane
 
@@ -32,10 +34,11 @@ def queue_of(shard: int) -> str:
 
 
 def send(lane: Lane) -> bool:
-    """Send the task of a lane now; whether the broker took it."""
+    """Send the task of a lane now; whether the broker took it. A broker that gave no answer is left alone for some seconds."""
+    task = partial(current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False)
     try:
-        current_app.send_task(TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False)
-    except (OperationalError, OSError) as error:
+        breakers.broker.call(task)
+    except (OperationalError, RedisConnectionError, OSError) as error:
         _undispatched(lane, str(error))
         return False
     DISPATCHED.labels(lane.shard).inc()

@@ -13,8 +13,7 @@ from functools import partial
 from hashlib import blake2b
 
 from counters.write_id import WriteId
-from runtime import breakers
-from sharding import databases, topology
+from sharding import breakers, databases, topology
 
 FIND = "SELECT record FROM idempotency WHERE token = %s ORDER BY applied_at LIMIT 1"  # at most 9 partitions, one index probe each
 MAX_KEY_LENGTH = 255

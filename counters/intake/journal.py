@@ -26,14 +26,11 @@ import msgspec
 import psycopg
 import structlog
 from django.conf import settings
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
-from redis.retry import Retry
 
-from runtime import breakers
+from runtime import breakers, redis
 from sharding import databases
 from sharding.lanes import MOST, Lane
 
@@ -107,26 +104,8 @@ _poison = msgspec.msgpack.Decoder(Poison)
 
 
 @cache
-def client() -> Any:
-    """The connections of this process, a `Redis` (its answers have no useful types). No hidden repeats: `append` makes its own."""
-    timeout = settings.TALLY.redis_timeout_seconds
-    return Redis.from_url(
-        settings.TALLY.journal_url.get_secret_value(),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        socket_keepalive=True,
-        health_check_interval=0,
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
-def _script(name: str) -> str:
-    return (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
-
-
-@cache
 def _registered(name: str) -> Any:
-    return client().register_script(_script(name))
+    return redis.journal().register_script(redis.script(Path(__file__).parent, name))
 
 
 def positions_key(lane: Lane) -> str:
@@ -199,7 +178,7 @@ def _lease() -> int:
 
 def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
     try:
-        return breakers.guard(breakers.JOURNAL, partial(_append_twice, keys, args))
+        return breakers.journal.call(partial(_append_twice, keys, args))
     except RedisError as error:
         raise JournalUnavailable(f"the journal did not answer: {error}") from error
 
@@ -225,7 +204,7 @@ def _set_clock() -> None:
         except psycopg.Error as error:
             raise JournalUnavailable(f"the journal is empty, and shard {shard} cannot tell its last version: {error}") from error
     try:
-        client().set(CLOCK, last, nx=True)
+        redis.journal().set(CLOCK, last, nx=True)
     except RedisError as error:
         raise JournalUnavailable(f"the journal did not answer: {error}") from error
     log.warning("journal_clock_set", last_version=last)
@@ -234,7 +213,7 @@ def _set_clock() -> None:
 def entries(lane: Lane, *, after: int = 0, through: int | None = None, limit: int = -1) -> list[Entry]:
     """Entries of a lane beyond a position, up to another, in order. Raises `RedisError`."""
     last = "+inf" if through is None else through
-    found = client().zrange(positions_key(lane), f"({after}", last, byscore=True, offset=0, num=limit, withscores=True)
+    found = redis.journal().zrange(positions_key(lane), f"({after}", last, byscore=True, offset=0, num=limit, withscores=True)
     return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]
 
 
@@ -246,12 +225,12 @@ def read(lane: Lane, after: int, most: int) -> list[tuple[bytes, int, bytes | No
 
 def payloads(lane: Lane, ids: Sequence[UUID]) -> list[bytes | None]:
     """Bytes of batches, in the order asked for; None for one that is gone. Raises `RedisError`."""
-    return client().hmget(batches_key(lane), [id.bytes for id in ids]) if ids else []
+    return redis.journal().hmget(batches_key(lane), [id.bytes for id in ids]) if ids else []
 
 
 def sizes(lane: Lane, ids: Sequence[UUID]) -> list[int]:
     """Bytes of batches, in the order asked for; 0 for one that is gone. Raises `RedisError`."""
-    with client().pipeline(transaction=False) as pipe:
+    with redis.journal().pipeline(transaction=False) as pipe:
         for id in ids:
             pipe.hstrlen(batches_key(lane), id.bytes)
         lengths: list[int] = pipe.execute()
@@ -265,7 +244,7 @@ def position(lane: Lane, id: UUID) -> int | None:
 
 def positions(lanes: Sequence[Lane], id: UUID) -> list[int | None]:
     """Where the batches of one flush stand, for each lane; None where it has none. Raises `RedisError`."""
-    with client().pipeline(transaction=False) as pipe:
+    with redis.journal().pipeline(transaction=False) as pipe:
         for lane in lanes:
             pipe.zscore(positions_key(lane), id.bytes)
         return [None if score is None else int(score) for score in pipe.execute()]
@@ -299,7 +278,7 @@ class WakeUps:
     """
 
     def __init__(self, lane: Lane) -> None:
-        self._messages = client().pubsub()
+        self._messages = redis.journal().pubsub()
         self._messages.subscribe(wake_channel(lane))
         self._messages.get_message(timeout=settings.TALLY.redis_timeout_seconds)  # from here on nothing is missed
 
@@ -318,7 +297,7 @@ class WakeUps:
 
 def holder(lane: Lane) -> str | None:
     """Who applies a lane: None if its lease has run out, "" if a task was sent and no shift has begun. Raises `RedisError`."""
-    held, until = client().hmget(shift_key(lane), "holder", "until")
+    held, until = redis.journal().hmget(shift_key(lane), "holder", "until")
     if until is None or int(until) <= now():
         return None
     return "" if held is None else str(held.decode())
@@ -336,7 +315,7 @@ def with_set_aside(shard: int) -> list[Lane]:
 
 def _having(shard: int, key_of: Callable[[Lane], str]) -> list[Lane]:
     lanes = [Lane(shard, number) for number in range(MOST)]
-    with client().pipeline(transaction=False) as pipe:
+    with redis.journal().pipeline(transaction=False) as pipe:
         for lane in lanes:
             pipe.exists(key_of(lane))
         return [lane for lane, there in zip(lanes, pipe.execute(), strict=True) if there]
@@ -344,7 +323,7 @@ def _having(shard: int, key_of: Callable[[Lane], str]) -> list[Lane]:
 
 def depth(lane: Lane) -> int:
     """Number of entries. Raises `RedisError`."""
-    return int(client().zcard(positions_key(lane)))
+    return int(redis.journal().zcard(positions_key(lane)))
 
 
 def age(lane: Lane) -> float:
@@ -355,18 +334,18 @@ def age(lane: Lane) -> float:
 
 def size(lane: Lane) -> int:
     """Bytes of memory that a lane's batches take, as Redis estimates it. Raises `RedisError`."""
-    return int(client().memory_usage(batches_key(lane)) or 0)
+    return int(redis.journal().memory_usage(batches_key(lane)) or 0)
 
 
 def now() -> int:
     """The journal's time, in microseconds. Raises `RedisError`."""
-    seconds, microseconds = client().time()
+    seconds, microseconds = redis.journal().time()
     return int(seconds) * 1_000_000 + int(microseconds)
 
 
 def remove(lane: Lane, ids: Sequence[bytes], tokens: Iterable[bytes]) -> None:
     """Completion: forget batches that are safe, and let their idempotency tokens go some time later. Raises `RedisError`."""
-    with client().pipeline(transaction=True) as pipe:
+    with redis.journal().pipeline(transaction=True) as pipe:
         pipe.zrem(positions_key(lane), *ids)
         pipe.hdel(batches_key(lane), *ids)
         for token in tokens:
@@ -377,14 +356,14 @@ def remove(lane: Lane, ids: Sequence[bytes], tokens: Iterable[bytes]) -> None:
 def tell_degraded(lane: Lane, degraded: bool) -> None:
     """A shift's word on whether batches left its lane's journal that too few replicas have. Raises `RedisError`."""
     if degraded:
-        client().sadd(_degraded_key(lane.shard), lane.number)
+        redis.journal().sadd(_degraded_key(lane.shard), lane.number)
     else:
-        client().srem(_degraded_key(lane.shard), lane.number)
+        redis.journal().srem(_degraded_key(lane.shard), lane.number)
 
 
 def is_degraded(shard: int) -> bool:
     """Whether some lane's shift said so last, see `counters.apply.completion`. Raises `RedisError`."""
-    return bool(client().exists(_degraded_key(shard)))
+    return bool(redis.journal().exists(_degraded_key(shard)))
 
 
 def _degraded_key(shard: int) -> str:
@@ -394,7 +373,7 @@ def _degraded_key(shard: int) -> str:
 def set_aside(lane: Lane, entry: Entry, reason: str) -> None:
     """Take a batch that cannot be decoded or applied out of the way, and keep it with the reason. Raises `RedisError`."""
     data = payloads(lane, [entry.id])[0]
-    with client().pipeline(transaction=True) as pipe:
+    with redis.journal().pipeline(transaction=True) as pipe:
         if data is not None:
             pipe.hset(poison_key(lane), entry.id.bytes, msgspec.msgpack.encode(Poison(entry.position, reason, data)))
         pipe.zrem(positions_key(lane), entry.id.bytes)
@@ -404,17 +383,17 @@ def set_aside(lane: Lane, entry: Entry, reason: str) -> None:
 
 def poison(lane: Lane) -> dict[UUID, Poison]:
     """What was set aside. Raises `RedisError`."""
-    return {UUID(bytes=id): _poison.decode(data) for id, data in client().hgetall(poison_key(lane)).items()}
+    return {UUID(bytes=id): _poison.decode(data) for id, data in redis.journal().hgetall(poison_key(lane)).items()}
 
 
 def set_aside_count(lane: Lane) -> int:
     """How many were set aside. Raises `RedisError`."""
-    return int(client().hlen(poison_key(lane)))
+    return int(redis.journal().hlen(poison_key(lane)))
 
 
 def set_aside_ids(lane: Lane) -> list[UUID]:
     """The ids of what was set aside, the newest first (ids of forwarded batches tell no time). Raises `RedisError`."""
-    return sorted((UUID(bytes=id) for id in client().hkeys(poison_key(lane))), reverse=True)
+    return sorted((UUID(bytes=id) for id in redis.journal().hkeys(poison_key(lane))), reverse=True)
 
 
 def set_aside_batches(lane: Lane, ids: Sequence[UUID]) -> list[SetAside]:
@@ -428,11 +407,11 @@ def retry(lane: Lane, id: UUID) -> int | None:
 
     It is applied as what it is, late: increments that a set has voided since stay void.
     """
-    found = client().hget(poison_key(lane), id.bytes)
+    found = redis.journal().hget(poison_key(lane), id.bytes)
     if found is None:
         return None
     one = _poison.decode(found)
-    with client().pipeline(transaction=True) as pipe:
+    with redis.journal().pipeline(transaction=True) as pipe:
         pipe.zadd(positions_key(lane), {id.bytes: one.position}, nx=True)
         pipe.hset(batches_key(lane), id.bytes, one.data)
         pipe.hdel(poison_key(lane), id.bytes)
@@ -442,17 +421,17 @@ def retry(lane: Lane, id: UUID) -> int | None:
 
 def discard(lane: Lane, id: UUID) -> bool:
     """Forget a batch that was set aside; whether it was there. Raises `RedisError`."""
-    return bool(client().hdel(poison_key(lane), id.bytes))
+    return bool(redis.journal().hdel(poison_key(lane), id.bytes))
 
 
 def close(seconds: float) -> None:
     """Take nothing for so long, or until `reopen`. Raises `RedisError`."""
-    client().set(CLOSED, 1, px=int(seconds * 1000))
+    redis.journal().set(CLOSED, 1, px=int(seconds * 1000))
 
 
 def reopen(topology_version: int) -> None:
     """Take what is routed by this version of the topology, or a newer one. Raises `RedisError`."""
-    with client().pipeline(transaction=True) as pipe:
+    with redis.journal().pipeline(transaction=True) as pipe:
         pipe.set(TOPOLOGY, topology_version)
         pipe.delete(CLOSED)
         pipe.execute()
@@ -462,9 +441,9 @@ def adopt_shard_journal(shard: int) -> int:
     """Make the journal that a shard had before there were lanes that of its lane 0; the number of its entries. Raises `RedisError`."""
     lane = Lane(shard, 0)
     old = f"journal:{shard}"
-    found = client().zrange(f"{old}:positions", 0, -1, withscores=True)
-    batches, poison = client().hgetall(f"{old}:batches"), client().hgetall(f"{old}:poison")
-    with client().pipeline(transaction=True) as pipe:
+    found = redis.journal().zrange(f"{old}:positions", 0, -1, withscores=True)
+    batches, poison = redis.journal().hgetall(f"{old}:batches"), redis.journal().hgetall(f"{old}:poison")
+    with redis.journal().pipeline(transaction=True) as pipe:
         if found:
             pipe.zadd(positions_key(lane), dict(found), nx=True)
         for key, entries in ((batches_key(lane), batches), (poison_key(lane), poison)):

@@ -16,8 +16,9 @@ from uuid import UUID, uuid4
 
 import msgspec
 import structlog
-from django_redis import get_redis_connection
 from redis.exceptions import RedisError
+
+from runtime import redis
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,7 @@ _outcomes = msgspec.msgpack.Decoder(list[Outcome])
 def publish(channel: str, outcomes: list[Outcome]) -> None:
     """Tell a waiting process; best effort."""
     try:
-        get_redis_connection("default").publish(channel, msgspec.msgpack.encode(outcomes))
+        redis.cache_unguarded().publish(channel, msgspec.msgpack.encode(outcomes))
     except RedisError as error:
         log.warning("outcomes_unpublished", error=str(error))
 
@@ -80,7 +81,7 @@ class Listener:
     def _run(self) -> None:
         while True:
             try:
-                pubsub = get_redis_connection("default").pubsub(ignore_subscribe_messages=True)
+                pubsub = redis.cache_unguarded().pubsub(ignore_subscribe_messages=True)
                 pubsub.subscribe(self.channel)
                 while True:
                     message = pubsub.get_message(timeout=10)

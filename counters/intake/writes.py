@@ -19,13 +19,13 @@ from prometheus_client import Counter, Histogram
 from uuid_utils.compat import uuid7
 
 from counters import batch
-from counters.intake import dispatch, journal, outcomes
 from counters.batch import Increments, Step, Token
-from runtime.group_commit import GroupCommit, Promise
+from counters.intake import dispatch, journal, outcomes
 from counters.intake.idempotency import Claim, Mismatch
 from counters.intake.journal import Payload
 from counters.write_id import WriteId
 from runtime import event_loop
+from runtime.group_commit import GroupCommit, Promise
 from sharding import topology
 from sharding.lanes import Lane
 from sharding.slots import slots_of

@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Literal
 from uuid import UUID
 
-from counters.operators import applied_records
 from counters import batch
-from counters.intake import journal
 from counters.batch import Increments
+from counters.intake import journal
+from counters.operators import applied_records
 from sharding.lanes import Lane
 
 DECODED_BYTES = 4 * 1024 * 1024  # of batches that one page decodes to count what is in them

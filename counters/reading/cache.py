@@ -28,7 +28,7 @@ from prometheus_client import Counter
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 
-from runtime.breakers import cache_redis
+from runtime import redis
 from sharding.lanes import Lane, number_of
 from sharding.slots import slots_of
 
@@ -52,7 +52,7 @@ def _entry(key: str) -> str:
 def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     """(value, version) of those keys that the cache has."""
     try:
-        entries: list[bytes | None] = cache_redis().mget([_entry(key) for key in keys])  # type: ignore[assignment]
+        entries: list[bytes | None] = redis.cache().mget([_entry(key) for key in keys])  # type: ignore[assignment]
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
         return {}
@@ -80,7 +80,7 @@ def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
     stale: list[str] = []
     try:
         for chunk in _chunks(keys):
-            found = _script("announce")([_announced(lane)], [version, msgspec.msgpack.encode(chunk)], cache_redis())
+            found = _script("announce")([_announced(lane)], [version, msgspec.msgpack.encode(chunk)], redis.cache())
             stale += [chunk[place - 1] for place in found]
     except RedisError as error:
         log.debug("cache_unasked", error=str(error))
@@ -102,7 +102,7 @@ def refresh(lane: Lane, values: Sequence[Value]) -> None:
 
 def entries(keys: Sequence[str]) -> dict[str, bytes]:
     """What the cache has of these keys, as it stands there. Raises `RedisError`."""
-    found: list[bytes | None] = cache_redis().mget([_entry(key) for key in keys])  # type: ignore[assignment]
+    found: list[bytes | None] = redis.cache().mget([_entry(key) for key in keys])  # type: ignore[assignment]
     return {key: entry for key, entry in zip(keys, found, strict=True) if entry is not None}
 
 
@@ -110,7 +110,7 @@ def all_entries(most: int) -> Iterator[dict[str, bytes]]:
     """Everything that the cache has while this goes on, about `most` at a time. Raises `RedisError`."""
     cursor = 0
     while True:
-        found: tuple[int, list[bytes]] = cache_redis().scan(cursor, match=f"{_PREFIX}*", count=most)  # type: ignore[assignment]
+        found: tuple[int, list[bytes]] = redis.cache().scan(cursor, match=f"{_PREFIX}*", count=most)  # type: ignore[assignment]
         cursor, names = found
         keys = [name.decode(errors="replace").removeprefix(_PREFIX) for name in names]
         yield entries(keys) if keys else {}
@@ -120,7 +120,7 @@ def all_entries(most: int) -> Iterator[dict[str, bytes]]:
 
 def forget(seen: Mapping[str, bytes]) -> int:
     """Delete entries unless they have changed since they were seen; how many. Raises `RedisError`."""
-    return int(_script("forget")([_entry(key) for key in seen], list(seen.values()), cache_redis())) if seen else 0
+    return int(_script("forget")([_entry(key) for key in seen], list(seen.values()), redis.cache())) if seen else 0
 
 
 def parsed(entry: bytes) -> tuple[int, int]:
@@ -138,14 +138,14 @@ def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, in
         fields = [
             field for lane, (key, value, version) in zip(lanes, chunk, strict=True) for field in (_entry(key), value, version, lane + 1)
         ]
-        _script("put")(announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields], cache_redis())
+        _script("put")(announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields], redis.cache())
 
 
 def _put_all(announced: str, values: Sequence[Value]) -> None:
     """Put values of one lane that its own shift has written: nothing is newer."""
     for chunk in _chunks(values):
         fields = [field for key, value, version in chunk for field in (_entry(key), value, version, 1)]
-        _script("put")([announced], [settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS, _EVERYTHING, *fields], cache_redis())
+        _script("put")([announced], [settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS, _EVERYTHING, *fields], redis.cache())
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -159,4 +159,4 @@ def _announced(lane: Lane) -> str:
 
 @cache
 def _script(name: str) -> Script:
-    return cache_redis().register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
+    return redis.cache().register_script(redis.script(Path(__file__).parent, name))

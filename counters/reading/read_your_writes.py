@@ -16,8 +16,8 @@ import psycopg
 
 from counters.reading import reads, write_status
 from counters.reading.reads import Consistency, Counter, Rows
-from counters.write_id import WriteId
 from counters.reading.write_status import IN_LEDGER, Status
+from counters.write_id import WriteId
 from sharding import topology
 from sharding.databases import ShardUnavailable
 

@@ -18,10 +18,9 @@ import psycopg
 from django.conf import settings
 
 from counters.reading import cache
-from runtime.group_commit import GroupCommit, Promise
 from replication import lag
-from runtime import breakers
-from sharding import databases, topology
+from runtime.group_commit import GroupCommit, Promise
+from sharding import breakers, databases, topology
 from sharding.databases import left_out
 from sharding.slots import slots_of
 

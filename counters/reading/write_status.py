@@ -14,9 +14,9 @@ from uuid import UUID
 import psycopg
 from redis.exceptions import RedisError
 
-from counters.reading import reads
 from counters.intake import journal
 from counters.intake.outcomes import Outcome
+from counters.reading import reads
 from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
 from sharding.lanes import Lane, by_shard

@@ -20,9 +20,9 @@ from django.conf import settings
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
+from counters.keys import is_key
 from counters.reading import cache, reads
 from counters.reading.cache import Value
-from counters.keys import is_key
 from sharding import databases, topology
 
 STALE = Counter("tally_cache_stale_total", "Cached values that were older than the primary's, and refreshed", ["shard"])

@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 
 from counters.reconciliation import cache_check
 from counters.reconciliation.cache_check import CacheCheck
-from replication import digests, comparisons
+from replication import comparisons, digests
 from replication.digests import Busy, Round
-from runtime.breakers import cache_redis
+from runtime import redis
 from sharding.databases import ShardUnavailable
 
 TASK = "counters.reconcile"
@@ -110,7 +110,7 @@ def _key(shard: int) -> str:
 
 def now() -> float:
     """Unix time in seconds by the clock of the cache's Redis, which all processes share. Raises `RedisError`."""
-    seconds, micros = cache_redis().time()
+    seconds, micros = redis.cache().time()
     return float(seconds + micros / 1e6)
 
 

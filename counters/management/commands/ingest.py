@@ -18,11 +18,11 @@ from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from counters.imports.lines import BadLine, Format, chunks
-from runtime import group_commit
-from counters.keys import KEY_RULE, is_key
 from counters.imports.importing import PATIENCE_SECONDS, Import, Stopped
+from counters.imports.lines import BadLine, Format, chunks
+from counters.keys import KEY_RULE, is_key
 from counters.management.progress import progress
+from runtime import group_commit
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from counters.reconciliation import rounds
 from counters.api.digests import shown
+from counters.reconciliation import rounds
 from counters.reconciliation.rounds import Report, Untold
 from replication.digests import Busy
 

@@ -1,0 +1,62 @@
+"""The two Redis of this process: the journal's and the cache's. (Celery has connections of its own to its broker.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache as once
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django_redis import get_redis_connection
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from runtime import breakers, event_loop
+
+
+@once
+def journal() -> Any:
+    """The connections to the journal, a `Redis` (its answers have no useful types). It repeats nothing by itself."""
+    timeout = settings.TALLY.redis_timeout_seconds
+    return Redis.from_url(
+        settings.TALLY.journal_url.get_secret_value(),
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        socket_keepalive=True,
+        health_check_interval=0,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+@once
+def cache_unguarded() -> Any:
+    """Django's own connections to the cache (django-redis), for what the breaker must not stop: a probe, a subscription."""
+    return get_redis_connection("default")
+
+
+def cache() -> Redis:
+    """The connections to the cache behind its breaker, for single commands and scripts.
+
+    A command raises `redis.ConnectionError` at once while the cache is known to be down.
+    """
+    return _GUARDED  # type: ignore[return-value]
+
+
+class _Guarded:
+    def __getattr__(self, command: str) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            event_loop.forbid()
+            return breakers.cache.call(partial(getattr(cache_unguarded(), command), *args, **kwargs))
+
+        return run
+
+
+_GUARDED = _Guarded()
+
+
+def script(folder: Path, name: str) -> str:
+    """The text of a Lua script of a room: `lua/NAME.lua` in its folder."""
+    return (folder / "lua" / f"{name}.lua").read_text()

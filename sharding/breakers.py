@@ -1,0 +1,58 @@
+"""A circuit breaker for each shard and role, its state shared by all processes through the cache's Redis.
+
+Only trouble with the connection counts as failure: a query that PostgreSQL answered with an error shows that the shard is up. Without the
+cache's Redis the breakers count as closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
+import psycopg
+import structlog
+from django.conf import settings
+from pybreaker import STATE_CLOSED, CircuitRedisStorage
+from redis.exceptions import RedisError
+
+from runtime import event_loop, redis
+from runtime.breakers import Breaker
+from sharding.databases import ShardUnavailable, shard_of
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class _SharedStorage(CircuitRedisStorage):
+    """pybreaker's own, but quiet and able to start while Redis is down; its other calls fall back by themselves."""
+
+    logger = structlog.get_logger(__name__).bind(event_of="breaker")
+
+    def _initialize_redis_state(self, state: str) -> None:
+        try:
+            super()._initialize_redis_state(state)
+        except RedisError as error:
+            log.warning("breaker_state_unshared", error=str(error))
+
+
+@cache
+def _breaker(alias: str) -> Breaker:
+    return Breaker(
+        alias,
+        _SharedStorage(STATE_CLOSED, redis.cache(), namespace=alias),
+        failures=settings.TALLY.breaker_failures,
+        reset_seconds=settings.TALLY.breaker_reset_seconds,
+        is_failure=lambda error: isinstance(error, psycopg.OperationalError | psycopg.InterfaceError),
+        refusal=lambda reason: ShardUnavailable(shard_of(alias), reason),
+    )
+
+
+def call(alias: str, function: Callable[[], T]) -> T:
+    """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function raised."""
+    event_loop.forbid()
+    try:
+        return _breaker(alias).call(function)
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise ShardUnavailable(shard_of(alias), f"{alias}: {str(error).strip()}") from error
