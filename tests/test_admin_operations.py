@@ -27,7 +27,7 @@ from sharding import topology
 from sharding.lanes import Lane
 from tests.browser import Browser, said
 from tests.conftest import Cluster, eventually, value_of
-from tests.test_apply import append, in_ledger, is_drained, lane_of, put_in_journal, rows
+from tests.test_apply import append_bytes, in_ledger, is_drained, lane_of, put_in_journal, rows
 from tests.test_faults import primary_of
 
 JOURNAL = "/admin/counters/journalentry/"
@@ -69,7 +69,7 @@ def still_worker(cluster: Cluster) -> Iterator[int]:
 def poison(client: httpx.Client, key: str) -> Iterator[tuple[Lane, UUID]]:
     """Bytes that are no batch, set aside by a shift of the key's lane."""
     lane, id = lane_of(key), uuid7()
-    append(lane, id, b"\xc1<b>no batch</b>")
+    append_bytes(lane, id, b"\xc1<b>no batch</b>")
     dispatch.send(lane)
     eventually(lambda: id in journal.poison(lane))
     yield lane, id

@@ -24,7 +24,7 @@ from counters.apply import dead_letters, partitions, transaction
 from counters.apply.completion import Completion
 from counters.batch import Increments, Step
 from counters.intake import dispatch, journal
-from counters.intake.journal import Payload
+from counters.intake.append import Payload, append
 from counters.write_id import WriteId
 from replication import flush
 from runtime import redis
@@ -39,12 +39,12 @@ def put_in_journal(lane: Lane, *operations: batch.Operation, id: UUID | None = N
     """One batch with a write for each operation; no task is sent, as if the message that is due had been lost."""
     id = id or uuid7()
     segments = [(index, batch.encode_segment(operation)) for index, operation in enumerate(operations)]
-    return id, append(lane, id, batch.encode(id, segments, [], None), len(operations))
+    return id, append_bytes(lane, id, batch.encode(id, segments, [], None), len(operations))
 
 
-def append(lane: Lane, id: UUID, data: bytes, writes: int = 1) -> int:
+def append_bytes(lane: Lane, id: UUID, data: bytes, writes: int = 1) -> int:
     """Put bytes into a lane's journal; their position."""
-    return journal.append(id, {lane: Payload(data)}, writes, {}, None).position
+    return append(id, {lane: Payload(data)}, writes, {}, None).position
 
 
 def lane_of(key: str) -> Lane:
@@ -120,7 +120,7 @@ def test_poison_is_kept_and_the_queue_goes_on(cluster: Cluster, client: httpx.Cl
     unfit_id = uuid7()
     bad[unfit_id] = batch.encode(unfit_id, [(0, unfit)], [], None)
     for id, data in bad.items():
-        append(lane, id, data)
+        append_bytes(lane, id, data)
         dispatch.send(lane)
     client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}).raise_for_status()
     assert value_of(client, key) == 2

@@ -24,11 +24,12 @@ from counters.apply import lane_count
 from counters.apply.worker import Worker
 from counters.batch import Increments
 from counters.intake import dispatch, journal
+from counters.intake.append import Moved, Payload, append
 from runtime import redis
 from sharding import databases, lanes, topology
 from sharding.lanes import Lane
 from tests.conftest import Cluster, eventually, value_of
-from tests.test_apply import append, lane_of, put_in_journal, rows
+from tests.test_apply import append_bytes, lane_of, put_in_journal, rows
 from tests.test_faults import assert_exact, load
 
 
@@ -96,7 +97,7 @@ def test_a_lane_that_is_held_up_delays_no_other(client: httpx.Client, key: str, 
         if how == "poison":
             bad = [uuid4() for _ in range(3)]
             for id in bad:
-                append(slow, id, b"\xc1 not a batch")
+                append_bytes(slow, id, b"\xc1 not a batch")
         queued = increment(client, mine).json()["id"]
         slowest = 0.0
         for _, [other] in others:
@@ -312,8 +313,8 @@ def test_while_the_journals_are_closed_writes_are_told_to_come_back(client: http
 def test_what_an_older_topology_routed_is_refused(client: httpx.Client, key: str) -> None:
     """An API process that does not know of a change reads the topology again; its clients repeat."""
     version = topology.current().version
-    with pytest.raises(journal.Moved):
-        journal.append(uuid4(), {lane_of(key): journal.Payload(b"")}, 1, {}, version - 1)
+    with pytest.raises(Moved):
+        append(uuid4(), {lane_of(key): Payload(b"")}, 1, {}, version - 1)
     assert journal.position(lane_of(key), uuid4()) is None
 
 

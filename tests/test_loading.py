@@ -21,12 +21,12 @@ from counters.apply.loading import Loader, Window
 from counters.apply.worker import Worker
 from counters.batch import Increments, Step
 from counters.intake import dispatch, journal
-from counters.intake.journal import Payload
+from counters.intake.append import Payload, append
 from runtime import redis
 from sharding import databases
 from sharding.lanes import Lane
 from tests.conftest import Cluster, eventually, value_of
-from tests.test_apply import append, is_drained, lane_of, put_in_journal, rows
+from tests.test_apply import append_bytes, is_drained, lane_of, put_in_journal, rows
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_window_that_does_not_continue_the_cursor_is_read_again(lane: Lane, lo
 def test_reading_changes_nothing(lane: Lane, loader: Callable[[], Loader]) -> None:
     """What cannot be decoded stays in the journal until the window is applied; so it may be thrown away."""
     id = uuid7()
-    position = append(lane, id, b"\xc1 not a batch")
+    position = append_bytes(lane, id, b"\xc1 not a batch")
     window = loader().take(position - 1, 64)
     assert ([entry.id for entry, _ in window.unfit], window.batches, window.end) == ([id], [], position)
     assert id not in journal.poison(lane)
@@ -145,7 +145,7 @@ def test_a_rest_ends_when_somebody_waits(lane: Lane, loader: Callable[[], Loader
     assert time.monotonic() - started >= 0.5, "nobody waits for an increment"
     id = uuid7()
     data = batch.encode(id, [(0, batch.encode_segment(Step(key, "increment", 1)))], [], "outcomes:nobody")
-    threading.Timer(0.2, lambda: journal.append(id, {lane: Payload(data, awaited=True)}, 1, {}, None)).start()
+    threading.Timer(0.2, lambda: append(id, {lane: Payload(data, awaited=True)}, 1, {}, None)).start()
     started = time.monotonic()
     one.rest(10, 64)
     assert time.monotonic() - started < 5

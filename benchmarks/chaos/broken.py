@@ -95,7 +95,7 @@ BREAKS = {
         "I1: acknowledged is durable",
         {
             "counters/intake/writes.py": [
-                ("    try:\n        appended = journal.append", f"{_EARLY}    try:\n        appended = journal.append"),
+                ("    try:\n        appended = append(", f"{_EARLY}    try:\n        appended = append("),
                 (f"{_ANSWER}    ACCEPTED.inc", "    ACCEPTED.inc"),
             ]
         },

@@ -15,23 +15,18 @@ lease is a hint (I4): it runs out by itself, it is not in the AOF, and two shift
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import msgspec
-import psycopg
 import structlog
 from django.conf import settings
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeout
 
-from runtime import breakers, redis
-from sharding import databases
+from runtime import redis
 from sharding.lanes import MOST, Lane
 
 log = structlog.get_logger(__name__)
@@ -39,23 +34,10 @@ log = structlog.get_logger(__name__)
 CLOCK = "journal:clock"
 TOPOLOGY = "journal:topology"  # version of the newest that anything was routed by
 CLOSED = "journal:closed"  # there while the number of lanes is being changed
-LAST_VERSIONS = "SELECT coalesce(max(last_version), 0) FROM apply_state"
 
 
 class JournalUnavailable(Exception):
     """The journal cannot take or tell anything now; nothing is known to be accepted."""
-
-
-class TokensTaken(Exception):
-    """Some idempotency tokens of a flush are in use; `records` has what each of those stands for."""
-
-    def __init__(self, records: dict[bytes, bytes]) -> None:
-        super().__init__("idempotency tokens in use")
-        self.records = records
-
-
-class Moved(JournalUnavailable):
-    """The batches were routed by a topology that is no longer in force; nothing was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +46,6 @@ class Entry:
 
     id: UUID
     position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """A batch for one lane, encoded. `awaited`: somebody waits for a result, so the lane's shift shall not rest."""
-
-    data: bytes
-    awaited: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """A flush in the journal, and those of its lanes that need a task; the others have one already."""
-
-    position: int
-    unattended: list[Lane]
 
 
 class Poison(msgspec.Struct, array_like=True, frozen=True):
@@ -104,7 +70,8 @@ _poison = msgspec.msgpack.Decoder(Poison)
 
 
 @cache
-def _registered(name: str) -> Any:
+def registered(name: str) -> Any:
+    """A script of `lua/`, ready to be called with keys and arguments."""
     return redis.journal().register_script(redis.script(Path(__file__).parent, name))
 
 
@@ -138,76 +105,9 @@ def token_key(token: bytes) -> bytes:
     return b"idempotency:" + token
 
 
-def append(id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None) -> Appended:
-    """Write one flush: a payload for each lane, under one id. Returns once it is on the disk.
-
-    `routed_by` is the version of the topology that named the lanes; None for what a worker forwards, which is never refused for that.
-    Raises `TokensTaken` and `Moved` (nothing was written), or `JournalUnavailable`: then it may or may not have been written.
-    """
-    keys: list[str | bytes] = [CLOCK, TOPOLOGY, CLOSED]
-    args: list[object] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, _lease()]
-    for lane, payload in payloads.items():
-        keys += _append_keys(lane)
-        args += [payload.data, int(payload.awaited)]
-    keys += map(token_key, tokens)
-    args += [settings.TALLY.retention_days * 86400, *tokens.values()]
-    reply = _run_append(keys, args)
-    if reply[0] == b"unset":
-        _set_clock()
-        reply = _run_append(keys, args)
-    match reply[0]:
-        case b"appended":
-            return Appended(int(reply[1]), [lane for lane, send in zip(payloads, reply[2:], strict=True) if send])
-        case b"taken":
-            raise TokensTaken({token: record for token, record in zip(tokens, reply[1:], strict=True) if record is not None})
-        case b"moved":
-            raise Moved("the lanes of the shards have changed; this write was not taken")
-        case b"closed":
-            raise JournalUnavailable("the number of lanes is being changed; this write was not taken")
-    raise JournalUnavailable("the journal's clock could not be set")
-
-
-@cache
-def _append_keys(lane: Lane) -> tuple[str, ...]:
-    return positions_key(lane), batches_key(lane), shift_key(lane), wake_channel(lane)
-
-
-def _lease() -> int:
+def lease() -> int:
+    """Microseconds for which a lane is left to whoever holds its lease."""
     return int(settings.TALLY.lease_seconds * 1e6)
-
-
-def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
-    try:
-        return breakers.journal.call(partial(_append_twice, keys, args))
-    except RedisError as error:
-        raise JournalUnavailable(f"the journal did not answer: {error}") from error
-
-
-def _append_twice(keys: list[str | bytes], args: list[object]) -> Any:
-    """A connection may have died while nobody used it: that alone is no reason to refuse writes."""
-    try:
-        return _registered("append")(keys, args)
-    except RedisTimeout:
-        raise
-    except RedisConnectionError as error:
-        log.warning("journal_append_repeated", error=str(error))
-        return _registered("append")(keys, args)
-
-
-def _set_clock() -> None:
-    """Start the clock of an empty Redis behind every version in use: needs every shard's primary."""
-    last = 0
-    for shard in range(settings.TALLY.shard_count):
-        try:
-            with databases.connection(databases.primary(shard)) as conn:
-                last = max(last, *conn.execute(LAST_VERSIONS).fetchall()[0])
-        except psycopg.Error as error:
-            raise JournalUnavailable(f"the journal is empty, and shard {shard} cannot tell its last version: {error}") from error
-    try:
-        redis.journal().set(CLOCK, last, nx=True)
-    except RedisError as error:
-        raise JournalUnavailable(f"the journal did not answer: {error}") from error
-    log.warning("journal_clock_set", last_version=last)
 
 
 def entries(lane: Lane, *, after: int = 0, through: int | None = None, limit: int = -1) -> list[Entry]:
@@ -219,7 +119,7 @@ def entries(lane: Lane, *, after: int = 0, through: int | None = None, limit: in
 
 def read(lane: Lane, after: int, most: int) -> list[tuple[bytes, int, bytes | None]]:
     """The next entries beyond a position: id, position and bytes, None for one that has just gone. Raises `RedisError`."""
-    found = _registered("read")([positions_key(lane), batches_key(lane)], [f"({after}", most])
+    found = registered("read")([positions_key(lane), batches_key(lane)], [f"({after}", most])
     return list(zip(found[::3], map(int, found[1::3]), found[2::3], strict=True))
 
 
@@ -255,7 +155,7 @@ def hold(lane: Lane, holder: str, then: str) -> bool:
 
     Returns False, changing nothing, if another shift has it.
     """
-    return bool(_registered("hold")([shift_key(lane)], [holder, then, _lease()]))
+    return bool(registered("hold")([shift_key(lane)], [holder, then, lease()]))
 
 
 def linger(lane: Lane, holder: str, after: int) -> bool:
@@ -263,12 +163,12 @@ def linger(lane: Lane, holder: str, after: int) -> bool:
 
     Raises `RedisError`.
     """
-    return bool(_registered("linger")([positions_key(lane), shift_key(lane)], [holder, f"({after}", _lease()]))
+    return bool(registered("linger")([positions_key(lane), shift_key(lane)], [holder, f"({after}", lease()]))
 
 
 def release(lane: Lane, holder: str, after: int) -> bool:
     """Give a lease back. Returns False, changing nothing, if entries follow `after`. Raises `RedisError`."""
-    return bool(_registered("release")([positions_key(lane), shift_key(lane)], [holder, f"({after}"]))
+    return bool(registered("release")([positions_key(lane), shift_key(lane)], [holder, f"({after}"]))
 
 
 class WakeUps:
@@ -398,7 +298,7 @@ def set_aside_ids(lane: Lane) -> list[UUID]:
 
 def set_aside_batches(lane: Lane, ids: Sequence[UUID]) -> list[SetAside]:
     """Batches that were set aside, without their bytes; those that are gone are left out. Raises `RedisError`."""
-    heads = _registered("set_aside")([poison_key(lane)], [id.bytes for id in ids]) if ids else []
+    heads = registered("set_aside")([poison_key(lane)], [id.bytes for id in ids]) if ids else []
     return [SetAside(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in zip(ids, heads, strict=True) if head]
 
 

@@ -1,6 +1,6 @@
 """A write, and the flush that takes many of them into the journal.
 
-I1: a write's promise is resolved after `journal.append` has returned, never before.
+I1: a write's promise is resolved after `append` has returned, never before.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from uuid_utils.compat import uuid7
 from counters import batch
 from counters.batch import Increments, Step, Token
 from counters.intake import dispatch, journal, outcomes
+from counters.intake.append import Moved, Payload, TokensTaken, append
 from counters.intake.idempotency import Claim, Mismatch
-from counters.intake.journal import Payload
 from counters.write_id import WriteId
 from runtime import event_loop
 from runtime.group_commit import GroupCommit, Promise
@@ -131,7 +131,7 @@ def _flush_distinct(writes: list[Write]) -> list[Write]:
     while now:
         try:
             _append(now)
-        except journal.TokensTaken as taken:
+        except TokensTaken as taken:
             now = _answer_repeats(now, taken.records)
         else:
             break
@@ -160,10 +160,10 @@ def _append(writes: list[Write]) -> None:
     }
     records = {token.token: token.record for group in tokens.values() for token in group}
     try:
-        appended = journal.append(id, payloads, len(writes), records, min(write.topology_version for write in writes))
+        appended = append(id, payloads, len(writes), records, min(write.topology_version for write in writes))
     except Exception as error:
         _forget(id, writes)
-        if isinstance(error, journal.Moved):
+        if isinstance(error, Moved):
             topology.reload()
         raise
     for write, write_id in zip(writes, ids, strict=True):
