@@ -19,9 +19,13 @@ from replication import patroni
 from sharding import databases, nodes
 from tests.conftest import Cluster, eventually
 
-PLACE = "SELECT value, version, pg_relation_filepath(tableoid), (ctid::text::point)[0]::integer FROM counter WHERE key = %s"
+PLACE = """
+SELECT value, version, pg_relation_filepath(tableoid), (ctid::text::point)[0]::integer, (ctid::text::point)[1]::integer
+FROM counter WHERE key = %s"""
 REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
 PAGE = 8192
+HEADER = 24  # bytes at the beginning of a page
+POINTER = struct.Struct("<I")  # behind them, one for each row: 15 bits offset, 2 flags, 15 length
 
 
 class Replica:
@@ -52,24 +56,26 @@ class Replica:
 
     def rewrite(self, key: str, value: int) -> None:
         """Give a counter another value, same version, in the replica's files alone."""
-        old, version, path, page = self._place(key)
+        old, version, path, page, line = self._place(key)
         self._stop()
-        self._checksums("disable")
-        file = self.data / path
-        content = bytearray(file.read_bytes())
-        start = page * PAGE
-        was, now = struct.pack("<qq", old, version), struct.pack("<qq", value, version)
-        assert content[start : start + PAGE].count(was) == 1
-        content[start : start + PAGE] = content[start : start + PAGE].replace(was, now)
-        file.write_bytes(content)
-        self._checksums("enable")
-        self._start()
+        try:
+            self._checksums("disable")
+            file = self.data / path
+            content = bytearray(file.read_bytes())
+            row = row_at(content, page, line)
+            was, now = struct.pack("<qq", old, version), struct.pack("<qq", value, version)
+            assert content[row].count(was) == 1
+            content[row] = content[row].replace(was, now)
+            file.write_bytes(content)
+            self._checksums("enable")
+        finally:
+            self._start()
 
-    def _place(self, key: str) -> tuple[int, int, str, int]:
+    def _place(self, key: str) -> tuple[int, int, str, int, int]:
         """Where the row is, when the replica has it in its file and will not replay it again."""
         with databases.connect(databases.primary(self.shard), autocommit=True) as conn:
             conn.execute("VACUUM counter")  # else a read may prune the page later, and the replica gets all of it anew
-            place: tuple[int, int, str, int] = conn.execute(PLACE, (key,)).fetchall()[0]
+            place: tuple[int, int, str, int, int] = conn.execute(PLACE, (key,)).fetchall()[0]
         with self.superuser(self.primary_port) as conn:
             conn.execute("CHECKPOINT")
             written = conn.execute("SELECT pg_current_wal_lsn()").fetchall()[0][0]
@@ -100,3 +106,11 @@ class Replica:
         started = self.patroni("GET", "/patroni").get("postmaster_start_time")
         self.patroni("POST", "/reinitialize", {"force": True})
         eventually(lambda: self.is_streaming() and self.patroni("GET", "/patroni")["postmaster_start_time"] != started, 90)
+
+
+def row_at(content: bytes, page: int, line: int) -> slice:
+    """Where a row's bytes are in a table's file. The rest of the page may have older copies of the same row."""
+    start = page * PAGE
+    pointer: int = POINTER.unpack_from(content, start + HEADER + POINTER.size * (line - 1))[0]
+    offset, length = start + (pointer & 0x7FFF), pointer >> 17
+    return slice(offset, offset + length)
