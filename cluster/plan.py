@@ -168,7 +168,7 @@ class Planner:
         name = f"api-{number}"
         port = self.layout.ports[name]
         argv = (
-            *(sys.executable, "-m", "granian", "--interface", "asginl", "--loop", "uvloop", "--host", "127.0.0.1", "--port", str(port)),
+            *(sys.executable, "-m", "granian", "--interface", "asgi", "--loop", "uvloop", "--host", "127.0.0.1", "--port", str(port)),
             *("--workers", "1", "--backpressure", str(API_REQUESTS), "--http", "1", "--no-ws"),
             *("--workers-kill-timeout", str(ANSWER_SECONDS), "--log-level", "warning", "counter_project.asgi:application"),
         )

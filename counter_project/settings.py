@@ -8,6 +8,7 @@ from counter_project import config
 from counter_project.databases import django_databases
 from counter_project.logs import logging_config
 from counters.intake.dispatch import queue_of
+from runtime.redis import CACHE_TIMEOUT_SECONDS
 from sharding.databases import Router
 
 TALLY = config.load()
@@ -39,10 +40,6 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "counter_project.middleware.ForPeople",
-    "counters.api.plain.PlainCalls",
-]
-PEOPLE_MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -75,7 +72,6 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TALLY.https
 SECURE_HSTS_SECONDS = 31_536_000 if TALLY.https else 0
 SILENCED_SYSTEM_CHECKS = [
     *("django_ratelimit.E003", "django_ratelimit.W001"),  # its list of backends has no django-redis
-    *("admin.E408", "admin.E409", "admin.E410"),  # the admin's middleware is in PEOPLE_MIDDLEWARE
 ]
 
 DATABASES = django_databases(TALLY)
@@ -87,7 +83,11 @@ CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": TALLY.cache_url.get_secret_value(),
-        "OPTIONS": {"SOCKET_TIMEOUT": 0.5, "SOCKET_CONNECT_TIMEOUT": 0.5, "IGNORE_EXCEPTIONS": True},
+        "OPTIONS": {
+            "SOCKET_TIMEOUT": CACHE_TIMEOUT_SECONDS,
+            "SOCKET_CONNECT_TIMEOUT": CACHE_TIMEOUT_SECONDS,
+            "IGNORE_EXCEPTIONS": True,
+        },
     }
 }
 SESSION_ENGINE = "django.contrib.sessions.backends.db"

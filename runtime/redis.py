@@ -1,4 +1,7 @@
-"""The two Redis of this process: the journal's and the cache's. (Celery has connections of its own to its broker.)"""
+"""The two Redis of this process, the journal's and the cache's: for threads, and for the event loop that opens a client.
+
+Celery has connections of its own to its broker. Nothing is repeated behind the caller's back.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,42 @@ from typing import Any
 from django.conf import settings
 from django_redis import get_redis_connection
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from runtime import breakers, event_loop
+from runtime import breakers
+
+CACHE_TIMEOUT_SECONDS = 0.5  # to connect, and for an answer: a read goes on to a replica then
+
+
+def _options(timeout: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+    }
 
 
 @once
 def journal() -> Any:
-    """The connections to the journal, a `Redis` (its answers have no useful types). It repeats nothing by itself."""
-    timeout = settings.TALLY.redis_timeout_seconds
-    return Redis.from_url(
-        settings.TALLY.journal_url.get_secret_value(),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        socket_keepalive=True,
-        health_check_interval=0,
-        retry=Retry(NoBackoff(), 0),
-    )
+    """The connections of this process's threads to the journal, a `Redis` (its answers have no useful types)."""
+    options = _options(settings.TALLY.redis_timeout_seconds)
+    return Redis.from_url(settings.TALLY.journal_url.get_secret_value(), **options, retry=Retry(NoBackoff(), 0))
+
+
+def open_journal() -> AsyncRedis:
+    """Connections to the journal for the running event loop; the caller closes them."""
+    options = _options(settings.TALLY.redis_timeout_seconds)
+    return AsyncRedis.from_url(settings.TALLY.journal_url.get_secret_value(), **options, retry=AsyncRetry(NoBackoff(), 0))
+
+
+def open_cache() -> AsyncRedis:
+    """Connections to the cache for the running event loop; the caller closes them."""
+    options = _options(CACHE_TIMEOUT_SECONDS)
+    return AsyncRedis.from_url(settings.TALLY.cache_url.get_secret_value(), **options, retry=AsyncRetry(NoBackoff(), 0))
 
 
 @once
@@ -48,7 +69,6 @@ def cache() -> Redis:
 class _Guarded:
     def __getattr__(self, command: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            event_loop.forbid()
             return breakers.cache.call(partial(getattr(cache_unguarded(), command), *args, **kwargs))
 
         return run

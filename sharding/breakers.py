@@ -16,7 +16,7 @@ from django.conf import settings
 from pybreaker import STATE_CLOSED, CircuitRedisStorage
 from redis.exceptions import RedisError
 
-from runtime import event_loop, redis
+from runtime import redis
 from runtime.breakers import Breaker
 from sharding.databases import ShardUnavailable, shard_of
 
@@ -51,7 +51,6 @@ def _breaker(alias: str) -> Breaker:
 
 def call(alias: str, function: Callable[[], T]) -> T:
     """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function raised."""
-    event_loop.forbid()
     try:
         return _breaker(alias).call(function)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

@@ -19,8 +19,6 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from runtime import event_loop
-
 CONTROL = "default"
 ANY_REPLICA = "prefer-standby"  # of libpq's `target_session_attrs`: a replica, or the primary if there is none
 
@@ -119,7 +117,6 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
 
     To get it takes `seconds` at most, and so does each answer; `database_timeout_seconds` if they are not given.
     """
-    event_loop.forbid()
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
     seconds = seconds or settings.TALLY.database_timeout_seconds

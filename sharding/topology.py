@@ -110,6 +110,11 @@ def current() -> Topology:
     return _current
 
 
+def is_loaded() -> bool:
+    """Whether this process knows the map."""
+    return _current is not None
+
+
 def reload() -> Topology:
     """Ask the shards again, and keep the highest version. Raises `NoTopology`."""
     global _current  # noqa: PLW0603 - one map per process

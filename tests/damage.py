@@ -108,7 +108,7 @@ class Replica:
         eventually(lambda: self.is_streaming() and self.patroni("GET", "/patroni")["postmaster_start_time"] != started, 90)
 
 
-def row_at(content: bytes, page: int, line: int) -> slice:
+def row_at(content: bytes | bytearray, page: int, line: int) -> slice:
     """Where a row's bytes are in a table's file. The rest of the page may have older copies of the same row."""
     start = page * PAGE
     pointer: int = POINTER.unpack_from(content, start + HEADER + POINTER.size * (line - 1))[0]

@@ -24,7 +24,7 @@ from counters.apply import dead_letters, partitions, transaction
 from counters.apply.completion import Completion
 from counters.batch import Increments, Step
 from counters.intake import dispatch, journal
-from counters.intake.append import Payload, append
+from counters.intake.append import Flush, Payload, append
 from counters.write_id import WriteId
 from replication import flush
 from runtime import redis
@@ -44,7 +44,7 @@ def put_in_journal(lane: Lane, *operations: batch.Operation, id: UUID | None = N
 
 def append_bytes(lane: Lane, id: UUID, data: bytes, writes: int = 1) -> int:
     """Put bytes into a lane's journal; their position."""
-    return append(id, {lane: Payload(data)}, writes, {}, None).position
+    return append(Flush(id, {lane: Payload(data)}, writes, {}, None)).position
 
 
 def lane_of(key: str) -> Lane:

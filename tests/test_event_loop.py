@@ -1,10 +1,8 @@
-"""The event loop of an API process: what may run on it, and that nothing that has acted is run twice."""
+"""The event loop of an API process: group commit on it, and waiting that takes no thread for long."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,74 +10,65 @@ import httpx
 import psutil
 import pytest
 
-from counters.api.base import Answer, PendingResponse
-from runtime import event_loop
-from runtime.group_commit import Promise
+from runtime.event_loop import LoopThread
+from runtime.group_commit import GroupCommit
 from tests.conftest import Cluster, eventually, value_of
 from tests.shards import key_on
 
 SHARD = 1
 
 
-def test_a_thread_may_wait() -> None:
-    event_loop.act()
-    event_loop.forbid()
+def test_what_comes_during_a_flush_makes_up_the_next() -> None:
+    flushed: list[list[int]] = []
+    go_on = asyncio.Event()
 
+    async def flush(items: list[int]) -> None:
+        flushed.append(items)
+        await go_on.wait()
 
-def test_an_attempt_ends_where_it_would_wait() -> None:
     async def run() -> None:
-        with pytest.raises(event_loop.WouldBlock):
-            event_loop.attempt(event_loop.forbid)
+        commit = GroupCommit(flush, most=3)
+        commit.put(1)
+        await asyncio.sleep(0)
+        for item in (2, 3, 4, 5):
+            commit.put(item)
+        assert (flushed, commit.waiting) == ([[1]], 4)
+        go_on.set()
+        await commit.drain()
+        assert (flushed, commit.waiting) == ([[1], [2, 3, 4], [5]], 0)
+        commit.put(6)
+        await commit.drain()
+        assert flushed[-1] == [6]
 
     asyncio.run(run())
 
 
-def test_what_has_acted_is_not_run_again() -> None:
-    def act_and_wait() -> None:
-        event_loop.act()
-        event_loop.forbid()
+def test_a_flush_that_fails_stops_nothing() -> None:
+    seen: list[int] = []
+
+    async def flush(items: list[int]) -> None:
+        seen.extend(items)
+        raise ValueError("a bug")
 
     async def run() -> None:
-        with pytest.raises(RuntimeError, match="after it has acted"):
-            event_loop.attempt(act_and_wait)
-        with pytest.raises(event_loop.WouldBlock):  # the next attempt has done nothing yet
-            event_loop.attempt(event_loop.forbid)
+        commit = GroupCommit(flush, most=1)
+        for item in (1, 2):
+            commit.put(item)
+        await commit.drain()
+        assert seen == [1, 2]
 
     asyncio.run(run())
 
 
-def test_what_runs_in_a_thread_may_wait_and_raises_here() -> None:
-    async def run() -> None:
-        await event_loop.in_thread(event_loop.forbid)
+def test_a_loop_in_a_thread_runs_coroutines_until_it_is_closed() -> None:
+    thread = LoopThread("of a test")
+    try:
+        assert thread.run(asyncio.sleep(0, 7)) == 7
         with pytest.raises(ZeroDivisionError):
-            await event_loop.in_thread(divmod, 1, 0)
-
-    asyncio.run(run())
-
-
-def test_a_promise_is_kept_from_another_thread() -> None:
-    async def run(delay: float) -> None:
-        kept, broken = Promise[int](), Promise[int]()
-        threading.Timer(delay, kept.resolve, [7]).start()
-        threading.Timer(delay, broken.fail, [ValueError("no")]).start()
-        assert await kept == 7
-        with pytest.raises(ValueError, match="no"):
-            await broken
-        assert await Promise.kept(8) == 8
-
-    for delay in (0.0, 0.05):
-        asyncio.run(run(delay))
-
-
-@pytest.mark.parametrize("error", [event_loop.WouldBlock(), ValueError("a bug")])
-def test_an_answer_that_breaks_is_a_problem(error: BaseException) -> None:
-    async def answer() -> Answer:
-        raise error
-
-    response = asyncio.run(PendingResponse(answer()).settled())
-    assert response is not None
-    assert (response.status_code, response.headers["Content-Type"]) == (500, "application/problem+json")
-    assert json.loads(response.content)["type"] == "urn:tally:problem:internal-error"
+            thread.run(asyncio.to_thread(divmod, 1, 0))
+    finally:
+        thread.close()
+    assert thread.loop.is_closed()
 
 
 @pytest.mark.parametrize(("seconds", "clients"), [(0.2, 4), (2.5, 40)])

@@ -24,7 +24,7 @@ from counters.apply import lane_count
 from counters.apply.worker import Worker
 from counters.batch import Increments
 from counters.intake import dispatch, journal
-from counters.intake.append import Moved, Payload, append
+from counters.intake.append import Flush, Moved, Payload, append
 from runtime import redis
 from sharding import databases, lanes, topology
 from sharding.lanes import Lane
@@ -314,7 +314,7 @@ def test_what_an_older_topology_routed_is_refused(client: httpx.Client, key: str
     """An API process that does not know of a change reads the topology again; its clients repeat."""
     version = topology.current().version
     with pytest.raises(Moved):
-        append(uuid4(), {lane_of(key): Payload(b"")}, 1, {}, version - 1)
+        append(Flush(uuid4(), {lane_of(key): Payload(b"")}, 1, {}, version - 1))
     assert journal.position(lane_of(key), uuid4()) is None
 
 

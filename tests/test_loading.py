@@ -21,7 +21,7 @@ from counters.apply.loading import Loader, Window
 from counters.apply.worker import Worker
 from counters.batch import Increments, Step
 from counters.intake import dispatch, journal
-from counters.intake.append import Payload, append
+from counters.intake.append import Flush, Payload, append
 from runtime import redis
 from sharding import databases
 from sharding.lanes import Lane
@@ -145,7 +145,7 @@ def test_a_rest_ends_when_somebody_waits(lane: Lane, loader: Callable[[], Loader
     assert time.monotonic() - started >= 0.5, "nobody waits for an increment"
     id = uuid7()
     data = batch.encode(id, [(0, batch.encode_segment(Step(key, "increment", 1)))], [], "outcomes:nobody")
-    threading.Timer(0.2, lambda: append(id, {lane: Payload(data, awaited=True)}, 1, {}, None)).start()
+    threading.Timer(0.2, lambda: append(Flush(id, {lane: Payload(data, awaited=True)}, 1, {}, None))).start()
     started = time.monotonic()
     one.rest(10, 64)
     assert time.monotonic() - started < 5

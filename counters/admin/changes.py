@@ -9,6 +9,7 @@ import msgspec
 from django.conf import settings
 from django.contrib import messages
 
+from counters import service
 from counters.batch import Step
 from counters.intake import idempotency, outcomes, writes
 from counters.intake.journal import JournalUnavailable
@@ -36,7 +37,7 @@ def make(step: Step, token: UUID, user: object) -> Result:
     what = _in_words(step)
     try:
         write = writes.step(step, claim)
-        accepted = writes.submit(write).wait()
+        accepted = service.current().submit(write)
     except idempotency.Mismatch:
         text = "Not done: this form was sent before, with another change. Here it is afresh."
         return Result(what, text, messages.ERROR, accepted=False)
@@ -47,7 +48,6 @@ def make(step: Step, token: UUID, user: object) -> Result:
         accepted.id, min(WAIT_SECONDS, settings.TALLY.max_wait_seconds), None if accepted.repeated else write.outcome
     )
     if outcome is None:
-        outcomes.listener().forget(accepted.id.batch, accepted.id.index)
         return Result(what, f"Still queued, and safe: write {accepted.id}.", messages.WARNING)
     again = " (This form was sent before, and is counted once.)" if accepted.repeated else ""
     if outcome.status == "rejected":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -11,16 +11,9 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from counters.api import problems
 from counters.api.media import JSON
-from runtime.event_loop import WouldBlock
 
 _allowed: dict[type[APIView], list[str]] = {}
-
-
-def etag(version: int) -> str:
-    """The ETag of a counter."""
-    return f'"{version}"'
 
 
 class Response(HttpResponse):
@@ -28,46 +21,6 @@ class Response(HttpResponse):
 
     def __init__(self, data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(msgspec.json.encode(data), status=status, headers=headers, content_type=JSON)
-
-
-class Answer(NamedTuple):
-    """What a `PendingResponse` comes to."""
-
-    data: object
-    status: int = 200
-    headers: Mapping[str, str] = {}
-
-
-class PendingResponse(HttpResponse):
-    """A JSON answer that `answer` is going to tell. `counter_project.handler` waits for it; until then Django's layers see it empty.
-
-    `answer` may raise what a view may, and come to None if the request is to be run again in a thread; it must not wait itself.
-    """
-
-    def __init__(self, answer: Coroutine[Any, Any, Answer | None]) -> None:
-        super().__init__(content_type=JSON)
-        self._answer = answer
-
-    async def settled(self) -> HttpResponse | None:
-        """This one, complete; or the problem there was; or None."""
-        try:
-            answer = await self._answer
-        except Exception as error:
-            return self._problem(error)
-        except WouldBlock as error:  # too late: it may have acted
-            return self._problem(RuntimeError(f"an answer waits on the event loop: {error!r}"))
-        if answer is None:
-            return None
-        self.status_code, self.content = answer.status, msgspec.json.encode(answer.data)
-        for name, value in answer.headers.items():
-            self.headers[name] = value
-        return self
-
-    def _problem(self, error: Exception) -> HttpResponse:
-        response = problems.response_to(error)
-        for name, value in self.items():
-            response.headers.setdefault(name, value)
-        return response
 
 
 class ApiView(APIView):

@@ -12,7 +12,10 @@ from django.conf import settings
 from django.http import HttpRequest
 from rest_framework import renderers
 
+from counters import keys
+from counters.api import requests
 from counters.api.problems import Problem, invalid
+from counters.operations import fold, in_range
 
 T = TypeVar("T")
 
@@ -43,7 +46,7 @@ def media_type(request: HttpRequest) -> str:
 def body(request: HttpRequest) -> bytes:
     """The whole body. Raises `Problem` 413 if it is too large, 415 if it is compressed."""
     if int(request.META.get("CONTENT_LENGTH") or 0) > settings.TALLY.max_body_bytes:
-        raise too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
+        raise too_large_body()
     coding = request.META.get("HTTP_CONTENT_ENCODING", "identity").lower()
     if coding not in ("", "identity"):
         raise Problem(415, "unsupported-media-type", f"Content-Encoding {coding!r} is not taken: send the body as it is.")
@@ -53,6 +56,11 @@ def body(request: HttpRequest) -> bytes:
 def too_large(detail: str) -> Problem:
     """413."""
     return Problem(413, "payload-too-large", detail)
+
+
+def too_large_body() -> Problem:
+    """413 of a whole body."""
+    return too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
 
 
 def unsupported(name: str, supported: list[str]) -> Problem:
@@ -105,3 +113,31 @@ def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any)
     if name == NDJSON:
         return wrap(_decode(_json(line).decode_lines, data, "increments"))  # type: ignore[no-any-return, arg-type]
     raise unsupported(name, [JSON, NDJSON, MSGPACK])
+
+
+def if_version(text: str | None) -> int | None:
+    """The version in an If-Match header, None if there is none. Raises `Problem` 400."""
+    if text is None:
+        return None
+    version = text[1:-1]
+    if len(text) < 3 or text[0] != '"' or text[-1] != '"' or not (version.isascii() and version.isdigit() and len(version) < 20):
+        raise invalid("If-Match", 'a version in quotes, as in the ETag: "1234567890123456"')
+    return int(version)
+
+
+def increments(name: str, data: bytes) -> tuple[dict[str, int], int]:
+    """A bulk body of a media type: its increments folded by key, and how many there were. Raises `Problem` 400, 413, 415."""
+    bulk = decode_as(name, data, requests.Increments, requests.KeyedIncrement, requests.Increments).increments
+    if len(bulk) > settings.TALLY.max_increments:
+        raise too_large(f"A request may have {settings.TALLY.max_increments:,} increments at most.")
+    if not bulk:
+        raise invalid("increments", "at least one")
+    folded = fold(bulk)
+    bad = keys.first_invalid(folded)
+    if bad is not None:
+        place = next(index for index, one in enumerate(bulk) if one.key == bad)
+        raise invalid(f"increments[{place}].key", keys.KEY_RULE)
+    if not (in_range(max(folded.values())) and in_range(min(folded.values()))):
+        key = next(key for key, delta in folded.items() if not in_range(delta))
+        raise invalid("increments", f"the deltas of key {key} add up to more than 64 bits")
+    return folded, len(bulk)

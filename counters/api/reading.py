@@ -11,12 +11,12 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 
 from counters.api import waiting
-from counters.api.base import Answer, PendingResponse, Response
+from counters.api.answers import Answer
+from counters.api.base import Response
 from counters.api.problems import Problem, invalid
 from counters.reading import read_your_writes, reads
 from counters.reading.reads import Counter
 from counters.write_id import WriteId
-from runtime import event_loop
 from sharding.databases import ShardUnavailable
 
 _PAUSE_SECONDS = 0.1
@@ -53,8 +53,6 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
     asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
     text = request.query_params.get("after")
     if text is None:
-        if asked == "eventual" and event_loop.is_running():
-            return PendingResponse(cached(keys, show))
         return Response(*show(_primary(keys) if asked == "primary" else reads.get_many(keys)))
     write = write_id("after", text)
     with waiting.room(seconds) as there_is:
@@ -65,12 +63,6 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
     if found is None:
         return Response({"id": text, "status": "queued", "shards": list(write.shards)}, 202)
     return Response(*show(found))
-
-
-async def cached(keys: list[str], show: Callable[[list[Counter]], Answer]) -> Answer | None:
-    """The counters, given to `show`, if the cache has them."""
-    found = await reads.cached(keys)
-    return None if found is None else show(found)
 
 
 def _primary(keys: list[str]) -> list[Counter]:

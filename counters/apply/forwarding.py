@@ -17,7 +17,7 @@ from counters import batch
 from counters.apply.plan import Placed
 from counters.batch import Batch, Increments, Operation
 from counters.intake import dispatch
-from counters.intake.append import Payload, append
+from counters.intake.append import Flush, Payload, append
 from sharding.lanes import Lane
 from sharding.topology import Topology
 
@@ -65,7 +65,7 @@ def forward(lane: Lane, window: list[Placed], topology: Topology, foreign: set[s
             encoded = [(index, batch.encode_segment(operation)) for index, operation in segments]
             payload = Payload(batch.encode(forwarded_id, encoded, [], one.reply_to), one.reply_to is not None)
             writes = 1 + max(index for index, _ in segments)
-            appended = append(forwarded_id, {to: payload}, writes, {}, None)
+            appended = append(Flush(forwarded_id, {to: payload}, writes, {}, None))
             for unattended in appended.unattended:
                 dispatch.send_soon(unattended)
             FORWARDED.labels(lane.shard, to.shard).inc()

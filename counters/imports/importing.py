@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from counters import service
 from counters.imports.lines import Chunk
 from counters.intake import idempotency, writes
 from counters.intake.journal import JournalUnavailable
@@ -64,7 +65,7 @@ class Import:
         deadline, pause, tried = time.monotonic() + PATIENCE_SECONDS, 0.25, False
         while True:
             try:
-                accepted = writes.submit(writes.increments(chunk.folded, claim)).wait()
+                accepted = service.current().submit(writes.increments(chunk.folded, claim))
                 return writes.Accepted(accepted.id, repeated=accepted.repeated and not tried)
             except idempotency.Mismatch:
                 text = "an import of this name and prefix had other data here. Give the same data and --chunk as then, or another --name"

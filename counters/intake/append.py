@@ -1,19 +1,24 @@
 """Append: one flush goes into the journals of its lanes, all or none (`lua/append.lua`).
 
-I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync.
+I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. It comes twice, for a thread and for an event
+loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 import structlog
 from django.conf import settings
+from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
@@ -25,6 +30,8 @@ from sharding import databases
 from sharding.lanes import Lane
 
 LAST_VERSIONS = "SELECT coalesce(max(last_version), 0) FROM apply_state"
+T = TypeVar("T")
+
 log = structlog.get_logger(__name__)
 
 
@@ -56,33 +63,35 @@ class Appended:
     unattended: list[Lane]
 
 
-def append(id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None) -> Appended:
-    """Write one flush: a payload for each lane, under one id. Returns once it is on the disk.
+class Flush:
+    """A payload for each lane, under one id, as `lua/append.lua` takes them.
 
-    `routed_by` is the version of the topology that named the lanes; None for what a worker forwards, which is never refused for that.
-    Raises `TokensTaken` and `Moved` (nothing was written), or `JournalUnavailable`: then it may or may not have been written.
+    `routed_by` is the version of the topology that named the lanes. None stands for what a worker forwards: that is never refused.
     """
-    keys: list[str | bytes] = [journal.CLOCK, journal.TOPOLOGY, journal.CLOSED]
-    args: list[object] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, journal.lease()]
-    for lane, payload in payloads.items():
-        keys += _append_keys(lane)
-        args += [payload.data, int(payload.awaited)]
-    keys += map(journal.token_key, tokens)
-    args += [settings.TALLY.retention_days * 86400, *tokens.values()]
-    reply = _run_append(keys, args)
-    if reply[0] == b"unset":
-        _set_clock()
-        reply = _run_append(keys, args)
-    match reply[0]:
-        case b"appended":
-            return Appended(int(reply[1]), [lane for lane, send in zip(payloads, reply[2:], strict=True) if send])
-        case b"taken":
-            raise TokensTaken({token: record for token, record in zip(tokens, reply[1:], strict=True) if record is not None})
-        case b"moved":
-            raise Moved("the lanes of the shards have changed; this write was not taken")
-        case b"closed":
-            raise JournalUnavailable("the number of lanes is being changed; this write was not taken")
-    raise JournalUnavailable("the journal's clock could not be set")
+
+    def __init__(self, id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None) -> None:
+        self._lanes, self._tokens = list(payloads), list(tokens)
+        self.keys: list[str | bytes] = [journal.CLOCK, journal.TOPOLOGY, journal.CLOSED]
+        self.args: list[Any] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, journal.lease()]
+        for lane, payload in payloads.items():
+            self.keys += _append_keys(lane)
+            self.args += [payload.data, int(payload.awaited)]
+        self.keys += map(journal.token_key, tokens)
+        self.args += [settings.TALLY.retention_days * 86400, *tokens.values()]
+
+    def appended(self, reply: Any) -> Appended:
+        """What the script's reply means. Raises `TokensTaken` and `Moved` (nothing was written), `JournalUnavailable`."""
+        match reply[0]:
+            case b"appended":
+                return Appended(int(reply[1]), [lane for lane, send in zip(self._lanes, reply[2:], strict=True) if send])
+            case b"taken":
+                records = zip(self._tokens, reply[1:], strict=True)
+                raise TokensTaken({token: record for token, record in records if record is not None})
+            case b"moved":
+                raise Moved("the lanes of the shards have changed; this write was not taken")
+            case b"closed":
+                raise JournalUnavailable("the number of lanes is being changed; this write was not taken")
+        raise JournalUnavailable("the journal's clock could not be set")
 
 
 @cache
@@ -90,22 +99,70 @@ def _append_keys(lane: Lane) -> tuple[str, ...]:
     return journal.positions_key(lane), journal.batches_key(lane), journal.shift_key(lane), journal.wake_channel(lane)
 
 
-def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
-    try:
-        return breakers.journal.call(partial(_append_twice, keys, args))
-    except RedisError as error:
-        raise JournalUnavailable(f"the journal did not answer: {error}") from error
+def append(flush: Flush) -> Appended:
+    """Write a flush, from a thread. Returns once it is on the disk.
+
+    Raises as `Flush.appended`. After `JournalUnavailable` it may or may not have been written.
+    """
+    reply = _run(flush)
+    if _is_unset(reply):
+        _set_clock()
+        reply = _run(flush)
+    return flush.appended(reply)
 
 
-def _append_twice(keys: list[str | bytes], args: list[object]) -> Any:
+def _run(flush: Flush) -> Any:
+    script = journal.registered("append")
+    with _as_unavailable():
+        return breakers.journal.call(partial(_twice, partial(script, flush.keys, flush.args)))
+
+
+def _twice(run: Callable[[], T]) -> T:
     """A connection may have died while nobody used it: that alone is no reason to refuse writes."""
     try:
-        return journal.registered("append")(keys, args)
+        return run()
     except RedisTimeout:
         raise
     except RedisConnectionError as error:
         log.warning("journal_append_repeated", error=str(error))
-        return journal.registered("append")(keys, args)
+        return run()
+
+
+class Appender:
+    """`append` on an event loop, through a client that the caller opens and closes."""
+
+    def __init__(self, journal_client: AsyncRedis) -> None:
+        self._script = journal_client.register_script(redis.script(Path(__file__).parent, "append"))
+
+    async def append(self, flush: Flush) -> Appended:
+        """As the function."""
+        reply = await self._run(flush)
+        if _is_unset(reply):
+            await asyncio.to_thread(_set_clock)
+            reply = await self._run(flush)
+        return flush.appended(reply)
+
+    async def _run(self, flush: Flush) -> Any:
+        with _as_unavailable(), breakers.journal.calling():
+            try:
+                return await self._script(flush.keys, flush.args)
+            except RedisTimeout:
+                raise
+            except RedisConnectionError as error:  # as `_twice`
+                log.warning("journal_append_repeated", error=str(error))
+                return await self._script(flush.keys, flush.args)
+
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise JournalUnavailable(f"the journal did not answer: {error}") from error
+
+
+def _is_unset(reply: Any) -> bool:
+    return bool(reply[0] == b"unset")
 
 
 def _set_clock() -> None:

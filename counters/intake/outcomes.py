@@ -1,25 +1,26 @@
 """Results of steps: what a set, a reset or a waited increment came to, from the worker back to the request that waits.
 
-The worker publishes them after its commit, on the channel that the batch names; a listener thread in each process resolves the futures.
+The worker publishes them after its commit, on the channel that the batch names; a listener in each process resolves the futures.
 Publishing may fail and nobody minds: every step's outcome stands in its shard, and `status` reads it there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import time
 from concurrent.futures import Future
-from functools import cache
-from threading import Lock, Thread
 from typing import Literal
 from uuid import UUID, uuid4
 
 import msgspec
 import structlog
+from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
 from runtime import redis
 
+_LOOK_SECONDS = 10.0  # for a message, before the connection is looked at
+_PAUSE_SECONDS = 0.2  # before the next try to listen
 log = structlog.get_logger(__name__)
 
 
@@ -53,50 +54,47 @@ def publish(channel: str, outcomes: list[Outcome]) -> None:
 
 
 class Listener:
-    """The futures that this process waits for, and the thread that resolves them. One per process: `listener()`."""
+    """The results that a process waits for, and the task on its event loop that resolves them. Its futures may be waited for anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: AsyncRedis) -> None:
         self.channel = f"outcomes:{os.getpid()}:{uuid4().hex}"
+        self._cache = cache
         self._futures: dict[tuple[bytes, int], Future[Outcome]] = {}
-        self._lock = Lock()
-        Thread(target=self._run, name="outcomes", daemon=True).start()
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.get_running_loop().create_task(self._listen())
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     def expect(self, batch: UUID, index: int, future: Future[Outcome]) -> None:
         """Register before the batch can be applied."""
-        with self._lock:
-            self._futures[batch.bytes, index] = future
+        self._futures[batch.bytes, index] = future
 
     def forget(self, batch: UUID, index: int) -> None:
         """Nobody waits any more."""
-        with self._lock:
-            self._futures.pop((batch.bytes, index), None)
+        self._futures.pop((batch.bytes, index), None)
 
     def _resolve(self, data: bytes) -> None:
         for outcome in _outcomes.decode(data):
-            with self._lock:
-                future = self._futures.pop((outcome.batch, outcome.index), None)
+            future = self._futures.pop((outcome.batch, outcome.index), None)
             if future and not future.done():
                 future.set_result(outcome)
 
-    def _run(self) -> None:
+    async def _listen(self) -> None:
         while True:
             try:
-                pubsub = redis.cache_unguarded().pubsub(ignore_subscribe_messages=True)
-                pubsub.subscribe(self.channel)
-                while True:
-                    message = pubsub.get_message(timeout=10)
-                    if message and message["type"] == "message":
-                        self._resolve(message["data"])
+                async with self._cache.pubsub(ignore_subscribe_messages=True) as messages:
+                    await messages.subscribe(self.channel)
+                    while True:
+                        message = await messages.get_message(timeout=_LOOK_SECONDS)
+                        if message:
+                            self._resolve(message["data"])
             except (RedisError, OSError, ValueError) as error:
                 log.warning("outcomes_unheard", error=str(error))
-                time.sleep(0.2)
-
-
-@cache
-def _listener(_pid: int) -> Listener:
-    return Listener()
-
-
-def listener() -> Listener:
-    """This process's listener (a fork gets its own)."""
-    return _listener(os.getpid())
+                await asyncio.sleep(_PAUSE_SECONDS)

@@ -19,16 +19,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 from django.conf import settings
 from prometheus_client import Counter
+from redis.asyncio import Redis as AsyncRedis
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 
-from runtime import redis
+from runtime import breakers, redis
 from sharding.lanes import Lane, number_of
 from sharding.slots import slots_of
 
@@ -56,6 +57,21 @@ def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
         return {}
+    return _read(keys, entries)
+
+
+async def get_many_on(client: AsyncRedis, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The same on an event loop."""
+    try:
+        with breakers.cache.calling():
+            entries: Any = await client.mget([_entry(key) for key in keys])
+    except RedisError as error:
+        log.debug("cache_unread", error=str(error))
+        return {}
+    return _read(keys, entries)
+
+
+def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> dict[str, tuple[int, int]]:
     found = {}
     for key, entry in zip(keys, entries, strict=True):
         with suppress(ValueError):  # what is no entry is none; reconciliation deletes it

@@ -6,7 +6,6 @@ keys: `ShardUnavailable` names it, cached keys are answered all the same.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from django.conf import settings
 
 from counters.reading import cache
 from replication import lag
-from runtime.group_commit import GroupCommit, Promise
 from sharding import breakers, databases, topology
 from sharding.databases import left_out
 from sharding.slots import slots_of
@@ -36,7 +34,6 @@ UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""
 # The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _STAY_SECONDS = 1.0
-_MOST_LOOKUPS = 64  # in one look into the cache, which stands still for it
 _LAST = "\x7f"  # after every character of a key
 
 
@@ -67,31 +64,8 @@ def get(key: str, consistency: Consistency = "eventual") -> Counter:
     return get_many([key], consistency)[0]
 
 
-def cached(keys: Sequence[str]) -> Promise[list[Counter] | None]:
-    """Counters in the order asked for, if the cache has all of them. Concurrent callers share a look there."""
-    lookup = _Lookup(keys, Promise())
-    _lookups().put(lookup)
-    return lookup.found
-
-
-class _Lookup(NamedTuple):
-    keys: Sequence[str]
-    found: Promise[list[Counter] | None]
-
-
-@functools.cache
-def _lookups() -> GroupCommit[_Lookup]:
-    topology.current()  # from now on this process has one
-    return GroupCommit(_look_up, name="lookups", most=_MOST_LOOKUPS)
-
-
-def _look_up(lookups: list[_Lookup]) -> None:
-    entries = cache.get_many([key for lookup in lookups for key in lookup.keys])
-    for keys, found in lookups:
-        found.resolve(_cached(keys, entries) if all(key in entries for key in keys) else None)
-
-
-def _cached(keys: Iterable[str], entries: Mapping[str, tuple[int, int]]) -> list[Counter]:
+def of_entries(keys: Iterable[str], entries: Mapping[str, tuple[int, int]]) -> list[Counter]:
+    """Counters as the cache has them: `entries` are (value, version) by key."""
     map_in_force = topology.current()
     return [Counter(key, *entries[key], "cache", map_in_force.shard_of(key)) for key in keys]
 
@@ -101,7 +75,7 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
     found: dict[str, Counter] = {}
     if consistency == "eventual":
         entries = cache.get_many(keys)
-        found = {counter.key: counter for counter in _cached(entries, entries)}
+        found = {counter.key: counter for counter in of_entries(entries, entries)}
     missing = topology.current().by_shard(key for key in keys if key not in found)
     for shard, wanted in missing.items():
         found |= {counter.key: counter for counter in _read_shard(shard, wanted, consistency)}

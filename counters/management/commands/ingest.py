@@ -18,11 +18,11 @@ from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from counters.imports.importing import PATIENCE_SECONDS, Import, Stopped
+from counters import service
+from counters.imports.importing import Import, Stopped
 from counters.imports.lines import BadLine, Format, chunks
 from counters.keys import KEY_RULE, is_key
 from counters.management.progress import progress
-from runtime import group_commit
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
@@ -49,7 +49,8 @@ class Command(BaseCommand):
             name = options["name"] or _digest(file)
             running = Import(name=name, prefix=options["prefix"], wait=not options["no_wait"], on_rejected=self.stderr.write)
             try:
-                self._run(running, file, form, options)
+                with service.in_background():
+                    self._run(running, file, form, options)
             except BadLine as error:
                 text = f"{error}. Nothing of that chunk was counted; the {running.increments:,} increments before it were."
                 raise CommandError(f"{text} Mend the line and run it again with --name {name}, or with --skip-bad.") from error
@@ -57,8 +58,6 @@ class Command(BaseCommand):
                 raise CommandError(f"{error} {_advice(options, name)}") from error
             except KeyboardInterrupt:
                 raise CommandError(f"interrupted. {_advice(options, name)}", returncode=130) from None
-            finally:
-                group_commit.drain(PATIENCE_SECONDS)  # what is not dispatched by then, the relay dispatches
         self._report(running, time.monotonic() - started)
 
     def _run(self, running: Import, file: IO[bytes], form: Format, options: dict[str, Any]) -> None:
