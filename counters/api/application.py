@@ -21,6 +21,7 @@ from django.conf import settings
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
+from prometheus_client import Counter
 
 from counters.api import problems
 from counters.api.authentication import keyring
@@ -36,6 +37,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _LOAD_SECONDS = 1.0  # between tries to load what is not known yet
 _HELPERS = 16  # threads for short work of coroutines, beside those that wait for a shard
+REQUESTS = Counter("tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"])
 log = structlog.get_logger(__name__)
 
 
@@ -54,6 +56,8 @@ class Django(BaseHandler):
             content = b"".join(response) if response.streaming else response.content
             headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
             headers += [(b"Set-Cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()]
+            if "Content-Length" not in response:  # as where a middleware has refused the request
+                headers.append((b"Content-Length", b"%d" % len(content)))
             return Raw(response.status_code, headers, content)
         finally:
             response.close()
@@ -91,12 +95,16 @@ class Application:
         await _send(await self.answer(scope, body), send)
 
     async def answer(self, scope: Scope, body: bytes) -> Raw:
-        """The answer to a request. What is for every request goes here: limits, metrics."""
+        """The answer to a request. What is for every request goes here: metrics, and limits one day."""
+        answer, way = None, "fast path"
         if self._fast_path is not None:
             request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
-            if (answer := await self._fast_path.answer(request)) is not None:
-                return answer
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._django.answer, scope, body)
+            answer = await self._fast_path.answer(request)
+        if answer is None:
+            way = "view"
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._django.answer, scope, body)
+        REQUESTS.labels(way, answer.status).inc()
+        return answer
 
     async def open(self) -> None:
         """Open the service, and load what the fast path needs: now if the databases answer, else as soon as they do."""

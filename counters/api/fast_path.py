@@ -35,42 +35,12 @@ _JSON = media.JSON.encode()
 _MOST_HOSTS = 100
 _ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a larger one in a thread
 # Names of headers that change nothing, or that are looked at here. A request with any other declines.
-_PLAIN = frozenset(
-    name.encode()
-    for name in [
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "authorization",
-        "cache-control",
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "dnt",
-        "host",
-        "if-match",
-        "origin",
-        "pragma",
-        "priority",
-        "referer",
-        "sec-ch-ua",
-        "sec-ch-ua-mobile",
-        "sec-ch-ua-platform",
-        "sec-fetch-dest",
-        "sec-fetch-mode",
-        "sec-fetch-site",
-        "traceparent",
-        "tracestate",
-        "user-agent",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-real-ip",
-        "x-request-id",
-    ]
-)
+_NAMES = """
+accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie dnt host if-match
+origin pragma priority referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site
+traceparent tracestate user-agent x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id
+"""
+_PLAIN = frozenset(_NAMES.encode().split())
 
 
 class Request(NamedTuple):
