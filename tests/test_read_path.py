@@ -152,6 +152,6 @@ def test_open_pages(cluster: Cluster, path: str) -> None:
 def test_health_names_every_component(client: httpx.Client) -> None:
     health = client.get("/health").json()
     names = {one["name"] for one in health["components"]}
-    assert names == {"journal", "cache", "topology", "control", "shard-0", "shard-0-replica", "shard-1", "shard-1-replica"}
+    assert names == {"journal", "cache", "topology", "keys", "control", "shard-0", "shard-0-replica", "shard-1", "shard-1-replica"}
     assert health["live"] is health["ready"] is True
     assert health["node"].startswith("api-")

@@ -45,12 +45,11 @@ class Break:
     crowd: int = 0
 
 
-_ANSWER = """    for write, write_id in zip(writes, ids, strict=True):
-        write.accepted.resolve(Accepted(write_id))
+_ANSWER = """        for one, write_id in zip(writes, ids, strict=True):
+            one.answer(Accepted(write_id))
 """
-_EARLY = """    for write, write_id in zip(writes, ids, strict=True):
-        if not write.accepted.done:
-            write.accepted.resolve(Accepted(write_id))
+_APPEND = """        try:
+            appended = await self._appender.append(flush)
 """
 _ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
 """
@@ -94,9 +93,9 @@ BREAKS = {
     "answer": Break(
         "I1: acknowledged is durable",
         {
-            "counters/intake/writes.py": [
-                ("    try:\n        appended = append(", f"{_EARLY}    try:\n        appended = append("),
-                (f"{_ANSWER}    ACCEPTED.inc", "    ACCEPTED.inc"),
+            "counters/intake/intake.py": [
+                (_APPEND, _ANSWER + _APPEND),
+                (f"{_ANSWER}        ACCEPTED.inc", "        ACCEPTED.inc"),
             ]
         },
         [kills.KILL_JOURNAL],
