@@ -60,6 +60,22 @@ def test_a_replica_that_lags_is_left_out_of_reads_and_comes_back(cluster: Cluste
     eventually(lambda: source() == "replica", 30)
 
 
+def test_a_replica_is_read_after_a_quiet_time(client: httpx.Client, key: str) -> None:
+    """It applies each commit within half a second. That the commit before was made long ago does not make it late."""
+
+    def sources(seconds: float) -> set[str]:
+        until, found = time.monotonic() + seconds, set()
+        while time.monotonic() < until:
+            found.add(client.get(f"/v1/counters/{key_on(SHARD, f'{key}:{time.monotonic()}')}").json()["source"])
+        return found
+
+    with delayed(client, "400ms"):
+        eventually(lambda: sources(1) == {"replica"})
+        assert sources(3) == {"replica"}
+        client.post(f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}).raise_for_status()
+        assert sources(1) == {"replica"}
+
+
 def test_a_read_after_a_write_is_never_older(client: httpx.Client, key: str) -> None:
     """Whatever lags: the answer has every write so far of the one who asks."""
     key, other = key_on(SHARD, key), key_on(SHARD, f"{key}:other")

@@ -73,8 +73,9 @@ def test_each_follower_has_a_delay_out_of_the_range(followers: httpx.Client) -> 
 
 
 def test_reads_are_shared_by_the_followers(followed: Cluster, followers: httpx.Client, key: str) -> None:
+    eventually(lambda: followers.get(f"/v1/counters/{key}:{time.monotonic()}").json()["source"] == "replica")
     for n in range(80):
-        followers.get(f"/v1/counters/{key}:{n}").raise_for_status()
+        assert followers.get(f"/v1/counters/{key}:{n}").json()["source"] == "replica"
     with httpx.Client(base_url=followed.url, timeout=30) as client:  # more connections than one
         answers = [client.get("/v1/counters", params={"key": [f"{key}:{n}:{m}" for m in range(50)]}) for n in range(40)]
     assert {one["source"] for answer in answers for one in answer.json()["results"]} == {"replica"}
