@@ -1,7 +1,7 @@
 """Key → slot: the one function that must never change, because it decides where every counter is stored.
 
 CRC-32 (ISO-HDLC, as in zlib and PostgreSQL's `crc32()`), low ten bits. Chosen over stronger hashes because SQL and Python have the
-same function built in, it is the cheapest of them per key, and it is even enough over real keys (tests/test_slots.py: χ²).
+same function built in, it is the cheapest of them per key, and it is even enough over real keys (tests/unit/test_slots.py: χ²).
 """
 
 from __future__ import annotations
