@@ -21,9 +21,9 @@ from counters.api.problems import Problem, invalid
 from counters.batch import Step
 from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.idempotency import Claim
-from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
 from counters.operations import fold, in_range
+from counters.outcome import REASONS, Outcome
 from counters.reading import reads, write_status
 from counters.write_id import WriteId
 from runtime import event_loop
@@ -91,7 +91,7 @@ def _wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None) -> Ou
 def rejection(outcome: Outcome, write: WriteId) -> Problem:
     """409, or 412 for a version that did not match."""
     extra = {"id": str(write), "key": outcome.key, "value": outcome.value, "version": outcome.version}
-    detail = outcomes.REASONS[outcome.reason or ""]
+    detail = REASONS[outcome.reason or ""]
     if outcome.reason == "version":
         return Problem(412, "version-mismatch", detail, extra=extra, errors=[{"field": "If-Match", "rule": detail}])
     return Problem(409, outcome.reason or "rejected", detail, extra=extra)
@@ -239,7 +239,7 @@ class WriteView(ApiView):
         answer: dict[str, Any] = {"id": write_id, "status": found.status, "shards": list(write.shards)}
         rejected = [outcome for outcome in found.outcomes if outcome.status == "rejected"]
         if rejected:
-            answer["rejected"] = [{"key": one.key, "reason": one.reason, "detail": outcomes.REASONS[one.reason or ""]} for one in rejected]
+            answer["rejected"] = [{"key": one.key, "reason": one.reason, "detail": REASONS[one.reason or ""]} for one in rejected]
         elif len(found.outcomes) == 1:
             answer |= {"value": found.outcomes[0].value, "version": found.outcomes[0].version}
         return Response(answer)

@@ -34,9 +34,7 @@ from counters.apply import transaction
 from counters.apply.completion import Completion
 from counters.apply.connections import Connections
 from counters.apply.loading import Loader, Window
-from counters.apply.plan import Placed
 from counters.apply.transaction import Committed
-from counters.batch import Increments
 from counters.intake import journal, outcomes
 from counters.reading import cache as counter_cache
 from replication import flush
@@ -287,7 +285,7 @@ class Shift:
         ROWS.labels(shard).inc(rows)
         self.report.windows += 1
         self.report.batches += len(fresh)
-        self.report.operations += _operations(fresh)
+        self.report.operations += sum(placed.batch.operations for placed in fresh)
         self.report.rows += rows
         self.report.duplicates += duplicates
         current = conn.execute(CURRENT, (done.stale, slots_of(done.stale))).fetchall() if done.stale else []
@@ -303,7 +301,3 @@ class Shift:
 
 class _Failed(Exception):
     """An attempt has failed, and been waited for."""
-
-
-def _operations(batches: Sequence[Placed]) -> int:
-    return sum(len(one.keys) if isinstance(one, Increments) else 1 for placed in batches for _, one in placed.batch.segments)

@@ -205,7 +205,7 @@ def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
     if len(window) == len(fresh):
         return set()
     new = {placed.batch.id for placed in fresh}
-    return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
+    return {key for placed in window if placed.batch.id not in new for key in placed.batch.keys}
 
 
 def _write(  # noqa: PLR0913, PLR0917

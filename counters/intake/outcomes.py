@@ -11,35 +11,17 @@ import time
 from concurrent.futures import Future
 from functools import cache
 from threading import Lock, Thread
-from typing import Literal
 from uuid import UUID, uuid4
 
 import msgspec
 import structlog
 from redis.exceptions import RedisError
 
+from counters.outcome import Outcome
 from runtime import redis
 
 log = structlog.get_logger(__name__)
 
-
-class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """What one operation of a write came to. `reason` is a slug of `REASONS`, set if it was rejected."""
-
-    batch: bytes
-    index: int
-    key: str
-    status: Literal["applied", "rejected"]
-    value: int | None
-    version: int | None
-    reason: str | None = None
-
-
-REASONS = {
-    "overflow": "the counter would leave the range of a signed 64-bit integer",
-    "late": "operations that stand after it in the journal were applied before it could be",
-    "version": "the counter's version is not the one in If-Match",
-}
 
 _outcomes = msgspec.msgpack.Decoder(list[Outcome])
 

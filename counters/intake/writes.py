@@ -23,6 +23,7 @@ from counters.batch import Increments, Step, Token
 from counters.intake import dispatch, journal, outcomes
 from counters.intake.append import Moved, Payload, TokensTaken, append
 from counters.intake.idempotency import Claim, Mismatch
+from counters.outcome import Outcome
 from counters.write_id import WriteId
 from runtime import event_loop
 from runtime.group_commit import GroupCommit, Promise
@@ -51,7 +52,7 @@ class Write:
     operations: dict[Lane, msgspec.Raw]
     topology_version: int
     claim: Claim | None = None
-    outcome: Future[outcomes.Outcome] | None = None  # set where somebody waits for the result
+    outcome: Future[Outcome] | None = None  # set where somebody waits for the result
     accepted: Promise[Accepted] = field(default_factory=Promise)
 
 

@@ -60,7 +60,7 @@ class ForwardedPlace(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """An operation that was rejected: the counter's value and version then, and a slug of `outcomes.REASONS`."""
+    """An operation that was rejected: the counter's value and version then, and a slug of `outcome.REASONS`."""
 
     place: RejectedPlace
     value: int | None

@@ -11,7 +11,6 @@ from typing import Literal
 from uuid import UUID
 
 from counters import batch
-from counters.batch import Increments
 from counters.intake import journal
 from counters.operators import applied_records
 from sharding.lanes import Lane
@@ -140,13 +139,12 @@ def measured(held: Sequence[Held]) -> list[Held]:
 
 def _counted(one: Held, data: bytes | None) -> Held:
     try:
-        segments = batch.decode(data).segments if data is not None else None
+        decoded = batch.decode(data) if data is not None else None
     except batch.BadBatch:
         return one  # its worker will say so
-    if segments is None:
+    if decoded is None:
         return one
-    keys = sum(len(operation.keys) if isinstance(operation, Increments) else 1 for _, operation in segments)
-    return replace(one, writes=len({index for index, _ in segments}), keys=keys)
+    return replace(one, writes=len({index for index, _ in decoded.segments}), keys=decoded.operations)
 
 
 def _age(position: int, now: int) -> timedelta:

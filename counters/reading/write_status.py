@@ -15,7 +15,7 @@ import psycopg
 from redis.exceptions import RedisError
 
 from counters.intake import journal
-from counters.intake.outcomes import Outcome
+from counters.outcome import Outcome
 from counters.reading import reads
 from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
