@@ -1,6 +1,6 @@
 """The outcome: what one operation of a write came to. Pure.
 
-The worker computes it (`apply.plan`), stores it with the counters it changed, and publishes it for whoever waits (`intake.outcomes`).
+The worker computes it (`apply.plan`), stores it with the counters, and publishes it (`intake.outcomes`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REASONS = {
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """`index` is the write's place in the batch, `batch` the batch's id. `reason` is a slug of `REASONS`, set if it was rejected."""
+    """Of write number `index` of a batch. `reason` is a slug of `REASONS`, set if the operation was rejected."""
 
     batch: bytes
     index: int

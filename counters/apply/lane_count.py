@@ -14,6 +14,8 @@ from django.conf import settings
 
 from counters.apply.worker import Worker
 from counters.intake import journal
+from counters.intake.journal import Journal
+from counters.intake.lease import Lease
 from sharding import lanes, topology
 from sharding.topology import Topology
 
@@ -51,28 +53,14 @@ def _drain(seconds: float, tell: Tell) -> None:
         while True:
             journal.close(_CLOSED_SECONDS)
             occupied = [lane for shard in shards for lane in journal.occupied(shard)]
-            tell(sum(map(journal.depth, occupied)))
+            tell(sum(Journal(lane).depth() for lane in occupied))
             if not occupied:
                 return
             if time.monotonic() > deadline:
                 raise NotDrained(f"lane {', '.join(map(str, occupied))}: not applied and replicated within {seconds:g} s")
             for lane in occupied:
-                if journal.holder(lane) is None:
+                if Lease(lane).holder() is None:
                     worker.apply(lane)
             time.sleep(_PAUSE_SECONDS)
     finally:
         worker.close()
-
-
-def upgrade(*, seconds: float) -> str:
-    """Give shards from before there were lanes those of the settings, once; what was done, or why it was not. Raises `RedisError`."""
-    shards = range(settings.TALLY.shard_count)
-    for shard in shards:
-        journal.adopt_shard_journal(shard)
-    if not topology.is_without_lanes(len(shards)):
-        return ""
-    try:
-        change(settings.TALLY.lanes, seconds=seconds)
-    except NotDrained as error:
-        return f"each shard keeps one lane for now: {error}; manage.py lanes {settings.TALLY.lanes} tries again"
-    return f"each shard has {settings.TALLY.lanes} lanes now"

@@ -64,7 +64,7 @@ class Plan:
 
 
 def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version: int = 0) -> set[str]:
-    """Keys whose rows the plan needs. The versions are the newest that the lane has applied, of a set and of anything."""
+    """Keys whose rows the plan needs. The versions: the newest that the lane has applied, of a set and of anything."""
     keys: set[str] = set()
     for position, batch in batches:
         for _, operation in batch.segments:

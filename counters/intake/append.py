@@ -18,8 +18,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from counters.intake import journal
-from counters.intake.journal import JournalUnavailable
+from counters.intake import journal, lease
+from counters.intake.journal import Journal, JournalUnavailable
+from counters.intake.lease import Lease
 from runtime import breakers, redis
 from sharding import databases
 from sharding.lanes import Lane
@@ -63,7 +64,7 @@ def append(id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict
     Raises `TokensTaken` and `Moved` (nothing was written), or `JournalUnavailable`: then it may or may not have been written.
     """
     keys: list[str | bytes] = [journal.CLOCK, journal.TOPOLOGY, journal.CLOSED]
-    args: list[object] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, journal.lease()]
+    args: list[object] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, lease.duration()]
     for lane, payload in payloads.items():
         keys += _append_keys(lane)
         args += [payload.data, int(payload.awaited)]
@@ -87,7 +88,8 @@ def append(id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict
 
 @cache
 def _append_keys(lane: Lane) -> tuple[str, ...]:
-    return journal.positions_key(lane), journal.batches_key(lane), journal.shift_key(lane), journal.wake_channel(lane)
+    its_journal, its_lease = Journal(lane), Lease(lane)
+    return its_journal.positions_key, its_journal.batches_key, its_lease.key, its_lease.wake_channel
 
 
 def _run_append(keys: list[str | bytes], args: list[object]) -> Any:
