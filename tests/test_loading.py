@@ -203,7 +203,7 @@ def test_workers_that_take_turns_keep_the_journals_order(client: httpx.Client, l
     assert {one: value_of(client, one) for one in sums} == sums
 
 
-def test_workers_that_find_the_same_bad_batch_set_nothing_else_aside(client: httpx.Client, lane: Lane, key: str) -> None:
+def test_workers_that_find_one_bad_batch_set_nothing_else_aside(client: httpx.Client, lane: Lane, key: str) -> None:
     """PostgreSQL refuses two batches of forty; both workers take batches singly then, and the others are counted."""
     refused = next(other for n in range(999) if lane_of(other := f"{key}:{n}\0") == lane)
     bad = set()

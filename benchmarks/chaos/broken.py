@@ -54,7 +54,7 @@ _EARLY = """    for write, write_id in zip(writes, ids, strict=True):
 """
 _ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
 """
-_ROWS = """        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
+_ROWS = """        rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
 """
 
 BREAKS = {

@@ -1,4 +1,4 @@
-"""Rejected operations and forwarded batches in the admin: what the shards' books say, to be looked at only."""
+"""Rejected operations and forwarded batches in the admin: what the shards have recorded, to be looked at only."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ _LOOK_SECONDS = 0.1  # between looks at the journal during a rest
 class Window:
     """Batches beyond the position `after` up to `end`, in order; `size` is in bytes.
 
-    `undecodable` are to be set aside, each with the reason. `reads` are the keys whose rows some operation needs whatever the shard has; `awaited`: somebody waits for a result.
+    `undecodable` are to be set aside, each with the reason. `reads` are the keys whose rows some operation needs,
+    whatever the shard has. `awaited`: somebody waits for a result.
     """
 
     after: int

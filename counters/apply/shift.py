@@ -40,10 +40,10 @@ from counters.intake.journal import Entry, Journal, JournalUnavailable
 from counters.intake.lease import Lease, WakeUps
 from counters.intake.set_aside import SetAsideBatches
 from counters.reading import cache as counter_cache
+from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane
-from sharding.slots import slots_of
 
 APPLIED = Counter("tally_batches_applied_total", "Batches whose transaction was committed", ["shard"])
 DUPLICATES = Counter("tally_batches_duplicate_total", "Batches that the ledger had already", ["shard"])
@@ -54,8 +54,7 @@ TRANSACTION = Histogram("tally_apply_seconds", "One apply transaction", ["shard"
 RETRIES = Counter("tally_apply_retries_total", "Apply transactions that failed and were tried again", ["shard"])
 log = structlog.get_logger(__name__)
 
-CURRENT = """
-SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
+CURRENT = f"SELECT key, value, version FROM {WANTED}"  # noqa: S608 - a constant
 CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
 APPLIED_BEFORE = """
 SELECT id, extract(epoch FROM now() - applied_at)::float8 FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"""
@@ -292,7 +291,7 @@ class Shift:
         self.report.operations += sum(placed.batch.operations for placed in fresh)
         self.report.rows += rows
         self.report.duplicates += duplicates
-        current = conn.execute(CURRENT, (done.stale, slots_of(done.stale))).fetchall() if done.stale else []
+        current = conn.execute(CURRENT, wanted(done.stale)).fetchall() if done.stale else []
         told = [(key, row.value, row.version) for key, row in result.put.items()]
         counter_cache.refresh(self.lane, [*current, *told])
         channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}

@@ -1,4 +1,4 @@
-"""From the version before lanes: a shard's one journal becomes that of its lane 0, then the shards get the lanes of the settings."""
+"""From the version before lanes: a shard's one journal becomes that of its lane 0, then the shards get their lanes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ log = structlog.get_logger(__name__)
 
 
 def upgrade(*, seconds: float) -> str:
-    """Give shards from before there were lanes those of the settings, once; what was done, or why it was not. Raises `RedisError`."""
+    """Give shards from before there were lanes those of the settings, once.
+
+    Returns what was done, or why it was not. Raises `RedisError`.
+    """
     shards = range(settings.TALLY.shard_count)
     for shard in shards:
         adopt_shard_journal(shard)
@@ -30,7 +33,10 @@ def upgrade(*, seconds: float) -> str:
 
 
 def adopt_shard_journal(shard: int) -> int:
-    """Make the journal that a shard had before lanes that of its lane 0; the number of its entries. Raises `RedisError`."""
+    """Make the journal that a shard had before lanes that of its lane 0. Returns the number of its entries.
+
+    Raises `RedisError`.
+    """
     lane, old = Lane(shard, 0), f"journal:{shard}"
     journal, set_aside = Journal(lane), SetAsideBatches(lane)
     found = redis.journal().zrange(f"{old}:positions", 0, -1, withscores=True)

@@ -1,6 +1,6 @@
 """The lease of a lane: who applies it now, or that a task was sent for it (`dispatch`).
 
-The lease is a hint (I4): it runs out by itself, it is not in the AOF, and two shifts at once are slower and nothing worse.
+The lease is a hint (I4). It runs out by itself and is not in the AOF; two shifts at once are slower, and nothing worse.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Lease:
 
     @cached_property
     def key(self) -> str:
-        """Hash: `until` when (microseconds), `holder` (none: a task was sent), `lingers` if its shift waits for more."""
+        """Hash: `until` (microseconds), `holder` (none: a task was sent), `lingers` if the shift waits for more."""
         return f"journal:{self.lane}:shift"
 
     @cached_property
     def wake_channel(self) -> str:
-        """Where `append` wakes the shift: a lingering one by any append, a resting one by an operation whose result is awaited."""
+        """Where `append` wakes a shift that lingers, or rests while an operation comes whose result is awaited."""
         return f"journal:{self.lane}:wake"
 
     def holder(self) -> str | None:
@@ -48,7 +48,10 @@ class Lease:
         return self._pass(holder, holder)
 
     def hand_over(self, holder: str = "") -> bool:
-        """Have the lease for the task that is to be sent. Returns False, changing nothing, if another than `holder` has it."""
+        """Have the lease for the task that is to be sent.
+
+        Returns False, changing nothing, if another than `holder` has it.
+        """
         return self._pass(holder, "")
 
     def _pass(self, holder: str, to: str) -> bool:
@@ -70,7 +73,7 @@ class Lease:
 class WakeUps:
     """What wakes a lane's shift, from here on until `close`. Not thread-safe; its methods raise `RedisError`.
 
-    Published, not kept in a list: the time-out of a wait is the socket's, while an idle Redis ends BLPOP up to 100 ms late.
+    Published, not kept in a list: a wait ends with the socket's time-out; an idle Redis ends BLPOP up to 100 ms late.
     """
 
     def __init__(self, lane: Lane) -> None:

@@ -1,4 +1,4 @@
-"""Batches that were set aside: they cannot be decoded or applied, and are kept beside the journal until an operator decides (I7)."""
+"""Batches that were set aside: they cannot be decoded or applied, and are kept until an operator decides (I7)."""
 
 from __future__ import annotations
 
