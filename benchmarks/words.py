@@ -20,6 +20,8 @@ import httpx
 from rich.console import Console
 from rich.progress import Progress, track
 
+from runtime import polling
+
 BODY = 10_000  # increments a request
 CLIENTS = 4
 WORD = re.compile(r"[A-Za-z0-9_]{1,190}")
@@ -66,9 +68,9 @@ def differences(client: httpx.Client, expected: Counter[str]) -> dict[str, tuple
 
 def compare(client: httpx.Client, expected: Counter[str], seconds: float) -> dict[str, tuple[int, int]]:
     """Differences once the counts have come down, or after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while (wrong := differences(client, expected)) and time.monotonic() < deadline:
-        time.sleep(1)
+    for _ in polling.attempts(seconds, pause=1):
+        if not (wrong := differences(client, expected)):
+            break
     return wrong
 
 

@@ -7,11 +7,11 @@ import asyncio
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from replication.apply_delay import RULE, ApplyDelay
+from runtime import polling
 
 from . import ClusterError, background, console, lanes, layout, leftovers, prepare, processes, state
 from .layout import Asked, Directory
@@ -103,11 +103,12 @@ def scale(options: argparse.Namespace, directory: Directory) -> int:
     revision = now.revision + 1
     layout.write_private(directory["scale.json"], json.dumps({"revision": revision, "counts": {name: number}}))
     supervisor.send_signal(background.RESCALE_SIGNAL)
-    deadline = time.monotonic() + SCALE_SECONDS
-    while (now := _current(directory)).revision < revision:
-        if state.supervisor(now) is None or time.monotonic() > deadline:
-            raise ClusterError(f"the cluster did not scale to {name}={number}: `cluster status`, and logs in {directory.logs}")
-        time.sleep(0.1)
+    for _ in polling.attempts(SCALE_SECONDS, pause=0.1):
+        now = _current(directory)
+        if now.revision >= revision or state.supervisor(now) is None:
+            break
+    if now.revision < revision:
+        raise ClusterError(f"the cluster did not scale to {name}={number}: `cluster status`, and logs in {directory.logs}")
     if now.error:
         raise ClusterError(now.error)
     console.Console().table(now.processes, _primaries(now))

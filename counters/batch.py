@@ -9,7 +9,8 @@ msgpack by msgspec; the first element is the format's version, so that a worker 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence, Set
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 import msgspec
@@ -32,6 +33,22 @@ class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False
     keys: list[str]
     deltas: list[int]
 
+    def __post_init__(self) -> None:
+        if len(self.keys) != len(self.deltas):
+            raise ValueError("keys and deltas differ in number")
+
+    def restricted_to(self, keys: Set[str]) -> Increments:
+        """The part of it on these keys."""
+        pairs = [pair for pair in zip(self.keys, self.deltas, strict=True) if pair[0] in keys]
+        return Increments([key for key, _ in pairs], [delta for _, delta in pairs])
+
+    def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
+        """Whether its result depends on the row that it finds.
+
+        The versions are the newest that its lane has applied: of a set, and of anything.
+        """
+        return position < last_set_version
+
 
 class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
     """One operation with a result: `set` and `reset` always, `increment` if somebody waits for it; nothing folds across it."""
@@ -42,9 +59,17 @@ class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
     if_version: int | None = None
 
     @property
-    def reads(self) -> bool:
-        """Whether its result depends on the value it finds."""
-        return self.kind == "increment" or self.if_version is not None
+    def keys(self) -> Sequence[str]:
+        """Its one key."""
+        return (self.key,)
+
+    def restricted_to(self, keys: Set[str]) -> Self:  # noqa: ARG002
+        """All of it: `keys` has its key."""
+        return self
+
+    def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
+        """As for increments."""
+        return self.kind == "increment" or self.if_version is not None or position <= last_version
 
 
 Operation = Increments | Step
@@ -69,6 +94,16 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     @property
     def uuid(self) -> UUID:
         return UUID(bytes=self.id)
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """Every key that it touches; a key may come more than once."""
+        return (key for _, operation in self.segments for key in operation.keys)
+
+    @property
+    def operations(self) -> int:
+        """The number of its folded operations: one for each key of a write."""
+        return sum([len(operation.keys) for _, operation in self.segments])
 
 
 class _Encoded(msgspec.Struct, array_like=True, frozen=True):
@@ -115,7 +150,4 @@ def decode(data: bytes) -> Batch:
         raise BadBatch(f"not a batch of format {FORMAT}: {error}") from error
     if batch.format != FORMAT:
         raise BadBatch(f"not a batch of format {FORMAT}: it has format {batch.format}")
-    for _, one in batch.segments:
-        if isinstance(one, Increments) and len(one.keys) != len(one.deltas):
-            raise BadBatch("not a batch: keys and deltas differ in number")
     return batch

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from runtime import polling
+
 # One transaction, chained to the next by `take`: nothing is ever seen of two moments.
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 POINT = """COMMIT AND CHAIN; SELECT last_version, xmin::text, CASE WHEN pg_is_in_recovery()
@@ -100,11 +102,8 @@ def _pause(gap: float, waited: float) -> None:
 def catch_up(primary: Snapshot, replica: Snapshot, lane: int, lanes: int, seconds: float) -> None:
     """Meet again, in snapshots taken after the replica has replayed all that the primary has written by now. Raises as `meet` does."""
     primary.take()
-    deadline = time.monotonic() + seconds
-    while not replica.conn.execute(REPLAYED, (primary.lsn,)).fetchall()[0][0]:
-        if time.monotonic() > deadline:
-            raise NeverMet(f"after {seconds:.0f} s the replica has not replayed up to {primary.lsn}")
-        time.sleep(0.02)
+    if not polling.until(lambda: replica.conn.execute(REPLAYED, (primary.lsn,)).fetchall()[0][0], seconds, pause=0.02):
+        raise NeverMet(f"after {seconds:.0f} s the replica has not replayed up to {primary.lsn}")
     primary.take()
     replica.take()
     meet(primary, replica, lane, lanes, seconds)

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,19 +23,20 @@ import psycopg
 import yaml
 from django.conf import settings
 
-from replication import apply_delay, patroni, quorum
+from replication import apply_delay, flush, patroni, quorum
 from replication.apply_delay import ApplyDelay
 from replication.interventions import Order, recorded
 from replication.patroni import Member, PatroniUnavailable, Refused
-from sharding import databases
+from runtime import polling
+from sharding import databases, nodes
 from sharding.databases import ShardUnavailable
 
 SynchronousCommit = Literal["on", "remote_apply"]
-IN_FORCE = """
+IN_FORCE = f"""
 SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
-       coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer,
+       {flush.QUORUM},
        coalesce(current_setting('tally.quorum_strict', true), '') = 'on',
-       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""
+       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""  # noqa: S608 - a constant
 TRYING = ("restart", "starting", "changing")  # what Patroni says while a node tries to start, or to follow
 DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
 _FORCE_SECONDS = 5.0
@@ -94,17 +94,13 @@ def set_quorum(
             check_quorum(shard, number)
         changes = _changes(number, strict, synchronous_commit)
         configs = {shard: patroni.configure(shard, changes) for shard in shards}
-        deadline = time.monotonic() + _FORCE_SECONDS
-        found = [_until_in_force(shard, config, deadline) for shard, config in configs.items()]
+        for _ in polling.attempts(_FORCE_SECONDS, pause=_LOOK_SECONDS):
+            found = [_compare(shard, config) for shard, config in configs.items()]
+            if all(one.in_force for one in found):
+                break
         for one in found:
             records[one.shard].outcome = "in force" if one.in_force else f"asked for; {one.confirming} confirm now"
     return found
-
-
-def _until_in_force(shard: int, config: dict[str, Any], deadline: float) -> Quorum:
-    while not (now := _compare(shard, config)).in_force and time.monotonic() < deadline:
-        time.sleep(_LOOK_SECONDS)
-    return now
 
 
 def check_quorum(shard: int, number: int) -> None:
@@ -229,18 +225,13 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _has_delay(shard: int, node: Member, milliseconds: int) -> bool:
-    deadline = time.monotonic() + _DELAY_SECONDS
-    while time.monotonic() < deadline:
-        try:
+    for _ in polling.attempts(_DELAY_SECONDS, pause=_LOOK_SECONDS):
+        with suppress(psycopg.OperationalError):  # it may be restarting
             if _delay(shard, node) == milliseconds:
                 return True
-        except psycopg.OperationalError:
-            pass  # it may be restarting
-        time.sleep(_LOOK_SECONDS)
     return False
 
 
 def _delay(shard: int, node: Member) -> int:
-    address = {"host": node.host, "port": str(node.port), "target_session_attrs": "any"}
-    with databases.connect(databases.primary(shard), timeout=2.0, autocommit=True, **address) as conn:
+    with nodes.connect(shard, node, timeout=2.0) as conn:
         return conn.execute(DELAY).fetchall()[0][0]  # type: ignore[no-any-return]

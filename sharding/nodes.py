@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import psycopg
 from django.conf import settings
@@ -38,7 +38,17 @@ def of(shard: int) -> list[Node]:
     return nodes
 
 
-def connect(shard: int, node: Node, *, timeout: float) -> psycopg.Connection[Any]:
+class Address(Protocol):
+    """Where a server listens."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+
+def connect(shard: int, node: Address, *, timeout: float) -> psycopg.Connection[Any]:
     """A connection to this node, whatever its role, in autocommit; no statement takes longer than `timeout` seconds.
 
     Raises `psycopg.OperationalError`.

@@ -53,7 +53,7 @@ _APPEND = """        try:
 """
 _ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
 """
-_ROWS = """        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
+_ROWS = """        rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
 """
 
 BREAKS = {

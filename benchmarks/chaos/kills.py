@@ -17,6 +17,7 @@ from benchmarks.chaos.fault import Fault, NotPossible, Scene
 from benchmarks.chaos.freezes import frozen, titled
 from benchmarks.chaos.subject import family
 from cluster import processes
+from runtime import polling
 
 GONE_SECONDS = 3.0
 RESTART_SECONDS = 7.0  # that a killed worker needs to start, and its lanes' leases to run out (3 s) and be looked at (each second)
@@ -48,8 +49,7 @@ def kill_role(role: str, scene: Scene) -> str:
 def kill_in_a_shift(scene: Scene) -> str:
     """A worker that applies a lane at this moment: its lanes must go on when their leases have run out."""
     families = {str(row["name"]): family(row) for row in scene.subject.rows("worker")}
-    deadline = time.monotonic() + SHIFT_SECONDS
-    while time.monotonic() < deadline:
+    for _ in polling.attempts(SHIFT_SECONDS, pause=0.002):
         try:
             leases = scene.subject.leases()
         except RedisError as error:
@@ -59,7 +59,6 @@ def kill_in_a_shift(scene: Scene) -> str:
             lane, name = scene.rng.choice(busy)
             kill(families[name])
             return f"{name} with lane {lane}"
-        time.sleep(0.002)
     raise NotPossible("no worker was seen in a shift")
 
 
@@ -133,12 +132,10 @@ def lose_node(scene: Scene) -> str:
     patroni = scene.subject.named(str(row["name"]).replace("postgres", "patroni"))
     with frozen(family(patroni)[:1]):
         kill(family(row))
-        deadline = time.monotonic() + LOST_NODE_SECONDS
-        while time.monotonic() < deadline:
+        for _ in polling.attempts(LOST_NODE_SECONDS, pause=0.2):
             with contextlib.suppress(NotPossible):
                 if primary_of(scene, shard)["name"] != row["name"]:
                     break
-            time.sleep(0.2)
     return str(row["name"]).replace("postgres", "node")
 
 

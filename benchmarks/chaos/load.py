@@ -6,9 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from benchmarks.chaos.books import Books, Favour
 from benchmarks.chaos.chance import stream
 from benchmarks.chaos.client import PATIENCE_SECONDS, Client
+from benchmarks.chaos.expected_counts import ExpectedCounts, Favour
 from benchmarks.chaos.mix import Mixer, Names
 from benchmarks.chaos.probes import Epoch, Pulse, Reader, Successes, Waiter, guarded
 from benchmarks.chaos.sampler import Sampler
@@ -60,9 +60,9 @@ class Load:
         return found
 
     @property
-    def books(self) -> list[Books]:
+    def expected(self) -> list[ExpectedCounts]:
         """Of every client."""
-        return [client.books for client in self.clients]
+        return [client.expected for client in self.clients]
 
     @property
     def waits(self) -> list[Successes]:

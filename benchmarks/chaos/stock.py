@@ -28,6 +28,7 @@ from benchmarks.chaos.report import ROOT
 from benchmarks.chaos.subject import Subject
 from cluster import programs
 from cluster.layout import port_is_free, random_start
+from runtime import polling
 
 KEYS = 50
 WRITES_PER_SECOND = 250
@@ -103,9 +104,7 @@ def _worker(environment: dict[str, str], log: Path) -> Iterator[None]:
             command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 30
-        while b"succeeded" not in log.read_bytes()[before:] and time.monotonic() < deadline:
-            time.sleep(0.1)
+        polling.until(lambda: b"succeeded" in log.read_bytes()[before:], 30, pause=0.1)
         yield
     finally:
         leader = psutil.Process(process.pid)
@@ -116,9 +115,7 @@ def _worker(environment: dict[str, str], log: Path) -> Iterator[None]:
 def _wait_until_empty(broker: str) -> None:
     """Until nothing is queued and nothing unacknowledged: kombu looks for what is to be delivered again every ten seconds."""
     redis: Any = Redis.from_url(broker)
-    deadline = time.monotonic() + QUIET_SECONDS
-    while (redis.llen(QUEUE) or redis.hlen("unacked")) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    polling.until(lambda: not (redis.llen(QUEUE) or redis.hlen("unacked")), QUIET_SECONDS, pause=0.5)
     time.sleep(1)
     redis.close()
 

@@ -1,4 +1,4 @@
-"""The verdict: after the load has stopped and all is quiet, every key, every write and both copies are held against the books."""
+"""The verdict: when all is quiet, every key, write and copy is compared with what the clients remember."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from uuid import UUID
 import psycopg
 from redis.exceptions import RedisError
 
-from benchmarks.chaos.books import Books, Entry, expected, out_of_order
+from benchmarks.chaos.expected_counts import Entry, ExpectedCounts, counts_of, out_of_order
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial, wait_until
 from counters.write_id import WriteId
+from runtime import polling
 from sharding.lanes import Lane
 
 QUIET_SECONDS = 120.0
@@ -58,9 +59,9 @@ class Verdict:
 def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUIET_SECONDS) -> Verdict:
     """Check everything. The load has been stopped."""
     verdict = Verdict()
-    books = load.books
+    clients = load.expected
     verdict.find(load.failures)
-    verdict.find(text for one in books for text in one.complaints)
+    verdict.find(text for one in clients for text in one.complaints)
     verdict.find(text for reader in load.readers for text in reader.complaints)
     verdict.find(f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing)
     verdict.find(_unquiet(subject, quiet_seconds))
@@ -70,13 +71,13 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
             check(subject, load, trial, verdict)
         except psycopg.OperationalError as error:
             verdict.find([f"{check.__name__.strip('_')} could not be checked: {error}"])
-    verdict.find(out_of_order([one for book in books for one in book.waited], expected(books)))
+    verdict.find(out_of_order([one for client in clients for one in client.waited], counts_of(clients)))
     verdict.figures |= {
-        "writes acknowledged": sum(len(one.entries) for one in books),
-        "repeats of acknowledged writes": sum(one.repeats for one in books),
-        "attempts without an answer": sum(one.retries for one in books),
-        "attempts answered with 503": sum(one.refused for one in books),
-        "results compared": sum(len(one.waited) for one in books),
+        "writes acknowledged": sum(len(one.entries) for one in clients),
+        "repeats of acknowledged writes": sum(one.repeats for one in clients),
+        "attempts without an answer": sum(one.retries for one in clients),
+        "attempts answered with 503": sum(one.refused for one in clients),
+        "results compared": sum(len(one.waited) for one in clients),
         "reads": load.read(),
         "reads older than before, after the cache was lost": sum(reader.went_back_with_the_cache for reader in load.readers),
     }
@@ -86,12 +87,12 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
 def _unquiet(subject: Subject, seconds: float) -> list[str]:
     """Wait until the cluster is whole and the journals are empty; what is not."""
     missing = wait_until(subject.is_whole, seconds)
-    deadline = time.monotonic() + seconds
     depths: dict[Lane, int] | None = None
-    while depths != {} and time.monotonic() < deadline:
-        time.sleep(0.3)
+    for _ in polling.attempts(seconds, pause=0.3):
         with suppress(RedisError):
             depths = subject.depths()
+        if depths == {}:
+            break
     texts = [f"the cluster is not whole: {missing}"] if missing else []
     if depths is None:
         return [*texts, "the journal does not answer"]
@@ -103,12 +104,11 @@ def _unquiet(subject: Subject, seconds: float) -> list[str]:
 
 def _still(subject: Subject, load: Load) -> list[str]:
     """What stands still although all is whole: messages that no worker takes, writes whose result does not come."""
-    texts, deadline = [], time.monotonic() + QUEUE_SECONDS
-    for shard in range(len(subject.shards)):
-        while (left := subject.queued(shard)) and time.monotonic() < deadline:
-            time.sleep(0.3)
-        if left:
-            texts.append(f"queue shard-{shard} still has {left} messages: its worker takes none")
+    for _ in polling.attempts(QUEUE_SECONDS, pause=0.3):
+        left = {shard: count for shard in range(len(subject.shards)) if (count := subject.queued(shard))}
+        if not left:
+            break
+    texts = [f"queue shard-{shard} still has {count} messages: its worker takes none" for shard, count in left.items()]
     for waiter in load.waiters:
         began = time.monotonic()
         told = waiter.client.waited(waiter.key, 1)
@@ -127,14 +127,14 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
                 if key in counted:
                     wrong.append(f"{key} stands on two shards")
                 counted[key] = counted.get(key, 0) + value
-    due = expected(load.books)
+    due = counts_of(load.expected)
     verdict.figures["keys"] = len(due)
-    verdict.figures["increments acknowledged"] = sum(sum(one.added.values()) for one in load.books)
+    verdict.figures["increments acknowledged"] = sum(sum(one.added.values()) for one in load.expected)
     differences = {key: counted.get(key, 0) - due.get(key, 0) for key in {*due, *counted}}
-    shared = {key: differences[key] for one in load.books for key in one.added}
+    shared = {key: differences[key] for one in load.expected for key in one.added}
     verdict.figures["increments lost"] = -sum(difference for difference in shared.values() if difference < 0)
     verdict.figures["increments counted twice"] = sum(difference for difference in shared.values() if difference > 0)
-    touched = _touching(load.books)
+    touched = _touching(load.expected)
     for key, difference in sorted(differences.items()):
         if difference:
             suspects = "; ".join(_told(entry, trial) for entry in touched(key, difference))
@@ -142,11 +142,11 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     verdict.find(wrong)
 
 
-def _touching(books: list[Books]) -> Callable[[str, int], Iterator[Entry]]:
+def _touching(clients: list[ExpectedCounts]) -> Callable[[str, int], Iterator[Entry]]:
     """Writes of a key, those that changed it by as much as is missing first."""
 
     def touching(key: str, difference: int) -> Iterator[Entry]:
-        entries = [entry for one in books for entry in one.entries if key in entry.keys]
+        entries = [entry for one in clients for entry in one.entries if key in entry.keys]
         entries.sort(key=lambda entry: (entry.keys[key] != abs(difference), -entry.attempts, entry.sent))
         return islice(entries, 3)
 
@@ -163,7 +163,7 @@ def _told(entry: Entry, trial: Trial) -> str:
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     """Every acknowledged write is in the ledger of each of its lanes."""
     batches: dict[int, dict[tuple[UUID, int], Entry]] = {shard: {} for shard in range(len(subject.shards))}
-    for entry in (entry for one in load.books for entry in one.entries):
+    for entry in (entry for one in load.expected for entry in one.entries):
         if " " not in entry.id:
             write = WriteId.parse(entry.id)
             for lane in write.lanes:
@@ -182,7 +182,7 @@ def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> No
 
 def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -> None:
     """What was rejected is what had to be: increments that do not fit, versions that do not match."""
-    due = {id.rpartition("-")[0]: (id, key) for one in load.books for id, key in one.rejected.items()}
+    due = {id.rpartition("-")[0]: (id, key) for one in load.expected for id, key in one.rejected.items()}
     found: set[str] = set()
     for shard in range(len(subject.shards)):
         with subject.database(shard) as conn:
@@ -210,12 +210,10 @@ def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> N
     for shard in range(len(subject.shards)):
         if not subject.replicas(shard):
             continue
-        deadline = time.monotonic() + 30
-        while True:
+        for _ in polling.attempts(30, pause=0.5):
             primary, replica = _copy(subject, shard, "primary"), _copy(subject, shard, "standby")
-            if primary == replica or time.monotonic() > deadline:
+            if primary == replica:
                 break
-            time.sleep(0.5)
         rows += len(primary)
         verdict.find(
             f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}" for key in _different(primary, replica)
@@ -234,8 +232,8 @@ def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def _statuses(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     """`GET /v1/writes/{id}` says applied, or rejected for those that had to be."""
-    entries = [entry for one in load.books for entry in one.entries if " " not in entry.id]
-    rejected = {id: key for one in load.books for id, key in one.rejected.items()}
+    entries = [entry for one in load.expected for entry in one.entries if " " not in entry.id]
+    rejected = {id: key for one in load.expected for id, key in one.rejected.items()}
     step = max(1, len(entries) // SAMPLE)
     wire = subject.wire()
     for entry in entries[::step]:

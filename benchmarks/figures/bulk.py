@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from benchmarks import checks
-from benchmarks.context import SHARES, WARM_SECONDS, Books, Context, Shares, cpu_used, note
+from benchmarks.context import SHARES, WARM_SECONDS, Context, ExpectedCounts, Shares, cpu_used, note
 from benchmarks.document import Figure, Goal, Part, figure, median_and_spread
 from benchmarks.load import keys, wire
 from benchmarks.peers import house, raw_postgres, raw_redis
@@ -24,8 +24,8 @@ class Bulk:
 
     def __init__(self, context: Context, part: Part, *, counters: int = COUNTERS, prefix: str = "b") -> None:
         self._context = context
-        self.books = Books(context, f"{prefix}{context.run}:", part, context.subject)
-        names = [f"{self.books.prefix}{n}" for n in range(counters)]
+        self.expected = ExpectedCounts(context, f"{prefix}{context.run}:", part, context.subject)
+        names = [f"{self.expected.prefix}{n}" for n in range(counters)]
         self.drawn = [keys.zipf(names, BODY, context.rng) for _ in range(BODIES)]
         self._requests: dict[str, list[bytes]] = {}
         self.accepted: dict[str, list[float]] = {}
@@ -48,9 +48,9 @@ class Bulk:
             result = context.load(
                 context.addresses(), self.requests(media_type), connections=CONNECTIONS, seconds=seconds, rate=rate, status=202
             )
-            self.books.add(keys.counted(result.answered, self.drawn))
+            self.expected.add(keys.counted(result.answered, self.drawn))
             self.operations += sum(times * distinct for times, distinct in zip(result.answered, self._distinct, strict=True))
-            whole = self.books.settled() - result.started
+            whole = self.expected.settled() - result.started
         self.accepted.setdefault(media_type, []).append(result.rate * BODY)
         self.shares.add(used, result, whole)
         return result.count * BODY / whole
@@ -69,7 +69,7 @@ def run(context: Context) -> Part:
         sides = {TALLY: lambda: bulk.measure(best, SECONDS), REDIS: peers.redis, POSTGRES: peers.postgres}
         samples = context.interleaved(sides | peers.tool())
         context.tell("every count")
-        bulk.books.compare()
+        bulk.expected.compare()
         peers.compare()
     part.figures = _figures(samples, best)
     part.details = {

@@ -42,7 +42,7 @@ def run(context: Context) -> Part:
     most = median_and_spread(samples[TALLY])[0]
     part.curves["latency"] = _curve(context, one, most)
     context.tell("every count")
-    single.books.compare()
+    single.expected.compare()
     half = next(point for point in part.curves["latency"] if point["share"] == 0.5)
     values = [rate * MANY for rate in samples[MULTI_GET]]
     part.figures = [

@@ -37,15 +37,15 @@ def run(context: Context) -> Part:
     for turn in range(context.repeats):
         context.tell(f"{turn + 1} of {context.repeats}")
         before = row_writes(context.subject)
-        counted = bulk.books.expected.total()
+        counted = bulk.expected.counts.total()
         bulk.measure(keys.MSGPACK, SECONDS)
         between = row_writes(context.subject)
-        bulks.append((between - before) / (bulk.books.expected.total() - counted))
-        counted = single.books.expected.total()
+        bulks.append((between - before) / (bulk.expected.counts.total() - counted))
+        counted = single.expected.counts.total()
         single.tally()
-        singles.append((row_writes(context.subject) - between) / (single.books.expected.total() - counted))
-    bulk.books.compare()
-    single.books.compare()
+        singles.append((row_writes(context.subject) - between) / (single.expected.counts.total() - counted))
+    bulk.expected.compare()
+    single.expected.compare()
     one = "F() update: one each"
     part.figures = [
         figure(

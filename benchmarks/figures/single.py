@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from benchmarks import checks
-from benchmarks.context import SHARES, WARM_SECONDS, Address, Books, Context, Shares, cpu_used, increments, note
+from benchmarks.context import SHARES, WARM_SECONDS, Address, Context, ExpectedCounts, Shares, cpu_used, increments, note
 from benchmarks.document import Goal, Part, figure
 from benchmarks.load import keys, wire
 from benchmarks.load.wire import Result
@@ -39,8 +39,8 @@ class Single:
 
     def __init__(self, context: Context, part: Part, prefix: str = "s") -> None:
         self.context, self.part = context, part
-        self.books = Books(context, f"{prefix}{context.run}:", part, context.subject)
-        self.names = [f"{self.books.prefix}{n}" for n in range(KEYS)]
+        self.expected = ExpectedCounts(context, f"{prefix}{context.run}:", part, context.subject)
+        self.names = [f"{self.expected.prefix}{n}" for n in range(KEYS)]
         self.drawn = keys.zipf(self.names, REQUESTS, context.rng)
         self._mine = increments(context, self.drawn)
         self._theirs = [wire.increment(f"/counters/{key}/increments") for key in self.drawn]
@@ -55,8 +55,8 @@ class Single:
         connection.close()
         if answer.status != 202:
             raise RuntimeError(f"answered {answer.status}")
-        self.books.add(dict.fromkeys(self.names, 1))
-        self.books.settled()
+        self.expected.add(dict.fromkeys(self.names, 1))
+        self.expected.settled()
 
     def _counted(self, answered: list[int]) -> Counter[str]:
         return keys.counted(answered, [[key] for key in self.drawn])
@@ -66,8 +66,8 @@ class Single:
         with cpu_used(self.context.subject) as used:
             result = self.context.load(self.context.addresses(), self._mine, connections=CONNECTIONS, seconds=seconds, status=202)
             answered = result.started + result.seconds
-            self.books.add(self._counted(result.answered))
-            settled = self.books.settled()
+            self.expected.add(self._counted(result.answered))
+            settled = self.expected.settled()
         self.behind.append(max(0.0, settled - answered))
         self.latencies.append(result.quantile(0.99))
         self.shares.add(used, result, result.seconds)
@@ -95,7 +95,7 @@ def run(context: Context) -> Part:
         single.tally(WARM_SECONDS)
         samples = context.interleaved(sides)
         context.tell("every count")
-        single.books.compare()
+        single.expected.compare()
     part.figures = [
         figure(f"{TITLE}, beside {name}", "increments/s", samples[TALLY], peer=name, peer_samples=samples[name], goal=GOALS.get(name))
         for name in (DJANGO, FASTAPI, CELERY)

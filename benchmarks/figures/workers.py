@@ -52,7 +52,7 @@ def run(context: Context) -> Part:
         finally:
             context.tell(f"back to {_named(before)}")
             scale(subject, "worker", before)
-        measure.bulk.books.compare()
+        measure.bulk.expected.compare()
         reported.compare(part, measure.bulk.operations)
     rates = {count: samples[_named(count)] for count in WORKERS}
     costs = {count: median_and_spread(measure.costs[count])[0] for count in WORKERS}

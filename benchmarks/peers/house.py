@@ -22,6 +22,7 @@ from benchmarks.context import Address, Context
 from benchmarks.document import ROOT
 from cluster import configs, programs
 from cluster.layout import Directory, Layout, port_is_free, random_start
+from runtime import polling
 
 PROCESSES = 2  # of a peer's server: as many as Tally has API processes
 START_SECONDS = 30.0
@@ -60,11 +61,8 @@ def process(command: Sequence[str], log: Path, environment: Mapping[str, str] | 
 
 def listening(ports: Sequence[int], log: Path) -> None:
     """Wait until somebody listens on each port. Raises `TimeoutError` with the end of the log."""
-    deadline = time.monotonic() + START_SECONDS
-    while any(map(port_is_free, ports)):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"a peer did not start: {log.read_text()[-1000:]}")
-        time.sleep(0.05)
+    if not polling.until(lambda: not any(map(port_is_free, ports)), START_SECONDS, pause=0.05):
+        raise TimeoutError(f"a peer did not start: {log.read_text()[-1000:]}")
 
 
 @contextlib.contextmanager
@@ -176,12 +174,9 @@ def database(subject: Subject, name: str, keys: Sequence[str]) -> Iterator[Datab
 
 def wait_for_sum(database: Database, total: int, patience: float = 120.0) -> float:
     """When the table had the whole sum, by `time.monotonic`. Raises `TimeoutError`."""
-    deadline = time.monotonic() + patience
     with psycopg.connect(database.dsn, autocommit=True) as conn:
-        while True:
+        for _ in polling.attempts(patience, pause=0.02):
             found = conn.execute("SELECT coalesce(sum(value), 0)::bigint FROM count").fetchall()[0][0]
             if found == total:
                 return time.monotonic()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{found:,} of {total:,} increments were counted after {patience:g} s")
-            time.sleep(0.02)
+    raise TimeoutError(f"{found:,} of {total:,} increments were counted after {patience:g} s")

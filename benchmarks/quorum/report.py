@@ -82,7 +82,7 @@ class Found:
 
 
 class Sweep:
-    """Writes through the API of one cluster, and the books of what was acknowledged."""
+    """Writes through the API of one cluster, and the counts of what was acknowledged."""
 
     def __init__(  # noqa: PLR0913
         self, subject: Subject, *, writes: int, rounds: int, spread: float, seed: int, delays: tuple[int, int], tell: Tell

@@ -1,4 +1,4 @@
-"""Rejected operations and forwarded batches in the admin: what the shards' books say, to be looked at only."""
+"""Rejected operations and forwarded batches in the admin: what the shards have recorded, to be looked at only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from counters.admin import listing
 from counters.admin.filters import Filter, ForwardedFilter, RejectedFilter
 from counters.admin.listing import Page
 from counters.admin.operations import OperationsAdmin
-from counters.intake.outcomes import REASONS
 from counters.operators import applied_records
 from counters.operators.applied_records import Forwarded, ForwardedPlace, Rejected, RejectedPlace
+from counters.outcome import REASONS
 
 
 class RejectedOperationAdmin(OperationsAdmin):

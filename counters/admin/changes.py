@@ -11,8 +11,9 @@ from django.contrib import messages
 
 from counters import service
 from counters.batch import Step
-from counters.intake import idempotency, outcomes, writes
+from counters.intake import idempotency, writes
 from counters.intake.journal import JournalUnavailable
+from counters.outcome import REASONS, Outcome
 from counters.reading import write_status
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
@@ -60,7 +61,7 @@ def _in_words(step: Step) -> str:
     return f"{what}, if the version is {step.if_version}." if step.if_version is not None else f"{what}."
 
 
-def _reason(outcome: outcomes.Outcome) -> str:
+def _reason(outcome: Outcome) -> str:
     if outcome.reason == "version":
         return f"it was written meanwhile; its value is {outcome.value} and its version {outcome.version}"
-    return outcomes.REASONS.get(outcome.reason or "", str(outcome.reason))
+    return REASONS.get(outcome.reason or "", str(outcome.reason))

@@ -17,10 +17,10 @@ from django.urls import URLPattern, path, reverse
 from counters.admin import changes, listing
 from counters.admin.base import ViewsAdmin
 from counters.admin.forms import ChangeForm, SearchForm, WriteForm
-from counters.intake import outcomes
 from counters.intake.journal import JournalUnavailable
 from counters.keys import KEY_RULE, is_key
 from counters.models import Counter
+from counters.outcome import REASONS
 from counters.reading import reads, write_status
 from counters.write_id import WriteId
 from sharding import topology
@@ -157,5 +157,5 @@ def _became(write: WriteId) -> dict[str, Any]:
         found = write_status.find(write) if known else None
     except (ShardUnavailable, JournalUnavailable) as error:
         return {"trouble": f"This cannot be told now: {error}."}
-    rows = [(one, _address(one.key), outcomes.REASONS.get(one.reason or "", "")) for one in found.outcomes] if found else []
+    rows = [(one, _address(one.key), REASONS.get(one.reason or "", "")) for one in found.outcomes] if found else []
     return {"asked": write, "found": found, "rows": rows}

@@ -12,8 +12,8 @@ from django.conf import settings
 
 from counters.admin.forms import WriteForm
 from counters.apply import dead_letters
-from counters.intake.outcomes import REASONS
 from counters.keys import KEY_RULE, is_key
+from counters.outcome import REASONS
 from counters.write_id import WriteId
 
 T = TypeVar("T")

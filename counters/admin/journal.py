@@ -13,7 +13,9 @@ from counters.admin import listing
 from counters.admin.filters import Filter, JournalFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
-from counters.intake import dispatch, journal
+from counters.intake import dispatch
+from counters.intake.journal import Journal
+from counters.intake.set_aside import SetAsideBatches
 from counters.operators import applied_records, journal_entries
 from counters.operators.journal_entries import Held
 from sharding.lanes import Lane
@@ -33,14 +35,14 @@ def _named(id: str) -> tuple[Lane, UUID] | None:
 
 def _again(id: str) -> str:
     named = _named(id)
-    if not named or journal.position(*named) is None:
+    if not named or Journal(named[0]).position(named[1]) is None:
         return f"{id} is not in the journal (any more): it was applied and replicated, or set aside."
     return "" if dispatch.send(named[0]) else BROKER_AWAY
 
 
 def _retry(id: str) -> str:
     named = _named(id)
-    if not named or journal.retry(*named) is None:
+    if not named or SetAsideBatches(named[0]).retry(named[1]) is None:
         return f"{id} is not set aside (any more)."
     dispatch.send(named[0])  # if the broker is down, a worker finds it
     return ""
@@ -48,7 +50,7 @@ def _retry(id: str) -> str:
 
 def _discard(id: str) -> str:
     named = _named(id)
-    return "" if named and journal.discard(*named) else f"{id} is not set aside (any more)."
+    return "" if named and SetAsideBatches(named[0]).discard(named[1]) else f"{id} is not set aside (any more)."
 
 
 class JournalAdmin(OperationsAdmin):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from counters.api.problems import Problem
-from counters.intake import dispatch, outcomes
-from counters.intake.outcomes import Outcome
+from counters.intake import dispatch
 from counters.intake.writes import Accepted
+from counters.outcome import REASONS, Outcome
 from counters.reading.reads import Counter
 from counters.write_id import WriteId
 
@@ -61,7 +61,7 @@ def change(accepted: Accepted, key: str, outcome: Outcome | None) -> Answer:
 def rejection(outcome: Outcome, write: WriteId) -> Problem:
     """409, or 412 for a version that did not match."""
     extra = {"id": str(write), "key": outcome.key, "value": outcome.value, "version": outcome.version}
-    detail = outcomes.REASONS[outcome.reason or ""]
+    detail = REASONS[outcome.reason or ""]
     if outcome.reason == "version":
         return Problem(412, "version-mismatch", detail, extra=extra, errors=[{"field": "If-Match", "rule": detail}])
     return Problem(409, outcome.reason or "rejected", detail, extra=extra)

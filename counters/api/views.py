@@ -16,8 +16,9 @@ from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import invalid
 from counters.batch import Step
-from counters.intake import idempotency, outcomes, writes
+from counters.intake import idempotency, writes
 from counters.intake.idempotency import Claim
+from counters.outcome import REASONS
 from counters.reading import reads, write_status
 
 
@@ -139,7 +140,7 @@ class WriteView(ApiView):
         answer: dict[str, Any] = {"id": write_id, "status": found.status, "shards": list(write.shards)}
         rejected = [outcome for outcome in found.outcomes if outcome.status == "rejected"]
         if rejected:
-            answer["rejected"] = [{"key": one.key, "reason": one.reason, "detail": outcomes.REASONS[one.reason or ""]} for one in rejected]
+            answer["rejected"] = [{"key": one.key, "reason": one.reason, "detail": REASONS[one.reason or ""]} for one in rejected]
         elif len(found.outcomes) == 1:
             answer |= {"value": found.outcomes[0].value, "version": found.outcomes[0].version}
         return Response(answer)

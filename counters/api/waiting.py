@@ -21,8 +21,8 @@ from rest_framework.request import Request
 
 from counters import service
 from counters.api.problems import invalid
-from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
+from counters.outcome import Outcome
 from counters.reading import write_status
 from counters.service import Service
 from counters.write_id import WriteId

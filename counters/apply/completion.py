@@ -25,7 +25,7 @@ from prometheus_client import Counter, Gauge
 
 from counters import batch as codec
 from counters.batch import Batch
-from counters.intake import journal
+from counters.intake.journal import Journal
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane
@@ -53,6 +53,7 @@ class Completion:
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
+        self._journal = Journal(lane)
         self._commits: deque[_Commit] = deque()
         self._held = 0  # bytes
         self._looked_at = 0.0  # monotonic seconds
@@ -76,7 +77,7 @@ class Completion:
     def adopt(self, applied: Mapping[UUID, float], written: int) -> None:
         """Note batches that earlier shifts applied, by the seconds since then, oldest first. Raises `RedisError`."""
         ids, now = list(applied), time.monotonic()
-        for id, size in zip(ids, journal.sizes(self.lane, ids), strict=True):
+        for id, size in zip(ids, self._journal.sizes(ids), strict=True):
             self._note(_Commit(written, now - applied[id], size, [id.bytes], None))
 
     def _note(self, commit: _Commit) -> None:
@@ -124,10 +125,18 @@ class Completion:
         ids = [id for commit in commits for id in commit.ids]
         tokens = [token for commit in commits for token in commit.tokens or ()]
         unknown = [id for commit in commits if commit.tokens is None for id in commit.ids]
-        journal.remove(self.lane, ids, [*tokens, *_tokens_of(self.lane, unknown)])
+        self._journal.remove(ids, [*tokens, *self._tokens_of(unknown)])
         for commit in commits:
             self._commits.popleft()
             self._held -= commit.size
+
+    def _tokens_of(self, ids: list[bytes]) -> list[bytes]:
+        """Idempotency tokens of batches that the journal still has."""
+        tokens: list[bytes] = []
+        for start in range(0, len(ids), _CHUNK):
+            for data in self._journal.payloads([UUID(bytes=id) for id in ids[start : start + _CHUNK]]):
+                tokens += [token.token for token in codec.tokens_of(data)] if data is not None else []
+        return tokens
 
     @property
     def _hold_bytes(self) -> int:
@@ -144,16 +153,7 @@ class Completion:
 
     def _tell_degraded(self, degraded: bool) -> None:
         if degraded != self._degraded:
-            journal.tell_degraded(self.lane, degraded)
+            self._journal.tell_degraded(degraded)
             if degraded or self._degraded:
                 log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.lane.shard, lane=self.lane.number)
         self._degraded = degraded
-
-
-def _tokens_of(lane: Lane, ids: list[bytes]) -> list[bytes]:
-    """Idempotency tokens of batches that the journal still has."""
-    tokens: list[bytes] = []
-    for start in range(0, len(ids), _CHUNK):
-        for data in journal.payloads(lane, [UUID(bytes=id) for id in ids[start : start + _CHUNK]]):
-            tokens += [token.token for token in codec.tokens_of(data)] if data is not None else []
-    return tokens

@@ -1,7 +1,7 @@
 """Dead letters: Celery messages that no task could take, kept with the reason so that an operator can retry or discard them.
 
 An unknown task (another version of the code sent it), arguments that do not fit, a body that cannot be decoded. No count depends on them:
-what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal (`journal.set_aside`).
+what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal (`intake.set_aside`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ twice appends, or at least applies, it once. It is in the other journal before t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import UUID, uuid5
 
 import msgspec
@@ -15,7 +14,7 @@ from prometheus_client import Counter
 
 from counters import batch
 from counters.apply.plan import Placed
-from counters.batch import Batch, Increments, Operation
+from counters.batch import Batch, Operation
 from counters.intake import dispatch
 from counters.intake.append import Flush, Payload, append
 from sharding.lanes import Lane
@@ -25,25 +24,12 @@ FORWARDED = Counter("tally_batches_forwarded_total", "Batches with operations th
 log = structlog.get_logger(__name__)
 
 
-def keys_of(one: Batch) -> Iterator[str]:
-    """Every key that a batch touches; a key may come more than once."""
-    for _, operation in one.segments:
-        if isinstance(operation, Increments):
-            yield from operation.keys
-        else:
-            yield operation.key
-
-
 def split(one: Batch, topology: Topology) -> dict[Lane, list[tuple[int, Operation]]]:
     """Segments of a batch by the lane of their keys."""
     parts: dict[Lane, list[tuple[int, Operation]]] = {}
     for index, operation in one.segments:
-        if not isinstance(operation, Increments):
-            parts.setdefault(topology.lane_of(operation.key), []).append((index, operation))
-            continue
-        deltas = dict(zip(operation.keys, operation.deltas, strict=True))
         for lane, keys in topology.by_lane(operation.keys).items():
-            parts.setdefault(lane, []).append((index, Increments(keys, [deltas[key] for key in keys])))
+            parts.setdefault(lane, []).append((index, operation.restricted_to(set(keys))))
     return parts
 
 
@@ -55,7 +41,7 @@ def forward(lane: Lane, window: list[Placed], topology: Topology, foreign: set[s
     kept, sent = [], []
     for placed in window:
         one = placed.batch
-        if foreign.isdisjoint(keys_of(one)):
+        if foreign.isdisjoint(one.keys):
             kept.append(placed)
             continue
         parts = split(one, topology)

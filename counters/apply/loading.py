@@ -22,8 +22,8 @@ from uuid import UUID
 
 from counters import batch
 from counters.apply.plan import Placed, Plan, Planning, keys_to_read
-from counters.intake import journal
-from counters.intake.journal import Entry, WakeUps
+from counters.intake.journal import Entry, Journal
+from counters.intake.lease import WakeUps
 from sharding.lanes import Lane
 
 _CHUNK = 64  # batches that are read at once
@@ -33,15 +33,16 @@ _LOOK_SECONDS = 0.1  # between looks at the journal during a rest
 
 @dataclass(slots=True)
 class Window:
-    """Batches beyond the position `after` up to `end`, in order. `unfit` cannot be decoded, and why; `size` is in bytes.
+    """Batches beyond the position `after` up to `end`, in order; `size` is in bytes.
 
-    `reads` are the keys whose rows some operation needs whatever the shard has; `awaited`: somebody waits for a result.
+    `undecodable` are to be set aside, each with the reason. `reads` are the keys whose rows some operation needs,
+    whatever the shard has. `awaited`: somebody waits for a result.
     """
 
     after: int
     end: int
     batches: list[Placed] = field(default_factory=list)
-    unfit: list[tuple[Entry, str]] = field(default_factory=list)
+    undecodable: list[tuple[Entry, str]] = field(default_factory=list)
     size: int = 0
     reads: set[str] = field(default_factory=set)
     awaited: bool = False
@@ -55,7 +56,7 @@ class Window:
     @property
     def entries(self) -> int:
         """How many entries it has, good and bad."""
-        return len(self.batches) + len(self.unfit)
+        return len(self.batches) + len(self.undecodable)
 
     def add(self, id: bytes, position: int, data: bytes | None) -> None:
         """The next entry; `data` is None if another shift has just completed it."""
@@ -64,7 +65,7 @@ class Window:
                 self._take(Placed(position, batch.decode(data)))
                 self.size += len(data)
             except batch.BadBatch as error:
-                self.unfit.append((Entry(UUID(bytes=id), position), str(error)))
+                self.undecodable.append((Entry(UUID(bytes=id), position), str(error)))
         self.end = position
 
     def _take(self, placed: Placed) -> None:
@@ -79,7 +80,7 @@ class Loader:
     """Reads one lane's journal for its shift. Not thread-safe."""
 
     def __init__(self, lane: Lane, wake_ups: WakeUps) -> None:
-        self.lane = lane
+        self._journal = Journal(lane)
         self._wake_ups = wake_ups
         self._next = Window(0, 0)
 
@@ -113,7 +114,7 @@ class Loader:
         room = min(_CHUNK, most - self._next.entries)
         if room <= 0 or self._next.size >= _MOST_BYTES:
             return False
-        found = journal.read(self.lane, self._next.end, room)
+        found = self._journal.read(self._next.end, room)
         for id, position, data in found:
             self._next.add(id, position, data)
         return len(found) == room

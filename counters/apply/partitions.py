@@ -17,6 +17,7 @@ from django.conf import settings
 from psycopg import sql
 
 from counters.intake import journal
+from counters.intake.journal import Journal
 from runtime import redis
 from sharding import databases
 
@@ -33,7 +34,7 @@ def maintain(shard: int) -> list[str]:
 
     Raises `psycopg.Error`, `RedisError`.
     """
-    entries = [entry for lane in journal.occupied(shard) for entry in journal.entries(lane, limit=1)]
+    entries = [entry for lane in journal.occupied(shard) for entry in Journal(lane).entries(limit=1)]
     oldest = datetime.fromtimestamp(min(entry.position for entry in entries) / 1e6, UTC) if entries else None
     create_ahead(shard)
     dropped = drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)

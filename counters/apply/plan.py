@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from counters.batch import Batch, Increments, Step
-from counters.intake.outcomes import Outcome
 from counters.operations import in_range
+from counters.outcome import Outcome
 
 
 class Row(NamedTuple):
@@ -64,15 +64,12 @@ class Plan:
 
 
 def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version: int = 0) -> set[str]:
-    """Keys whose rows the plan needs: see above. The versions are the newest that this shard has applied, of a set and of anything."""
+    """Keys whose rows the plan needs. The versions: the newest that the lane has applied, of a set and of anything."""
     keys: set[str] = set()
     for position, batch in batches:
         for _, operation in batch.segments:
-            if isinstance(operation, Increments):
-                if position < last_set_version:
-                    keys.update(operation.keys)
-            elif operation.reads or position <= last_version:
-                keys.add(operation.key)
+            if operation.needs_row(position, last_set_version, last_version):
+                keys.update(operation.keys)
     return keys
 
 

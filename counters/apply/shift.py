@@ -34,15 +34,16 @@ from counters.apply import transaction
 from counters.apply.completion import Completion
 from counters.apply.connections import Connections
 from counters.apply.loading import Loader, Window
-from counters.apply.plan import Placed
 from counters.apply.transaction import Committed
-from counters.batch import Increments
-from counters.intake import journal, outcomes
+from counters.intake import outcomes
+from counters.intake.journal import Entry, Journal, JournalUnavailable
+from counters.intake.lease import Lease, WakeUps
+from counters.intake.set_aside import SetAsideBatches
 from counters.reading import cache as counter_cache
+from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane
-from sharding.slots import slots_of
 
 APPLIED = Counter("tally_batches_applied_total", "Batches whose transaction was committed", ["shard"])
 DUPLICATES = Counter("tally_batches_duplicate_total", "Batches that the ledger had already", ["shard"])
@@ -53,8 +54,7 @@ TRANSACTION = Histogram("tally_apply_seconds", "One apply transaction", ["shard"
 RETRIES = Counter("tally_apply_retries_total", "Apply transactions that failed and were tried again", ["shard"])
 log = structlog.get_logger(__name__)
 
-CURRENT = """
-SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
+CURRENT = f"SELECT key, value, version FROM {WANTED}"  # noqa: S608 - a constant
 CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
 APPLIED_BEFORE = """
 SELECT id, extract(epoch FROM now() - applied_at)::float8 FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"""
@@ -101,6 +101,7 @@ class Shift:
     def __init__(self, lane: Lane, report: Report, *, worker: str, connections: Connections, stopping: Event) -> None:
         self.lane = lane
         self.report = report
+        self._journal, self._lease = Journal(lane), Lease(lane)
         self._holder = f"{worker}#{uuid4().hex[:12]}"
         self._connections, self._stopping = connections, stopping
         self._completion = Completion(lane)
@@ -108,7 +109,7 @@ class Shift:
         self._cursor = 0
         self._most = _FIRST_BATCHES
         self._failures = 0
-        self._unfit = ""
+        self._refused = ""  # why PostgreSQL refused the window in hand
         self._ends = self._renewed = 0.0  # monotonic seconds
 
     def run(self) -> bool:
@@ -123,7 +124,7 @@ class Shift:
                     return self._handed_over()
         except LeaseLost:
             return False
-        except (RedisError, journal.JournalUnavailable) as error:
+        except (RedisError, JournalUnavailable) as error:
             log.warning("shift_ended", lane=str(self.lane), error=str(error))  # the lease runs out by itself
             return False
 
@@ -134,15 +135,15 @@ class Shift:
     def _attempt(self) -> bool:
         """Work on one connection. Raises `_Failed` after a pause, `LeaseLost`."""
         try:
-            with self._connections.of(self.lane.shard) as conn, closing(journal.WakeUps(self.lane)) as self._wake_ups:
+            with self._connections.of(self.lane.shard) as conn, closing(WakeUps(self.lane)) as self._wake_ups:
                 self._loader = Loader(self.lane, self._wake_ups)
                 more = self._work(conn)
         except LeaseLost:
             raise
         except (psycopg.DataError, ValueError) as error:
-            self._unfit = str(error).strip()
+            self._refused = str(error).strip()
             raise _Failed from error
-        except (psycopg.Error, RedisError, journal.JournalUnavailable, topology.WrongShard, flush.QuorumLost) as error:
+        except (psycopg.Error, RedisError, JournalUnavailable, topology.WrongShard, flush.QuorumLost) as error:
             self._recover(error)
             raise _Failed from error
         except Exception as error:  # a bug: the lane stands still, visibly, but nothing is lost
@@ -160,16 +161,16 @@ class Shift:
 
     def _renew(self) -> None:
         """Take the lease, or keep it. Raises `LeaseLost`."""
-        if not journal.hold(self.lane, self._holder, self._holder):
+        if not self._lease.take(self._holder):
             raise LeaseLost
         self._renewed = time.monotonic()
 
     def _handed_over(self) -> bool:
-        return journal.hold(self.lane, self._holder, "")
+        return self._lease.hand_over(self._holder)
 
     def _work(self, conn: psycopg.Connection[Any]) -> bool:
         """Apply window after window until there is nothing more or the shift is over; as `run`."""
-        if self._unfit:
+        if self._refused:
             self._isolate()
         self._resume(conn)
         while True:
@@ -193,7 +194,7 @@ class Shift:
         self._completion.forget()
         row = conn.execute(CURSOR, (self.lane.number,)).fetchone()
         self._cursor = row[0] if row else 0
-        if not (left := journal.entries(self.lane, through=self._cursor)):
+        if not (left := self._journal.entries(through=self._cursor)):
             return
         written = flush.written(conn)
         applied: dict[UUID, float] = dict(conn.execute(APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])).fetchall())
@@ -201,9 +202,9 @@ class Shift:
         if late := [entry for entry in left if entry.id not in applied]:
             self._apply_late(conn, late)
 
-    def _apply_late(self, conn: psycopg.Connection[Any], late: Sequence[journal.Entry]) -> None:
-        """Singly: they are few, and one of them may be unfit again."""
-        for entry, data in zip(late, journal.payloads(self.lane, [entry.id for entry in late]), strict=True):
+    def _apply_late(self, conn: psycopg.Connection[Any], late: Sequence[Entry]) -> None:
+        """Singly: they are few, and one of them may have to be set aside again."""
+        for entry, data in zip(late, self._journal.payloads([entry.id for entry in late]), strict=True):
             window = self._window = Window(0, 0)
             window.add(entry.id.bytes, entry.position, data)
             self._apply(conn, window)
@@ -214,11 +215,11 @@ class Shift:
         while self._completion.pending and time.monotonic() < until:
             time.sleep(settings.TALLY.completion_interval_seconds)
             self._completion.complete(conn)
-        return not journal.release(self.lane, self._holder, self._cursor) and self._handed_over()
+        return not self._lease.release(self._holder, self._cursor) and self._handed_over()
 
     def _lingered(self, conn: psycopg.Connection[Any]) -> bool:
         """Wait for more in an empty lane; whether none came and the shift has ended. Raises `LeaseLost`."""
-        if not journal.linger(self.lane, self._holder, self._cursor):
+        if not self._lease.linger(self._holder, self._cursor):
             self._renew()  # there is more, unless the lease is another's
             return False
         until = time.monotonic() + settings.TALLY.linger_seconds
@@ -227,20 +228,20 @@ class Shift:
             if self._wake_ups.wait(min(left, interval)):
                 return False
             self._completion.complete(conn)
-        return journal.release(self.lane, self._holder, self._cursor)
+        return self._lease.release(self._holder, self._cursor)
 
     def _isolate(self) -> None:
-        """Something in the window was unfit for PostgreSQL: take batches singly, and set aside the one that fails alone."""
+        """PostgreSQL refused the window: take batches singly, and set aside the one that fails alone."""
         if self._window.entries > 1:
-            log.warning("apply_singly", lane=str(self.lane), error=self._unfit)
+            log.warning("apply_singly", lane=str(self.lane), error=self._refused)
             self._most = 1
         for placed in self._window.batches if self._window.entries == 1 else ():
-            if journal.position(self.lane, placed.batch.uuid) == placed.position:  # else another shift has set it aside
-                self._set_aside(journal.Entry(placed.batch.uuid, placed.position), self._unfit)
-        self._unfit = ""
+            if self._journal.position(placed.batch.uuid) == placed.position:  # else another shift has set it aside
+                self._set_aside(Entry(placed.batch.uuid, placed.position), self._refused)
+        self._refused = ""
 
     def _apply(self, conn: psycopg.Connection[Any], window: Window) -> None:
-        for entry, reason in window.unfit:
+        for entry, reason in window.undecodable:
             self._set_aside(entry, reason)
         if window.batches:
             done = transaction.apply(conn, self.lane, window)
@@ -274,10 +275,10 @@ class Shift:
             return _REST_SECONDS
         return min(max(_RESTS * topology.lane_count(self.lane.shard) * seconds, _LEAST_SECONDS), _MOST_SECONDS)
 
-    def _set_aside(self, entry: journal.Entry, reason: str) -> None:
+    def _set_aside(self, entry: Entry, reason: str) -> None:
         SET_ASIDE.labels(self.lane.shard).inc()
         log.error("batch_set_aside", shard=self.lane.shard, lane=self.lane.number, batch=entry.id.hex, reason=reason)
-        journal.set_aside(self.lane, entry, reason)
+        SetAsideBatches(self.lane).add(entry, reason)
 
     def _after_commit(self, conn: psycopg.Connection[Any], window: Window, done: Committed) -> None:
         fresh, result, shard = done.fresh, done.plan, self.lane.shard
@@ -287,10 +288,10 @@ class Shift:
         ROWS.labels(shard).inc(rows)
         self.report.windows += 1
         self.report.batches += len(fresh)
-        self.report.operations += _operations(fresh)
+        self.report.operations += sum(placed.batch.operations for placed in fresh)
         self.report.rows += rows
         self.report.duplicates += duplicates
-        current = conn.execute(CURRENT, (done.stale, slots_of(done.stale))).fetchall() if done.stale else []
+        current = conn.execute(CURRENT, wanted(done.stale)).fetchall() if done.stale else []
         told = [(key, row.value, row.version) for key, row in result.put.items()]
         counter_cache.refresh(self.lane, [*current, *told])
         channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}
@@ -303,7 +304,3 @@ class Shift:
 
 class _Failed(Exception):
     """An attempt has failed, and been waited for."""
-
-
-def _operations(batches: Sequence[Placed]) -> int:
-    return sum(len(one.keys) if isinstance(one, Increments) else 1 for placed in batches for _, one in placed.batch.segments)

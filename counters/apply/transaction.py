@@ -1,4 +1,4 @@
-"""One transaction of a lane: lock, ledger, plan, counters, books, commit.
+"""One transaction of a lane: lock, ledger, plan, counters, applied records, commit.
 
 I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6, too: the topology
 is read in it, and operations on slots of another lane, of this shard or of another, are forwarded.
@@ -24,6 +24,7 @@ from counters.apply import forwarding
 from counters.apply.loading import Window
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
 from counters.reading import cache
+from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import lanes, topology
 from sharding.lanes import Lane
@@ -38,9 +39,7 @@ ON CONFLICT (id, lane) DO NOTHING RETURNING id"""
 STATE = """
 SELECT coalesce(max(last_set_version) FILTER (WHERE lane = %(lane)s), max(last_set_version)),
     coalesce(max(last_version) FILTER (WHERE lane = %(lane)s), max(last_version)) FROM apply_state"""
-READ_ROWS = """
-SELECT key, value, version, set_version FROM counter
-JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
+READ_ROWS = f"SELECT key, value, version, set_version FROM {WANTED}"  # noqa: S608 - a constant
 OUTCOMES = """
 INSERT INTO outcome (id, index, key, status, value, version, reason)
 SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[])"""
@@ -145,7 +144,7 @@ def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: to
         entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
         owners = conn.execute(*question.query)
         state = conn.execute(STATE, {"lane": lane.number})
-        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
+        rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
         pipeline.sync()
     if missing := locked.fetchall()[0][1]:
         raise flush.QuorumLost(f"{missing} more replicas have to follow before anything is committed")
@@ -189,8 +188,7 @@ def _planned(conn: psycopg.Connection[Any], window: Window, found: _Found, ready
 def _rows(conn: psycopg.Connection[Any], keys: Set[str]) -> dict[str, Row]:
     if not keys:
         return {}
-    wanted = sorted(keys)
-    return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, slots_of(wanted)))}
+    return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, wanted(sorted(keys)))}
 
 
 def _forward(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], in_force: Topology, foreign: set[str]) -> list[Placed]:
@@ -205,7 +203,7 @@ def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
     if len(window) == len(fresh):
         return set()
     new = {placed.batch.id for placed in fresh}
-    return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
+    return {key for placed in window if placed.batch.id not in new for key in placed.batch.keys}
 
 
 def _write(  # noqa: PLR0913, PLR0917
@@ -222,7 +220,7 @@ def _write(  # noqa: PLR0913, PLR0917
         elif additions.keys:
             conn.execute(_SQL["add"], additions.arguments())
         _put(conn, result.put)
-        _keep_books(conn, lane, fresh, result)
+        _record(conn, lane, fresh, result)
         conn.execute("COMMIT")
         written = conn.execute(flush.WRITTEN)
         pipeline.sync()
@@ -252,7 +250,8 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
     conn.execute(_SQL["put"], arguments)
 
 
-def _keep_books(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], result: Plan) -> None:
+def _record(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], result: Plan) -> None:
+    """Outcomes, idempotency records, and how far the lane is."""
     if result.outcomes:
         rows = [(UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason) for o in result.outcomes]
         conn.execute(OUTCOMES, [list(column) for column in zip(*rows, strict=True)])

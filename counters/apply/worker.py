@@ -20,6 +20,8 @@ from redis.exceptions import RedisError
 from counters.apply.connections import Connections
 from counters.apply.shift import Report, Shift
 from counters.intake import dispatch, journal
+from counters.intake.journal import Journal
+from counters.intake.lease import Lease
 from sharding.lanes import MOST, Lane
 
 LOOK_SECONDS = 1.0  # between looks of the watch, and the age from which an entry may be neglected
@@ -89,8 +91,9 @@ class Worker:
     def _take_over(self) -> None:
         """Send tasks for what a predecessor of the same name has left: its leases, and messages that died with it. Raises `RedisError`."""
         for lane in (lane for shard in self.shards for lane in journal.occupied(shard)):
-            holder = journal.holder(lane) or ""
-            if holder.partition("#")[0] in {"", self.name} and journal.hold(lane, holder, ""):
+            lease = Lease(lane)
+            holder = lease.holder() or ""
+            if holder.partition("#")[0] in {"", self.name} and lease.hand_over(holder):
                 dispatch.send_soon(lane)  # a broker that hangs must not hold up the watch
 
     def _take(self, lane: Lane) -> None:
@@ -105,8 +108,8 @@ def is_neglected(lane: Lane) -> bool:
     While the broker is down, each append that finds the lease run out takes it anew for a message, so a lease without a shift says little:
     then the age of the oldest entry tells.
     """
-    holder = journal.holder(lane)
+    holder = Lease(lane).holder()
     if holder:
         return False
     patience = LOOK_SECONDS if holder is None else LOOK_SECONDS + settings.TALLY.lease_seconds
-    return journal.age(lane) > patience
+    return Journal(lane).age() > patience

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from counters.intake import idempotency, writes
 from counters.intake.journal import JournalUnavailable
 from counters.reading import write_status
 from counters.write_id import WriteId
+from runtime import polling
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
@@ -62,8 +62,8 @@ class Import:
         """Again and again for a minute while the journal or a shard is away: the claim makes that harmless."""
         name = f"{self.name}\0{self.prefix}\0{chunk.number}"
         claim = idempotency.claim("manage.py ingest", name, "INGEST", "", chunk.digest)
-        deadline, pause, tried = time.monotonic() + PATIENCE_SECONDS, 0.25, False
-        while True:
+        tried = False
+        for _ in polling.attempts(PATIENCE_SECONDS, pause=0.25, grow=2, most=5.0):
             try:
                 accepted = service.current().submit(writes.increments(chunk.folded, claim))
                 return writes.Accepted(accepted.id, repeated=accepted.repeated and not tried)
@@ -71,11 +71,9 @@ class Import:
                 text = "an import of this name and prefix had other data here. Give the same data and --chunk as then, or another --name"
                 raise Stopped(f"lines {chunk.first_line} to {chunk.last_line}: {text}.") from None
             except (JournalUnavailable, ShardUnavailable, NoTopology) as error:
-                if time.monotonic() + pause > deadline:
-                    raise Stopped(f"lines {chunk.first_line} to {chunk.last_line} could not be written for a minute: {error}.") from error
-            tried = True
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)
+                failure, tried = error, True
+        text = f"lines {chunk.first_line} to {chunk.last_line} could not be written for a minute"
+        raise Stopped(f"{text}: {failure}.") from failure
 
     def _wait_for(self, most_in_flight: int) -> None:
         while len(self._unapplied) > most_in_flight:
@@ -90,15 +88,13 @@ class Import:
 
 def _applied(chunk: Chunk, write: WriteId, *, repeated: bool) -> write_status.WriteStatus | None:
     """What a chunk came to; None for a repeat of one so old that its outcome is forgotten. Raises `Stopped`."""
-    deadline, pause, reason = time.monotonic() + PATIENCE_SECONDS, 0.005, "its shard has not applied it"
-    while time.monotonic() < deadline:
+    reason = "its shard has not applied it"
+    for _ in polling.attempts(PATIENCE_SECONDS, pause=0.005, grow=2, most=0.5):
         try:
             found = write_status.find(write)
             if (found and found.status != "queued") or (found is None and repeated):
                 return found
         except (ShardUnavailable, JournalUnavailable) as error:
             reason = str(error)
-        time.sleep(pause)
-        pause = min(pause * 2, 0.5)
     text = f"lines {chunk.first_line} to {chunk.last_line} are accepted and safe (write {write}), but not applied within a minute"
     raise Stopped(f"{text}: {reason}. They will be applied without this command.")

@@ -23,8 +23,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from counters.intake import journal
-from counters.intake.journal import JournalUnavailable
+from counters.intake import journal, lease
+from counters.intake.journal import Journal, JournalUnavailable
+from counters.intake.lease import Lease
 from runtime import breakers, redis
 from sharding import databases
 from sharding.lanes import Lane
@@ -72,7 +73,7 @@ class Flush:
     def __init__(self, id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None) -> None:
         self._lanes, self._tokens = list(payloads), list(tokens)
         self.keys: list[str | bytes] = [journal.CLOCK, journal.TOPOLOGY, journal.CLOSED]
-        self.args: list[Any] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, journal.lease()]
+        self.args: list[Any] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, lease.duration()]
         for lane, payload in payloads.items():
             self.keys += _append_keys(lane)
             self.args += [payload.data, int(payload.awaited)]
@@ -96,7 +97,8 @@ class Flush:
 
 @cache
 def _append_keys(lane: Lane) -> tuple[str, ...]:
-    return journal.positions_key(lane), journal.batches_key(lane), journal.shift_key(lane), journal.wake_channel(lane)
+    its_journal, its_lease = Journal(lane), Lease(lane)
+    return its_journal.positions_key, its_journal.batches_key, its_lease.key, its_lease.wake_channel
 
 
 def append(flush: Flush) -> Appended:

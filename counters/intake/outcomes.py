@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import Future
-from typing import Literal
 from uuid import UUID, uuid4
 
 import msgspec
@@ -17,30 +16,13 @@ import structlog
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
+from counters.outcome import Outcome
 from runtime import redis
 
 _LOOK_SECONDS = 10.0  # for a message, before the connection is looked at
 _PAUSE_SECONDS = 0.2  # before the next try to listen
 log = structlog.get_logger(__name__)
 
-
-class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """What one operation of a write came to. `reason` is a slug of `REASONS`, set if it was rejected."""
-
-    batch: bytes
-    index: int
-    key: str
-    status: Literal["applied", "rejected"]
-    value: int | None
-    version: int | None
-    reason: str | None = None
-
-
-REASONS = {
-    "overflow": "the counter would leave the range of a signed 64-bit integer",
-    "late": "operations that stand after it in the journal were applied before it could be",
-    "version": "the counter's version is not the one in If-Match",
-}
 
 _outcomes = msgspec.msgpack.Decoder(list[Outcome])
 

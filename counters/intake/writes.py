@@ -9,8 +9,8 @@ import msgspec
 
 from counters import batch
 from counters.batch import Increments, Step
-from counters.intake import outcomes
 from counters.intake.idempotency import Claim
+from counters.outcome import Outcome
 from counters.write_id import WriteId
 from sharding import topology
 from sharding.lanes import Lane
@@ -32,7 +32,7 @@ class Write:
     operations: dict[Lane, msgspec.Raw]
     topology_version: int
     claim: Claim | None = None
-    outcome: Future[outcomes.Outcome] | None = None  # set where somebody waits for the result
+    outcome: Future[Outcome] | None = None  # set where somebody waits for the result
 
 
 def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:

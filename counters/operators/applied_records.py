@@ -1,4 +1,4 @@
-"""What the books of a shard say, for people: rejected operations, forwarded batches, which batches its ledger has.
+"""What a shard has recorded of applied batches, for people: rejected operations, forwarded batches, its ledger.
 
 Everything is asked of one shard, with a bound on the rows it reads; whoever wants all shards merges.
 """
@@ -60,7 +60,7 @@ class ForwardedPlace(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """An operation that was rejected: the counter's value and version then, and a slug of `outcomes.REASONS`."""
+    """An operation that was rejected: the counter's value and version then, and a slug of `outcome.REASONS`."""
 
     place: RejectedPlace
     value: int | None

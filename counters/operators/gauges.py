@@ -15,21 +15,23 @@ from redis.exceptions import RedisError
 
 from counters.apply import dead_letters, partitions
 from counters.intake import journal
+from counters.intake.journal import Journal
+from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from runtime import breakers
 
 log = structlog.get_logger(__name__)
 
 
 def _entries(shard: int) -> float:
-    return sum(map(journal.depth, journal.occupied(shard)))
+    return sum(Journal(lane).depth() for lane in journal.occupied(shard))
 
 
 def _age(shard: int) -> float:
-    return max(map(journal.age, journal.occupied(shard)), default=0.0)
+    return max((Journal(lane).age() for lane in journal.occupied(shard)), default=0.0)
 
 
 def _set_aside(shard: int) -> float:
-    return sum(map(journal.set_aside_count, journal.with_set_aside(shard)))
+    return sum(SetAsideBatches(lane).count() for lane in lanes_with_set_aside(shard))
 
 
 BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (

@@ -11,8 +11,9 @@ from typing import Literal
 from uuid import UUID
 
 from counters import batch
-from counters.batch import Increments
 from counters.intake import journal
+from counters.intake.journal import Entry, Journal
+from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from counters.operators import applied_records
 from sharding.lanes import Lane
 
@@ -64,28 +65,32 @@ class Held:
 
 def summary(shard: int) -> Summary:
     """How full a shard's journal is. Raises `RedisError`."""
-    lanes, aside = journal.occupied(shard), journal.with_set_aside(shard)
+    journals = [Journal(lane) for lane in journal.occupied(shard)]
     return Summary(
         shard,
-        sum(map(journal.depth, lanes)),
-        timedelta(seconds=int(max(map(journal.age, lanes), default=0))),
-        sum(map(journal.size, lanes)),
-        sum(map(journal.set_aside_count, aside)),
+        sum(one.depth() for one in journals),
+        timedelta(seconds=int(max((one.age() for one in journals), default=0))),
+        sum(one.size() for one in journals),
+        sum(SetAsideBatches(lane).count() for lane in lanes_with_set_aside(shard)),
         degraded=journal.is_degraded(shard),
     )
 
 
 def entries(shard: int, *, after: tuple[int, Lane], limit: int) -> list[Held]:
     """A shard's entries behind a (position, lane), the oldest first, without what is in them. Raises `RedisError`."""
-    position, of = after  # one flush has one position in several lanes
+    position, of = after
+
+    def behind(lane: Lane) -> int:  # one flush has one position in several lanes
+        return position - 1 if lane > of else position
+
     found = [
-        [(entry.position, lane, entry) for entry in journal.entries(lane, after=position - 1 if lane > of else position, limit=limit)]
+        [(entry.position, lane, entry) for entry in Journal(lane).entries(after=behind(lane), limit=limit)]
         for lane in journal.occupied(shard)
     ]
     return _held(shard, [(lane, entry) for _, lane, entry in islice(merge(*found, key=lambda one: one[:2]), limit)])
 
 
-def _held(shard: int, found: Sequence[tuple[Lane, journal.Entry]]) -> list[Held]:
+def _held(shard: int, found: Sequence[tuple[Lane, Entry]]) -> list[Held]:
     now = journal.now()
     applied = applied_records.applied(shard, [entry.id for _, entry in found])
 
@@ -97,7 +102,7 @@ def _held(shard: int, found: Sequence[tuple[Lane, journal.Entry]]) -> list[Held]
 
 def set_aside(shard: int, *, before: tuple[UUID, Lane] | None, limit: int) -> list[Held]:
     """Batches that a shard's workers set aside, by falling (id, lane), from below such a place on. Raises `RedisError`."""
-    places = sorted(((id, lane) for lane in journal.with_set_aside(shard) for id in journal.set_aside_ids(lane)), reverse=True)
+    places = sorted(((id, lane) for lane in lanes_with_set_aside(shard) for id in SetAsideBatches(lane).ids()), reverse=True)
     return _set_aside([place for place in places if before is None or place < before][:limit])
 
 
@@ -109,7 +114,7 @@ def _set_aside(places: Sequence[tuple[UUID, Lane]]) -> list[Held]:
     found = {
         (one.id, lane): Held(lane, one.id, one.position, _age(one.position, now), "set aside", one.size, reason=one.reason)
         for lane, here in ids.items()
-        for one in journal.set_aside_batches(lane, here)
+        for one in SetAsideBatches(lane).heads(here)
     }
     return [found[place] for place in places if place in found]
 
@@ -117,8 +122,8 @@ def _set_aside(places: Sequence[tuple[UUID, Lane]]) -> list[Held]:
 def find(shard: int, id: UUID) -> list[Held]:
     """A flush's batches, wherever a shard's journals hold them. Raises `RedisError`."""
     lanes = journal.occupied(shard)
-    entries = [(lane, journal.Entry(id, at)) for lane, at in zip(lanes, journal.positions(lanes, id), strict=True) if at is not None]
-    return _held(shard, entries) + _set_aside([(id, lane) for lane in journal.with_set_aside(shard)])
+    entries = [(lane, Entry(id, at)) for lane, at in zip(lanes, journal.positions(lanes, id), strict=True) if at is not None]
+    return _held(shard, entries) + _set_aside([(id, lane) for lane in lanes_with_set_aside(shard)])
 
 
 def measured(held: Sequence[Held]) -> list[Held]:
@@ -128,25 +133,24 @@ def measured(held: Sequence[Held]) -> list[Held]:
     for lane in sorted({one.lane for one in held}):
         here = [one for one in held if one.lane == lane and one.state != "set aside"]
         few = []
-        for one, size in zip(here, journal.sizes(lane, [one.batch for one in here]), strict=True):
+        for one, size in zip(here, Journal(lane).sizes([one.batch for one in here]), strict=True):
             result[one.pk] = replace(one, size=size)
             if size <= left:
                 few.append(one.pk)
                 left -= size
-        for pk, data in zip(few, journal.payloads(lane, [result[pk].batch for pk in few]), strict=True):
+        for pk, data in zip(few, Journal(lane).payloads([result[pk].batch for pk in few]), strict=True):
             result[pk] = _counted(result[pk], data)
     return list(result.values())
 
 
 def _counted(one: Held, data: bytes | None) -> Held:
     try:
-        segments = batch.decode(data).segments if data is not None else None
+        decoded = batch.decode(data) if data is not None else None
     except batch.BadBatch:
         return one  # its worker will say so
-    if segments is None:
+    if decoded is None:
         return one
-    keys = sum(len(operation.keys) if isinstance(operation, Increments) else 1 for _, operation in segments)
-    return replace(one, writes=len({index for index, _ in segments}), keys=keys)
+    return replace(one, writes=len({index for index, _ in decoded.segments}), keys=decoded.operations)
 
 
 def _age(position: int, now: int) -> timedelta:

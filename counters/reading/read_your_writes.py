@@ -7,7 +7,6 @@ counters. The cache is not asked, since an entry does not say which writes it kn
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +17,7 @@ from counters.reading import reads, write_status
 from counters.reading.reads import Consistency, Counter, Rows
 from counters.reading.write_status import IN_LEDGER, Status
 from counters.write_id import WriteId
+from runtime import polling
 from sharding import topology
 from sharding.databases import ShardUnavailable
 
@@ -33,16 +33,10 @@ def get_many(keys: Sequence[str], write: WriteId, seconds: float, consistency: C
 
     Raises `UnknownWrite`, `ShardUnavailable`, `JournalUnavailable`.
     """
-    deadline = time.monotonic() + seconds
-    pause = _FIRST_PAUSE
-    while True:
+    for _ in polling.attempts(seconds, pause=_FIRST_PAUSE, grow=2, most=_LONGEST_PAUSE):
         if (found := _look(keys, write, consistency)) is not None:
             return found
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return None
-        time.sleep(min(pause, left))
-        pause = min(pause * 2, _LONGEST_PAUSE)
+    return None
 
 
 def _look(keys: Sequence[str], write: WriteId, consistency: Consistency) -> list[Counter] | None:
@@ -61,7 +55,7 @@ def _look(keys: Sequence[str], write: WriteId, consistency: Consistency) -> list
 
 
 def _status(write: WriteId) -> Status:
-    with suppress(ShardUnavailable):  # while a primary is away, one waits
+    with suppress(ShardUnavailable):  # while a primary is down, one waits
         found = write_status.find(write)
         if found is None:
             raise UnknownWrite

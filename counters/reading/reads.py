@@ -17,20 +17,19 @@ import psycopg
 from django.conf import settings
 
 from counters.reading import cache
+from counters.rows import WANTED, wanted
 from replication import lag
 from sharding import breakers, databases, topology
 from sharding.databases import left_out
-from sharding.slots import slots_of
 
 T = TypeVar("T")
 Consistency = Literal["eventual", "primary"]
 Source = Literal["cache", "replica", "primary"]
 
-# One index probe a key; and how far each lane of the node is, in the same snapshot.
-GET = """
-SELECT key, NULL, value, version FROM counter
-JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)
-UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""
+# The rows, and how far each lane of the node is, in the same snapshot.
+GET = f"""
+SELECT key, NULL, value, version FROM {WANTED}
+UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""  # noqa: S608 - a constant
 # The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _STAY_SECONDS = 1.0
@@ -77,8 +76,8 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
         entries = cache.get_many(keys)
         found = {counter.key: counter for counter in of_entries(entries, entries)}
     missing = topology.current().by_shard(key for key in keys if key not in found)
-    for shard, wanted in missing.items():
-        found |= {counter.key: counter for counter in _read_shard(shard, wanted, consistency)}
+    for shard, its_keys in missing.items():
+        found |= {counter.key: counter for counter in _read_shard(shard, its_keys, consistency)}
     return [found[key] for key in keys]
 
 
@@ -90,7 +89,7 @@ def _read_shard(shard: int, keys: list[str], consistency: Consistency) -> list[C
 def rows_of(conn: psycopg.Connection[Any], keys: Sequence[str]) -> Rows:
     """What this server has of some keys of its shard, at one moment."""
     rows = Rows({}, {})
-    for key, lane, value, version in conn.execute(GET, (keys, slots_of(keys))):
+    for key, lane, value, version in conn.execute(GET, wanted(keys)):
         if key is None:
             rows.through[lane] = version
         else:

@@ -15,7 +15,7 @@ import psycopg
 from redis.exceptions import RedisError
 
 from counters.intake import journal
-from counters.intake.outcomes import Outcome
+from counters.outcome import Outcome
 from counters.reading import reads
 from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
@@ -59,11 +59,11 @@ def _part(shard: int, lanes: list[Lane], batch: UUID, index: int) -> tuple[Statu
         raise journal.JournalUnavailable(f"the journal did not answer: {error}") from error
     numbers = [lane.number for lane in lanes]
     try:
-        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, numbers, batch, index), replicas=False)
+        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _applied(conn, numbers, batch, index), replicas=False)
     except ShardUnavailable:
         if in_journal:
             return "queued", []
-        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _books(conn, numbers, batch, index))
+        (applied, outcomes, forwarded), _ = reads.ask(shard, lambda conn: _applied(conn, numbers, batch, index))
         if not applied:  # another replica may have it
             raise
     if not applied:
@@ -76,7 +76,9 @@ def _part(shard: int, lanes: list[Lane], batch: UUID, index: int) -> tuple[Statu
     return "applied", outcomes
 
 
-def _books(conn: psycopg.Connection[Any], lanes: list[int], batch: UUID, index: int) -> tuple[bool, list[Outcome], list[tuple[Lane, UUID]]]:
+def _applied(
+    conn: psycopg.Connection[Any], lanes: list[int], batch: UUID, index: int
+) -> tuple[bool, list[Outcome], list[tuple[Lane, UUID]]]:
     """Whether all of these lanes have applied a batch; then the outcomes of a write in it, and where they sent what is not theirs."""
     if conn.execute(IN_LEDGER, (batch, lanes)).fetchall()[0][0] < len(lanes):
         return False, [], []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
-from time import monotonic, sleep, time
+from time import time
 from typing import Any, Protocol
 
 import structlog
@@ -21,7 +21,7 @@ from counters.reconciliation import cache_check
 from counters.reconciliation.cache_check import CacheCheck
 from replication import comparisons, digests
 from replication.digests import Busy, Round
-from runtime import redis
+from runtime import polling, redis
 from sharding.databases import ShardUnavailable
 
 TASK = "counters.reconcile"
@@ -136,11 +136,8 @@ def request(shards: Sequence[int]) -> float:
 
 def wait(shard: int, asked: float, seconds: float) -> Report | None:
     """The report of a round that began after a moment, None if there is none within so many seconds."""
-    deadline = monotonic() + seconds
-    while True:
+    for _ in polling.attempts(seconds, pause=_POLL_SECONDS):
         found = last(shard)
         if found and found.started >= asked:
             return found
-        if monotonic() > deadline:
-            return None
-        sleep(_POLL_SECONDS)
+    return None

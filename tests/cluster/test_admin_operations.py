@@ -20,7 +20,9 @@ from uuid_utils.compat import uuid7
 from counters.admin import listing
 from counters.apply import dead_letters
 from counters.batch import Increments
-from counters.intake import dispatch, journal
+from counters.intake import dispatch
+from counters.intake.journal import Entry, Journal
+from counters.intake.set_aside import SetAsideBatches
 from counters.operators import applied_records
 from sharding import topology
 from sharding.lanes import Lane
@@ -50,14 +52,14 @@ def still_worker(cluster: Cluster) -> Iterator[int]:
 
 
 @pytest.fixture
-def poison(client: httpx.Client, key: str) -> Iterator[tuple[Lane, UUID]]:
+def garbage(client: httpx.Client, key: str) -> Iterator[tuple[Lane, UUID]]:
     """Bytes that are no batch, set aside by a shift of the key's lane."""
     lane, id = lane_of(key), uuid7()
     append_bytes(lane, id, b"\xc1<b>no batch</b>")
     dispatch.send(lane)
-    eventually(lambda: id in journal.poison(lane))
+    eventually(lambda: id in SetAsideBatches(lane).all())
     yield lane, id
-    journal.discard(lane, id)
+    SetAsideBatches(lane).discard(id)
 
 
 def test_queued_entries_are_shown_paged_and_dispatched_again(root: Browser, still_worker: int, key: str, client: httpx.Client) -> None:
@@ -100,12 +102,12 @@ def test_entries_that_wait_for_replicas_say_so(root: Browser, cluster: Cluster, 
         assert id.hex not in field(root.get(JOURNAL, params={"state": "queued"}), "batch")
     finally:
         receiver.resume()
-    eventually(lambda: journal.position(lane, id) is None)
+    eventually(lambda: Journal(lane).position(id) is None)
     assert "This batch is not in the journal" in root.get(JOURNAL, params={"id": id.hex}).text
 
 
-def test_poison_is_shown_retried_and_discarded_with_a_reason(root: Browser, poison: tuple[Lane, UUID]) -> None:
-    lane, id = poison
+def test_what_was_set_aside_is_retried_and_discarded_with_a_reason(root: Browser, garbage: tuple[Lane, UUID]) -> None:
+    lane, id = garbage
     name, listed = f"{lane}-{id.hex}", f"{JOURNAL}?{urlencode({'state': 'set aside', 'shard': lane.shard})}"
     page = root.get(listed)
     assert id.hex in field(page, "batch")
@@ -113,13 +115,13 @@ def test_poison_is_shown_retried_and_discarded_with_a_reason(root: Browser, pois
     assert id.hex not in field(root.get(JOURNAL, params={"state": "set aside", "shard": 1 - lane.shard}), "batch")
     retried = act(root, listed, "retry", name)
     assert "Put back into the journal: 1." in said(retried)
-    eventually(lambda: journal.set_aside_count(lane) and id in journal.set_aside_ids(lane))  # it is as bad as before
+    eventually(lambda: SetAsideBatches(lane).count() and id in SetAsideBatches(lane).ids())  # it is as bad as before
     asked = act(root, listed, "discard", name)
     assert "Discard these batches for ever?" in asked.text
     assert "This field is required" in act(root, listed, "discard", name, reason=" ").text
-    assert id in journal.poison(lane)
+    assert id in SetAsideBatches(lane).all()
     assert "Discarded: 1." in said(act(root, listed, "discard", name, reason="a test's <i>garbage</i>"))
-    assert id not in journal.poison(lane)
+    assert id not in SetAsideBatches(lane).all()
     assert history("journalentry", name) == ["Discarded: a test's <i>garbage</i>", "Put back into the journal."]
     assert "is not set aside (any more)" in said(act(root, listed, "discard", name, reason="again"))
     shown = root.get(f"{JOURNAL}{name}/history/").text
@@ -131,7 +133,7 @@ def test_a_batch_that_was_set_aside_is_counted_when_retried(root: Browser, still
     mine = next(_keys_of(still_worker, key))
     lane = lane_of(mine)
     id, position = put_in_journal(lane, Increments([mine], [9]))
-    journal.set_aside(lane, journal.Entry(id, position), "by a test")
+    SetAsideBatches(lane).add(Entry(id, position), "by a test")
     page = root.get(JOURNAL, params={"id": id.hex})
     assert field(page, "state") == ["set aside: by a test"]
     act(root, JOURNAL, "retry", f"{lane}-{id.hex}")
@@ -140,11 +142,11 @@ def test_a_batch_that_was_set_aside_is_counted_when_retried(root: Browser, still
 
 def test_degraded_shards_are_told(root: Browser) -> None:
     assert "degraded" not in root.get(JOURNAL).text
-    journal.tell_degraded(Lane(1, 2), True)
+    Journal(Lane(1, 2)).tell_degraded(True)
     try:
         assert "degraded: batches left the journal" in root.get(JOURNAL).text
     finally:
-        journal.tell_degraded(Lane(1, 2), False)
+        Journal(Lane(1, 2)).tell_degraded(False)
 
 
 def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, cluster: Cluster) -> None:
@@ -233,8 +235,8 @@ def test_forwarded_batches_are_shown_and_filtered(root: Browser, client: httpx.C
     assert id.hex not in field(root.get(FORWARDED, params={"to": 0}), "batch")
 
 
-def test_permissions(browse: Callable[..., Browser], poison: tuple[Lane, UUID]) -> None:
-    lane, id = poison
+def test_permissions(browse: Callable[..., Browser], garbage: tuple[Lane, UUID]) -> None:
+    lane, id = garbage
     viewer = browse("view_journalentry", "view_rejectedoperation")
     page = viewer.get(JOURNAL, params={"state": "set aside"})
     assert id.hex in page.text

@@ -1,4 +1,4 @@
-"""The way down, against the real journal, Celery workers and shards: doubles, disorder, poison, forwarding, lost commits."""
+"""The way down, against the real journal, workers and shards: doubles, disorder, bad batches, forwarding, lost commits."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from counters.apply import dead_letters, partitions, transaction
 from counters.apply.completion import Completion
 from counters.batch import Increments, Step
 from counters.intake import dispatch, journal
+from counters.intake.journal import Entry, Journal
+from counters.intake.set_aside import SetAsideBatches
 from counters.write_id import WriteId
 from replication import flush
 from runtime import redis
@@ -57,11 +59,11 @@ def test_the_same_batch_journaled_twice_is_counted_once(cluster: Cluster, client
     lane = lane_of(key)
     id, position = put_in_journal(lane, Increments([key], [7]))
     dispatch.send(lane)
-    eventually(lambda: value_of(client, key) == 7 and journal.position(lane, id) is None)
+    eventually(lambda: value_of(client, key) == 7 and Journal(lane).position(id) is None)
     _, again = put_in_journal(lane, Increments([key], [7]), id=id)
     assert again > position
     dispatch.send(lane)
-    eventually(lambda: journal.position(lane, id) is None)
+    eventually(lambda: Journal(lane).position(id) is None)
     assert value_of(client, key) == 7
 
 
@@ -80,27 +82,27 @@ def test_a_lost_message_is_relayed(cluster: Cluster, client: httpx.Client, key: 
     eventually(lambda: value_of(client, key) == 3, 30)
 
 
-def test_poison_is_kept_and_the_queue_goes_on(cluster: Cluster, client: httpx.Client, key: str) -> None:
+def test_a_bad_batch_is_set_aside_and_the_lane_goes_on(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """Bytes that are no batch, a batch of an unknown format, and one that PostgreSQL cannot take."""
     lane = lane_of(key)
-    unfit_key = next(one for n in range(999) if lane_of(one := f"{key}:{n}\0") == lane)
-    unfit = batch.encode_segment(Increments([unfit_key], [1]))
+    refused_key = next(one for n in range(999) if lane_of(one := f"{key}:{n}\0") == lane)
+    refused = batch.encode_segment(Increments([refused_key], [1]))
     bad = {uuid7(): b"\xc1 not a batch", uuid7(): batch._encoder.encode([99, b"", [], []])}
-    unfit_id = uuid7()
-    bad[unfit_id] = batch.encode(unfit_id, [(0, unfit)], [], None)
+    refused_id = uuid7()
+    bad[refused_id] = batch.encode(refused_id, [(0, refused)], [], None)
     for id, data in bad.items():
         append_bytes(lane, id, data)
         dispatch.send(lane)
     client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}).raise_for_status()
     assert value_of(client, key) == 2
-    kept = journal.poison(lane)
+    kept = SetAsideBatches(lane).all()
     assert bad.keys() <= kept.keys()
     assert "format" in kept[list(bad)[1]].reason
     shown = json.loads(cluster.manage("journal", "--json").stdout)[lane.shard]["set_aside"]
     assert {(one["lane"], one["id"]) for one in shown} >= {(str(lane), id.hex) for id in bad}
     for id in bad:
         assert cluster.command("journal", "--discard", id.hex) == f"forgotten: {id.hex}"
-    assert not bad.keys() & journal.poison(lane).keys()
+    assert not bad.keys() & SetAsideBatches(lane).all().keys()
 
 
 def test_a_batch_that_was_set_aside_can_be_retried(cluster: Cluster, client: httpx.Client, key: str) -> None:
@@ -109,7 +111,7 @@ def test_a_batch_that_was_set_aside_can_be_retried(cluster: Cluster, client: htt
     for worker in workers:
         worker.suspend()
     id, position = put_in_journal(lane, Increments([key], [9]))
-    journal.set_aside(lane, journal.Entry(id, position), "by a test")
+    SetAsideBatches(lane).add(Entry(id, position), "by a test")
     for worker in workers:
         worker.resume()
     answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30}).json()
@@ -210,7 +212,7 @@ def test_commits_that_the_replica_never_got_are_applied_again(
         answer = client.post(f"/v1/counters/{one}/increments", json={"delta": 3}, params={"wait": 30})
         assert answer.status_code == 200, answer.text
         answers[one] = answer.json()
-    assert sum(map(journal.depth, journal.occupied(1))) >= len({answer["id"] for answer in answers.values()})
+    assert sum(Journal(lane).depth() for lane in journal.occupied(1)) >= len({answer["id"] for answer in answers.values()})
     os.kill(primary_of(cluster, 1)["pid"], signal.SIGKILL)
     lagging_replica.kill()  # what it had in its buffer goes with it
     eventually(lambda: {one: value_of(client, one) for one in keys} == dict.fromkeys(keys, 3), 60)
@@ -230,7 +232,7 @@ def test_a_shard_without_its_replica_is_degraded_beyond_the_bound(
     def note() -> UUID:
         id, _ = put_in_journal(lane, Increments([mine], [1]))
         conn.execute("SELECT pg_logical_emit_message(true, 'test', 'moves the WAL position')")
-        completion.add([batch.decode(journal.payloads(lane, [id])[0] or b"")], 100, flush.written(conn))
+        completion.add([batch.decode(Journal(lane).payloads([id])[0] or b"")], 100, flush.written(conn))
         return id
 
     mine = next(one for n in range(99) if lane_of(one := f"{key}:{n}").shard == 1)
@@ -240,11 +242,11 @@ def test_a_shard_without_its_replica_is_degraded_beyond_the_bound(
     with databases.connect(databases.primary(1), autocommit=True) as conn:
         kept = [note() for _ in range(3)]
         completion.complete(conn)
-        assert [journal.position(lane, id) is not None for id in kept] == [True] * 3
+        assert [Journal(lane).position(id) is not None for id in kept] == [True] * 3
         assert gauge() == 0
         settings.TALLY = settings.TALLY.model_copy(update={"journal_hold_bytes": hold})
         completion.complete(conn)
-        assert [journal.position(lane, id) is not None for id in kept] == [False, True, True]
+        assert [Journal(lane).position(id) is not None for id in kept] == [False, True, True]
         assert gauge() == 1
         lagging_replica.resume()
 

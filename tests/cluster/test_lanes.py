@@ -20,11 +20,14 @@ from celery import current_app
 from django.core.management import CommandError
 from redis import Redis
 
-from counters.apply import lane_count
+from counters.apply import upgrade
 from counters.apply.worker import Worker
 from counters.batch import Increments
 from counters.intake import dispatch, journal
 from counters.intake.append import Flush, Moved, Payload, append
+from counters.intake.journal import Entry, Journal
+from counters.intake.lease import Lease
+from counters.intake.set_aside import SetAsideBatches
 from runtime import redis
 from sharding import databases, lanes, topology
 from sharding.lanes import Lane
@@ -75,11 +78,11 @@ def test_lanes_of_one_shard_commit_side_by_side(client: httpx.Client, key: str) 
     assert slow not in dict(others)
 
 
-@pytest.mark.parametrize("how", ["lock", "poison"])
+@pytest.mark.parametrize("how", ["lock", "bad batch"])
 def test_a_lane_that_is_held_up_delays_no_other(client: httpx.Client, key: str, how: str) -> None:
     (slow, [mine]), *others = keys_by_lane(key, 1).items()
     with held_up(slow):
-        if how == "poison":
+        if how == "bad batch":
             bad = [uuid4() for _ in range(3)]
             for id in bad:
                 append_bytes(slow, id, b"\xc1 not a batch")
@@ -92,10 +95,10 @@ def test_a_lane_that_is_held_up_delays_no_other(client: httpx.Client, key: str, 
         assert slowest < 1
         assert client.get(f"/v1/writes/{queued}").json()["status"] == "queued"
     eventually(lambda: value_of(client, mine) == 1, 60)
-    if how == "poison":
-        eventually(lambda: journal.poison(slow).keys() >= set(bad))
+    if how == "bad batch":
+        eventually(lambda: SetAsideBatches(slow).all().keys() >= set(bad))
         for id in bad:
-            journal.discard(slow, id)
+            SetAsideBatches(slow).discard(id)
 
 
 def test_a_lane_that_is_held_up_takes_two_threads_of_a_worker_at_most(client: httpx.Client, key: str) -> None:
@@ -106,7 +109,7 @@ def test_a_lane_that_is_held_up_takes_two_threads_of_a_worker_at_most(client: ht
         with held_up(lane):
             increment(client, key)
             for thread in threads:
-                redis.journal().delete(journal.shift_key(lane))
+                redis.journal().delete(Lease(lane).key)
                 thread.start()
                 time.sleep(0.3)
             assert sum(thread.is_alive() for thread in threads) <= 2
@@ -142,7 +145,7 @@ def test_what_tasks_report_adds_up_to_what_was_accepted(client: httpx.Client, ke
     """Single increments, waited ones, sets and bulk writes with keys of all lanes; each folded operation once."""
     accepted = 0
     with results() as heard:
-        eventually(lambda: not any(map(journal.holder, topology.current().lanes)))  # no shift that has done something already
+        eventually(lambda: not any(Lease(lane).holder() for lane in topology.current().lanes))  # no shift that has done something already
         heard.clear()
         for n in range(200):
             increment(client, f"{key}:{n % 50}")
@@ -169,12 +172,12 @@ def test_an_emptied_broker_costs_one_message(cluster: Cluster, client: httpx.Cli
     for n in range(20):
         increment(client, f"{key}:{n}", wait=10)
         time.sleep(0.15)
-    eventually(lambda: not any(map(journal.holder, topology.current().lanes)))
+    eventually(lambda: not any(Lease(lane).holder() for lane in topology.current().lanes))
     with Redis.from_url(cluster.env["TALLY_BROKER_URL"]) as broker:
         broker.flushdb()
     for _ in range(2):
         with results() as heard:
-            eventually(lambda: not any(map(journal.holder, topology.current().lanes)))
+            eventually(lambda: not any(Lease(lane).holder() for lane in topology.current().lanes))
             heard.clear()
             assert increment(client, key, wait=20).status_code == 200
             eventually(lambda: sum(one["operations"] for one in heard) == 1, 5)
@@ -190,7 +193,7 @@ def three_workers(cluster: Cluster) -> Iterator[int]:
 
 def holders(shard: int) -> dict[Lane, str]:
     """The worker that applies each lane now, by the name of its process."""
-    found = {lane: journal.holder(lane) for lane in topology.current().lanes_of(shard)}
+    found = {lane: Lease(lane).holder() for lane in topology.current().lanes_of(shard)}
     return {lane: holder.partition("@")[0] for lane, holder in found.items() if holder}
 
 
@@ -300,7 +303,7 @@ def test_what_an_older_topology_routed_is_refused(client: httpx.Client, key: str
     version = topology.current().version
     with pytest.raises(Moved):
         append(Flush(uuid4(), {lane_of(key): Payload(b"")}, 1, {}, version - 1))
-    assert journal.position(lane_of(key), uuid4()) is None
+    assert Journal(lane_of(key)).position(uuid4()) is None
 
 
 def test_a_shards_own_journal_of_before_becomes_that_of_lane_0(cluster: Cluster) -> None:
@@ -311,17 +314,17 @@ def test_a_shards_own_journal_of_before_becomes_that_of_lane_0(cluster: Cluster)
     journal_redis.hset(f"journal:{shard}:poison", id.bytes, b"poison")
     journal_redis.set(f"journal:{shard}:asleep", 1)
     try:
-        assert journal.adopt_shard_journal(shard) == 1
-        assert (journal.entries(lane), journal.payloads(lane, [id])) == ([journal.Entry(id, 17)], [b"batch"])
-        assert journal_redis.hget(journal.poison_key(lane), id.bytes) == b"poison"
+        assert upgrade.adopt_shard_journal(shard) == 1
+        assert (Journal(lane).entries(), Journal(lane).payloads([id])) == ([Entry(id, 17)], [b"batch"])
+        assert journal_redis.hget(SetAsideBatches(lane).key, id.bytes) == b"poison"
         assert journal_redis.keys(f"journal:{shard}:*") == []
-        assert journal.adopt_shard_journal(shard) == 0
+        assert upgrade.adopt_shard_journal(shard) == 0
     finally:
         journal_redis.delete(*journal_redis.keys(f"journal:{shard}*"))
 
 
 def test_nothing_is_left_to_upgrade(cluster: Cluster) -> None:
-    assert lane_count.upgrade(seconds=1) == ""
+    assert upgrade.upgrade(seconds=1) == ""
 
 
 def test_a_batch_of_another_number_of_lanes_is_forwarded_within_its_shard(client: httpx.Client, key: str) -> None:

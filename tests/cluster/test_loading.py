@@ -20,8 +20,11 @@ from counters.apply import transaction
 from counters.apply.loading import Loader, Window
 from counters.apply.worker import Worker
 from counters.batch import Increments, Step
-from counters.intake import dispatch, journal
+from counters.intake import dispatch
 from counters.intake.append import Flush, Payload, append
+from counters.intake.journal import Journal
+from counters.intake.lease import Lease, WakeUps
+from counters.intake.set_aside import SetAsideBatches
 from runtime import redis
 from sharding import databases
 from sharding.lanes import Lane
@@ -55,10 +58,10 @@ def conn(lane: Lane) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def loader(lane: Lane) -> Iterator[Callable[[], Loader]]:
     """Makes loaders of the lane."""
-    made: list[journal.WakeUps] = []
+    made: list[WakeUps] = []
 
     def make() -> Loader:
-        made.append(journal.WakeUps(lane))
+        made.append(WakeUps(lane))
         return Loader(lane, made[-1])
 
     yield make
@@ -129,11 +132,11 @@ def test_reading_changes_nothing(lane: Lane, loader: Callable[[], Loader]) -> No
     id = uuid7()
     position = append_bytes(lane, id, b"\xc1 not a batch")
     window = loader().take(position - 1, 64)
-    assert ([entry.id for entry, _ in window.unfit], window.batches, window.end) == ([id], [], position)
-    assert id not in journal.poison(lane)
-    assert journal.position(lane, id) == position
-    journal.set_aside(lane, window.unfit[0][0], "by a test")
-    journal.discard(lane, id)
+    assert ([entry.id for entry, _ in window.undecodable], window.batches, window.end) == ([id], [], position)
+    assert id not in SetAsideBatches(lane).all()
+    assert Journal(lane).position(id) == position
+    SetAsideBatches(lane).add(window.undecodable[0][0], "by a test")
+    SetAsideBatches(lane).discard(id)
 
 
 def test_a_rest_ends_when_somebody_waits(lane: Lane, loader: Callable[[], Loader], key: str) -> None:
@@ -178,7 +181,7 @@ def several(lane: Lane, number: int) -> Iterator[None]:
 
 
 def lose_lease(lane: Lane) -> None:
-    redis.journal().delete(journal.shift_key(lane))
+    redis.journal().delete(Lease(lane).key)
 
 
 def test_workers_that_take_turns_keep_the_journals_order(client: httpx.Client, lane: Lane, key: str) -> None:
@@ -201,20 +204,20 @@ def test_workers_that_take_turns_keep_the_journals_order(client: httpx.Client, l
     assert {one: value_of(client, one) for one in sums} == sums
 
 
-def test_workers_that_find_the_same_poison_set_nothing_else_aside(client: httpx.Client, lane: Lane, key: str) -> None:
+def test_workers_that_find_one_bad_batch_set_nothing_else_aside(client: httpx.Client, lane: Lane, key: str) -> None:
     """PostgreSQL refuses two batches of forty; both workers take batches singly then, and the others are counted."""
-    unfit = next(other for n in range(999) if lane_of(other := f"{key}:{n}\0") == lane)
+    refused = next(other for n in range(999) if lane_of(other := f"{key}:{n}\0") == lane)
     bad = set()
     for n in range(40):
-        id, _ = put_in_journal(lane, Increments([unfit if n in (7, 8) else key], [1]))
+        id, _ = put_in_journal(lane, Increments([refused if n in (7, 8) else key], [1]))
         if n in (7, 8):
             bad.add(id)
     with several(lane, 2):
 
         def is_done() -> bool:
             lose_lease(lane)
-            return value_of(client, key) == 38 and set(journal.poison(lane)) == bad
+            return value_of(client, key) == 38 and set(SetAsideBatches(lane).all()) == bad
 
         eventually(is_done, pause=0.02)
     for id in bad:
-        journal.discard(lane, id)
+        SetAsideBatches(lane).discard(id)

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from benchmarks import document, pages
 from benchmarks.chaos.subject import Subject
-from benchmarks.context import Books, Context
+from benchmarks.context import Context, ExpectedCounts
 from benchmarks.document import Goal, Part
 from benchmarks.figures import FIGURES, single
 from benchmarks.load import wire
@@ -48,22 +48,23 @@ def test_a_wrong_count_is_found(context: Context) -> None:
     load = single.Single(context, part)
     load.tally(6)
     with context.subject.database(0) as conn:
-        key = conn.execute("SELECT key FROM counter WHERE key LIKE %s LIMIT 1", (load.books.prefix + "%",)).fetchall()[0][0]
+        key = conn.execute("SELECT key FROM counter WHERE key LIKE %s LIMIT 1", (load.expected.prefix + "%",)).fetchall()[0][0]
         conn.execute("UPDATE counter SET value = value + 1 WHERE key = %s", (key,))
         conn.execute(
-            "UPDATE counter SET value = value - 1 WHERE key = (SELECT max(key) FROM counter WHERE key LIKE %s)", (f"{load.books.prefix}%",)
+            "UPDATE counter SET value = value - 1 WHERE key = (SELECT max(key) FROM counter WHERE key LIKE %s)",
+            (load.expected.prefix + "%",),
         )
-    load.books.compare()
-    assert any(text.startswith(f"Tally, {load.books.prefix}*: {key}: counted") and text.endswith("(primary)") for text in part.wrong)
+    load.expected.compare()
+    assert any(text.startswith(f"Tally, {load.expected.prefix}*: {key}: counted") and text.endswith("(primary)") for text in part.wrong)
     assert any(text.endswith("(standby)") for text in part.wrong)
 
 
 def test_a_lost_sum_is_found(context: Context) -> None:
     """What was never counted: the bench does not wait for ever, and says what is missing."""
     part = Part()
-    books = Books(context, f"never{context.run}:", part, context.subject)
-    books.add({f"{books.prefix}a": 3})
-    books.compare(patience=1)
+    expected = ExpectedCounts(context, f"never{context.run}:", part, context.subject)
+    expected.add({f"{expected.prefix}a": 3})
+    expected.compare(patience=1)
     assert any("0 of 3 increments" in text for text in part.wrong)
 
 

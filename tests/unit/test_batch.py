@@ -38,7 +38,7 @@ def test_what_was_encoded_comes_back(id: UUID, segments: list[tuple[int, Operati
 
 
 @pytest.mark.parametrize(
-    ("step", "reads"),
+    ("step", "needs"),
     [
         (Step("a", "increment", 1), True),
         (Step("a", "set", 1), False),
@@ -47,8 +47,27 @@ def test_what_was_encoded_comes_back(id: UUID, segments: list[tuple[int, Operati
         (Step("a", "reset", 0, if_version=5), True),
     ],
 )
-def test_what_a_step_reads(step: Step, reads: bool) -> None:
-    assert step.reads is reads
+def test_which_steps_need_their_row(step: Step, needs: bool) -> None:
+    assert step.needs_row(8, last_set_version=7, last_version=7) is needs
+    assert step.needs_row(7, last_set_version=7, last_version=7)  # late
+
+
+def test_increments_need_their_rows_behind_a_set_alone() -> None:
+    assert not Increments(["a"], [1]).needs_row(7, last_set_version=7, last_version=9)
+    assert Increments(["a"], [1]).needs_row(6, last_set_version=7, last_version=7)
+
+
+@given(increments, st.lists(texts))
+def test_the_parts_of_increments_make_up_the_whole(whole: Increments, some: list[str]) -> None:
+    part, rest = whole.restricted_to(set(some)), whole.restricted_to(set(whole.keys) - set(some))
+    assert set(part.keys) == set(whole.keys) & set(some)
+    both = list(zip([*part.keys, *rest.keys], [*part.deltas, *rest.deltas], strict=True))
+    assert sorted(both) == sorted(zip(whole.keys, whole.deltas, strict=True))
+
+
+def test_a_batch_tells_its_keys_and_counts_its_operations() -> None:
+    batch = decode(GOOD)
+    assert (list(batch.keys), batch.operations) == (["a", "é", "b"], 3)
 
 
 @settings(max_examples=500)

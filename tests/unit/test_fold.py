@@ -19,11 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counters.apply.forwarding import keys_of
 from counters.apply.plan import Placed, Row, keys_to_read, plan
 from counters.batch import FORMAT, Batch, Increments, Operation, Step
-from counters.intake.outcomes import Outcome
 from counters.operations import MAX_VALUE, MIN_VALUE, fold, in_range
+from counters.outcome import Outcome
 
 KEYS = ["a", "b", "c"]
 # Positions leave room below (late batches) and between (the indexes of a batch's writes).
@@ -110,7 +109,7 @@ class Shard:
             read |= more
         assert not result.added.keys() & result.put.keys(), "a key goes one of the two ways"
         assert result.added.keys() == result.versions.keys()
-        assert result.keys == {key for placed in window for key in keys_of(placed.batch)}, "each key is asked for its owner"
+        assert result.keys == {key for placed in window for key in placed.batch.keys}, "each key is asked for its owner"
         for key, delta in result.added.items():
             version = result.versions[key]
             row = self.rows.get(key, Row())

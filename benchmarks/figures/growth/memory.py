@@ -66,7 +66,7 @@ def run(context: Context, part: Part) -> None:
     finally:
         stop.set()
         watcher.join()
-    bulk.books.compare()
+    bulk.expected.compare()
     found = growth(samples) if samples else {}
     worst = max(found, key=lambda name: found[name], default="")
     part.curves["memory"] = samples

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from counters.intake import dispatch, journal
+from counters.intake.journal import Journal
+from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 
 
 class Command(BaseCommand):
@@ -43,10 +45,11 @@ class Command(BaseCommand):
             raise CommandError("an id has 32 hexadecimal digits: see manage.py journal") from error
         found: list[str] = []  # one flush may have a batch in several lanes
         for shard in range(settings.TALLY.shard_count):
-            for lane in journal.with_set_aside(shard):
-                if options["discard"] and journal.discard(lane, batch):
+            for lane in lanes_with_set_aside(shard):
+                batches = SetAsideBatches(lane)
+                if options["discard"] and batches.discard(batch):
                     found.append(f"forgotten: {batch.hex}")
-                elif options["retry"] and journal.retry(lane, batch) is not None:
+                elif options["retry"] and batches.retry(batch) is not None:
                     dispatch.send(lane)
                     found.append(f"back in the journal of lane {lane}: {batch.hex}")
         if not found:
@@ -76,19 +79,19 @@ def _shard(shard: int, entries: int) -> dict[str, Any]:
         (
             {"lane": str(lane), "id": entry.id.hex, "position": entry.position, "age_seconds": max(0.0, (now - entry.position) / 1e6)}
             for lane in lanes
-            for entry in journal.entries(lane, limit=max(1, entries))
+            for entry in Journal(lane).entries(limit=max(1, entries))
         ),
         key=itemgetter("position"),
     )
     return {
         "shard": shard,
-        "depth": sum(map(journal.depth, lanes)),
-        "bytes": sum(map(journal.size, lanes)),
+        "depth": sum(Journal(lane).depth() for lane in lanes),
+        "bytes": sum(Journal(lane).size() for lane in lanes),
         "age_seconds": oldest[0]["age_seconds"] if oldest else 0.0,
         "entries": oldest[:entries],
         "set_aside": [
             {"lane": str(lane), "id": id.hex, "position": one.position, "reason": one.reason, "bytes": len(one.data)}
-            for lane in journal.with_set_aside(shard)
-            for id, one in journal.poison(lane).items()
+            for lane in lanes_with_set_aside(shard)
+            for id, one in SetAsideBatches(lane).all().items()
         ],
     }

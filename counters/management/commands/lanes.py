@@ -13,6 +13,8 @@ from rich.table import Table
 
 from counters.apply import lane_count
 from counters.intake import journal
+from counters.intake.journal import Journal
+from counters.intake.lease import Lease
 from sharding import lanes, topology
 from sharding.topology import NoTopology
 
@@ -51,10 +53,10 @@ class Command(BaseCommand):
         table = Table("lane", "batches", "oldest", "applied by", title="lanes")
         for shard in range(settings.TALLY.shard_count):
             for lane in sorted({*topology.reload().lanes_of(shard), *journal.occupied(shard)}):
-                table.add_row(str(lane), f"{journal.depth(lane):,}", f"{journal.age(lane):.3f} s", _holder(lane))
+                table.add_row(str(lane), f"{Journal(lane).depth():,}", f"{Journal(lane).age():.3f} s", _holder(lane))
         Console().print(table)
 
 
 def _holder(lane: lanes.Lane) -> str:
-    holder = journal.holder(lane)
+    holder = Lease(lane).holder()
     return "-" if holder is None else holder.partition("#")[0] or "(a task was sent)"

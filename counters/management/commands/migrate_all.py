@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from redis.exceptions import RedisError
 
-from counters.apply import lane_count
+from counters.apply import upgrade
 from sharding import databases, topology
 
 DRAIN_SECONDS = 60.0
@@ -25,7 +25,7 @@ class Command(BaseCommand):
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
-            said = lane_count.upgrade(seconds=DRAIN_SECONDS)
+            said = upgrade.upgrade(seconds=DRAIN_SECONDS)
             in_force = topology.reload()
         except (topology.WrongShard, ValueError) as error:
             raise CommandError(str(error)) from error

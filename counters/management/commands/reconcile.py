@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from counters.api.digests import shown
 from counters.reconciliation import rounds
 from counters.reconciliation.rounds import Report, Untold
 from replication.digests import Busy
+from runtime import polling
 
 BUSY_SECONDS = 120.0
 MOST_LINES = 20
@@ -45,14 +45,12 @@ class Command(BaseCommand):
 
 
 def _run(shards: list[int], tell: _Bars) -> list[Report]:
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
+    for _ in polling.attempts(BUSY_SECONDS, pause=0.5):
         try:
             return rounds.run(shards, tell)
-        except Busy as busy:
-            if time.monotonic() > deadline:
-                raise CommandError(f"{busy}; try again later") from busy
-            time.sleep(0.5)
+        except Busy as error:
+            busy = error
+    raise CommandError(f"{busy}; try again later") from busy
 
 
 class _Bars(Untold):

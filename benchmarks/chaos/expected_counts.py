@@ -1,6 +1,6 @@
 """What clients remember, and what must be true of it at the end. Pure.
 
-The invariant of the bench: for every key, counted == `expected()` of all clients together.
+The invariant of the bench: for every key, counted == `counts_of(all clients)`.
 
 - A *shared* key only takes increments, from anybody: its count is the sum of the acknowledged deltas, in whatever order.
 - An *owned* key takes sets, resets and compare-and-sets too, from one client that waits for each answer before the next write. So the
@@ -82,8 +82,8 @@ class Waited(NamedTuple):
 
 
 @dataclass(slots=True)
-class Books:
-    """The memory of one client; only that client writes here."""
+class ExpectedCounts:
+    """What one client remembers. Only that client writes here."""
 
     added: Counter[str] = field(default_factory=Counter)
     owned: dict[str, Owned] = field(default_factory=dict)
@@ -96,10 +96,10 @@ class Books:
     refused: int = 0
 
 
-def expected(books: Iterable[Books]) -> dict[str, int]:
+def counts_of(clients: Iterable[ExpectedCounts]) -> dict[str, int]:
     """The count that each key must have."""
     counts: Counter[str] = Counter()
-    for one in books:
+    for one in clients:
         counts.update(one.added)
         for owned in one.owned.values():
             counts[owned.key] += owned.due
