@@ -108,7 +108,7 @@ class Planner:
         return Spec(
             name=name,
             role=name,
-            argv=(str(self.programs.redis), str(self.directory[name] / "redis.conf")),
+            argv=(str(self.programs.redis), str(self.directory[name] / "redis.conf"), *self.programs.redis_options),
             ready=probes.Pongs(port, self.secrets[name]),
             port=port,
             environment=self.base,
