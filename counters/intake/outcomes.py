@@ -24,7 +24,10 @@ log = structlog.get_logger(__name__)
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """What one operation of a write came to. `reason` is a slug of `REASONS`, set if it was rejected."""
+    """What one operation of a write came to. `reason` is a slug of `REASONS`, set if it was rejected.
+
+    `among`: how many operations the write has in its lane, this one included.
+    """
 
     batch: bytes
     index: int
@@ -33,6 +36,7 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True):
     value: int | None
     version: int | None
     reason: str | None = None
+    among: int = 1
 
 
 REASONS = {
