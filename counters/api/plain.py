@@ -25,7 +25,7 @@ from runtime import event_loop
 
 PREFIX, INCREMENTS = "/v1/counters/", "/increments"
 _ACCEPT = ("*/*", media.JSON)
-_ASKING = ("HTTP_IDEMPOTENCY_KEY", "HTTP_CONTENT_ENCODING")
+_ASKING = ("HTTP_IDEMPOTENCY_KEY", "HTTP_CONTENT_ENCODING", "HTTP_IF_MATCH")
 
 
 class PlainCalls:
