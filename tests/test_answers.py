@@ -133,6 +133,14 @@ def test_addresses_of_nginx_itself(client: httpx.Client, path: str) -> None:
     assert_problem(client.get(path), 404, "not-found")
 
 
+@pytest.mark.parametrize("path", ["/", "/favicon.ico"])
+def test_a_page_is_only_read(client: httpx.Client, path: str) -> None:
+    answer = client.patch(path)
+    assert_problem(answer, 405, "method-not-allowed")
+    assert answer.headers["Allow"] == "GET, HEAD"
+    assert client.head(path).status_code == 200
+
+
 def test_static_files_are_served(client: httpx.Client) -> None:
     assert client.get("/static/admin/css/base.css").headers["Content-Type"] == "text/css"
 
