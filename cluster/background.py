@@ -32,8 +32,7 @@ def up(directory: Directory, options: Sequence[str]) -> int:
         daemon.wait()
         raise
     now = state.read(directory)
-    primaries = {f"postgres-{shard}-{node}" for shard, node in now.primaries.items()}
-    Console().ready(now.url or "", now.processes, primaries)
+    Console().ready(now.url or "", now.processes, now.primary_names)
     return 0
 
 

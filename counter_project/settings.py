@@ -70,9 +70,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TALLY.https
 SECURE_HSTS_SECONDS = 31_536_000 if TALLY.https else 0
-SILENCED_SYSTEM_CHECKS = [
-    *("django_ratelimit.E003", "django_ratelimit.W001"),  # its list of backends has no django-redis
-]
+LOGIN_REDIRECT_URL = "admin:index"  # where a log-in ends that did not begin at another page
 
 DATABASES = django_databases(TALLY)
 DATABASE_ROUTERS = [f"{Router.__module__}.{Router.__qualname__}"]
@@ -110,7 +108,11 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tally",
-    "DESCRIPTION": "A counting service. A write answered with 202 is counted exactly once, whatever dies afterwards.",
+    "DESCRIPTION": "A counting service. A write answered with 202 is counted exactly once, whatever dies "
+    "afterwards.\n\nEvery error is a problem document (RFC 9457). Beside what each call lists, any call may be answered "
+    "with 405 (another method), 408 (the request came too slowly), 414 or 431 (its line or its headers are too long) or "
+    "500 (a bug, which was logged). "
+    "`OPTIONS` answers 204 with `Allow`, and needs no key.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,

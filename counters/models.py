@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
+from django.core.validators import RegexValidator
 from django.db import models
 from rest_framework_api_key.models import AbstractAPIKey, BaseAPIKeyManager
 
@@ -24,6 +25,15 @@ class ApiKeyManager(BaseAPIKeyManager):
         key = super().assign_key(obj)
         obj.id = obj.prefix
         return key
+
+
+MOST_NAME = 50  # characters of an API key's name, as the library's column has them
+NAME_RULE = f"1 to {MOST_NAME} characters, not blank, no control characters"
+# Raises `ValidationError` for what is no name of an API key.
+check_name = RegexValidator(
+    rf"\A(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{MOST_NAME}}}\Z",
+    f"A name has {NAME_RULE}.",
+)
 
 
 class ApiKey(AbstractAPIKey):

@@ -17,7 +17,10 @@ REASONS = {
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """Of write number `index` of a batch. `reason` is a slug of `REASONS`, set if the operation was rejected."""
+    """Of write number `index` of a batch. `reason` is a slug of `REASONS`, set if the operation was rejected.
+
+    `among` is how many operations the write has in its lane, this one included.
+    """
 
     batch: bytes
     index: int
@@ -26,3 +29,4 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True):
     value: int | None
     version: int | None
     reason: str | None = None
+    among: int = 1

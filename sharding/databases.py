@@ -111,6 +111,12 @@ class BoundedConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"no answer within {self.timeout} s") from error
 
 
+class ControlConnection(BoundedConnection):
+    """A connection to the control database. Its queries are small and people wait for them: it gives up soon."""
+
+    timeout: float | None = 2.5
+
+
 @contextmanager
 def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConnection]:
     """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`.
@@ -127,7 +133,7 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
         conn.timeout = seconds
         yield conn
     finally:
-        conn.timeout = BoundedConnection.timeout
+        conn.timeout = type(conn).timeout
         pool.putconn(conn)
 
 

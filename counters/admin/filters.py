@@ -12,7 +12,7 @@ from django.conf import settings
 
 from counters.admin.forms import WriteForm
 from counters.apply import dead_letters
-from counters.keys import KEY_RULE, is_key
+from counters.keys import CHARACTERS_RULE, is_prefix
 from counters.outcome import REASONS
 from counters.write_id import WriteId
 
@@ -108,8 +108,8 @@ class RejectedFilter(Filter):
 
     def clean_key(self) -> str:
         text: str = self.cleaned_data["key"]
-        if text and not is_key(text):
-            raise forms.ValidationError(f"A key has {KEY_RULE}.")
+        if text and not is_prefix(text):
+            raise forms.ValidationError(f"A key has {CHARACTERS_RULE}.")
         return text
 
     def clean_write(self) -> WriteId | None:

@@ -8,8 +8,8 @@ from uuid import uuid4
 from django import forms
 
 from counters.batch import Step
-from counters.keys import KEY_RULE, is_key
-from counters.models import ApiKey, Scope
+from counters.keys import CHARACTERS_RULE, is_prefix
+from counters.models import ApiKey, Scope, check_name
 from counters.operations import MAX_VALUE, MIN_VALUE
 from counters.write_id import WriteId
 
@@ -23,13 +23,13 @@ class SearchForm(forms.Form):
 
     def clean_q(self) -> str:
         text: str = self.cleaned_data["q"]
-        if text and not is_key(text):
-            raise forms.ValidationError(f"A key has {KEY_RULE}.")
+        if text and not is_prefix(text):
+            raise forms.ValidationError(f"A key has {CHARACTERS_RULE}.")
         return text
 
     def clean_after(self) -> str:
         after: str = self.cleaned_data["after"]
-        return after if is_key(after) else ""
+        return after if is_prefix(after) else ""
 
 
 class ChangeForm(forms.Form):
@@ -95,6 +95,11 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
         widget=forms.CheckboxSelectMultiple,
         help_text="What the key allows. Reading counters is open to everyone, so a key that writes needs no other scope.",
     )
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        check_name(name)
+        return name
 
     class Meta:
         model = ApiKey

@@ -51,14 +51,13 @@ class Django(BaseHandler):
     def answer(self, scope: Scope, body: bytes) -> Raw:
         """The whole answer. Whatever the request has opened is closed when this returns."""
         signals.request_started.send(sender=type(self), scope=scope)
-        response: Any = self.get_response(ASGIRequest(scope, BytesIO(body)))
         try:
-            content = b"".join(response) if response.streaming else response.content
-            headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
-            headers += [(b"Set-Cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()]
-            if "Content-Length" not in response:  # as where a middleware has refused the request
-                headers.append((b"Content-Length", b"%d" % len(content)))
-            return Raw(response.status_code, headers, content)
+            request = ASGIRequest(scope, BytesIO(body))
+        except (LookupError, ValueError):  # a parameter in a character set that there is not
+            return _raw(problems.response(problems.invalid("Content-Type", "its parameters cannot be read")))
+        response: Any = self.get_response(request)
+        try:
+            return _raw(response)
         finally:
             response.close()
 
@@ -88,9 +87,7 @@ class Application:
         try:
             body = await _body(scope, receive)
         except Problem as problem:
-            response = problems.response(problem)
-            headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
-            await _send(Raw(response.status_code, [*headers, (b"Content-Length", b"%d" % len(response.content))], response.content), send)
+            await _send(_raw(problems.response(problem)), send)
             return
         await _send(await self.answer(scope, body), send)
 
@@ -155,6 +152,16 @@ class Application:
                 await self.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _raw(response: Any) -> Raw:
+    """A response of Django as the server takes it."""
+    content = b"".join(response) if response.streaming else response.content
+    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    headers += [(b"Set-Cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()]
+    if "Content-Length" not in response:  # as where a middleware has refused the request
+        headers.append((b"Content-Length", b"%d" % len(content)))
+    return Raw(response.status_code, headers, content)
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:

@@ -51,5 +51,5 @@ class ApiView(APIView):
         return super().perform_content_negotiation(request, force)
 
     def options(self, _request: Request, *_args: Any, **_kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        """204 and `Allow`."""
+        """204 and `Allow`, for anyone: which methods there are is public, as the schema is."""
         return HttpResponse(status=204)

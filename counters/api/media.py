@@ -14,7 +14,7 @@ from rest_framework import renderers
 
 from counters import keys
 from counters.api import requests
-from counters.api.problems import Problem, invalid
+from counters.api.problems import Problem, invalid, shortened
 from counters.operations import fold, in_range
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 _ALIASES = {"": JSON, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK, "application/ndjson": NDJSON}
-_AT = re.compile(r"(?P<rule>.*?)(?: - at (?:`key` in )?`\$\.?(?P<field>.*)`)?", re.DOTALL)  # how msgspec says where
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<field>[^`]*)`\Z")  # how msgspec says where
 
 
 class JSONRenderer(renderers.BaseRenderer):
@@ -49,7 +49,8 @@ def body(request: HttpRequest) -> bytes:
         raise too_large_body()
     coding = request.META.get("HTTP_CONTENT_ENCODING", "identity").lower()
     if coding not in ("", "identity"):
-        raise Problem(415, "unsupported-media-type", f"Content-Encoding {coding!r} is not taken: send the body as it is.")
+        detail = f"Content-Encoding {shortened(coding)!r} is not taken: send the body as it is."
+        raise Problem(415, "unsupported-media-type", detail)
     return request.body
 
 
@@ -65,7 +66,8 @@ def too_large_body() -> Problem:
 
 def unsupported(name: str, supported: list[str]) -> Problem:
     """415."""
-    return Problem(415, "unsupported-media-type", f"Content-Type {name!r} is not one of {', '.join(supported)}.")
+    detail = f"Content-Type {shortened(name)!r} is not one of {', '.join(supported)}."
+    return Problem(415, "unsupported-media-type", detail)
 
 
 def json_body(request: HttpRequest) -> bytes:
@@ -99,8 +101,9 @@ def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
     except RecursionError as error:
         raise invalid("body", "nested too deeply") from error
     except msgspec.DecodeError as error:
-        match = _AT.fullmatch(str(error))
-        rule, field = match.group("rule", "field") if match else (str(error), None)
+        said = str(error)
+        at = _AT.search(said)
+        rule, field = (said[: at.start()], at["field"]) if at else (said, "")
         raise invalid(within + field if field else "body", rule) from error
 
 

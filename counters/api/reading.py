@@ -45,7 +45,8 @@ def write_id(field: str, text: str) -> WriteId:
 
 def unknown_write() -> Problem:
     """404."""
-    return Problem(404, "unknown-write", "No write with this id is known; ids are kept for seven days.")
+    days = settings.TALLY.retention_days
+    return Problem(404, "unknown-write", f"No write with this id is known; ids are kept for {days} days.")
 
 
 def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answer]) -> HttpResponse:

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from counters.keys import KEY_PATTERN
 from counters.operations import MAX_VALUE, MIN_VALUE
 
-Key = Annotated[str, Meta(pattern=rf"^{KEY_PATTERN}$", description="1 to 200 characters out of A-Z a-z 0-9 . _ : ~ @ -")]
+PAGE = 100  # counters of a page of a listing, where no `limit` is asked for
 Int64 = Annotated[int, Meta(ge=MIN_VALUE, le=MAX_VALUE)]
 
 
@@ -50,15 +49,18 @@ class Queued(msgspec.Struct):
 
 
 class Applied(msgspec.Struct):
-    """An increment that has been counted; `value` is what it made of the counter."""
+    """An increment that has been counted; `value` is what it made of the counter.
+
+    `value` and `version` are null for a repeat of an increment that was first sent without `wait`: its result is not kept.
+    """
 
     id: str
     key: str
     delta: int
     status: Literal["applied"]
     queue: str
-    value: int
-    version: int
+    value: int | None
+    version: int | None
 
 
 class Accepted(msgspec.Struct):
@@ -114,10 +116,13 @@ class Rejected(msgspec.Struct):
 
 
 class Write(msgspec.Struct, omit_defaults=True):
-    """What became of a write. `value` and `version` where it was one operation whose result was asked for."""
+    """What became of a write. `value` and `version` where it was one operation whose result was asked for.
+
+    `applied`: it was counted, except for the operations in `rejected`. `rejected`: all of its operations were.
+    """
 
     id: str
-    status: Literal["queued", "excess", "stale", "applied", "rejected"]
+    status: Literal["queued", "applied", "rejected"]
     shards: list[int]
     value: int | None = None
     version: int | None = None

@@ -14,7 +14,7 @@ from counters.api import requests
 from counters.api.authentication import scope_of
 from counters.api.media import JSON, MSGPACK, NDJSON
 from counters.api.problems import MEDIA_TYPE
-from counters.keys import KEY_PATTERN, KEY_RULE
+from counters.keys import KEY_PATTERN, KEY_RULE, RESERVED
 from counters.write_id import WRITE_ID_PATTERN
 
 _TYPES = [
@@ -35,9 +35,12 @@ _TYPES = [
     requests.ProblemDocument,
     requests.Health,
 ]
+_TALLY = settings.TALLY
+_DAYS = f"{_TALLY.retention_days} days"
+_KEY_TYPE = {"type": "string", "pattern": f"^{KEY_PATTERN}$", "not": {"enum": sorted(RESERVED)}}
 _, COMPONENTS = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
-COMPONENTS["KeyedIncrement"]["properties"]["key"] |= {"pattern": f"^{KEY_PATTERN}$", "description": KEY_RULE}
-COMPONENTS["Increments"]["properties"]["increments"] |= {"minItems": 1, "maxItems": 100_000}
+COMPONENTS["KeyedIncrement"]["properties"]["key"] |= {**_KEY_TYPE, "description": KEY_RULE}
+COMPONENTS["Increments"]["properties"]["increments"] |= {"minItems": 1, "maxItems": _TALLY.max_increments}
 
 _PROBLEMS = {
     400: "A field breaks a rule; `errors` names both.",
@@ -45,14 +48,16 @@ _PROBLEMS = {
     403: "The API key lacks the scope.",
     404: "Unknown.",
     406: "Only JSON is answered.",
-    409: "It cannot be done as things are (the counter would leave 64 bits; the shard has no such replica); nothing was changed.",
+    409: "It cannot be done as things are (the counter would leave 64 bits; newer operations were applied before it; "
+    "the shard's servers do not allow it); nothing was changed.",
     412: "The counter's version is not the one in If-Match; nothing was changed.",
-    413: "The body is too large.",
+    413: f"The body is larger than {_TALLY.max_body_bytes:,} bytes, or has more than {_TALLY.max_increments:,} increments.",
     414: "The request line is too long.",
-    415: "The Content-Type is not one that this call takes.",
+    415: "The Content-Type is not one that this call takes, or the body is compressed.",
     422: "The Idempotency-Key was used before with another request.",
     503: "A component is down; nothing is lost. Try again after Retry-After seconds.",
 }
+_HOST = "The Host is not one that is served here."
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -103,14 +108,12 @@ def _query(name: str, schema: dict[str, Any], description: str) -> OpenApiParame
     return OpenApiParameter(name, schema, OpenApiParameter.QUERY, description=description)
 
 
-_KEY = OpenApiParameter(
-    "key", {"type": "string", "pattern": f"^{KEY_PATTERN}$"}, OpenApiParameter.PATH, required=True, description=KEY_RULE
-)
+_KEY = OpenApiParameter("key", _KEY_TYPE, OpenApiParameter.PATH, required=True, description=KEY_RULE)
 _IDEMPOTENCY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     OpenApiParameter.HEADER,
-    description="The same key with the same request is counted once and answered the same, for seven days.",
+    description=f"The same key with the same request is counted once and answered the same, for {_DAYS}.",
 )
 _IF_MATCH = OpenApiParameter(
     "If-Match",
@@ -118,7 +121,8 @@ _IF_MATCH = OpenApiParameter(
     OpenApiParameter.HEADER,
     description='Only if the counter has this version (`"0"`: was never written).',
 )
-_WAIT = _query("wait", {"type": "number", "minimum": 0, "maximum": 30}, "Wait so many seconds for the result, and answer 200 with it.")
+_SECONDS = {"type": "number", "minimum": 0, "maximum": _TALLY.max_wait_seconds}
+_WAIT = _query("wait", _SECONDS, "Wait so many seconds for the result, and answer 200 with it.")
 _ETAG = OpenApiParameter(
     "ETag",
     {"type": "string", "pattern": '^"[0-9]{1,19}"$'},
@@ -133,8 +137,17 @@ _AFTER = _query(
     "The id of a write: wait until it is applied, and read from a server that has it, a replica where one has. Not from the cache.",
 )
 _AFTER_WAIT = _query(
-    "wait", {"type": "number", "minimum": 0, "maximum": 30}, "With `after`: wait so many seconds (30 by default), then answer 202."
+    "wait",
+    {**_SECONDS, "default": _TALLY.max_wait_seconds},
+    "With `after`: wait so many seconds, then answer 202.",
 )
+_LIMIT = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": _TALLY.max_keys,
+    "default": min(requests.PAGE, _TALLY.max_keys),
+}
+_SHARD = {"type": "integer", "enum": list(range(_TALLY.shard_count))}
 _CONSISTENCY = _query(
     "consistency",
     {"type": "string", "enum": ["eventual", "primary"], "default": "eventual"},
@@ -155,6 +168,8 @@ increment = extend_schema(
 bulk = extend_schema(
     operation_id="increment_many",
     tags=["writes"],
+    description=f"Add to many counters in one request, up to {_TALLY.max_increments:,} increments and "
+    f"{_TALLY.max_body_bytes:,} bytes. They are folded, and counted exactly once.",
     parameters=[_IDEMPOTENCY],
     request={
         JSON: reference(requests.Increments),
@@ -180,7 +195,7 @@ put = extend_schema(
     request={JSON: reference(requests.Set)},
     responses=answers(
         {200: (requests.Changed, "Set."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
-        *(403, 412, 413, 415, 422),
+        *(403, 409, 412, 413, 415, 422),
     ),
 )
 delete = extend_schema(
@@ -189,17 +204,21 @@ delete = extend_schema(
     parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
     responses=answers(
         {200: (requests.Changed, "Reset."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
-        *(403, 412, 413, 422),
+        *(403, 409, 412, 413, 415, 422),
     ),
 )
 get_many = extend_schema(
     operation_id="read_many",
     tags=["reads"],
     parameters=[
-        _query("key", {"type": "array", "items": _KEY.type, "maxItems": 1000}, "Keys, each as one `key=`."),
+        _query("key", {"type": "array", "items": _KEY.type, "maxItems": _TALLY.max_keys}, "Keys, each as one `key=`."),
         _query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
         _query("cursor", {"type": "string"}, "`next` of the page before."),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "Size of a page."),
+        _query(
+            "limit",
+            _LIMIT,
+            "Size of a page.",
+        ),
         _CONSISTENCY,
         _AFTER,
         _AFTER_WAIT,
@@ -211,6 +230,7 @@ get_many = extend_schema(
 write = extend_schema(
     operation_id="read_write",
     tags=["writes"],
+    description=f"What became of a write: queued, applied or rejected. Known for {_DAYS}.",
     parameters=[OpenApiParameter("write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True)],
     responses=answers({200: (requests.Write, "What became of the write.")}, 404),
 )
@@ -218,9 +238,7 @@ digest = extend_schema(
     operation_id="read_digest",
     tags=["shards"],
     parameters=[
-        OpenApiParameter(
-            "shard", {"type": "integer", "enum": list(range(settings.TALLY.shard_count))}, OpenApiParameter.PATH, required=True
-        ),
+        OpenApiParameter("shard", _SHARD, OpenApiParameter.PATH, required=True),
         _WAIT,
     ],
     responses=answers(
@@ -237,6 +255,7 @@ metrics = extend_schema(
     auth=[],
     responses={
         (200, "text/plain"): OpenApiResponse({"type": "string"}, description="Prometheus' text format, of the process that answered."),
+        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
         (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description="Only plain text is answered."),
     },
 )
@@ -247,6 +266,7 @@ health = extend_schema(
     responses={
         (200, JSON): OpenApiResponse(reference(requests.Health), description="Ready: writes are taken."),
         (503, JSON): OpenApiResponse(reference(requests.Health), description="Not ready."),
+        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
         (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
     },
 )

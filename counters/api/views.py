@@ -41,6 +41,12 @@ def claim_of(request: Request) -> Claim | None:
     return idempotency.claim(caller, key, http.method or "", http.path, media.body(http), http.META.get("HTTP_IF_MATCH", ""))
 
 
+def refuse_condition(request: Request) -> None:
+    """Raises `Problem` 400 for an If-Match where there is none."""
+    if "HTTP_IF_MATCH" in request._request.META:
+        raise invalid("If-Match", "only for PUT and DELETE of a counter: an increment has no condition")
+
+
 class IncrementsView(ApiView):
     """Increments of one counter."""
 
@@ -48,6 +54,7 @@ class IncrementsView(ApiView):
     def post(self, request: Request, key: str) -> HttpResponse:
         """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the new value comes back."""
         key = checked_key(key)
+        refuse_condition(request)
         seconds = waiting.seconds(request)
         delta = media.decode(media.json_body(request._request), requests.Increment).delta
         claim = claim_of(request)
@@ -63,7 +70,8 @@ class BulkIncrementsView(ApiView):
 
     @schema.bulk
     def post(self, request: Request) -> HttpResponse:
-        """Add to many counters in one request, up to 100,000 increments or 16 MiB. They are folded, and counted exactly once."""
+        """Add to many counters in one request. They are folded, and counted exactly once."""
+        refuse_condition(request)
         http = request._request
         folded, count = media.increments(media.media_type(http), media.body(http))
         accepted = service.current().submit(writes.increments(folded, claim_of(request)))
@@ -117,9 +125,10 @@ class CountersView(ApiView):
             if name in request.query_params:
                 raise invalid(name, "only together with key")
         prefix = request.query_params.get("prefix", "")
-        if prefix and not keys.is_key(prefix):
-            raise invalid("prefix", keys.KEY_RULE)
-        limit = whole_number(request, "limit", default=100, most=settings.TALLY.max_keys)
+        if prefix and not keys.is_prefix(prefix):
+            raise invalid("prefix", keys.CHARACTERS_RULE)
+        most = settings.TALLY.max_keys
+        limit = whole_number(request, "limit", default=min(requests.PAGE, most), most=most)
         after = decode_cursor(request.query_params.get("cursor"), prefix)
         found = reads.listing(prefix, after=after, limit=limit + 1, consistency=reading.consistency(request))
         page = found[:limit]
@@ -132,7 +141,7 @@ class WriteView(ApiView):
 
     @schema.write
     def get(self, _request: Request, write_id: str) -> Response:
-        """What became of a write: queued, applied or rejected. Known for seven days."""
+        """What became of a write: queued, applied or rejected."""
         write = reading.write_id("id", write_id)
         found = write_status.find(write)
         if found is None:
@@ -169,6 +178,6 @@ def decode_cursor(cursor: str | None, prefix: str) -> str:
         key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         key = ""
-    if not keys.is_key(key) or not key.startswith(prefix):
+    if not keys.is_prefix(key) or not key.startswith(prefix):
         raise invalid("cursor", "the value of next from the page before, with the same prefix")
     return key

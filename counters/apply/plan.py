@@ -82,11 +82,13 @@ def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str]) -> 
 
 
 class _Place(NamedTuple):
-    """Which write (its batch and its number there), and the version that it gives."""
+    """Which write (its batch and its number there), the version that it gives, and how many operations it has in this
+    lane."""
 
     batch: bytes
     number: int
     version: int
+    among: int = 1
 
 
 class Planning:
@@ -108,7 +110,7 @@ class Planning:
             if isinstance(operation, Step):
                 self._take_step(operation, _Place(batch.id, index, position + index))
             elif self._read or self.plan.put:
-                self._take_increments(operation, _Place(batch.id, index, position + index))
+                self._take_increments(operation, _Place(batch.id, index, position + index, len(operation.keys)))
             else:
                 _add(self.plan, operation.keys, operation.deltas, position + index)
         self.plan.last_version = max(self.plan.last_version, newest)
@@ -157,7 +159,8 @@ class Planning:
         return self.plan.put[key]
 
     def _report(self, status: Literal["applied", "rejected"], key: str, row: Row, place: _Place, reason: str | None = None) -> None:
-        self.plan.outcomes.append(Outcome(place.batch, place.number, key, status, row.value, row.version, reason))
+        outcome = Outcome(place.batch, place.number, key, status, row.value, row.version, reason, place.among)
+        self.plan.outcomes.append(outcome)
 
 
 def _add(plan: Plan, keys: Sequence[str], deltas: Sequence[int], version: int) -> None:

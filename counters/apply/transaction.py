@@ -33,7 +33,8 @@ from sharding.topology import Topology
 
 LOCK = f"SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}"
 LEDGER = """
-INSERT INTO ledger (id, lane, position) SELECT id, %s, position FROM unnest(%s::uuid[], %s::bigint[]) AS batch (id, position)
+INSERT INTO ledger (id, lane, position, writes)
+SELECT id, %s, position, writes FROM unnest(%s::uuid[], %s::bigint[], %s::bytea[]) AS batch (id, position, writes)
 ON CONFLICT (id, lane) DO NOTHING RETURNING id"""
 # A lane that is no longer in force has no row: then the newest of all.
 STATE = """
@@ -41,8 +42,9 @@ SELECT coalesce(max(last_set_version) FILTER (WHERE lane = %(lane)s), max(last_s
     coalesce(max(last_version) FILTER (WHERE lane = %(lane)s), max(last_version)) FROM apply_state"""
 READ_ROWS = f"SELECT key, value, version, set_version FROM {WANTED}"  # noqa: S608 - a constant
 OUTCOMES = """
-INSERT INTO outcome (id, index, key, status, value, version, reason)
-SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[])"""
+INSERT INTO outcome (id, index, key, status, value, version, reason, among)
+SELECT * FROM unnest(
+    %s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::integer[])"""
 TOKENS = "INSERT INTO idempotency (token, record) SELECT * FROM unnest(%s::bytea[], %s::bytea[])"
 FORWARDED = "INSERT INTO forwarded (id, lane, shard, to_lane, forwarded_id) VALUES (%s, %s, %s, %s, %s)"
 SIZE = "SELECT sum(pg_relation_size(inhrelid))::bigint FROM pg_inherits WHERE inhparent = 'counter'::regclass"
@@ -137,11 +139,13 @@ def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflo
 def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: topology.Question) -> _Found:
     """Begin, take the lock, enter the batches into the ledger; what is to be known of the shard."""
     ids = "{" + ",".join([placed.batch.id.hex() for placed in window.batches]) + "}"
+    positions = literal(placed.position for placed in window.batches)
+    writes = "{" + ",".join([_writes_of(placed) for placed in window.batches]) + "}"
     reads = sorted(window.reads)
     with conn.pipeline() as pipeline:
         conn.execute("BEGIN")
         locked = conn.execute(LOCK, (lanes.LOCK_ID, lane.number))
-        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
+        entered = conn.execute(LEDGER, (lane.number, ids, positions, writes))
         owners = conn.execute(*question.query)
         state = conn.execute(STATE, {"lane": lane.number})
         rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
@@ -153,6 +157,14 @@ def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: to
         new = {row[0].bytes for row in entered}
         fresh = [placed for placed in window.batches if placed.batch.id in new]
     return _Found(fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows})
+
+
+def _writes_of(placed: Placed) -> str:
+    """Which writes of its flush a batch has, a bit each as `get_bit` numbers them: an element of a bytea array."""
+    bits = 0
+    for index, _ in placed.batch.segments:
+        bits |= 1 << index
+    return r"\\x" + bits.to_bytes((bits.bit_length() + 7) // 8, "little").hex()
 
 
 def _change(
@@ -253,7 +265,10 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
 def _record(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], result: Plan) -> None:
     """Outcomes, idempotency records, and how far the lane is."""
     if result.outcomes:
-        rows = [(UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason) for o in result.outcomes]
+        rows = [
+            (UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason, o.among)
+            for o in result.outcomes
+        ]  # fmt: skip
         conn.execute(OUTCOMES, [list(column) for column in zip(*rows, strict=True)])
     tokens = [token for placed in fresh for token in placed.batch.tokens]
     if tokens:

@@ -38,6 +38,10 @@ class JournalUnavailable(Exception):
     """The journal cannot take or tell anything now; nothing is known to be accepted."""
 
 
+class JournalUnreadable(JournalUnavailable):
+    """The journal does not answer a question now. Nothing was to be written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A batch's place in the journal of one lane."""

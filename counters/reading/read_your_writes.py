@@ -1,8 +1,8 @@
 """`?after=WRITE_ID`: a read that shows a write, and so whatever the same client did before it.
 
-A server has a write if its ledger has the write's batch in each of the write's lanes: ledger and counters commit together (I2) and are
-replayed together. So each server answers for itself, on the connection that is read from: first the ledger, then, in a newer snapshot, the
-counters. The cache is not asked, since an entry does not say which writes it knows.
+A server has a write if its ledger has it in each of the write's lanes: ledger and counters commit together (I2) and are
+replayed together. So each server answers for itself, on the connection that is read from: first the ledger, then, in a
+newer snapshot, the counters. The cache is not asked, since an entry does not say which writes it knows.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _read(shard: int, keys: list[str], write: WriteId, consistency: Consistency)
     lanes = [lane.number for lane in write.lanes if lane.shard == shard]
 
     def query(conn: psycopg.Connection[Any]) -> Rows | None:
-        has: int = conn.execute(IN_LEDGER, (write.batch, lanes)).fetchall()[0][0]
+        ((_, has),) = conn.execute(IN_LEDGER, {"batch": write.batch, "lanes": lanes, "index": write.index})
         return reads.rows_of(conn, keys) if has == len(lanes) else None
 
     for replicas in (True, False) if consistency == "eventual" else (False,):

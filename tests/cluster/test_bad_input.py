@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 
 from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.http import assert_problem, exchange
 
 JSON, NDJSON, MSGPACK = "application/json", "application/x-ndjson", "application/msgpack"
 MAX, MIN = 2**63 - 1, -(2**63)
@@ -372,18 +372,6 @@ def accepted(apis: list[httpx.Client]) -> float:
     return sum(float(line.split()[1]) for line in lines if line.startswith("tally_writes_accepted_total "))
 
 
-def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    """The answer is this problem, in the one form that problems have; gives the document."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    document: dict[str, Any] = answer.json()
-    assert document["type"] == f"urn:tally:problem:{slug}"
-    assert document["status"] == status
-    assert document["title"]
-    assert document["detail"]
-    return document
-
-
 @pytest.mark.parametrize("case", CASES, ids=[case.name[:100] for case in CASES])
 def test_bad_input(case: Case, clients: dict[str, httpx.Client], apis: list[httpx.Client], key: str) -> None:
     before = accepted(apis)
@@ -479,19 +467,6 @@ def test_head_is_get_without_a_body(client: httpx.Client, path: str, status: int
     assert answer.status_code == status
     assert answer.content == b""
     assert answer.headers["Content-Type"] == client.get(path).headers["Content-Type"]
-
-
-def exchange(url: str, request: bytes, *, close: bool = False, seconds: float = 30) -> bytes:
-    """What a server says to a request until it closes the connection; `close`: our half of it is closed at once."""
-    host, port = url.removeprefix("http://").rstrip("/").split(":")
-    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
-        connection.sendall(request)
-        if close:
-            connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        while data := connection.recv(65536):
-            answer += data
-    return answer
 
 
 LENGTHS = {

@@ -13,18 +13,8 @@ from pydantic import SecretStr
 
 from counter_project.config import PREFIX, Config, ConfigError, load
 from tests.support.commands import ROOT
+from tests.support.settings import LEAST, SECRET
 
-SECRET = "correct-horse-battery-staple-0123456789"
-LEAST = {
-    "TALLY_SECRET_KEY": SECRET,
-    "TALLY_SHARDS": json.dumps(
-        [{"nodes": [{"host": "db0", "port": 5432}, {"host": "db0b", "port": 5432}]}, {"nodes": [{"host": "db1", "port": 5432}]}]
-    ),
-    "TALLY_DATABASE_PASSWORD": "swordfish",
-    "TALLY_JOURNAL_URL": "redis://journal/0",
-    "TALLY_BROKER_URL": "redis://journal/1",
-    "TALLY_CACHE_URL": "redis://cache/0",
-}
 SECRETS = [field for field, info in Config.model_fields.items() if info.annotation is SecretStr]
 
 

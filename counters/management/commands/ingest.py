@@ -21,7 +21,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from counters import service
 from counters.imports.importing import Import, Stopped
 from counters.imports.lines import BadLine, Format, chunks
-from counters.keys import KEY_RULE, is_key
+from counters.keys import CHARACTERS_RULE, is_prefix
 from counters.management.progress import progress
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
@@ -81,8 +81,8 @@ class Command(BaseCommand):
 
 def _checked(options: dict[str, Any]) -> Format:
     """The format, once the options are known to be good. Raises `CommandError`."""
-    if options["prefix"] and not is_key(options["prefix"]):
-        raise CommandError(f"--prefix: {KEY_RULE}")
+    if options["prefix"] and not is_prefix(options["prefix"]):
+        raise CommandError(f"--prefix: {CHARACTERS_RULE}")
     if not 1 <= options["chunk"] <= 100_000:
         raise CommandError("--chunk: 1 to 100000 increments")
     form: Format | None = options["format"] or FORMATS.get(Path(options["file"]).suffix.lower())

@@ -19,7 +19,8 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        databases.BoundedConnection.timeout = None  # a migration takes as long as it takes
+        for kind in (databases.BoundedConnection, databases.ControlConnection):
+            kind.timeout = None  # a migration takes as long as it takes
         shards = settings.TALLY.shard_count
         for alias in [databases.CONTROL, *map(databases.primary, range(shards))]:
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))
