@@ -120,6 +120,7 @@ class Planner:
         return self._celery_worker(f"worker-{shard}-{number}", "worker", shard, ("-Q", f"shard-{shard}"))
 
     def _spill_worker(self, number: int) -> Spec:
+        """A worker of the queues that belong to no shard: upkeep, and what may take long."""
         return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, ("-Q", "maintenance,low-priority", "-c", "4"))
 
     def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:

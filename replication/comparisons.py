@@ -1,6 +1,6 @@
 """Results of comparisons: what a round found, kept in the cache's Redis, told in metrics and in the log.
 
-A Redis that is away, or that has thrown a result out, means that there is none for now: the next round makes it again.
+A Redis that is down, or that has thrown a result out, means that there is none for now: the next round makes it again.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ T = TypeVar("T")
 def attempts(seconds: float, *, pause: float, grow: float = 1.0, most: float = inf) -> Iterator[float]:
     """Yield the seconds that are left: at once, after each pause, and a last time when none are left.
 
-    Each pause is `grow` times as long as the one before, up to `most` seconds. An attempt that ends late is the last one.
+    Each pause is `grow` times as long as the one before, up to `most` seconds. After an attempt that ends late there is
+    no other.
 
         for _ in polling.attempts(30, pause=0.1):
             if is_so():

@@ -42,7 +42,7 @@ _letters = msgspec.msgpack.Decoder(DeadLetter)
 
 
 def keep(task: str, arguments: Any, queue: str, reason: str) -> None:
-    """Keep a message; if Redis is away it is in the log only."""
+    """Keep a message; if Redis is down it is in the log only."""
     DEAD.labels(kind_of(reason)).inc()
     log.error("dead_letter", task=task, arguments=repr(arguments)[:1000], queue=queue, reason=reason)
     try:

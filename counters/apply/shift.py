@@ -19,7 +19,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
 from threading import Event
 from typing import Any
 from uuid import UUID, uuid4
@@ -34,22 +33,20 @@ from counters.apply import transaction
 from counters.apply.completion import Completion
 from counters.apply.connections import Connections
 from counters.apply.loading import Loader, Window
+from counters.apply.pace import Pace, rest
+from counters.apply.refresher import Refresher
+from counters.apply.report import Report
 from counters.apply.transaction import Committed
 from counters.intake import outcomes
 from counters.intake.journal import Entry, Journal, JournalUnavailable
 from counters.intake.lease import Lease, WakeUps
 from counters.intake.set_aside import SetAsideBatches
-from counters.reading import cache as counter_cache
 from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane
 
-APPLIED = Counter("tally_batches_applied_total", "Batches whose transaction was committed", ["shard"])
-DUPLICATES = Counter("tally_batches_duplicate_total", "Batches that the ledger had already", ["shard"])
-REJECTED = Counter("tally_operations_rejected_total", "Operations that could not be applied", ["shard", "reason"])
 SET_ASIDE = Counter("tally_batches_set_aside_total", "Batches that could not be decoded or applied, kept for an operator", ["shard"])
-ROWS = Counter("tally_rows_written_total", "Counter rows written", ["shard"])
 TRANSACTION = Histogram("tally_apply_seconds", "One apply transaction", ["shard"])
 RETRIES = Counter("tally_apply_retries_total", "Apply transactions that failed and were tried again", ["shard"])
 log = structlog.get_logger(__name__)
@@ -59,33 +56,8 @@ CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
 APPLIED_BEFORE = """
 SELECT id, extract(epoch FROM now() - applied_at)::float8 FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"""
 
-_FIRST_BATCHES, _MOST_BATCHES = 512, 4096  # in a window
-# Between transactions while nobody waits for a result: the shortest rest; under load, four times as long as the last transaction took, for
-# each lane of the shard, within these bounds.
-_REST_SECONDS = 0.05
-_RESTS, _LEAST_SECONDS, _MOST_SECONDS = 4, 0.2, 0.5
 _FAREWELL_SECONDS = 0.05  # that a shift which is over gives the replicas for its last commits
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
-
-
-@dataclass
-class Report:
-    """What a shift did, and the task's result.
-
-    `operations` are the folded operations of the batches that were new: one for each key of a write. `duplicates` are batches that the
-    ledger had already.
-    """
-
-    shard: int
-    lane: int
-    windows: int = 0
-    batches: int = 0
-    operations: int = 0
-    rows: int = 0
-    duplicates: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 class LeaseLost(Exception):
@@ -98,16 +70,25 @@ class Shift:
     `worker` is the name that the lease shows; `stopping` ends the shift after its transaction.
     """
 
-    def __init__(self, lane: Lane, report: Report, *, worker: str, connections: Connections, stopping: Event) -> None:
+    def __init__(  # noqa: PLR0913 - what a worker lends its shifts
+        self,
+        lane: Lane,
+        report: Report,
+        *,
+        worker: str,
+        connections: Connections,
+        refresher: Refresher,
+        stopping: Event,
+    ) -> None:
         self.lane = lane
         self.report = report
         self._journal, self._lease = Journal(lane), Lease(lane)
         self._holder = f"{worker}#{uuid4().hex[:12]}"
-        self._connections, self._stopping = connections, stopping
+        self._connections, self._refresher, self._stopping = connections, refresher, stopping
         self._completion = Completion(lane)
         self._window = Window(0, 0)  # in hand
         self._cursor = 0
-        self._most = _FIRST_BATCHES
+        self._pace = Pace()
         self._failures = 0
         self._refused = ""  # why PostgreSQL refused the window in hand
         self._ends = self._renewed = 0.0  # monotonic seconds
@@ -177,13 +158,13 @@ class Shift:
             if time.monotonic() - self._renewed > settings.TALLY.lease_seconds / 4:
                 self._renew()
             began = time.monotonic()
-            window = self._window = self._loader.take(self._cursor, self._most)
+            window = self._window = self._loader.take(self._cursor, self._pace.most)
             self._apply(conn, window)
             self._failures = 0
             if self._completion.due:
                 self._completion.complete(conn)
             if window.batches:
-                self._pace(window, time.monotonic() - began)
+                self._rest(window, time.monotonic() - began)
             if self._over:
                 return self._end(conn)
             if not window.entries and self._lingered(conn):
@@ -234,7 +215,7 @@ class Shift:
         """PostgreSQL refused the window: take batches singly, and set aside the one that fails alone."""
         if self._window.entries > 1:
             log.warning("apply_singly", lane=str(self.lane), error=self._refused)
-            self._most = 1
+            self._pace.singly()
         for placed in self._window.batches if self._window.entries == 1 else ():
             if self._journal.position(placed.batch.uuid) == placed.position:  # else another shift has set it aside
                 self._set_aside(Entry(placed.batch.uuid, placed.position), self._refused)
@@ -249,31 +230,17 @@ class Shift:
             self._completion.add([placed.batch for placed in window.batches], window.size, done.written)
         self._cursor = max(self._cursor, window.end)
 
-    def _pace(self, window: Window, seconds: float) -> None:
-        """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one.
-
-        Then, if nobody waits for a result, let the next window grow: most of the cost is for each transaction and for each key, and a
-        window with several times the increments has few keys more. All lanes of the shard share its processors, so each rests for all of
-        them; a window of a single batch shows no load, and is followed by the shortest rest.
-        """
+    def _rest(self, window: Window, seconds: float) -> None:
+        """After a window that took so long: let the next one grow, if nobody waits for a result."""
         TRANSACTION.labels(self.lane.shard).observe(seconds)
-        if seconds > settings.TALLY.window_seconds:
-            self._most = max(1, self._most // 2)
-        elif seconds < settings.TALLY.window_seconds / 2:
-            self._most = min(_MOST_BATCHES, self._most * 2)
-        if window.entries < self._most and not window.awaited:
-            seconds = self._rest(window, seconds)
-            if self._stopping.is_set():
-                return
-            if time.monotonic() + seconds < self._ends:
-                self._loader.rest(seconds, self._most)
-            else:  # the next shift reads what comes meanwhile
-                self._wake_ups.wait(seconds)
-
-    def _rest(self, window: Window, seconds: float) -> float:
-        if window.entries == 1:
-            return _REST_SECONDS
-        return min(max(_RESTS * topology.lane_count(self.lane.shard) * seconds, _LEAST_SECONDS), _MOST_SECONDS)
+        self._pace.took(seconds)
+        if window.entries >= self._pace.most or window.awaited or self._stopping.is_set():
+            return
+        pause = rest(window.entries, seconds, topology.lane_count(self.lane.shard))
+        if time.monotonic() + pause < self._ends:
+            self._loader.rest(pause, self._pace.most)
+        else:  # the next shift reads what comes meanwhile
+            self._wake_ups.wait(pause)
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
         SET_ASIDE.labels(self.lane.shard).inc()
@@ -281,25 +248,14 @@ class Shift:
         SetAsideBatches(self.lane).add(entry, reason)
 
     def _after_commit(self, conn: psycopg.Connection[Any], window: Window, done: Committed) -> None:
-        fresh, result, shard = done.fresh, done.plan, self.lane.shard
-        duplicates, rows = len(window.batches) - len(fresh), len(result.added) + len(result.put)
-        APPLIED.labels(shard).inc(len(fresh))
-        DUPLICATES.labels(shard).inc(duplicates)
-        ROWS.labels(shard).inc(rows)
-        self.report.windows += 1
-        self.report.batches += len(fresh)
-        self.report.operations += sum(placed.batch.operations for placed in fresh)
-        self.report.rows += rows
-        self.report.duplicates += duplicates
+        """Count what was done, refresh the cache, wake whoever waits for a result."""
+        self.report.add(done, len(window.batches))
         current = conn.execute(CURRENT, wanted(done.stale)).fetchall() if done.stale else []
-        told = [(key, row.value, row.version) for key, row in result.put.items()]
-        counter_cache.refresh(self.lane, [*current, *told])
-        channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}
+        told = [(key, row.value, row.version) for key, row in done.plan.put.items()]
+        self._refresher.refresh(self.lane, [*current, *told])
+        channels = {placed.batch.id: placed.batch.reply_to for placed in done.fresh if placed.batch.reply_to}
         for channel in set(channels.values()):
-            outcomes.publish(channel, [o for o in result.outcomes if channels.get(o.batch) == channel])
-        for outcome in result.outcomes:
-            if outcome.status == "rejected":
-                REJECTED.labels(shard, outcome.reason).inc()
+            outcomes.publish(channel, [o for o in done.plan.outcomes if channels.get(o.batch) == channel])
 
 
 class _Failed(Exception):

@@ -39,7 +39,7 @@ class _Asked(msgspec.Struct):
 
 @shared_task(name=dispatch.TASK, ignore_result=True)
 def apply(shard: int, lane: int) -> dict[str, int]:
-    """Apply a lane of a shard until its journal has nothing more or the shift is over; what was done (`shift.Report`)."""
+    """Apply a lane of a shard until its journal has nothing more or the shift is over. Returns the `Report`."""
     asked = msgspec.convert({"shard": shard, "lane": lane}, _Asked)
     if _worker is None or asked.shard not in _worker.shards:
         raise ValueError(f"this worker is not one of shard {asked.shard}")

@@ -1,4 +1,4 @@
-"""What one worker process has: its name, the shards whose queues it consumes, the connections of its shifts, and its watch.
+"""What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
 
 The watch is for lanes that no message reaches: the broker is down, or has lost one. It looks at the worker's lanes every second, and runs a
 shift itself for one that is neglected. As long as messages arrive it finds nothing.
@@ -18,7 +18,9 @@ from prometheus_client import Counter as Metric
 from redis.exceptions import RedisError
 
 from counters.apply.connections import Connections
-from counters.apply.shift import Report, Shift
+from counters.apply.refresher import Refresher
+from counters.apply.report import Report
+from counters.apply.shift import Shift
 from counters.intake import dispatch, journal
 from counters.intake.journal import Journal
 from counters.intake.lease import Lease
@@ -38,7 +40,7 @@ class Worker:
 
     def __init__(self, name: str, shards: Collection[int]) -> None:
         self.name, self.shards = name, sorted(shards)
-        self._connections = Connections()
+        self._connections, self._refresher = Connections(), Refresher()
         self._stopping = Event()
         self._watch = Thread(target=self._look, name="watch", daemon=True)
         self._shifts = ThreadPoolExecutor(MOST, thread_name_prefix="watch")
@@ -69,13 +71,23 @@ class Worker:
                 return report
             self._running[lane] += 1
         try:
-            while Shift(lane, report, worker=self.name, connections=self._connections, stopping=self._stopping).run():
+            while self._shift(lane, report).run():
                 if dispatch.send(lane) or self._stopping.is_set():
                     break
         finally:
             with self._lock:
                 self._running[lane] -= 1
         return report
+
+    def _shift(self, lane: Lane, report: Report) -> Shift:
+        return Shift(
+            lane,
+            report,
+            worker=self.name,
+            connections=self._connections,
+            refresher=self._refresher,
+            stopping=self._stopping,
+        )
 
     def _look(self) -> None:
         with suppress(RedisError):

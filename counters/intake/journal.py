@@ -68,8 +68,8 @@ class Journal:
 
     def entries(self, *, after: int = 0, through: int | None = None, limit: int = -1) -> list[Entry]:
         """Entries beyond a position, up to another, in order."""
-        last = "+inf" if through is None else through
-        found = redis.journal().zrange(self.positions_key, f"({after}", last, byscore=True, offset=0, num=limit, withscores=True)
+        scores = f"({after}", "+inf" if through is None else through
+        found = redis.journal().zrange(self.positions_key, *scores, byscore=True, offset=0, num=limit, withscores=True)
         return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]
 
     def read(self, after: int, most: int) -> list[tuple[bytes, int, bytes | None]]:

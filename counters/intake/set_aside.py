@@ -73,7 +73,8 @@ class SetAsideBatches:
     def heads(self, ids: Sequence[UUID]) -> list[Head]:
         """Some of them without their bytes; those that are gone are left out."""
         found = registered("set_aside")([self.key], [id.bytes for id in ids]) if ids else []
-        return [Head(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in zip(ids, found, strict=True) if head]
+        there = [(id, head) for id, head in zip(ids, found, strict=True) if head]
+        return [Head(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in there]
 
     def retry(self, id: UUID) -> int | None:
         """Put a batch back to its place in the journal; its position, or None if it is not there.

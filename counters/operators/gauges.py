@@ -1,6 +1,6 @@
 """Gauges of what the journal's Redis holds, read at the scrape: every process tells the same, whatever its own past.
 
-While Redis is away they are missing, and nothing is said that may be old. Counters of a process's own doings stand beside the code.
+While Redis is down they are missing, and nothing is said that may be old. Counters of a process's own doings stand beside the code.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class JournalCollector(Collector):
         return _families()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The families with their values now; without, while Redis is away."""
+        """The families with their values now; without, while Redis is down."""
         try:
             return breakers.journal.call(_measured)
         except RedisError as error:

@@ -102,7 +102,8 @@ def _held(shard: int, found: Sequence[tuple[Lane, Entry]]) -> list[Held]:
 
 def set_aside(shard: int, *, before: tuple[UUID, Lane] | None, limit: int) -> list[Held]:
     """Batches that a shard's workers set aside, by falling (id, lane), from below such a place on. Raises `RedisError`."""
-    places = sorted(((id, lane) for lane in lanes_with_set_aside(shard) for id in SetAsideBatches(lane).ids()), reverse=True)
+    lanes = lanes_with_set_aside(shard)
+    places = sorted(((id, lane) for lane in lanes for id in SetAsideBatches(lane).ids()), reverse=True)
     return _set_aside([place for place in places if before is None or place < before][:limit])
 
 

@@ -8,13 +8,13 @@ A shift asks which of a transaction's keys are cached *before* it commits, and a
 about to change without the shift knowing of the entry, and it is kept for a second only. So an entry is never older than that for long,
 whatever lags, and a window of writes costs the cache nothing for counters that nobody reads.
 
-Nothing here raises for a cache that is away: a read goes on to the replica; a value that the worker could not put is put later, and
-an entry lives a minute at most, so even if that worker dies first, what the cache holds is soon true again.
+Reads and fills do not raise for a cache that is down: a read goes on to the replica. A value that the worker could not
+put is put later (`apply.refresher`). An entry lives a minute at most, so even if that worker dies first, what the cache
+holds is soon true again.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 from django.conf import settings
-from prometheus_client import Counter
 from redis.asyncio import Redis as AsyncRedis
 from redis.commands.core import Script
 from redis.exceptions import RedisError
@@ -33,7 +32,6 @@ from runtime import breakers, redis
 from sharding.lanes import Lane, number_of
 from sharding.slots import slots_of
 
-UNREFRESHED = Counter("tally_cache_unrefreshed_total", "Values that could not be put into the cache at once")
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -42,8 +40,6 @@ _PREFIX = "c:"
 _BEHIND_SECONDS = 1  # life of a value that was read from a node that lags
 _EVERYTHING = 2**53  # beyond every version
 _CHUNK = 2000  # Lua's stack holds 8000
-_MOST_LEFT = 100_000
-_left: defaultdict[Lane, dict[str, Value]] = defaultdict(dict)
 
 
 def _entry(key: str) -> str:
@@ -105,15 +101,11 @@ def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
 
 
 def refresh(lane: Lane, values: Sequence[Value]) -> None:
-    """Put what a transaction has written, and what earlier ones of its lane could not put. One thread at a time for each lane."""
-    left = _left[lane]
-    try:
-        _put_all(_announced(lane), [*left.values(), *values])
-        left.clear()
-    except RedisError as error:
-        UNREFRESHED.inc(len(values))
-        log.warning("cache_unrefreshed", values=len(values), error=str(error))
-        left.update({value[0]: value for value in values[: _MOST_LEFT - len(left)]})
+    """Put what a shift of the lane has written: nothing is newer. Raises `RedisError`."""
+    for chunk in _chunks(values):
+        fields = [field for key, value, version in chunk for field in (_entry(key), value, version, 1)]
+        lives = settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS
+        _script("put")([_announced(lane)], [*lives, _EVERYTHING, *fields], redis.cache())
 
 
 def entries(keys: Sequence[str]) -> dict[str, bytes]:
@@ -155,13 +147,6 @@ def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, in
             field for lane, (key, value, version) in zip(lanes, chunk, strict=True) for field in (_entry(key), value, version, lane + 1)
         ]
         _script("put")(announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields], redis.cache())
-
-
-def _put_all(announced: str, values: Sequence[Value]) -> None:
-    """Put values of one lane that its own shift has written: nothing is newer."""
-    for chunk in _chunks(values):
-        fields = [field for key, value, version in chunk for field in (_entry(key), value, version, 1)]
-        _script("put")([announced], [settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS, _EVERYTHING, *fields], redis.cache())
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -105,7 +105,7 @@ def counters(keys: Sequence[str], rows: Rows, source: Source, shard: int) -> lis
 
 
 def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:
-    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is away, on one that lags.
+    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is down, on one that lags.
 
     With `replicas` none of these is waited for longer than half of `database_timeout_seconds`. Without, the primary alone is asked.
     Raises `ShardUnavailable`.

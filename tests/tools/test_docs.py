@@ -35,7 +35,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_modules_of_the_invariants_exist() -> None:
     """The table of docs/architecture.md names modules and tests that are there."""
     table = (ROOT / "docs" / "architecture.md").read_text().partition("## Invariants")[2].partition("## Choices")[0]
-    for module in re.findall(r"`((?:intake|apply|api|replication|sharding|counters)\.[a-z_]+)`", table):
+    for module in re.findall(r"`((?:intake|apply|api|reading|replication|sharding|counters)\.[a-z_]+)`", table):
         room = "" if module.startswith(("replication", "sharding", "counters")) else "counters/"
         assert (ROOT / f"{room}{module.replace('.', '/')}.py").exists(), module
     for test in re.findall(r"`(test_[a-z_]+)(?:\.(test_[a-z_]+))?`", table):
