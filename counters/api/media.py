@@ -19,6 +19,7 @@ T = TypeVar("T")
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
+ARROW = "application/vnd.apache.arrow.stream"
 _ALIASES = {"": JSON, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK, "application/ndjson": NDJSON}
 _AT = re.compile(r"(?P<rule>.*?)(?: - at (?:`key` in )?`\$\.?(?P<field>.*)`)?", re.DOTALL)  # how msgspec says where
 
@@ -72,6 +73,16 @@ def decode(data: bytes, kind: type[T]) -> T:
     return _decode(_json(kind).decode, data)  # type: ignore[no-any-return, arg-type]
 
 
+def decode_lines(data: bytes, kind: type[T], within: str) -> list[T]:
+    """An NDJSON body, one of a type a line; `within` is the field that problems name for all of it. Raises `Problem` 400."""
+    return _decode(_json(kind).decode_lines, data, within)  # type: ignore[no-any-return, arg-type]
+
+
+def decode_msgpack(data: bytes, kind: type[T]) -> T:
+    """A msgpack body of a type. Raises `Problem` 400."""
+    return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
+
+
 @cache
 def _json(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
@@ -94,14 +105,3 @@ def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
         match = _AT.fullmatch(str(error))
         rule, field = match.group("rule", "field") if match else (str(error), None)
         raise invalid(within + field if field else "body", rule) from error
-
-
-def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any) -> T:
-    """A body of a media type: `kind` in JSON or msgpack, or one `line` a line in NDJSON, given to `wrap`. Raises `Problem`."""
-    if name == JSON:
-        return decode(data, kind)
-    if name == MSGPACK:
-        return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
-    if name == NDJSON:
-        return wrap(_decode(_json(line).decode_lines, data, "increments"))  # type: ignore[no-any-return, arg-type]
-    raise unsupported(name, [JSON, NDJSON, MSGPACK])

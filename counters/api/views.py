@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
 from counters import keys
-from counters.api import media, reading, requests, schema, waiting
+from counters.api import bulk, media, reading, requests, schema, waiting
 from counters.api.authentication import Caller
 from counters.api.base import Answer, ApiView, PendingResponse, Response, etag
 from counters.api.problems import Problem, invalid
@@ -23,7 +23,6 @@ from counters.intake import dispatch, idempotency, outcomes, writes
 from counters.intake.idempotency import Claim
 from counters.intake.outcomes import Outcome
 from counters.intake.writes import Accepted, Write
-from counters.operations import fold, in_range
 from counters.reading import reads, write_status
 from counters.write_id import WriteId
 from runtime import event_loop
@@ -136,30 +135,15 @@ class BulkIncrementsView(ApiView):
 
     @schema.bulk
     def post(self, request: Request) -> HttpResponse:
-        """Add to many counters in one request, up to 100,000 increments or 16 MiB. They are folded, and counted exactly once."""
+        """Add to many counters in one request. Its increments are folded, and each is counted exactly once."""
         http = request._request
-        data = media.body(http)
-        bulk = media.decode_as(media.media_type(http), data, requests.Increments, requests.KeyedIncrement, requests.Increments).increments
-        if len(bulk) > settings.TALLY.max_increments:
-            raise media.too_large(f"A request may have {settings.TALLY.max_increments:,} increments at most.")
-        if not bulk:
-            raise invalid("increments", "at least one")
-        folded = fold(bulk)
-        self._check(folded, bulk)
-        return PendingResponse(self._queued(writes.submit(writes.increments(folded, claim_of(request))), len(bulk), len(folded)))
+        body = bulk.decode(media.media_type(http), media.body(http))
+        promise = writes.submit(writes.increments(body.folded, claim_of(request)))
+        return PendingResponse(self._queued(promise, body.count, len(body.folded)))
 
     async def _queued(self, promise: Promise[Accepted], count: int, keys: int) -> Answer:
         accepted = await promise
         return Answer({"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, 202)
-
-    def _check(self, folded: dict[str, int], bulk: list[requests.KeyedIncrement]) -> None:
-        bad = keys.first_invalid(folded)
-        if bad is not None:
-            place = next(index for index, one in enumerate(bulk) if one.key == bad)
-            raise invalid(f"increments[{place}].key", keys.KEY_RULE)
-        if not (in_range(max(folded.values())) and in_range(min(folded.values()))):
-            key = next(key for key, delta in folded.items() if not in_range(delta))
-            raise invalid("increments", f"the deltas of key {key} add up to more than 64 bits")
 
 
 class CounterView(ApiView):

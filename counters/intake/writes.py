@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from threading import Semaphore
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -29,6 +30,10 @@ from runtime.group_commit import GroupCommit, Promise
 from sharding import topology
 from sharding.lanes import Lane
 from sharding.slots import slots_of
+from sharding.topology import Topology
+
+if TYPE_CHECKING:
+    from counters.intake.columns import Columns  # needs pyarrow
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
@@ -55,9 +60,15 @@ class Write:
     accepted: Promise[Accepted] = field(default_factory=Promise)
 
 
-def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
+def increments(folded: dict[str, int] | Columns, claim: Claim | None = None) -> Write:
     """Add to many keys; `folded` has valid keys and 64-bit deltas."""
     in_force = topology.current()
+    segments = _segments(folded, in_force) if isinstance(folded, dict) else folded.segments(in_force)
+    return Write(segments, in_force.version, claim)
+
+
+def _segments(folded: dict[str, int], in_force: Topology) -> dict[Lane, msgspec.Raw]:
+    """As `Columns.segments`."""
     routes = in_force.routes
     keys: list[list[str]] = [[] for _ in in_force.lanes]
     deltas: list[list[int]] = [[] for _ in in_force.lanes]
@@ -66,7 +77,7 @@ def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
         keys[route].append(key)
         deltas[route].append(delta)
     parts = zip(in_force.lanes, keys, deltas, strict=True)
-    return Write({lane: batch.encode_segment(Increments(some, sums)) for lane, some, sums in parts if some}, in_force.version, claim)
+    return {lane: batch.encode_segment(Increments(some, sums)) for lane, some, sums in parts if some}
 
 
 def step(operation: Step, claim: Claim | None = None) -> Write:
