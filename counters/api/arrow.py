@@ -153,7 +153,7 @@ def _grouped(keys: Any, deltas: Any) -> Columns:
         return _sums(keys, deltas)
     by_index = _sums(keys.indices, deltas)
     texts = keys.dictionary.take(by_index.keys)
-    if pc.count_distinct(texts).as_py() < len(texts):  # a dictionary may have an entry twice
+    if len(texts.unique()) < len(texts):  # a dictionary may have an entry twice
         return _sums(texts, by_index.deltas)
     return Columns(texts.cast(pa.string()), by_index.deltas)
 
