@@ -160,7 +160,26 @@ def _memory(axes: Axes, samples: Sequence[Found]) -> None:
         axes.legend(frameon=False, fontsize=8, ncols=2)
 
 
+def _bulk(figures: Sequence[Found], _curves: Found) -> Canvas:
+    """A bar for each format, and one for each peer."""
+    peers = {one["peer"]: one for one in figures}
+    rows = [(one["name"].split(", beside")[0], one["value"], TALLY) for one in figures if one["peer"] == figures[0]["peer"]]
+    rows += [(name, one["peer_value"], PEER) for name, one in peers.items()]
+    canvas, (axes,) = _canvas("Bulk: increments a second until they are on the replicas", 1, 1.3 + 0.36 * len(rows))
+    for place, (_, value, colour) in enumerate(rows):
+        axes.barh(place, value, color=colour, height=0.62)
+        axes.text(value, place, f"  {number(value)}", va="center")
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK, fontsize=8)
+    axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlim(0, 1.25 * max(value for _, value, _ in rows))
+    axes.xaxis.set_major_formatter(lambda value, _place: number(value))
+    axes.tick_params(length=0)
+    return canvas
+
+
 PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
+    "bulk": _bulk,
     "reads": _reads,
     "convergence": _convergence,
     "reduction": _reduction,

@@ -119,6 +119,7 @@ class BadBatch(ValueError):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_INCREMENTS = b"\x93" + _encoder.encode("i")  # an array of three: the tag of `Increments`, keys, deltas
 _decoder = msgspec.msgpack.Decoder(Batch)
 _elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _tokens = msgspec.msgpack.Decoder(list[Token])
@@ -127,6 +128,16 @@ _tokens = msgspec.msgpack.Decoder(list[Token])
 def encode_segment(operation: Operation) -> msgspec.Raw:
     """One write's operation on one shard."""
     return msgspec.Raw(_encoder.encode(operation))
+
+
+def encode_columns(count: int, keys: bytes | memoryview, deltas: list[int]) -> msgspec.Raw:
+    """`encode_segment` of increments whose keys are encoded already: `keys` are so many msgpack strings, one behind the other."""
+    return msgspec.Raw(b"".join((_INCREMENTS, _array_header(count), keys, _encoder.encode(deltas))))
+
+
+def _array_header(count: int) -> bytes:
+    """What msgpack puts before an array of so many elements."""
+    return b"\xdd" + count.to_bytes(4, "big")
 
 
 def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token], reply_to: str | None) -> bytes:

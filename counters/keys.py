@@ -29,8 +29,12 @@ def is_prefix(text: str) -> bool:
 def first_invalid(keys: Collection[str]) -> str | None:
     """The first that is not a valid key. That all are valid, the usual case, is seen by looking at their characters at once."""
     lengths = set(map(len, keys))
-    strange = "".join(keys).encode(errors="surrogatepass").translate(None, _CHARACTERS)
-    in_bounds = min(lengths, default=1) >= 1 and max(lengths, default=1) <= MAX_LENGTH
-    if not strange and in_bounds and not any(word in keys for word in RESERVED):
+    known = are_keys("".join(keys).encode(errors="surrogatepass"), min(lengths, default=1), max(lengths, default=1))
+    if known and not any(word in keys for word in RESERVED):
         return None
     return next((key for key in keys if not is_key(key)), None)
+
+
+def are_keys(content: bytes, shortest: int, longest: int) -> bool:
+    """Whether texts are valid keys: `content` is all of them joined; lengths are of the shortest and the longest."""
+    return shortest >= 1 and longest <= MAX_LENGTH and not content.translate(None, _CHARACTERS)

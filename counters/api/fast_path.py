@@ -18,7 +18,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from counters import keys
-from counters.api import answers, media, problems, requests, waiting
+from counters.api import answers, bulk, media, problems, requests, waiting
 from counters.api.answers import Answer
 from counters.api.authentication import Caller, known_caller
 from counters.api.problems import Problem
@@ -200,8 +200,8 @@ class FastPath:
 
 def _decoded(media_type: str, body: bytes) -> tuple[writes.Write, int, int]:
     """A bulk write, and how many increments it has, of how many keys. Raises `Problem`."""
-    folded, count = media.increments(media_type, body)
-    return writes.increments(folded), count, len(folded)
+    decoded = bulk.decode(media_type, body)
+    return writes.increments(decoded.folded), decoded.count, len(decoded.folded)
 
 
 def _seconds(query: bytes) -> float:

@@ -12,16 +12,14 @@ from django.conf import settings
 from django.http import HttpRequest
 from rest_framework import renderers
 
-from counters import keys
-from counters.api import requests
 from counters.api.problems import Problem, invalid, shortened
-from counters.operations import fold, in_range
 
 T = TypeVar("T")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
+ARROW = "application/vnd.apache.arrow.stream"
 _ALIASES = {"": JSON, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK, "application/ndjson": NDJSON}
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<field>[^`]*)`\Z")  # how msgspec says where
 
@@ -82,6 +80,16 @@ def decode(data: bytes, kind: type[T]) -> T:
     return _decode(_json(kind).decode, data)  # type: ignore[no-any-return, arg-type]
 
 
+def decode_lines(data: bytes, kind: type[T], within: str) -> list[T]:
+    """An NDJSON body, one of a type a line; `within` is the field that problems name for all of it. Raises `Problem` 400."""
+    return _decode(_json(kind).decode_lines, data, within)  # type: ignore[no-any-return, arg-type]
+
+
+def decode_msgpack(data: bytes, kind: type[T]) -> T:
+    """A msgpack body of a type. Raises `Problem` 400."""
+    return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
+
+
 @cache
 def _json(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
@@ -107,17 +115,6 @@ def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
         raise invalid(within + field if field else "body", rule) from error
 
 
-def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any) -> T:
-    """A body of a media type: `kind` in JSON or msgpack, or one `line` a line in NDJSON, given to `wrap`. Raises `Problem`."""
-    if name == JSON:
-        return decode(data, kind)
-    if name == MSGPACK:
-        return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
-    if name == NDJSON:
-        return wrap(_decode(_json(line).decode_lines, data, "increments"))  # type: ignore[no-any-return, arg-type]
-    raise unsupported(name, [JSON, NDJSON, MSGPACK])
-
-
 def if_version(text: str | None) -> int | None:
     """The version in an If-Match header, None if there is none. Raises `Problem` 400."""
     if text is None:
@@ -126,21 +123,3 @@ def if_version(text: str | None) -> int | None:
     if len(text) < 3 or text[0] != '"' or text[-1] != '"' or not (version.isascii() and version.isdigit() and len(version) < 20):
         raise invalid("If-Match", 'a version in quotes, as in the ETag: "1234567890123456"')
     return int(version)
-
-
-def increments(name: str, data: bytes) -> tuple[dict[str, int], int]:
-    """A bulk body of a media type: its increments folded by key, and how many there were. Raises `Problem` 400, 413, 415."""
-    bulk = decode_as(name, data, requests.Increments, requests.KeyedIncrement, requests.Increments).increments
-    if len(bulk) > settings.TALLY.max_increments:
-        raise too_large(f"A request may have {settings.TALLY.max_increments:,} increments at most.")
-    if not bulk:
-        raise invalid("increments", "at least one")
-    folded = fold(bulk)
-    bad = keys.first_invalid(folded)
-    if bad is not None:
-        place = next(index for index, one in enumerate(bulk) if one.key == bad)
-        raise invalid(f"increments[{place}].key", keys.KEY_RULE)
-    if not (in_range(max(folded.values())) and in_range(min(folded.values()))):
-        key = next(key for key, delta in folded.items() if not in_range(delta))
-        raise invalid("increments", f"the deltas of key {key} add up to more than 64 bits")
-    return folded, len(bulk)

@@ -32,6 +32,13 @@ class Increments(msgspec.Struct, forbid_unknown_fields=True):
     increments: list[KeyedIncrement]
 
 
+class IncrementColumns(msgspec.Struct, forbid_unknown_fields=True):
+    """Add to many counters: `deltas[i]` to `keys[i]`. A key may come more than once."""
+
+    keys: list[str]
+    deltas: list[Int64]
+
+
 class Set(msgspec.Struct, forbid_unknown_fields=True):
     """Give a counter a value."""
 

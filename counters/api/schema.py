@@ -12,7 +12,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from counters.api import requests
 from counters.api.authentication import scope_of
-from counters.api.media import JSON, MSGPACK, NDJSON
+from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
 from counters.api.problems import MEDIA_TYPE
 from counters.keys import KEY_PATTERN, KEY_RULE, RESERVED
 from counters.write_id import WRITE_ID_PATTERN
@@ -21,6 +21,7 @@ _TYPES = [
     requests.Increment,
     requests.KeyedIncrement,
     requests.Increments,
+    requests.IncrementColumns,
     requests.Set,
     requests.Queued,
     requests.Applied,
@@ -40,7 +41,11 @@ _DAYS = f"{_TALLY.retention_days} days"
 _KEY_TYPE = {"type": "string", "pattern": f"^{KEY_PATTERN}$", "not": {"enum": sorted(RESERVED)}}
 _, COMPONENTS = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
 COMPONENTS["KeyedIncrement"]["properties"]["key"] |= {**_KEY_TYPE, "description": KEY_RULE}
-COMPONENTS["Increments"]["properties"]["increments"] |= {"minItems": 1, "maxItems": _TALLY.max_increments}
+_COUNT = {"minItems": 1, "maxItems": _TALLY.max_increments}
+COMPONENTS["Increments"]["properties"]["increments"] |= _COUNT
+_COLUMNS = COMPONENTS["IncrementColumns"]["properties"]
+_COLUMNS["keys"] |= _COUNT | {"items": COMPONENTS["KeyedIncrement"]["properties"]["key"]}
+_COLUMNS["deltas"] |= _COUNT | {"description": "As many as keys."}
 
 _PROBLEMS = {
     400: "A field breaks a rule; `errors` names both.",
@@ -165,18 +170,35 @@ increment = extend_schema(
         *(403, 409, 413, 415, 422),
     ),
 )
+_BULK = {"oneOf": [reference(requests.Increments), reference(requests.IncrementColumns)]}
+_ARROW = (
+    "An Arrow IPC stream with two columns: `key` (string, large_string, string_view, or a dictionary of string or "
+    "large_string) and `delta` (any integer type), neither with nulls. 415 if the server lacks its extra `arrow`."
+)
 bulk = extend_schema(
     operation_id="increment_many",
+    description=(
+        f"Add to many counters in one request, up to {settings.TALLY.max_increments:,} increments or "
+        f"{settings.TALLY.max_body_bytes:,} bytes. They are folded, and each is counted exactly once."
+    ),
     tags=["writes"],
-    description=f"Add to many counters in one request, up to {_TALLY.max_increments:,} increments and "
-    f"{_TALLY.max_body_bytes:,} bytes. They are folded, and counted exactly once.",
     parameters=[_IDEMPOTENCY],
     request={
-        JSON: reference(requests.Increments),
+        JSON: _BULK,
         NDJSON: COMPONENTS["Increments"]["properties"]["increments"] | {"description": "One a line."},
-        MSGPACK: reference(requests.Increments),
+        MSGPACK: _BULK,
+        ARROW: COMPONENTS["IncrementColumns"]
+        | {
+            "title": "Arrow stream",
+            "description": _ARROW,
+            "properties": {"key": _COLUMNS["keys"], "delta": _COLUMNS["deltas"]},
+            "required": ["key", "delta"],
+        },
     },
-    examples=[OpenApiExample("two", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True)],
+    examples=[
+        OpenApiExample("rows", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True),
+        OpenApiExample("columns", {"keys": ["a", "b"], "deltas": [1, -2]}, request_only=True),
+    ],
     responses=answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)),
 )
 get = extend_schema(

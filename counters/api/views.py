@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
 from counters import keys, service
-from counters.api import answers, media, reading, requests, schema, waiting
+from counters.api import answers, bulk, media, reading, requests, schema, waiting
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import invalid
@@ -70,12 +70,12 @@ class BulkIncrementsView(ApiView):
 
     @schema.bulk
     def post(self, request: Request) -> HttpResponse:
-        """Add to many counters in one request. They are folded, and counted exactly once."""
+        """Add to many counters in one request. Its increments are folded, and each is counted exactly once."""
         refuse_condition(request)
         http = request._request
-        folded, count = media.increments(media.media_type(http), media.body(http))
-        accepted = service.current().submit(writes.increments(folded, claim_of(request)))
-        return Response(*answers.bulk(accepted, count, len(folded)))
+        body = bulk.decode(media.media_type(http), media.body(http))
+        accepted = service.current().submit(writes.increments(body.folded, claim_of(request)))
+        return Response(*answers.bulk(accepted, body.count, len(body.folded)))
 
 
 class CounterView(ApiView):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,10 @@ from counters.write_id import WriteId
 from sharding import topology
 from sharding.lanes import Lane
 from sharding.slots import slots_of
+from sharding.topology import Topology
+
+if TYPE_CHECKING:
+    from counters.intake.columns import Columns  # needs pyarrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,15 @@ class Write:
     outcome: Future[Outcome] | None = None  # set where somebody waits for the result
 
 
-def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
+def increments(folded: dict[str, int] | Columns, claim: Claim | None = None) -> Write:
     """Add to many keys; `folded` has valid keys and 64-bit deltas."""
     in_force = topology.current()
+    segments = _segments(folded, in_force) if isinstance(folded, dict) else folded.segments(in_force)
+    return Write(segments, in_force.version, claim)
+
+
+def _segments(folded: dict[str, int], in_force: Topology) -> dict[Lane, msgspec.Raw]:
+    """As `Columns.segments`."""
     routes = in_force.routes
     keys: list[list[str]] = [[] for _ in in_force.lanes]
     deltas: list[list[int]] = [[] for _ in in_force.lanes]
@@ -46,7 +57,7 @@ def increments(folded: dict[str, int], claim: Claim | None = None) -> Write:
         keys[route].append(key)
         deltas[route].append(delta)
     parts = zip(in_force.lanes, keys, deltas, strict=True)
-    return Write({lane: batch.encode_segment(Increments(some, sums)) for lane, some, sums in parts if some}, in_force.version, claim)
+    return {lane: batch.encode_segment(Increments(some, sums)) for lane, some, sums in parts if some}
 
 
 def step(operation: Step, claim: Claim | None = None) -> Write:

@@ -1,1 +1,1 @@
-"""What the contract test gives to schemathesis: its settings, and how to write two media types."""
+"""What the contract test gives to schemathesis: its settings, and how to write media types other than JSON."""
