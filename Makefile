@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test demo chaos bench lint types format lock install clean
+.PHONY: run test check smoke demo chaos bench lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
 
 test: install  ## all tests, against a cluster of their own
 	$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## style, types, unit tests and a few of each kind on a cluster that is kept in .cluster-test: under a minute
+	$(MAKE) --no-print-directory -j2 lint smoke
+
+smoke: install
+	$(BIN)/python -m tests.support.kept .cluster-test
+	TALLY_TEST_CLUSTER=.cluster-test $(BIN)/python -m pytest -q -m smoke $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
