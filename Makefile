@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
 
-test: install  ## all tests, against a cluster of their own
-	$(BIN)/python -m pytest $(ARGS)
+test: install  ## all tests, against clusters of their own; ARGS="tests/unit -k fold" for some of them
+	$(BIN)/python -m tests.support.everything $(ARGS)
 
 check: install  ## style, types, unit tests and a few of each kind on a cluster that is kept in .cluster-test: under a minute
 	$(MAKE) --no-print-directory -j2 lint smoke
