@@ -7,13 +7,20 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 
-.PHONY: run test demo chaos bench lint types format lock install clean
+.PHONY: run test check smoke demo chaos bench lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
 
-test: install  ## all tests, against a cluster of their own
-	$(BIN)/python -m pytest $(ARGS)
+test: install  ## all tests, against clusters of their own; ARGS="tests/unit -k fold" for some of them
+	$(BIN)/python -m tests.support.everything $(ARGS)
+
+check: install  ## style, types, unit tests and a few of each kind on a cluster that is kept in .cluster-test: under a minute
+	$(MAKE) --no-print-directory -j2 lint smoke
+
+smoke: install
+	$(BIN)/python -m tests.support.kept .cluster-test
+	TALLY_TEST_CLUSTER=.cluster-test $(BIN)/python -m pytest -q -m smoke $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

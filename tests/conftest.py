@@ -12,12 +12,16 @@ from uuid import uuid4
 import httpx
 import pytest
 from django.db import close_old_connections
+from hypothesis import HealthCheck, settings
 
 from tests.support.browser import Browser
 from tests.support.cluster import Cluster
 from tests.support.cluster_plugin import directory, wait_until_started
 from tests.support.commands import MANAGE, ROOT, clean
 
+# How long an example takes says something about the machine and what else it does, nothing about the code.
+settings.register_profile("tally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tally")
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import pytest
 from django.contrib.auth.models import User
 
 from counters.models import ApiKey
@@ -60,6 +61,7 @@ def test_searches(root: Browser, key: str) -> None:
     assert "This is not a key" in said(root.get(address_of("a b")))
 
 
+@pytest.mark.smoke
 def test_set_add_and_reset_go_through_the_queue(root: Browser, client: httpx.Client, key: str) -> None:
     address = address_of(key)
     assert "never written" in root.get(address).text
@@ -152,6 +154,7 @@ def test_api_keys_are_shown_once_scoped_and_revoked(root: Browser, cluster: Clus
     assert "This field is required" in root.submit(f"{listing}add/", name=name).text
 
 
+@pytest.mark.smoke
 def test_log_in(cluster: Cluster, browse: Callable[..., Browser]) -> None:
     user = User.objects.create_user(f"u{uuid4().hex}", password="a-long-Password-7", is_staff=True)
     try:

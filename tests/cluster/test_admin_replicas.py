@@ -25,6 +25,7 @@ def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
         yield
 
 
+@pytest.mark.smoke
 def test_servers_are_shown(root: Browser, client: httpx.Client) -> None:
     page = root.get(REPLICAS, params={"shard": SHARD})
     assert field(page, "node") == [one["node"] for one in replicas_of(client)]

@@ -93,15 +93,17 @@ def test_a_bad_batch_is_set_aside_and_the_lane_goes_on(cluster: Cluster, client:
     for id, data in bad.items():
         append_bytes(lane, id, data)
         dispatch.send(lane)
-    client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}).raise_for_status()
-    assert value_of(client, key) == 2
-    kept = SetAsideBatches(lane).all()
-    assert bad.keys() <= kept.keys()
-    assert "format" in kept[list(bad)[1]].reason
-    shown = json.loads(cluster.manage("journal", "--json").stdout)[lane.shard]["set_aside"]
-    assert {(one["lane"], one["id"]) for one in shown} >= {(str(lane), id.hex) for id in bad}
-    for id in bad:
-        assert cluster.command("journal", "--discard", id.hex) == f"forgotten: {id.hex}"
+    try:
+        client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}).raise_for_status()
+        assert value_of(client, key) == 2
+        kept = SetAsideBatches(lane).all()
+        assert bad.keys() <= kept.keys()
+        assert "format" in kept[list(bad)[1]].reason
+        shown = json.loads(cluster.manage("journal", "--json").stdout)[lane.shard]["set_aside"]
+        assert {(one["lane"], one["id"]) for one in shown} >= {(str(lane), id.hex) for id in bad}
+    finally:
+        said = [cluster.command("journal", "--discard", id.hex) for id in bad]
+    assert said == [f"forgotten: {id.hex}" for id in bad]
     assert not bad.keys() & SetAsideBatches(lane).all().keys()
 
 
@@ -110,10 +112,12 @@ def test_a_batch_that_was_set_aside_can_be_retried(cluster: Cluster, client: htt
     workers = [psutil.Process(one["pid"]) for one in cluster.processes("worker", lane.shard)]
     for worker in workers:
         worker.suspend()
-    id, position = put_in_journal(lane, Increments([key], [9]))
-    SetAsideBatches(lane).add(Entry(id, position), "by a test")
-    for worker in workers:
-        worker.resume()
+    try:
+        id, position = put_in_journal(lane, Increments([key], [9]))
+        SetAsideBatches(lane).add(Entry(id, position), "by a test")
+    finally:
+        for worker in workers:
+            worker.resume()
     answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30}).json()
     assert answer["value"] == 1
     assert "back in the journal" in cluster.command("journal", "--retry", id.hex)

@@ -17,6 +17,7 @@ from sharding.slots import slot_of
 from tests.support.cluster import Cluster, eventually, wait_applied
 
 
+@pytest.mark.smoke
 def test_sources(client: httpx.Client, key: str) -> None:
     wait_applied(client, key, 4)
     assert client.get(f"/v1/counters/{key}").json()["source"] == "cache"
@@ -31,6 +32,7 @@ def test_sources(client: httpx.Client, key: str) -> None:
     assert client.get(f"/v1/counters/{key}").json()["source"] == "cache"
 
 
+@pytest.mark.smoke
 def test_multi_get_keeps_the_order(client: httpx.Client, key: str) -> None:
     keys = [f"{key}:{n}" for n in range(30)]
     client.post("/v1/increments", json={"increments": [{"key": one, "delta": n} for n, one in enumerate(keys)]}).raise_for_status()
@@ -136,12 +138,14 @@ def test_versions_seen_by_readers_never_go_back(cluster: Cluster, client: httpx.
         assert versions == sorted(versions)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/schema", "/v1/docs"])
 def test_open_pages(cluster: Cluster, path: str) -> None:
     with cluster.client("") as anonymous:
         assert anonymous.get(path).status_code == 200
 
 
+@pytest.mark.smoke
 def test_health_names_every_component(client: httpx.Client) -> None:
     health = client.get("/health").json()
     names = {one["name"] for one in health["components"]}

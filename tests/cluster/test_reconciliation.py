@@ -132,30 +132,31 @@ def test_a_busy_shard_compares_equal_each_time(cluster: Cluster, client: httpx.C
 def test_a_replica_that_differs_is_found_named_and_mended(cluster: Cluster, client: httpx.Client, counter: str) -> None:
     shard, replica = shard_of(counter), Replica(cluster, shard_of(counter))
     _, version = cache.get_many([counter])[counter]
-    replica.rewrite(counter, 8)
+    try:
+        replica.rewrite(counter, 8)
+        found = digest_of(client, shard)
+        assert found["equal"] is False
+        (one,) = found["replicas"]
+        assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 1)
+        assert one["differences"] == [
+            {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
+        ]
+        assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 1
+        difference = Difference(counter, (7, version), (8, version))
+        assert digests.latest(shard)[replica.name].differences == (difference,)
 
-    found = digest_of(client, shard)
-    assert found["equal"] is False
-    (one,) = found["replicas"]
-    assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 1)
-    assert one["differences"] == [
-        {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
-    ]
-    assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 1
-    difference = Difference(counter, (7, version), (8, version))
-    assert digests.latest(shard)[replica.name].differences == (difference,)
+        # In the same lane a write may put a good page in the place of the damaged one.
+        with writes_in_another_lane(client, counter) as running:
+            for _ in range(3):
+                running.goes_on(20)
+                assert [one.differences for one in compare(shard).comparisons] == [(difference,)]
 
-    with writes_in_another_lane(client, counter) as running:  # in the same one a write may put a good page in the place of the damaged one
-        for _ in range(3):
-            running.goes_on(20)
-            assert [one.differences for one in compare(shard).comparisons] == [(difference,)]
-
-    told = cluster.manage("reconcile", "--shard", str(shard), check=False)
-    assert told.returncode == 1
-    assert counter in told.stdout
-    assert "reinitialise" in told.stdout
-
-    replica.reinitialise()
+        told = cluster.manage("reconcile", "--shard", str(shard), check=False)
+        assert told.returncode == 1
+        assert counter in told.stdout
+        assert "reinitialise" in told.stdout
+    finally:
+        replica.reinitialise()
     assert digest_of(client, shard)["equal"] is True
     assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 0
     assert cluster.manage("reconcile", "--shard", str(shard)).returncode == 0
@@ -215,8 +216,10 @@ def paused(replica: Replica) -> Iterator[Callable[[], object]]:
     postmaster = psutil.Process(int((replica.data / "postmaster.pid").read_text().split()[0]))
     (startup,) = (child for child in postmaster.children() if "startup" in " ".join(child.cmdline()))
     startup.suspend()
-    yield startup.resume
-    startup.resume()
+    try:
+        yield startup.resume
+    finally:
+        startup.resume()
 
 
 def test_a_replica_that_does_not_come_along_is_not_called_different(

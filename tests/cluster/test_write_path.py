@@ -44,6 +44,7 @@ def settled(client: httpx.Client, write: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.smoke
 def test_increment_is_queued_then_applied(client: httpx.Client, key: str) -> None:
     answer = increment(client, key, 5)
     assert answer.status_code == 202
@@ -55,6 +56,7 @@ def test_increment_is_queued_then_applied(client: httpx.Client, key: str) -> Non
     assert value_of(client, key) == 5
 
 
+@pytest.mark.smoke
 def test_unwritten_counter_reads_as_zero(client: httpx.Client, key: str) -> None:
     answer = client.get(f"/v1/counters/{key}")
     assert answer.status_code == 200
@@ -73,6 +75,7 @@ def test_waited_increments_of_one_key_are_each_a_step(cluster: Cluster, client: 
     assert versions == sorted(set(versions))
 
 
+@pytest.mark.smoke
 def test_waited_read_follows(client: httpx.Client, key: str) -> None:
     """What an applied answer says, the next read says too, also from the cache."""
     for expected in range(1, 20):
@@ -81,6 +84,7 @@ def test_waited_read_follows(client: httpx.Client, key: str) -> None:
         assert (read["value"], read["version"]) == (expected, answer["version"])
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("media", ["json", "ndjson", "msgpack"])
 def test_bulk(client: httpx.Client, key: str, media: str) -> None:
     deltas = [(f"{key}:{n % 7}", n) for n in range(-50, 150)]
@@ -101,6 +105,7 @@ def test_bulk(client: httpx.Client, key: str, media: str) -> None:
     assert {one: value_of(client, one) for one in expected} == dict(expected)
 
 
+@pytest.mark.smoke
 def test_set_reset_and_versions(client: httpx.Client, key: str) -> None:
     first = client.put(f"/v1/counters/{key}", json={"value": -7})
     assert first.status_code == 200
@@ -112,6 +117,7 @@ def test_set_reset_and_versions(client: httpx.Client, key: str) -> None:
     assert value_of(client, key) == 0
 
 
+@pytest.mark.smoke
 def test_compare_and_set(client: httpx.Client, key: str) -> None:
     created = client.put(f"/v1/counters/{key}", json={"value": 1}, headers={"If-Match": '"0"'})
     assert created.status_code == 200
@@ -149,6 +155,7 @@ def test_set_voids_what_was_accepted_before(client: httpx.Client, key: str) -> N
     assert eventually(lambda: value_of(client, key) == 2)
 
 
+@pytest.mark.smoke
 def test_idempotency_key(client: httpx.Client, key: str) -> None:
     token = uuid4().hex
     answers = [increment(client, key, 3, Idempotency_Key=token) for _ in range(3)]
@@ -205,6 +212,7 @@ def test_idempotency_key_that_left_redis_is_found_in_its_shard(cluster: Cluster,
     assert value_of(client, key) == 3
 
 
+@pytest.mark.smoke
 def test_overflow_is_rejected_alone(client: httpx.Client, key: str) -> None:
     """Increments that fit are counted, those that do not say so, whoever shares their batch."""
     other = f"{key}:other"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,8 +22,10 @@ from kombu.exceptions import OperationalError
 
 from tests.support.brokers import BROKERS, Broker, RabbitMQ
 from tests.support.cluster import Cluster, eventually, value_of
-from tests.support.commands import MANAGE, ROOT, clean
+from tests.support.commands import up
 from tests.support.load import assert_exact, load
+
+pytestmark = pytest.mark.own_cluster
 
 IMPATIENT = {"TALLY_OVERDUE_SECONDS": "1", "TALLY_RELAY_INTERVAL_SECONDS": "1"}
 
@@ -83,15 +84,9 @@ def subject(
         stack.callback(broker.kill)
         broker.launch()  # both take a while
         stack.callback(put_away, directory)
-        up(directory, "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--broker", broker.url)
+        up(directory, "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--broker", broker.url, **IMPATIENT)
         broker.wait()
         yield Subject(Cluster(directory), broker)
-
-
-def up(directory: Path, *options: str) -> None:
-    env = {**clean(), **IMPATIENT}
-    command = [*MANAGE, "cluster", "up", "--dir", str(directory), "--detach", *options]
-    subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture

@@ -20,16 +20,12 @@ from redis import Redis
 from benchmarks.chaos.subject import Subject
 from benchmarks.quorum.report import Sweep
 from tests.support.cluster import Cluster, eventually, value_of
-from tests.support.commands import MANAGE, ROOT, clean
+from tests.support.commands import MANAGE, ROOT, clean, up
+
+pytestmark = pytest.mark.own_cluster
 
 FOLLOWERS = 2
 DELAYS = (60, 120)  # ms
-
-
-def up(directory: Path, *options: str) -> None:
-    command = [*MANAGE, "cluster", "up", "--dir", str(directory), "--detach", *options]
-    done = subprocess.run(command, cwd=ROOT, env=clean(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def manage(directory: Path, *args: str) -> str:

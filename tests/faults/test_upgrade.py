@@ -17,6 +17,8 @@ from redis import Redis
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import ROOT, clean
 
+pytestmark = pytest.mark.own_cluster
+
 BEFORE = "fc42c69"  # the last commit with one journal a shard
 
 

@@ -57,8 +57,8 @@ class Replica:
     def rewrite(self, key: str, value: int) -> None:
         """Give a counter another value, same version, in the replica's files alone."""
         old, version, path, page, line = self._place(key)
-        self._stop()
         try:
+            self._stop()
             self._checksums("disable")
             file = self.data / path
             content = bytearray(file.read_bytes())
