@@ -5,27 +5,21 @@ Reserved keys, bounded documents, what is recorded of a batch, and what the sche
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
-from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from cluster import configs
 from cluster.layout import Directory, Layout, port_names
-from cluster.programs import INSTALL
 from cluster.state import State
-from counters.api import media, problems, requests, schema
+from counters.api import media, problems, requests
 from counters.apply.plan import Placed, Planning
 from counters.apply.transaction import _writes_of
 from counters.batch import FORMAT, Batch, Increments, Step
 from counters.keys import RESERVED, first_invalid, is_key, is_prefix
 from counters.models import check_name
-from tests.support.commands import ROOT
 
 MAX = 2**63 - 1
 ID = b"0123456789abcdef"
@@ -119,51 +113,3 @@ def test_nginx_limits_headers_where_it_can(tmp_path: Path) -> None:
     layout = Layout(ports=dict.fromkeys((*port_names(Layout()), "nginx"), 25000))
     assert "max_headers 90;" in configs.nginx(layout, Directory(tmp_path), as_root=False)
     assert "max_headers" not in configs.nginx(layout, Directory(tmp_path), as_root=False, counts_headers=False)
-
-
-def test_the_requirements_that_a_message_names_are_there() -> None:
-    name = INSTALL.partition("-r ")[2].partition("`")[0]
-    assert (ROOT / name).is_file()
-
-
-def test_limits_of_the_schema_are_those_of_the_settings() -> None:
-    """Made in a process of its own, with settings that no default has."""
-    program = (
-        "import django, msgspec; django.setup();"
-        "from drf_spectacular.generators import SchemaGenerator;"
-        "print(msgspec.json.encode(SchemaGenerator().get_schema(public=True)).decode())"
-    )
-    changed = {
-        "TALLY_MAX_WAIT_SECONDS": "7.5",
-        "TALLY_MAX_INCREMENTS": "1234",
-        "TALLY_MAX_KEYS": "56",
-        "TALLY_MAX_BODY_BYTES": "7654321",
-        "TALLY_RETENTION_DAYS": "11",
-    }
-    environment = {"DJANGO_SETTINGS_MODULE": "counter_project.settings", **os.environ, **changed}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    document = msgspec.json.decode(done.stdout)
-    text = done.stdout
-    assert document["components"]["schemas"]["Increments"]["properties"]["increments"]["maxItems"] == 1234
-    parameters = {
-        (path, method, one["name"]): one["schema"]
-        for path, calls in document["paths"].items()
-        for method, call in calls.items()
-        for one in call.get("parameters", ())
-    }
-    waits = [schema for (_, _, name), schema in parameters.items() if name == "wait"]
-    assert len(waits) == 4
-    assert {schema["maximum"] for schema in waits} == {7.5}
-    assert parameters["/v1/counters", "get", "key"]["maxItems"] == 56
-    limit = parameters["/v1/counters", "get", "limit"]
-    assert (limit["maximum"], limit["default"]) == (56, 56)
-    assert "7,654,321 bytes" in text
-    assert "1,234 increments" in text
-    assert "11 days" in text
-    for old in ("100,000", "100000", "16 MiB", "16,777,216", "seven days", "7 days"):
-        assert old not in text, old
-
-
-def test_the_schema_says_which_keys_are_reserved() -> None:
-    assert schema._KEY.type["not"] == {"enum": sorted(RESERVED)}  # type: ignore[index]
-    assert settings.TALLY.max_increments == schema.COMPONENTS["Increments"]["properties"]["increments"]["maxItems"]

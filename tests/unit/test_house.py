@@ -123,10 +123,7 @@ def test_no_module_is_imported_while_it_is_imported() -> None:
     assert_no_circle({module: {one.module for one in imports(module) if one.at_once and one.module in modules()} for module in modules()})
 
 
-NOT_YET = pytest.mark.xfail(reason="it imports counters.intake.outcomes, which does I/O", strict=True)
-
-
-@pytest.mark.parametrize("module", [pytest.param(one, marks=NOT_YET if one == "counters.apply.plan" else ()) for one in pure_modules()])
+@pytest.mark.parametrize("module", pure_modules())
 def test_what_is_called_pure_comes_to_nothing_impure(module: str) -> None:
     """Through all that it imports, and the packages that those are in."""
     ways: list[tuple[str, ...]] = [(module,)]
