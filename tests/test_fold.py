@@ -44,10 +44,12 @@ class Reference:
     rows: dict[str, Row] = field(default_factory=dict)
     summed: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
+    among: int = 1  # operations of the write at hand
 
     def apply(self, batches: Sequence[Placed]) -> None:
         for position, batch in batches:
             for index, operation in batch.segments:
+                self.among = len(operation.keys) if isinstance(operation, Increments) else 1
                 if isinstance(operation, Increments):
                     for key, delta in zip(operation.keys, operation.deltas, strict=True):
                         self._increment(batch, position, index, key, delta, waited=False)
@@ -82,7 +84,7 @@ class Reference:
 
     def _say(self, batch: Batch, index: int, key: str, row: Row, reason: str | None = None) -> None:
         status: Literal["applied", "rejected"] = "rejected" if reason else "applied"
-        self.outcomes.append(Outcome(batch.id, index, key, status, row.value, row.version, reason))
+        self.outcomes.append(Outcome(batch.id, index, key, status, row.value, row.version, reason, self.among))
 
 
 @dataclass
