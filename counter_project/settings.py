@@ -109,9 +109,9 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tally",
     "DESCRIPTION": "A counting service. A write answered with 202 is counted exactly once, whatever dies "
-    "afterwards.\n\nEvery error is a problem document (RFC 9457). Beside what each call lists, any call may be answered "
-    "with 405 (another method), 408 (the request came too slowly), 414 or 431 (its line or its headers are too long) or "
-    "500 (a bug, which was logged). "
+    "afterwards.\n\nEvery error is a problem document (RFC 9457). Beside what each call lists, any call may be "
+    "answered with 405 (another method), 408 (the request came too slowly), 414 or 431 (its line or its headers are "
+    "too long) or 500 (a bug, which was logged). "
     "`OPTIONS` answers 204 with `Allow`, and needs no key.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",

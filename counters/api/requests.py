@@ -58,7 +58,7 @@ class Queued(msgspec.Struct):
 class Applied(msgspec.Struct):
     """An increment that has been counted; `value` is what it made of the counter.
 
-    `value` and `version` are null for a repeat of an increment that was first sent without `wait`: its result is not kept.
+    `value` and `version` are null for a repeat of an increment that was first sent without `wait`: no result was kept.
     """
 
     id: str

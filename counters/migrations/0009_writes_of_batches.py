@@ -1,7 +1,7 @@
-"""Which writes a batch has in its lane, and of how many operations a rejected one was. Run in every shard; no row is rewritten.
+"""Which writes a batch has in its lane, and of how many operations a rejected one was. Run in every shard.
 
-So an id with a number that was never handed out is unknown, and a bulk write is rejected only if all of it was. Rows from before do not
-tell: there every number counts as handed out, and one rejected operation as the whole write.
+So an id with a number that was never handed out is unknown, and a bulk write is rejected only if all of it was. Rows from
+before do not tell: there every number counts as handed out, and one rejected operation as its whole lane.
 """
 
 from django.db import migrations
