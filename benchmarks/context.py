@@ -27,7 +27,19 @@ from benchmarks.load.wire import Load, Result
 Address = tuple[str, int]
 WARM_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0  # for what was accepted to be on the replicas
-ROLES = ("nginx", "api", "redis-journal", "redis-cache", "worker", "spill-worker", "beat", "flower", "postgres", "patroni", "etcd")
+ROLES = (
+    "nginx",
+    "api",
+    "redis-journal",
+    "redis-cache",
+    "worker",
+    "spill-worker",
+    "beat",
+    "flower",
+    "postgres",
+    "patroni",
+    "etcd",
+)
 
 
 def fresh() -> str:
@@ -135,7 +147,9 @@ class ExpectedCounts:
             self.settled(patience)
         except TimeoutError as error:
             self.part.wrong.append(str(error))
-        note(self.part, f"Tally, {self.prefix}*", checks.differences(self.subject, self.prefix, self.counts), self.counts)
+        note(
+            self.part, f"Tally, {self.prefix}*", checks.differences(self.subject, self.prefix, self.counts), self.counts
+        )
 
 
 def note(part: Part, whose: str, wrong: Sequence[str], expected: Mapping[str, int]) -> None:

@@ -163,7 +163,13 @@ def merge(old: dict[str, Any], parts: dict[str, Part], order: Sequence[str], min
             one.of, one.at, one.commit = name, now, this
             figures.append(msgspec.to_builtins(one))
     figures.sort(key=lambda one: order.index(one["of"]) if one["of"] in order else len(order))
-    kept: dict[str, Any] = {"figures": figures, "machine": machine(), "commit": this, "at": now, "minutes": round(minutes, 1)}
+    kept: dict[str, Any] = {
+        "figures": figures,
+        "machine": machine(),
+        "commit": this,
+        "at": now,
+        "minutes": round(minutes, 1),
+    }
     for kind in ("curves", "details", "checks", "wrong"):
         kept[kind] = {**old.get(kind, {}), **{name: getattr(part, kind) for name, part in parts.items()}}
     return kept

@@ -59,7 +59,10 @@ def reports(subject: Subject) -> Iterator[Reports]:
     """What is reported while the block runs. Raises `TimeoutError` if no worker sends events."""
     found = Reports()
     handlers = {"task-succeeded": found.take, "*": lambda _event: found.heard.set()}
-    with Celery(broker=subject.env["TALLY_BROKER_URL"], set_as_current=False) as app, app.connection_for_read() as connection:
+    with (
+        Celery(broker=subject.env["TALLY_BROKER_URL"], set_as_current=False) as app,
+        app.connection_for_read() as connection,
+    ):
         receiver = app.events.Receiver(connection, handlers=handlers)
         thread = threading.Thread(target=found.capture, args=(receiver,), daemon=True)
         thread.start()

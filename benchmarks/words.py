@@ -80,7 +80,9 @@ def main() -> int:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--key-file", type=Path, default=Path(".cluster/api-key"))
     parser.add_argument("--prefix", default="word:")
-    parser.add_argument("--run", default=f"words-{time.time_ns()}", help="name of the run: the same name counts nothing twice")
+    parser.add_argument(
+        "--run", default=f"words-{time.time_ns()}", help="name of the run: the same name counts nothing twice"
+    )
     parser.add_argument("--ndjson", type=Path, help="write the increments to this file and count nothing")
     parser.add_argument("--check-only", action="store_true")
     options = parser.parse_args()
@@ -108,7 +110,9 @@ def main() -> int:
 
 def current(client: httpx.Client, keys: set[str]) -> Counter[str]:
     """Counts that an earlier run left."""
-    return Counter({key: counted for key, (counted, _) in differences(client, Counter(dict.fromkeys(keys, -1))).items()})
+    return Counter(
+        {key: counted for key, (counted, _) in differences(client, Counter(dict.fromkeys(keys, -1))).items()}
+    )
 
 
 if __name__ == "__main__":

@@ -89,7 +89,10 @@ def redis_journal(port: int, password: str, directory: Path) -> str:
 
 def redis_cache(port: int, password: str, directory: Path) -> str:
     """Cache: nothing on the disk, the least recently used goes first."""
-    return _redis(port, password, directory) + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
+    return (
+        _redis(port, password, directory)
+        + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
+    )
 
 
 def _redis(port: int, password: str, directory: Path) -> str:
@@ -229,7 +232,9 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
     }
 
 
-def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str], broker: str | None = None) -> dict[str, str]:
+def environment(
+    layout: Layout, directory: Directory, secrets: Mapping[str, str], broker: str | None = None
+) -> dict[str, str]:
     """The settings of this cluster: `TALLY_*` names of counter_project/config.py and their values.
 
     `broker`: URL of a broker that is none of the cluster's processes.

@@ -59,7 +59,10 @@ class Console:
         self.table(rows, primaries)
 
     def table(
-        self, rows: Iterable[Mapping[str, Any]], primaries: Collection[str] = (), lanes: Mapping[str, Sequence[int]] | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        primaries: Collection[str] = (),
+        lanes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """What runs where. `primaries`: names of the PostgreSQL servers that take writes; `lanes`: what each worker applies, by name."""
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -69,7 +69,9 @@ class Directory:
             self["writable"].unlink()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ClusterError(f"cannot write to {self.root} ({reason}): give a directory of your own with --dir") from error
+            raise ClusterError(
+                f"cannot write to {self.root} ({reason}): give a directory of your own with --dir"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
     if asked.shards not in (None, layout.shards):
         raise ClusterError(f"{directory} was made with {count(layout.shards, 'shard')}, not {asked.shards}: {other}")
     if asked.replicas is not None and asked.replicas < layout.replicas:
-        raise ClusterError(f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}")
+        raise ClusterError(
+            f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}"
+        )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
     return replace(layout, replicas=layout.replicas if asked.replicas is None else asked.replicas, scale=scale)
 
@@ -163,7 +167,9 @@ def port_names(layout: Layout) -> list[str]:
     return names
 
 
-def choose_ports(names: Iterable[str], remembered: Mapping[str, int], is_free: Callable[[int], bool], start: int) -> dict[str, int]:
+def choose_ports(
+    names: Iterable[str], remembered: Mapping[str, int], is_free: Callable[[int], bool], start: int
+) -> dict[str, int]:
     """The remembered ports and one for each of `names`: the remembered while it is free, else the next free one."""
     chosen = dict(remembered)
     reserved = set(remembered.values())
@@ -173,7 +179,9 @@ def choose_ports(names: Iterable[str], remembered: Mapping[str, int], is_free: C
         if name not in chosen or not is_free(chosen[name]):
             port = next(candidates, None)
             if port is None:
-                raise ClusterError(f"no free port between {PORT_RANGE.start} and {PORT_RANGE.stop - 1}: stop other clusters")
+                raise ClusterError(
+                    f"no free port between {PORT_RANGE.start} and {PORT_RANGE.stop - 1}: stop other clusters"
+                )
             chosen[name] = port
     return chosen
 
@@ -226,7 +234,9 @@ def load_secrets(directory: Directory) -> dict[str, str]:
         try:
             kept = {str(name): str(value) for name, value in json.loads(path.read_text()).items()}
         except (OSError, ValueError, AttributeError) as error:
-            raise ClusterError(f"{path} is broken ({error!r}): restore it, or `cluster destroy` this cluster") from error
+            raise ClusterError(
+                f"{path} is broken ({error!r}): restore it, or `cluster destroy` this cluster"
+            ) from error
     elif directory["shards"].exists():
         raise ClusterError(f"{path} is missing, and the databases beside it need it: restore it, or `cluster destroy`")
     wanted = {name: kept.get(name) or random_secrets.token_urlsafe(36) for name in SECRET_NAMES}

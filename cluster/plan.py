@@ -85,7 +85,9 @@ class Planner:
             *("--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--snapshot-count=10000"),
         )
         ready = probes.Answers(port, "/health", 200)
-        return Spec(name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base)
+        return Spec(
+            name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base
+        )
 
     def _patroni(self, shard: int, node: int) -> Spec:
         port = self.layout.ports[f"patroni-{shard}-{node}"]
@@ -121,7 +123,9 @@ class Planner:
 
     def _spill_worker(self, number: int) -> Spec:
         """A worker of the queues that belong to no shard: upkeep, and what may take long."""
-        return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, ("-Q", "maintenance,low-priority", "-c", "4"))
+        return self._celery_worker(
+            f"spill-worker-{number}", "spill-worker", None, ("-Q", "maintenance,low-priority", "-c", "4")
+        )
 
     def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:
         """A worker; Celery puts the name of the host in place of `%h`."""
@@ -171,9 +175,27 @@ class Planner:
         name = f"api-{number}"
         port = self.layout.ports[name]
         argv = (
-            *(sys.executable, "-m", "granian", "--interface", "asgi", "--loop", "uvloop", "--host", "127.0.0.1", "--port", str(port)),
+            *(
+                sys.executable,
+                "-m",
+                "granian",
+                "--interface",
+                "asgi",
+                "--loop",
+                "uvloop",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ),
             *("--workers", "1", "--backpressure", str(API_REQUESTS), "--http", "1", "--no-ws"),
-            *("--workers-kill-timeout", str(ANSWER_SECONDS), "--log-level", "warning", "counter_project.asgi:application"),
+            *(
+                "--workers-kill-timeout",
+                str(ANSWER_SECONDS),
+                "--log-level",
+                "warning",
+                "counter_project.asgi:application",
+            ),
         )
         return Spec(
             name=name,

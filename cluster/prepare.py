@@ -112,7 +112,9 @@ def _require_free(port: int) -> None:
         return
     if port < 1024 and os.geteuid() != 0:
         raise ClusterError(f"port {port} is for root only, or in use: choose another with --port (0: any free one)")
-    raise ClusterError(f"port {port} is in use{_listener(port)}: stop that, or choose another with --port (0: any free one)")
+    raise ClusterError(
+        f"port {port} is in use{_listener(port)}: stop that, or choose another with --port (0: any free one)"
+    )
 
 
 def _listener(port: int) -> str:

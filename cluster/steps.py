@@ -42,7 +42,9 @@ class Step:
 class Steps:
     """The steps of one plan. The supervisor keeps `nodes` up to date; `primaries` is shard → last known primary."""
 
-    def __init__(self, plan: Planner, nodes: list[Node], primaries: Mapping[int, int], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Planner, nodes: list[Node], primaries: Mapping[int, int], say: Callable[[str], None]
+    ) -> None:
         self.plan, self.nodes, self.primaries, self.say = plan, nodes, primaries, say
         self._written_before = {log: size(log) for log in plan.directory.logs.glob("p*.log")}
 

@@ -75,7 +75,9 @@ LOGIN_REDIRECT_URL = "admin:index"  # where a log-in ends that did not begin at 
 DATABASES = django_databases(TALLY)
 DATABASE_ROUTERS = [f"{Router.__module__}.{Router.__qualname__}"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = TALLY.max_body_bytes
-DATA_UPLOAD_MAX_NUMBER_FIELDS = TALLY.max_keys + 100  # one `key=` for each, other parameters, and room to count those too many
+DATA_UPLOAD_MAX_NUMBER_FIELDS = (
+    TALLY.max_keys + 100
+)  # one `key=` for each, other parameters, and room to count those too many
 
 CACHES = {
     "default": {
@@ -92,7 +94,12 @@ SESSION_ENGINE = "django.contrib.sessions.backends.db"
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
 ]
 
 REST_FRAMEWORK = {
@@ -148,7 +155,9 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_BROKER_CHANNEL_ERROR_RETRY = True  # a Redis that is full is like one that is away: the worker waits, and does not end
+CELERY_BROKER_CHANNEL_ERROR_RETRY = (
+    True  # a Redis that is full is like one that is away: the worker waits, and does not end
+)
 CELERY_BROKER_HEARTBEAT = 10  # seconds; RabbitMQ only
 # max_retries is of a sender: it learns at once that the broker is away, and what it sends is found in the journal meanwhile.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"max_retries": 0} | (

@@ -41,7 +41,9 @@ class ApiKey(AbstractAPIKey):
 
     objects: ClassVar[ApiKeyManager] = ApiKeyManager()  # type: ignore[assignment]
 
-    scopes = ArrayField(models.CharField(max_length=10, choices=Scope.choices), default=list, help_text="What the key allows.")
+    scopes = ArrayField(
+        models.CharField(max_length=10, choices=Scope.choices), default=list, help_text="What the key allows."
+    )
 
     class Meta(AbstractAPIKey.Meta):
         verbose_name = "API key"

@@ -39,7 +39,9 @@ class WriteId:
         if not _write_id.fullmatch(text):
             raise ValueError("not a write id")
         batch, index, places = text.split("-")
-        write = cls(UUID(hex=batch), int(index, 16), tuple(lane for place in places.split(".") for lane in _parsed(place)))
+        write = cls(
+            UUID(hex=batch), int(index, 16), tuple(lane for place in places.split(".") for lane in _parsed(place))
+        )
         if str(write) != text or list(write.lanes) != sorted(set(write.lanes)):
             raise ValueError("not a write id as it was printed")
         return write

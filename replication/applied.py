@@ -25,7 +25,9 @@ class Looks:
 
     def __init__(self) -> None:
         self._applied_at = float("-inf")  # all that was received by then is applied
-        self._pending: deque[tuple[float, int]] = deque(maxlen=_MOST_LOOKS)  # (time, received), not yet known to be applied
+        self._pending: deque[tuple[float, int]] = deque(
+            maxlen=_MOST_LOOKS
+        )  # (time, received), not yet known to be applied
 
     def look(self, now: float, received: int, applied: int) -> Behind:
         """Remember a look, and say how far behind the replica is."""

@@ -17,9 +17,17 @@ from redis.exceptions import RedisError
 from replication.digest import Difference
 from runtime import redis
 
-DIFFERING = Gauge("tally_replica_differing_keys", "Counters that the replica has otherwise than its primary", ["shard", "node"])
-UNREADABLE = Gauge("tally_replica_unreadable", "1 if the replica's counters could not be read: damaged data", ["shard", "node"])
-COMPARED = Gauge("tally_replica_compared_at_seconds", "When the replica was last compared with its primary (Unix time)", ["shard", "node"])
+DIFFERING = Gauge(
+    "tally_replica_differing_keys", "Counters that the replica has otherwise than its primary", ["shard", "node"]
+)
+UNREADABLE = Gauge(
+    "tally_replica_unreadable", "1 if the replica's counters could not be read: damaged data", ["shard", "node"]
+)
+COMPARED = Gauge(
+    "tally_replica_compared_at_seconds",
+    "When the replica was last compared with its primary (Unix time)",
+    ["shard", "node"],
+)
 ALTERED = Counter("tally_shard_altered_slots_total", "Slots whose counters were changed, but not by Tally", ["shard"])
 log = structlog.get_logger(__name__)
 
@@ -88,7 +96,14 @@ def publish(done: Round) -> None:
             UNREADABLE.labels(*labels).set(one.equal is False and not one.differing)
             COMPARED.labels(*labels).set(one.at.timestamp())
         if one.equal is False:
-            log.error("replica_differs", shard=done.shard, node=one.node, keys=one.differing, some=one.keys[:10], detail=one.detail)
+            log.error(
+                "replica_differs",
+                shard=done.shard,
+                node=one.node,
+                keys=one.differing,
+                some=one.keys[:10],
+                detail=one.detail,
+            )
         elif one.equal is None:
             log.warning("replica_not_compared", shard=done.shard, node=one.node, detail=one.detail)
     if done.altered:

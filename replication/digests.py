@@ -105,7 +105,10 @@ class _Side:
         bounds = {"first": part * digest.SLOTS_EACH, "behind": (part + 1) * digest.SLOTS_EACH}
         with self._reading():
             found = self.snapshot.conn.execute(_SQL["slots"], bounds).fetchall()
-        leaves = {slot: Leaf(rows, int(versions), int(hashed, 2).to_bytes(32, "big")) for slot, rows, versions, hashed in found}
+        leaves = {
+            slot: Leaf(rows, int(versions), int(hashed, 2).to_bytes(32, "big"))
+            for slot, rows, versions, hashed in found
+        }
         return _Range(self.snapshot.number, leaves)
 
     def rows(self, slots: list[int]) -> Generator[Row, None, None]:

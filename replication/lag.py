@@ -38,7 +38,9 @@ SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'),
 WHERE pg_is_in_recovery()"""
 ASK_SECONDS = 0.25
 OUT_SECONDS = 1.0
-LEFT_OUT = Counter("tally_replica_left_out_total", "Times that a replica was found to lag and was left out of reads", ["server"])
+LEFT_OUT = Counter(
+    "tally_replica_left_out_total", "Times that a replica was found to lag and was left out of reads", ["server"]
+)
 log = structlog.get_logger(__name__)
 
 Fitness = Literal["fresh", "lagging", "primary"]

@@ -150,7 +150,9 @@ def member(shard: int, name: str) -> Member:
     for one in found:
         if one.name == name:
             return one
-    raise UnknownNode(f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(one.name for one in found)}")
+    raise UnknownNode(
+        f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(one.name for one in found)}"
+    )
 
 
 def leader(shard: int) -> Member:
@@ -216,7 +218,13 @@ def _decoded(shard: int, status: int, text: str) -> dict[str, Any]:
 
 
 def act(  # noqa: PLR0913
-    shard: int, node: Member, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = ACT_SECONDS
+    shard: int,
+    node: Member,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    seconds: float = ACT_SECONDS,
 ) -> tuple[int, str]:
     """Ask one node to do something; its status and its words. Raises `PatroniUnavailable`."""
     try:

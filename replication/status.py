@@ -102,9 +102,14 @@ def replicas(shard: int) -> list[Replica]:
     members = patroni.members(shard)
     servers, senders = patroni.servers(shard), _senders(shard)
     compared = comparisons.latest(shard)
-    known = [_replica(member, servers.get(member.name), senders.get(member.name), compared.get(member.name)) for member in members]
+    known = [
+        _replica(member, servers.get(member.name), senders.get(member.name), compared.get(member.name))
+        for member in members
+    ]
     seen = {(member.host, member.port) for member in members}
-    gone = [_gone(node.host, node.port) for node in settings.TALLY.shards[shard].nodes if (node.host, node.port) not in seen]
+    gone = [
+        _gone(node.host, node.port) for node in settings.TALLY.shards[shard].nodes if (node.host, node.port) not in seen
+    ]
     return known + gone
 
 
@@ -146,5 +151,9 @@ def _replica(member: Member, server: Server | None, sender: _Sender | None, comp
 
 def _gone(host: str, port: int) -> Replica:
     """A server that the settings name, and Patroni has not heard of for a while."""
-    nothing: dict[str, Any] = dict.fromkeys(("timeline", "lsn", "write", "flush", "replay", "sync_state", "uptime_seconds"))
-    return Replica(node=f"{host}:{port}", role="replica", state="gone", apply_delay_ms=0, host=host, port=port, **nothing)
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("timeline", "lsn", "write", "flush", "replay", "sync_state", "uptime_seconds")
+    )
+    return Replica(
+        node=f"{host}:{port}", role="replica", state="gone", apply_delay_ms=0, host=host, port=port, **nothing
+    )

@@ -82,7 +82,12 @@ def _compare(shard: int, config: dict[str, Any]) -> Quorum:
 
 
 def set_quorum(
-    shards: Sequence[int], number: int, order: Order, *, strict: bool | None = None, synchronous_commit: SynchronousCommit | None = None
+    shards: Sequence[int],
+    number: int,
+    order: Order,
+    *,
+    strict: bool | None = None,
+    synchronous_commit: SynchronousCommit | None = None,
 ) -> list[Quorum]:
     """Ask for a write quorum and wait until it is in force, some seconds at most. What is None stays as it is.
 
@@ -112,12 +117,17 @@ def check_quorum(shard: int, number: int) -> None:
     count = max(len(known), settings.TALLY.shards[shard].replicas)
     if number > count:
         have = f"{count} replica{'' if count == 1 else 's'}"
-        raise Refused(f"shard {shard} has {have} (known now: {', '.join(known) or 'none'}): a quorum of {number} could never be met")
+        raise Refused(
+            f"shard {shard} has {have} (known now: {', '.join(known) or 'none'}): a quorum of {number} could never be met"
+        )
 
 
 def _changes(number: int, strict: bool | None, synchronous_commit: str | None) -> dict[str, Any]:
     parameters: dict[str, Any] = {"tally.quorum": str(number)}
-    changes: dict[str, Any] = {"synchronous_mode": "quorum" if number else False, "synchronous_node_count": number or None}
+    changes: dict[str, Any] = {
+        "synchronous_mode": "quorum" if number else False,
+        "synchronous_node_count": number or None,
+    }
     if strict is not None:
         parameters["tally.quorum_strict"] = "on" if strict else "off"
     if synchronous_commit is not None:
@@ -172,7 +182,9 @@ def reinitialise(shard: int, name: str, order: Order) -> str:
     with recorded(shard, "reinitialise", order, name) as record:
         node = _replica(shard, name)
         status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True})
-        if status == 503 and text.startswith(TRYING):  # that may be in vain, and what the copy is to mend: it is broken off
+        if status == 503 and text.startswith(
+            TRYING
+        ):  # that may be in vain, and what the copy is to mend: it is broken off
             status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True, "force": True})
         record.outcome = _acted(status, text)
         return record.outcome
@@ -204,7 +216,9 @@ def set_apply_delay(shard: int, name: str, delay: ApplyDelay, order: Order) -> i
         _replace(path, yaml.safe_dump(apply_delay.put(config, milliseconds), sort_keys=False))
         _acted(*patroni.act(shard, node, "POST", "/reload", {}))
         if not _has_delay(shard, node, milliseconds):
-            raise PatroniUnavailable(shard, f"{name} has its new configuration, and has not taken it up within {_DELAY_SECONDS:.0f} s")
+            raise PatroniUnavailable(
+                shard, f"{name} has its new configuration, and has not taken it up within {_DELAY_SECONDS:.0f} s"
+            )
         record.outcome = f"{milliseconds} ms"
         return milliseconds
 

@@ -28,7 +28,9 @@ from redis.exceptions import TimeoutError as RedisTimeout
 T = TypeVar("T")
 
 FAILURES = Counter("tally_component_failures_total", "Calls that failed for the connection's sake", ["component"])
-OPEN = Gauge("tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"])
+OPEN = Gauge(
+    "tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"]
+)
 log = structlog.get_logger(__name__)
 
 

@@ -43,7 +43,9 @@ def journal() -> Any:
 def open_journal() -> AsyncRedis:
     """Connections to the journal for the running event loop; the caller closes them."""
     options = _options(settings.TALLY.redis_timeout_seconds)
-    return AsyncRedis.from_url(settings.TALLY.journal_url.get_secret_value(), **options, retry=AsyncRetry(NoBackoff(), 0))
+    return AsyncRedis.from_url(
+        settings.TALLY.journal_url.get_secret_value(), **options, retry=AsyncRetry(NoBackoff(), 0)
+    )
 
 
 def open_cache() -> AsyncRedis:

@@ -18,7 +18,9 @@ class Node(BaseModel):
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
     patroni: str | None = None  # base URL of this node's Patroni REST API
-    patroni_config: Path | None = None  # its patroni.yml, where this host can write it (the local cluster): for apply delays
+    patroni_config: Path | None = (
+        None  # its patroni.yml, where this host can write it (the local cluster): for apply delays
+    )
 
 
 class Shard(BaseModel):

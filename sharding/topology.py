@@ -23,7 +23,9 @@ from sharding.slots import slot_of, slots_of
 
 log = structlog.get_logger(__name__)
 
-READ = "SELECT shard, topology_version, lanes, CASE WHEN topology_version = %s THEN NULL ELSE owners END FROM shard_state"
+READ = (
+    "SELECT shard, topology_version, lanes, CASE WHEN topology_version = %s THEN NULL ELSE owners END FROM shard_state"
+)
 WRITE = """
 INSERT INTO shard_state (shard, topology_version, owners, lanes) VALUES (%(shard)s, %(version)s, %(owners)s, %(lanes)s)
 ON CONFLICT (singleton) DO UPDATE SET topology_version = excluded.topology_version, owners = excluded.owners, lanes = excluded.lanes
@@ -58,7 +60,9 @@ class Topology:
     @cached_property
     def routes(self) -> tuple[int, ...]:
         """For each slot the index of its lane in `lanes`."""
-        return tuple(shard * self.lane_count + lanes.number_of(slot, self.lane_count) for slot, shard in enumerate(self.owners))
+        return tuple(
+            shard * self.lane_count + lanes.number_of(slot, self.lane_count) for slot, shard in enumerate(self.owners)
+        )
 
     def shard_of(self, key: str) -> int:
         """The shard that owns a key."""
@@ -189,7 +193,9 @@ def put_in_force(shards: int, lane_count: int) -> Topology:
     known = _known(shards)
     topology = max(known, key=lambda one: one.version, default=Topology(1, tuple(ring.plan(shards)), lane_count))
     if max(topology.owners) >= shards:
-        raise ValueError(f"the topology in force names shard {max(topology.owners)}, but TALLY_SHARDS has {shards} only")
+        raise ValueError(
+            f"the topology in force names shard {max(topology.owners)}, but TALLY_SHARDS has {shards} only"
+        )
     _write(topology, shards)
     return topology
 

@@ -61,8 +61,14 @@ BREAKS = {
         "I2: a batch counts once",
         {
             "counters/apply/transaction.py": [
-                ("fresh = [placed for placed in window.batches if placed.batch.id in new]", "fresh = list(window.batches)"),
-                ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
+                (
+                    "fresh = [placed for placed in window.batches if placed.batch.id in new]",
+                    "fresh = list(window.batches)",
+                ),
+                (
+                    '%s::bigint[], %s::bigint[], %s::text[])"""',
+                    '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""',
+                ),
             ]
         },
         [DOUBLE_MESSAGES],
@@ -72,7 +78,10 @@ BREAKS = {
         "I2: one transaction of a lane at a time",
         {
             "counters/apply/transaction.py": [
-                ("SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}", "SELECT %s::integer + %s::integer, {flush.MISSING}"),
+                (
+                    "SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}",
+                    "SELECT %s::integer + %s::integer, {flush.MISSING}",
+                ),
                 (_ENTERED, ""),
                 (_ROWS, _ROWS + _ENTERED),
             ],
@@ -85,7 +94,10 @@ BREAKS = {
         "I3: completed is replicated",
         {
             "counters/apply/completion.py": [
-                ("flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard))", "self._commits[-1].written")
+                (
+                    "flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard))",
+                    "self._commits[-1].written",
+                )
             ]
         },
         [kills.CUT_OFF_AND_KILL_PRIMARY],
@@ -119,7 +131,9 @@ def apply(one: Break, tree: Path) -> None:
         text = (tree / name).read_text()
         for old, new in changes:
             if text.count(old) != 1:
-                raise SystemExit(f"{name} has changed: benchmarks/chaos/broken.py must be changed with it ({old.strip()!r})")
+                raise SystemExit(
+                    f"{name} has changed: benchmarks/chaos/broken.py must be changed with it ({old.strip()!r})"
+                )
             text = text.replace(old, new)
         (tree / name).write_text(text)
 
@@ -137,7 +151,9 @@ def main(name: str, seed: int, console: Console) -> int:
         directory.mkdir()
         cluster = subject.start(directory, tree)
         try:
-            outcome = run_trial(cluster, one.faults, seed=seed, minutes=0.1, count=2, crowd=one.crowd, quiet_seconds=QUIET_SECONDS)
+            outcome = run_trial(
+                cluster, one.faults, seed=seed, minutes=0.1, count=2, crowd=one.crowd, quiet_seconds=QUIET_SECONDS
+            )
         finally:
             subject.put_away(cluster, keep=False)
     for figure in ("increments acknowledged", "increments lost", "increments counted twice"):

@@ -20,7 +20,9 @@ PATIENCE_SECONDS = 150.0  # after which a write without an answer is a hang, and
 WAIT_SECONDS = 8  # of ?wait=
 STEP_TIMEOUT_SECONDS = 40.0  # PUT and DELETE wait up to 30
 PLAIN_TIMEOUT_SECONDS = 10.0
-IMPATIENT = 0.04  # share of writes whose first attempt is given up at once, so that a repeat meets its original under way
+IMPATIENT = (
+    0.04  # share of writes whose first attempt is given up at once, so that a repeat meets its original under way
+)
 
 
 class Unanswered(Exception):
@@ -81,7 +83,9 @@ class Client:
     def waited(self, key: str, delta: int) -> bool:
         """Add to a shared key and ask for the result; whether it came."""
         path = f"/v1/counters/{key}/increments?wait={WAIT_SECONDS}"
-        request = self.request("waited", "POST", path, b'{"delta":%d}' % delta, timeout=WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS)
+        request = self.request(
+            "waited", "POST", path, b'{"delta":%d}' % delta, timeout=WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS
+        )
         answer = self._write(request, {key: delta}, (200, 202))
         if answer is None:
             return False
@@ -93,7 +97,9 @@ class Client:
 
     def favour(self, favour: Favour) -> None:
         """Add to a key that another client owns."""
-        request = self.request("favour", "POST", f"/v1/counters/{favour.key}/increments", b'{"delta":%d}' % favour.delta)
+        request = self.request(
+            "favour", "POST", f"/v1/counters/{favour.key}/increments", b'{"delta":%d}' % favour.delta
+        )
         favour.done = self._write(request, {favour.key: favour.delta}, (202,)) is not None
 
     def own_increment(self, owned: Owned, delta: int, *, wait: bool) -> None:
@@ -134,7 +140,9 @@ class Client:
             matches, version = False, version - 1
         headers = {"If-Match": f'"{version}"'}
         path = f"/v1/counters/{owned.key}"
-        request = self.request("cas", "PUT", path, b'{"value":%d}' % value, headers=headers, timeout=STEP_TIMEOUT_SECONDS)
+        request = self.request(
+            "cas", "PUT", path, b'{"value":%d}' % value, headers=headers, timeout=STEP_TIMEOUT_SECONDS
+        )
         answer = self._write(request, {owned.key: None}, (202, 200 if matches else 412))
         if answer is None:
             return
@@ -191,7 +199,9 @@ class Client:
         if answer is None:
             return None
         if answer.status not in statuses:
-            self.complain(f"{request.kind} {request.method} {request.path} {request.token} got {answer.status}: {answer.body[:500]!r}")
+            self.complain(
+                f"{request.kind} {request.method} {request.path} {request.token} got {answer.status}: {answer.body[:500]!r}"
+            )
             return None
         attempts = 1 + self.expected.retries + self.expected.refused - tries
         told = answer.json
@@ -217,7 +227,9 @@ class Client:
             if (answer := self._attempt(request, timeout)) is not None:
                 return answer
             if time.monotonic() > deadline:
-                self.complain(f"{request.kind} {request.method} {request.path} {request.token} had no answer for {PATIENCE_SECONDS:.0f} s")
+                self.complain(
+                    f"{request.kind} {request.method} {request.path} {request.token} had no answer for {PATIENCE_SECONDS:.0f} s"
+                )
                 return None
             timeout = request.timeout
             time.sleep(pause * self.rng.uniform(0.5, 1))

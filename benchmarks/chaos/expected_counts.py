@@ -123,6 +123,8 @@ def out_of_order(waited: Iterable[Waited], totals: Mapping[str, int]) -> list[st
         for one in results:
             step = one.value - value
             if one.version <= version or step < one.delta or (complete and step != one.delta):
-                wrong.append(f"{key}: write {one.id} was told value {one.value} version {one.version} after {value} version {version}")
+                wrong.append(
+                    f"{key}: write {one.id} was told value {one.value} version {one.version} after {value} version {version}"
+                )
             value, version = one.value, one.version
     return wrong

@@ -20,7 +20,9 @@ from cluster import processes
 from runtime import polling
 
 GONE_SECONDS = 3.0
-RESTART_SECONDS = 7.0  # that a killed worker needs to start, and its lanes' leases to run out (3 s) and be looked at (each second)
+RESTART_SECONDS = (
+    7.0  # that a killed worker needs to start, and its lanes' leases to run out (3 s) and be looked at (each second)
+)
 SHIFT_SECONDS = 5.0  # within which some worker is seen in a shift
 LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni's ttl is 20
 
@@ -54,7 +56,9 @@ def kill_in_a_shift(scene: Scene) -> str:
             leases = scene.subject.leases()
         except RedisError as error:
             raise NotPossible(str(error)) from error
-        busy = [(lane, lease.worker) for lane, lease in leases.items() if lease.worker in families and not lease.lingers]
+        busy = [
+            (lane, lease.worker) for lane, lease in leases.items() if lease.worker in families and not lease.lingers
+        ]
         if busy:
             lane, name = scene.rng.choice(busy)
             kill(families[name])

@@ -34,9 +34,13 @@ class Load:
         by_shard = self._keys_by_shard()
         self.waiters = [Waiter(self._client(f"waiter{shard}"), keys[0]) for shard, keys in enumerate(by_shard)]
         self.crowd = [
-            Waiter(self._client(f"crowd{shard}-{n}"), keys[0], pause=0) for shard, keys in enumerate(by_shard) for n in range(crowd)
+            Waiter(self._client(f"crowd{shard}-{n}"), keys[0], pause=0)
+            for shard, keys in enumerate(by_shard)
+            for n in range(crowd)
         ]
-        self.readers = [Reader(subject.wire(), keys[1:], self.epoch, stream(seed, f"reader{n}")) for n, keys in enumerate(by_shard)]
+        self.readers = [
+            Reader(subject.wire(), keys[1:], self.epoch, stream(seed, f"reader{n}")) for n, keys in enumerate(by_shard)
+        ]
         self.sampler = Sampler(subject, self.accepted, self.read)
         self._threads: list[threading.Thread] = []
 

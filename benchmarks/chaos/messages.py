@@ -37,7 +37,9 @@ class Outbox:
 
     def send(self, shard: int, task: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """A Celery message."""
-        self._app.send_task(task, list(args), dict(kwargs or {}), queue=queue_of(shard), producer=self._producer, retry=False)
+        self._app.send_task(
+            task, list(args), dict(kwargs or {}), queue=queue_of(shard), producer=self._producer, retry=False
+        )
 
     def publish(self, shard: int, body: Any) -> None:
         """A message that is none of Celery's."""

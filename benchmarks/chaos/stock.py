@@ -39,7 +39,11 @@ QUEUE = "celery"
 
 def compare(subject: Subject, *, times: int, seed: int, console: Console) -> dict[str, int]:
     """Kill a stock worker so many times under writes, then count. The table is in shard 0's database, and dropped in the end."""
-    with tempfile.TemporaryDirectory(prefix="tally-stock-") as directory, _redis(Path(directory)) as broker, subject.database(0) as conn:
+    with (
+        tempfile.TemporaryDirectory(prefix="tally-stock-") as directory,
+        _redis(Path(directory)) as broker,
+        subject.database(0) as conn,
+    ):
         conn.execute(stock_app.TABLES)
         conn.cursor().executemany("INSERT INTO chaos_stock VALUES (%s, 0)", [(f"key:{n}",) for n in range(KEYS)])
         database = make_conninfo(
@@ -124,7 +128,17 @@ def _wait_until_empty(broker: str) -> None:
 def _redis(directory: Path) -> Iterator[str]:
     """A Redis of its own, with AOF; it is never killed. Its URL."""
     port = next(port for port in range(random_start(), 30000) if port_is_free(port))
-    command = [str(programs.find().redis), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes"]
+    command = [
+        str(programs.find().redis),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(directory),
+        "--appendonly",
+        "yes",
+    ]
     process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)  # noqa: S603
     url = f"redis://127.0.0.1:{port}/0"
     try:

@@ -239,6 +239,8 @@ def destroy(directory: Path, project: Path = PROJECT) -> None:
 
 
 def _manage(project: Path, *arguments: str, given: Mapping[str, str] | None = None) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")} | dict(given or {})
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")} | dict(
+        given or {}
+    )
     command = [sys.executable, str(project / "manage.py"), *arguments]
     subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True, timeout=300)  # noqa: S603

@@ -60,7 +60,14 @@ class Trial:
 
 
 def run(  # noqa: PLR0913
-    subject: Subject, load: Load, faults: Sequence[Fault], seed: int, *, minutes: float, count: int, tell: Callable[[str, int], None]
+    subject: Subject,
+    load: Load,
+    faults: Sequence[Fault],
+    seed: int,
+    *,
+    minutes: float,
+    count: int,
+    tell: Callable[[str, int], None],
 ) -> Trial:
     """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is done and how many."""
     rng = stream(seed, "faults")

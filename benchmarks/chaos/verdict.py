@@ -63,7 +63,9 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
     verdict.find(load.failures)
     verdict.find(text for one in clients for text in one.complaints)
     verdict.find(text for reader in load.readers for text in reader.complaints)
-    verdict.find(f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing)
+    verdict.find(
+        f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing
+    )
     verdict.find(_unquiet(subject, quiet_seconds))
     verdict.find(_still(subject, load))
     for check in (_keys, _ledgers, _rejections, _copies, _statuses):
@@ -79,7 +81,9 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
         "attempts answered with 503": sum(one.refused for one in clients),
         "results compared": sum(len(one.waited) for one in clients),
         "reads": load.read(),
-        "reads older than before, after the cache was lost": sum(reader.went_back_with_the_cache for reader in load.readers),
+        "reads older than before, after the cache was lost": sum(
+            reader.went_back_with_the_cache for reader in load.readers
+        ),
     }
     return verdict
 
@@ -113,7 +117,9 @@ def _still(subject: Subject, load: Load) -> list[str]:
         began = time.monotonic()
         told = waiter.client.waited(waiter.key, 1)
         if not told or time.monotonic() - began > RESULT_SECONDS:
-            texts.append(f"the result of a write on {waiter.key} took {time.monotonic() - began:.1f} s although all was quiet")
+            texts.append(
+                f"the result of a write on {waiter.key} took {time.monotonic() - began:.1f} s although all was quiet"
+            )
     return texts
 
 
@@ -138,7 +144,9 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     for key, difference in sorted(differences.items()):
         if difference:
             suspects = "; ".join(_told(entry, trial) for entry in touched(key, difference))
-            wrong.append(f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}")
+            wrong.append(
+                f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}"
+            )
     verdict.find(wrong)
 
 
@@ -155,9 +163,7 @@ def _touching(clients: list[ExpectedCounts]) -> Callable[[str, int], Iterator[En
 
 def _told(entry: Entry, trial: Trial) -> str:
     during = next((one.name for one in reversed(trial.struck) if one.at <= entry.answered), "no fault yet")
-    return (
-        f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s, attempts {entry.attempts}, ({during})"
-    )
+    return f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s, attempts {entry.attempts}, ({during})"
 
 
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
@@ -176,7 +182,9 @@ def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> No
                 columns = [list(column) for column in zip(*wanted[start : start + 2000], strict=True)]
                 found.update(conn.execute(IN_LEDGER, columns).fetchall())
         missing = (one for one in wanted if one not in found)
-        verdict.find(f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entries[one], trial)}" for one in missing)
+        verdict.find(
+            f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entries[one], trial)}" for one in missing
+        )
     verdict.figures["batches looked up in the ledger"] = sum(map(len, batches.values()))
 
 
@@ -216,7 +224,8 @@ def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> N
                 break
         rows += len(primary)
         verdict.find(
-            f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}" for key in _different(primary, replica)
+            f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}"
+            for key in _different(primary, replica)
         )
     verdict.figures["rows compared between primary and replica"] = rows
 

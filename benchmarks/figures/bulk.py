@@ -53,7 +53,9 @@ class Bulk:
         """Increments a second from the first byte sent until the replicas have them all. `rate`: bodies a second, 0 for all it takes."""
         context, drawn, requests = self._context, self.drawn(size), self.requests(format, size)
         with cpu_used(context.subject) as used:
-            result = context.load(context.addresses(), requests, connections=CONNECTIONS, seconds=seconds, rate=rate, status=202)
+            result = context.load(
+                context.addresses(), requests, connections=CONNECTIONS, seconds=seconds, rate=rate, status=202
+            )
             self.expected.add(keys.counted(result.answered, drawn))
             self.operations += sum(times * len(set(some)) for times, some in zip(result.answered, drawn, strict=True))
             whole = self.expected.settled() - result.started
@@ -146,12 +148,22 @@ class _Peers:
 
 def _figures(samples: dict[str, list[float]], formats: dict[str, float]) -> list[Figure]:
     """Against the better of the two ways of loading Redis; PostgreSQL is no rival but the limit, and has no goal."""
-    redis = max((name for name in (REDIS, TOOL) if name in samples), key=lambda name: median_and_spread(samples[name])[0])
+    redis = max(
+        (name for name in (REDIS, TOOL) if name in samples), key=lambda name: median_and_spread(samples[name])[0]
+    )
     unit, note_ = "increments/s", f"Zipf over {COUNTERS:,} counters"
     rows: list[tuple[str, list[float], str, Goal | None]] = [
         (f"{TITLE}, Arrow bodies of {BODY:,}, beside Redis", samples[TALLY[BODY]], redis, GOALS[BODY]),
-        (f"{TITLE}, Arrow bodies of {LARGE_BODY:,}, beside Redis", samples[TALLY[LARGE_BODY]], redis, GOALS[LARGE_BODY]),
+        (
+            f"{TITLE}, Arrow bodies of {LARGE_BODY:,}, beside Redis",
+            samples[TALLY[LARGE_BODY]],
+            redis,
+            GOALS[LARGE_BODY],
+        ),
         (f"{TITLE}, Arrow bodies of {BODY:,}, beside PostgreSQL", samples[TALLY[BODY]], POSTGRES, None),
         *((f"Bulk as {name}, once for {FORMAT_SECONDS:g} s", [rate], redis, None) for name, rate in formats.items()),
     ]
-    return [figure(name, unit, mine, peer=peer, peer_samples=samples[peer], goal=goal, note=note_) for name, mine, peer, goal in rows]
+    return [
+        figure(name, unit, mine, peer=peer, peer_samples=samples[peer], goal=goal, note=note_)
+        for name, mine, peer, goal in rows
+    ]

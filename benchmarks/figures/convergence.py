@@ -45,7 +45,10 @@ class Probe:
         subject, wire = self.context.subject, self.context.subject.wire()
         with contextlib.ExitStack() as stack:
             stack.callback(wire.close)
-            replicas = [stack.enter_context(subject.database(shard, subject.last_copy(shard))) for shard in range(len(subject.shards))]
+            replicas = [
+                stack.enter_context(subject.database(shard, subject.last_copy(shard)))
+                for shard in range(len(subject.shards))
+            ]
             probed = [(replica, self._key_of(wire, shard)) for shard, replica in enumerate(replicas)]
             while not stop.wait(PAUSE_SECONDS):
                 for replica, key in probed:
@@ -93,7 +96,9 @@ def run(context: Context) -> Part:
     part.curves["latency"] = points
     by_share = {point["share"]: point for point in points}
     part.figures = [
-        figure(f"{TITLE}, p99 at half of the maximum load", "ms", [by_share[0.5]["p99_ms"]], goal=Goal("value", "≤", 1000)),
+        figure(
+            f"{TITLE}, p99 at half of the maximum load", "ms", [by_share[0.5]["p99_ms"]], goal=Goal("value", "≤", 1000)
+        ),
         figure(f"{TITLE}, p99 when idle", "ms", [by_share[0.0]["p99_ms"]], goal=Goal("value", "≤", 100)),
     ]
     part.details["maximum, increments/s"] = most
@@ -107,7 +112,9 @@ def _under(context: Context, part: Part, bulk: Bulk, rate: float) -> dict[str, f
     thread = threading.Thread(target=probe.run, args=(stop,), daemon=True)
     thread.start()
     try:
-        reached = bulk.measure(keys.MSGPACK, SECONDS, rate / BODY) if rate else stop.wait(SECONDS * context.scale) or 0.0
+        reached = (
+            bulk.measure(keys.MSGPACK, SECONDS, rate / BODY) if rate else stop.wait(SECONDS * context.scale) or 0.0
+        )
     finally:
         stop.set()
         thread.join(PATIENCE_SECONDS)
@@ -115,5 +122,7 @@ def _under(context: Context, part: Part, bulk: Bulk, rate: float) -> dict[str, f
         raise RuntimeError(f"the probe failed: {probe.failures or 'no result'}")
     probe.expected.compare()
     seconds = sorted(probe.seconds)
-    quantiles = {f"p{100 * q:g}_ms": 1000 * seconds[min(len(seconds) - 1, int(q * len(seconds)))] for q in (0.5, 0.9, 0.99)}
+    quantiles = {
+        f"p{100 * q:g}_ms": 1000 * seconds[min(len(seconds) - 1, int(q * len(seconds)))] for q in (0.5, 0.9, 0.99)
+    }
     return {"rate": reached, "probes": len(seconds), **quantiles}

@@ -15,7 +15,9 @@ TITLE = "Row writes per increment"
 KEYS = 1_000
 SECONDS = 8.0
 STATISTICS_SECONDS = 1.5  # a backend tells the statistics at most once a second
-WRITTEN = "SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'counter\\_%'"
+WRITTEN = (
+    "SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'counter\\_%'"
+)
 
 
 def row_writes(subject: Subject) -> int:

@@ -44,9 +44,16 @@ def run(context: Context) -> Part:
     quick = Goal("value", "≤", 15)
     part.figures = [
         figure(
-            f"{TITLE}, {CLIENTS} clients", "writes/s", samples[TALLY], peer=LOCK, peer_samples=samples[LOCK], goal=Goal("ratio", "≥", 2)
+            f"{TITLE}, {CLIENTS} clients",
+            "writes/s",
+            samples[TALLY],
+            peer=LOCK,
+            peer_samples=samples[LOCK],
+            goal=Goal("ratio", "≥", 2),
         ),
-        figure(f"{TITLE}, p50 when idle", "ms", [1000 * idle.quantile(0.5)], goal=quick, note=f"{IDLE_RATE:g} a second"),
+        figure(
+            f"{TITLE}, p50 when idle", "ms", [1000 * idle.quantile(0.5)], goal=quick, note=f"{IDLE_RATE:g} a second"
+        ),
     ]
     part.details["p99 in ms when idle"] = 1000 * idle.quantile(0.99)
     part.details[SHARES] = shares.medians()
@@ -55,7 +62,9 @@ def run(context: Context) -> Part:
 
 def _lock(context: Context, part: Part, key: str, stack: contextlib.ExitStack) -> Callable[[], float]:
     url = stack.enter_context(house.redis(context))
-    addresses = stack.enter_context(house.server(context, "benchmarks.peers.optimistic:app", house.UVICORN, {"BENCH_REDIS": url}))
+    addresses = stack.enter_context(
+        house.server(context, "benchmarks.peers.optimistic:app", house.UVICORN, {"BENCH_REDIS": url})
+    )
     expected: Counter[str] = Counter()
     stack.callback(lambda: note(part, LOCK, checks.unequal(house.redis_counts(url, [key]), expected), expected))
     request = wire.increment(f"/counters/{key}/increments")

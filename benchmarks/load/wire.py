@@ -56,7 +56,11 @@ class Result(msgspec.Struct, array_like=True, kw_only=True):
 
 def http(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
     """One HTTP/1.1 request."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+    ]
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -64,9 +68,13 @@ def http(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] |
 
 def increment(path: str, delta: int = 1, headers: Mapping[str, str] | None = None) -> bytes:
     """An increment of one counter: the same body for Tally and its peers."""
-    return http("POST", path, json.dumps({"delta": delta}).encode(), {"Content-Type": "application/json", **(headers or {})})
+    return http(
+        "POST", path, json.dumps({"delta": delta}).encode(), {"Content-Type": "application/json", **(headers or {})}
+    )
 
 
 def pipeline(commands: Sequence[Sequence[str]]) -> bytes:
     """Commands of the Redis protocol, sent at once."""
-    return "".join(f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words) for words in commands).encode()
+    return "".join(
+        f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words) for words in commands
+    ).encode()

@@ -38,6 +38,9 @@ def increments(request: HttpRequest, key: str) -> JsonResponse:
 urlpatterns = [path("counters/<str:key>/increments", increments)]
 if not settings.configured:
     settings.configure(
-        SECRET_KEY="bench", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, MIDDLEWARE=["django.middleware.common.CommonMiddleware"]
+        SECRET_KEY="bench",
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF=__name__,
+        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
     )
 application = get_wsgi_application()

@@ -27,7 +27,9 @@ handler = BaseHandler()
 handler.load_middleware()
 
 
-async def application(scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+async def application(
+    scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
     """Any request."""
     response = handler.get_response(ASGIRequest(scope, BytesIO()))
     headers = [(name.encode(), value.encode()) for name, value in response.items()]

@@ -27,8 +27,30 @@ from runtime import polling
 PROCESSES = 2  # of a peer's server: as many as Tally has API processes
 START_SECONDS = 30.0
 TABLE = "CREATE TABLE count (key text PRIMARY KEY, value bigint NOT NULL) WITH (fillfactor = 80)"
-GRANIAN = ("-m", "granian", "--interface", "wsgi", "--workers", "1", "--blocking-threads", "64", "--backpressure", "256")
-GRANIAN_ASGI = ("-m", "granian", "--interface", "asginl", "--loop", "uvloop", "--workers", "1", "--backpressure", "2048")
+GRANIAN = (
+    "-m",
+    "granian",
+    "--interface",
+    "wsgi",
+    "--workers",
+    "1",
+    "--blocking-threads",
+    "64",
+    "--backpressure",
+    "256",
+)
+GRANIAN_ASGI = (
+    "-m",
+    "granian",
+    "--interface",
+    "asginl",
+    "--loop",
+    "uvloop",
+    "--workers",
+    "1",
+    "--backpressure",
+    "2048",
+)
 UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 
 
@@ -42,7 +64,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def process(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs while the block does."""
     with log.open("ab") as output:
         started = subprocess.Popen(  # noqa: S603
@@ -66,7 +90,9 @@ def listening(ports: Sequence[int], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def server(context: Context, app: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[list[Address]]:
+def server(
+    context: Context, app: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[list[Address]]:
     """Processes of an app (`benchmarks.peers.…`), where the load for them goes: to an nginx in front, or straight to them."""
     ports = free_ports(PROCESSES + 1)
     log = context.directory / f"{app.rpartition(':')[0].rpartition('.')[2]}.log"
@@ -87,7 +113,9 @@ def _nginx(context: Context, ports: Sequence[int], log: Path) -> contextlib.Abst
     named = {"nginx": ports[0], **{f"api-{number}": port for number, port in enumerate(ports[1:], 1)}}
     layout = Layout(scale={"api": len(ports) - 1, "worker": 0, "spill-worker": 0}, ports=named)
     (directory["nginx"] / "nginx.conf").write_text(configs.nginx(layout, directory, as_root=os.geteuid() == 0))
-    return process([str(programs.find().nginx), "-p", f"{directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"], log)
+    return process(
+        [str(programs.find().nginx), "-p", f"{directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"], log
+    )
 
 
 @contextlib.contextmanager
@@ -96,7 +124,18 @@ def redis(context: Context, *options: str) -> Iterator[str]:
     port = free_ports(1)[0]
     directory = context.directory / f"redis-{port}"
     directory.mkdir()
-    command = [str(programs.find().redis), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", *options]
+    command = [
+        str(programs.find().redis),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(directory),
+        "--save",
+        "",
+        *options,
+    ]
     log = directory / "log"
     with process(command, log):
         listening([port], log)

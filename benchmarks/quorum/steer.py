@@ -18,7 +18,9 @@ TIMEOUT_SECONDS = 45.0
 def ask(subject: Subject, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What is answered with 200; again for a while after 202 (not yet so) and 503. Raises `RuntimeError` for anything else, `NoAnswer`."""
     wire = subject.wire()
-    data, headers = (json.dumps(body).encode(), {"Content-Type": "application/json"}) if body is not None else (None, {})
+    data, headers = (
+        (json.dumps(body).encode(), {"Content-Type": "application/json"}) if body is not None else (None, {})
+    )
     try:
         for _ in polling.attempts(PATIENCE_SECONDS, pause=0.5):
             answer = wire.ask(method, path, data, headers, timeout=TIMEOUT_SECONDS)
@@ -46,8 +48,15 @@ def set_delays(subject: Subject, milliseconds: Mapping[str, int]) -> None:
 def set_quorum(subject: Subject, quorum: int) -> float:
     """So many followers, out of all, must have applied a commit; the seconds until that was in force. Raises `TimeoutError`."""
     started = time.monotonic()
-    ask(subject, "PUT", f"{SHARD}/quorum", {"quorum": quorum, "synchronous_commit": "remote_apply", "reason": "quorum report"})
+    ask(
+        subject,
+        "PUT",
+        f"{SHARD}/quorum",
+        {"quorum": quorum, "synchronous_commit": "remote_apply", "reason": "quorum report"},
+    )
     wanted = {"quorum" if quorum else "async"}
-    if not polling.until(lambda: {one["sync_state"] for one in followers(subject)} == wanted, PATIENCE_SECONDS, pause=0.1):
+    if not polling.until(
+        lambda: {one["sync_state"] for one in followers(subject)} == wanted, PATIENCE_SECONDS, pause=0.1
+    ):
         raise TimeoutError(f"not every follower was a part of the quorum of {quorum} within {PATIENCE_SECONDS:g} s")
     return time.monotonic() - started

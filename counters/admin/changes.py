@@ -53,7 +53,9 @@ def make(step: Step, token: UUID, user: object) -> Result:
     again = " (This form was sent before, and is counted once.)" if accepted.repeated else ""
     if outcome.status == "rejected":
         return Result(what, f"Rejected: {_reason(outcome)}.{again}", messages.ERROR)
-    return Result(what, f"Applied: the value is {outcome.value}, the version {outcome.version}.{again}", messages.SUCCESS)
+    return Result(
+        what, f"Applied: the value is {outcome.value}, the version {outcome.version}.{again}", messages.SUCCESS
+    )
 
 
 def _in_words(step: Step) -> str:

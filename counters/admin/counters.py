@@ -110,7 +110,9 @@ class CounterAdmin(ViewsAdmin):
         self.message_user(request, text, messages.WARNING)
         return counter
 
-    def _page(self, request: HttpRequest, key: str, counter: reads.Counter | None, form: ChangeForm | None) -> HttpResponse:
+    def _page(
+        self, request: HttpRequest, key: str, counter: reads.Counter | None, form: ChangeForm | None
+    ) -> HttpResponse:
         fields = [(None, {"fields": ["operation", "number", "unchanged", "version", "token"]})]
         context = {
             "counter": counter,
@@ -130,7 +132,9 @@ class CounterAdmin(ViewsAdmin):
         context: dict[str, Any] = {"form": form}
         if form.is_valid():
             context |= _became(form.cleaned_data["id"])
-        return TemplateResponse(request, "admin/counters/counter/write.html", self.context(request, "Look up a write", context))
+        return TemplateResponse(
+            request, "admin/counters/counter/write.html", self.context(request, "Look up a write", context)
+        )
 
 
 def _by_prefix(prefix: str, after: str) -> listing.Page[reads.Counter]:
@@ -144,7 +148,9 @@ def _by_prefix(prefix: str, after: str) -> listing.Page[reads.Counter]:
 
 def _by_key(key: str) -> listing.Page[reads.Counter]:
     """One counter, written or not. Raises `NoTopology`."""
-    return listing.page([topology.current().shard_of(key)], lambda *_: [reads.get(key)], place=lambda counter: counter.key)
+    return listing.page(
+        [topology.current().shard_of(key)], lambda *_: [reads.get(key)], place=lambda counter: counter.key
+    )
 
 
 def _address(key: str) -> str:

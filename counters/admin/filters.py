@@ -33,7 +33,9 @@ def _shard(label: str = "Shard") -> forms.ChoiceField:
 
 
 def _text(label: str, size: int) -> forms.CharField:
-    return forms.CharField(required=False, strip=True, max_length=250, label=label, widget=forms.TextInput(attrs={"size": size}))
+    return forms.CharField(
+        required=False, strip=True, max_length=250, label=label, widget=forms.TextInput(attrs={"size": size})
+    )
 
 
 class Filter(forms.Form):
@@ -103,7 +105,9 @@ class RejectedFilter(Filter):
     shard = _shard()
     reason = _choice("all", REASONS, "Reason")
     match = forms.ChoiceField(required=False, label="Key", choices=[("", "starts with"), ("key", "is exactly")])
-    key = forms.CharField(required=False, strip=True, max_length=200, label="", widget=forms.TextInput(attrs={"size": 24}))
+    key = forms.CharField(
+        required=False, strip=True, max_length=200, label="", widget=forms.TextInput(attrs={"size": 24})
+    )
     write = _text("Write id", 34)
 
     def clean_key(self) -> str:

@@ -18,7 +18,9 @@ class SearchForm(forms.Form):
     """`q` is a prefix of keys, or one whole key; `after` is the key that the page begins behind."""
 
     q = forms.CharField(required=False, strip=True, max_length=200)
-    match = forms.ChoiceField(required=False, choices=[("prefix", "starts with"), ("key", "is exactly")], initial="prefix")
+    match = forms.ChoiceField(
+        required=False, choices=[("prefix", "starts with"), ("key", "is exactly")], initial="prefix"
+    )
     after = forms.CharField(required=False, max_length=200)
 
     def clean_q(self) -> str:
@@ -55,7 +57,9 @@ class ChangeForm(forms.Form):
         super().__init__(*args, **{**options, "initial": {"version": version, "token": uuid4()}})
         shown = self.data.get("version", version) if self.is_bound else version
         self.fields["unchanged"].label = f"Set or reset only if the version is still {shown}"
-        self.fields["unchanged"].help_text = "If it was written since this page was loaded, nothing is changed. Not for adding."
+        self.fields[
+            "unchanged"
+        ].help_text = "If it was written since this page was loaded, nothing is changed. Not for adding."
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}

@@ -76,7 +76,9 @@ class JournalAdmin(OperationsAdmin):
         if silent := sorted({row.shard for row in page.rows if row.state == "unknown"}):
             text = f"No server of shard {', '.join(map(str, silent))} answers now: which of its entries are applied is not known."
             self.message_user(request, text, messages.WARNING)
-        context: dict[str, Any] = {"summaries": [journal_entries.summary(shard) for shard in range(settings.TALLY.shard_count)]}
+        context: dict[str, Any] = {
+            "summaries": [journal_entries.summary(shard) for shard in range(settings.TALLY.shard_count)]
+        }
         if (asked := form.cleaned_data["id"]) and not page.rows:
             context["first_write"] = applied_records.write_of(asked, form.shards())
         return page, context
@@ -90,7 +92,9 @@ class JournalAdmin(OperationsAdmin):
 def _page(form: Filter) -> Page[Held]:
     asked = form.cleaned_data
     if asked["id"]:
-        return listing.page(form.shards(), lambda shard, _: journal_entries.find(shard, asked["id"]), place=lambda row: row.lane)
+        return listing.page(
+            form.shards(), lambda shard, _: journal_entries.find(shard, asked["id"]), place=lambda row: row.lane
+        )
     if asked["state"] == "set aside":
         before = form.place(tuple[UUID, Lane])
         return listing.page(

@@ -53,5 +53,7 @@ def login(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and (seconds := seconds_to_wait(request)):
         log.warning("login_refused", address=client_address("", request), user=user_name("", request)[:150])
         context = {**admin.site.each_context(request), "title": "Too many log-ins", "seconds": seconds}
-        return TemplateResponse(request, "admin/counters/too_many_logins.html", context, status=429, headers={"Retry-After": str(seconds)})
+        return TemplateResponse(
+            request, "admin/counters/too_many_logins.html", context, status=429, headers={"Retry-After": str(seconds)}
+        )
     return admin.site.login(request)

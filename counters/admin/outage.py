@@ -53,7 +53,12 @@ class AdminOutage:
         if not request.accepts("text/html"):
             detail = "The control database does not answer."
             return problems.response(problems.Problem(503, "control-unavailable", detail, headers=headers))
-        context = {"title": "Not available now", "site_title": "Tally", "site_header": "Tally", "seconds": RETRY_AFTER_SECONDS}
+        context = {
+            "title": "Not available now",
+            "site_title": "Tally",
+            "site_header": "Tally",
+            "seconds": RETRY_AFTER_SECONDS,
+        }
         context |= {"repeats": request.method == "GET"}
         # Without the request: what a request has in a template (the user) is in the database that is away.
         return HttpResponse(render_to_string("admin/counters/outage.html", context), status=503, headers=headers)

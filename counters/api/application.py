@@ -37,7 +37,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _LOAD_SECONDS = 1.0  # between tries to load what is not known yet
 _HELPERS = 16  # threads for short work of coroutines, beside those that wait for a shard
-REQUESTS = Counter("tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"])
+REQUESTS = Counter(
+    "tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"]
+)
 log = structlog.get_logger(__name__)
 
 
@@ -65,7 +67,13 @@ class Django(BaseHandler):
         """The headers that every answer of a path's view has."""
         forwarded = [(b"x-forwarded-proto", b"https")] if is_https else []
         host = settings.ALLOWED_HOSTS[0].replace("*", "localhost").lstrip(".").encode()
-        scope = {"type": "http", "method": "OPTIONS", "path": path, "query_string": b"", "headers": [(b"host", host), *forwarded]}
+        scope = {
+            "type": "http",
+            "method": "OPTIONS",
+            "path": path,
+            "query_string": b"",
+            "headers": [(b"host", host), *forwarded],
+        }
         own = {b"content-length", b"content-type"}
         return [(name, value) for name, value in self.answer(scope, b"").headers if name.lower() not in own]
 
@@ -106,7 +114,9 @@ class Application:
     async def open(self) -> None:
         """Open the service, and load what the fast path needs: now if the databases answer, else as soon as they do."""
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper"))
+        loop.set_default_executor(
+            ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper")
+        )
         self._service = Service()
         self._service.open()
         loaded = asyncio.Event()

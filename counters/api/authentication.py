@@ -76,12 +76,16 @@ class Keyring:
     def _fresh(self) -> dict[str, ApiKey]:
         """The keys as they were a moment ago, if the database answers. One thread asks it, the others wait for that a little."""
         if not self._lock.acquire(timeout=_READ_SECONDS):
-            raise unavailable("keys-unavailable", "The control database does not answer, and this API key is not known yet.")
+            raise unavailable(
+                "keys-unavailable", "The control database does not answer, and this API key is not known yet."
+            )
         try:
             if self._keys is None or time.monotonic() - self._read_at > _UNKNOWN_KEY_SECONDS:
                 self._read()
             if self._keys is None:
-                raise unavailable("keys-unavailable", "The control database did not answer, and no API keys are known yet.")
+                raise unavailable(
+                    "keys-unavailable", "The control database did not answer, and no API keys are known yet."
+                )
             return self._keys
         finally:
             self._lock.release()

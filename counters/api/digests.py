@@ -37,7 +37,9 @@ def _fresh(shard: int, seconds: float) -> Report | None:
     try:
         return rounds.wait(shard, rounds.request([shard]), seconds)
     except RedisError as error:
-        raise unavailable("cache-unavailable", f"The cache's Redis, which keeps the results, does not answer: {error}") from error
+        raise unavailable(
+            "cache-unavailable", f"The cache's Redis, which keeps the results, does not answer: {error}"
+        ) from error
     except (OperationalError, OSError) as error:
         raise unavailable("broker-unavailable", f"The broker did not take the task: {error}") from error
 
@@ -45,7 +47,9 @@ def _fresh(shard: int, seconds: float) -> Report | None:
 def shown(report: Report) -> dict[str, Any]:
     """A report as the API shows it."""
     compared, cached = report.replicas, report.cache
-    found = {name: getattr(compared, name, None) for name in ("primary", "digest", "version", "lsn", "counters", "seconds")}
+    found = {
+        name: getattr(compared, name, None) for name in ("primary", "digest", "version", "lsn", "counters", "seconds")
+    }
     return {
         "shard": report.shard,
         "equal": report.equal,

@@ -115,7 +115,9 @@ class FastPath:
         found = dict(headers)
         if len(found) != len(headers) or not found.keys() <= _PLAIN:
             return None
-        if found.get(b"accept", b"*/*") not in (b"*/*", b"application/json") or not self._is_good(found.get(b"host", b"")):
+        if found.get(b"accept", b"*/*") not in (b"*/*", b"application/json") or not self._is_good(
+            found.get(b"host", b"")
+        ):
             return None
         authorization = found.get(b"authorization")
         caller = None
@@ -140,7 +142,9 @@ class FastPath:
 
     async def _read_many(self, request: Request) -> Answer | None:
         try:
-            pairs = parse_qsl(request.query.decode("ascii"), keep_blank_values=True, max_num_fields=settings.TALLY.max_keys)
+            pairs = parse_qsl(
+                request.query.decode("ascii"), keep_blank_values=True, max_num_fields=settings.TALLY.max_keys
+            )
         except ValueError:
             return None
         wanted = [value for name, value in pairs if name == "key"]

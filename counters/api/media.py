@@ -20,7 +20,12 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 ARROW = "application/vnd.apache.arrow.stream"
-_ALIASES = {"": JSON, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK, "application/ndjson": NDJSON}
+_ALIASES = {
+    "": JSON,
+    "application/x-msgpack": MSGPACK,
+    "application/vnd.msgpack": MSGPACK,
+    "application/ndjson": NDJSON,
+}
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<field>[^`]*)`\Z")  # how msgspec says where
 
 
@@ -31,7 +36,9 @@ class JSONRenderer(renderers.BaseRenderer):
     format = "json"
     charset = None
 
-    def render(self, data: Any, _accepted_media_type: str | None = None, _context: Mapping[str, Any] | None = None) -> bytes:
+    def render(
+        self, data: Any, _accepted_media_type: str | None = None, _context: Mapping[str, Any] | None = None
+    ) -> bytes:
         return b"" if data is None else msgspec.json.encode(data)
 
 
@@ -120,6 +127,11 @@ def if_version(text: str | None) -> int | None:
     if text is None:
         return None
     version = text[1:-1]
-    if len(text) < 3 or text[0] != '"' or text[-1] != '"' or not (version.isascii() and version.isdigit() and len(version) < 20):
+    if (
+        len(text) < 3
+        or text[0] != '"'
+        or text[-1] != '"'
+        or not (version.isascii() and version.isdigit() and len(version) < 20)
+    ):
         raise invalid("If-Match", 'a version in quotes, as in the ETag: "1234567890123456"')
     return int(version)

@@ -71,7 +71,9 @@ class HealthView(ApiView):
         components = []
         for name, future in probing.items():
             detail = "no answer in time" if not future.done() else _trouble(future.exception())
-            components.append({"name": name, "status": "down", "detail": detail} if detail else {"name": name, "status": "up"})
+            components.append(
+                {"name": name, "status": "down", "detail": detail} if detail else {"name": name, "status": "up"}
+            )
         down = {component["name"] for component in components if component["status"] == "down"}
         ready = not down & {"journal", "topology", "keys"}
         answer = {

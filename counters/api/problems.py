@@ -58,7 +58,12 @@ class Problem(Exception):
     def document(self) -> dict[str, Any]:
         """The members of the document."""
         title = self.slug.replace("-", " ").capitalize()
-        document = {"type": f"urn:tally:problem:{self.slug}", "title": title, "status": self.status, "detail": self.detail}
+        document = {
+            "type": f"urn:tally:problem:{self.slug}",
+            "title": title,
+            "status": self.status,
+            "detail": self.detail,
+        }
         if self.errors:
             document["errors"] = self.errors
         return document | self.extra
@@ -84,7 +89,9 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
         case Problem():
             return error
         case Mismatch():
-            return Problem(422, "idempotency-key-reused", str(error), errors=[{"field": "Idempotency-Key", "rule": str(error)}])
+            return Problem(
+                422, "idempotency-key-reused", str(error), errors=[{"field": "Idempotency-Key", "rule": str(error)}]
+            )
         case JournalUnreadable():
             detail = "What became of the write cannot be told now; ask again."
             return unavailable("journal-unavailable", f"{error}. {detail}")

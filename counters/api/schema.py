@@ -102,10 +102,13 @@ def reference(kind: type) -> dict[str, str]:
 def answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
     """The answers of a call: status → type and meaning, and the statuses of problems (beside those that every call has)."""
     answers: dict[Any, Any] = {
-        (status, JSON): OpenApiResponse(reference(kind), description=description) for status, (kind, description) in good.items()
+        (status, JSON): OpenApiResponse(reference(kind), description=description)
+        for status, (kind, description) in good.items()
     }
     for status in (*bad, 400, 401, 406, 503):
-        answers[status, MEDIA_TYPE] = OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[status])
+        answers[status, MEDIA_TYPE] = OpenApiResponse(
+            reference(requests.ProblemDocument), description=_PROBLEMS[status]
+        )
     return answers
 
 
@@ -166,7 +169,10 @@ increment = extend_schema(
     request={JSON: reference(requests.Increment)},
     examples=[OpenApiExample("one more", {"delta": 1}, request_only=True)],
     responses=answers(
-        {200: (requests.Applied, "Counted; with `wait`."), 202: (requests.Queued, "Durable; it will be counted exactly once.")},
+        {
+            200: (requests.Applied, "Counted; with `wait`."),
+            202: (requests.Queued, "Durable; it will be counted exactly once."),
+        },
         *(403, 409, 413, 415, 422),
     ),
 )
@@ -196,17 +202,24 @@ bulk = extend_schema(
         },
     },
     examples=[
-        OpenApiExample("rows", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True),
+        OpenApiExample(
+            "rows", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True
+        ),
         OpenApiExample("columns", {"keys": ["a", "b"], "deltas": [1, -2]}, request_only=True),
     ],
-    responses=answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)),
+    responses=answers(
+        {202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)
+    ),
 )
 get = extend_schema(
     operation_id="read",
     tags=["reads"],
     parameters=[_KEY, _CONSISTENCY, _AFTER, _AFTER_WAIT, _ETAG],
     responses=answers(
-        {200: (requests.Counter, "The counter; `ETag` is its version."), 202: (requests.Write, "The write in `after` is not applied yet.")},
+        {
+            200: (requests.Counter, "The counter; `ETag` is its version."),
+            202: (requests.Write, "The write in `after` is not applied yet."),
+        },
         404,
     ),
 )
@@ -216,7 +229,10 @@ put = extend_schema(
     parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
     request={JSON: reference(requests.Set)},
     responses=answers(
-        {200: (requests.Changed, "Set."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
+        {
+            200: (requests.Changed, "Set."),
+            202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away."),
+        },
         *(403, 409, 412, 413, 415, 422),
     ),
 )
@@ -225,7 +241,10 @@ delete = extend_schema(
     tags=["writes"],
     parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
     responses=answers(
-        {200: (requests.Changed, "Reset."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
+        {
+            200: (requests.Changed, "Reset."),
+            202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away."),
+        },
         *(403, 409, 412, 413, 415, 422),
     ),
 )
@@ -246,14 +265,19 @@ get_many = extend_schema(
         _AFTER_WAIT,
     ],
     responses=answers(
-        {200: (requests.Counters, "The counters."), 202: (requests.Write, "The write in `after` is not applied yet.")}, *(404, 414)
+        {200: (requests.Counters, "The counters."), 202: (requests.Write, "The write in `after` is not applied yet.")},
+        *(404, 414),
     ),
 )
 write = extend_schema(
     operation_id="read_write",
     tags=["writes"],
     description=f"What became of a write: queued, applied or rejected. Known for {_DAYS}.",
-    parameters=[OpenApiParameter("write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True)],
+    parameters=[
+        OpenApiParameter(
+            "write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True
+        )
+    ],
     responses=answers({200: (requests.Write, "What became of the write.")}, 404),
 )
 digest = extend_schema(
@@ -265,7 +289,10 @@ digest = extend_schema(
     ],
     responses=answers(
         {
-            200: (requests.Digest, "The shard's last reconciliation; with `wait`, of one that began after this request."),
+            200: (
+                requests.Digest,
+                "The shard's last reconciliation; with `wait`, of one that began after this request.",
+            ),
             202: (requests.Asked, "It is being compared, and has not ended in time; later the answer will be there."),
         },
         *(403, 404),
@@ -276,9 +303,13 @@ metrics = extend_schema(
     tags=["operation"],
     auth=[],
     responses={
-        (200, "text/plain"): OpenApiResponse({"type": "string"}, description="Prometheus' text format, of the process that answered."),
+        (200, "text/plain"): OpenApiResponse(
+            {"type": "string"}, description="Prometheus' text format, of the process that answered."
+        ),
         (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
-        (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description="Only plain text is answered."),
+        (406, MEDIA_TYPE): OpenApiResponse(
+            reference(requests.ProblemDocument), description="Only plain text is answered."
+        ),
     },
 )
 health = extend_schema(

@@ -86,7 +86,9 @@ class QuorumsView(ShardApiView):
     @shard_schema.quorums
     def get(self, _request: Request) -> Response:
         """What is asked for, and what is so, on every shard."""
-        return Response({"results": [steering.get_quorum(shard) for shard in range(settings.TALLY.shard_count)], "next": None})
+        return Response(
+            {"results": [steering.get_quorum(shard) for shard in range(settings.TALLY.shard_count)], "next": None}
+        )
 
     @shard_schema.set_quorums
     def put(self, request: Request) -> Response:
@@ -99,7 +101,11 @@ def set_quorum(request: Request, shards: list[int]) -> list[Quorum]:
     """Do what the body asks for. Raises `Problem`, `Refused`, `PatroniUnavailable`, `ShardUnavailable`."""
     asked = body(request, shard_requests.SetQuorum)
     return steering.set_quorum(
-        shards, asked.quorum, order(request, asked.reason), strict=asked.strict, synchronous_commit=asked.synchronous_commit
+        shards,
+        asked.quorum,
+        order(request, asked.reason),
+        strict=asked.strict,
+        synchronous_commit=asked.synchronous_commit,
     )
 
 

@@ -38,7 +38,9 @@ def claim_of(request: Request) -> Claim | None:
     if not 1 <= len(key) <= idempotency.MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise invalid("Idempotency-Key", f"1 to {idempotency.MAX_KEY_LENGTH} printable ASCII characters")
     caller = request.user.prefix if isinstance(request.user, Caller) else ""
-    return idempotency.claim(caller, key, http.method or "", http.path, media.body(http), http.META.get("HTTP_IF_MATCH", ""))
+    return idempotency.claim(
+        caller, key, http.method or "", http.path, media.body(http), http.META.get("HTTP_IF_MATCH", "")
+    )
 
 
 def refuse_condition(request: Request) -> None:
@@ -91,12 +93,16 @@ class CounterView(ApiView):
         """Give a counter a value; with `If-Match`, only if it has that version. Every increment accepted earlier is void."""
         key = checked_key(key)
         value = media.decode(media.json_body(request._request), requests.Set).value
-        return self._change(request, Step(key, "set", value, media.if_version(request._request.META.get("HTTP_IF_MATCH"))))
+        return self._change(
+            request, Step(key, "set", value, media.if_version(request._request.META.get("HTTP_IF_MATCH")))
+        )
 
     @schema.delete
     def delete(self, request: Request, key: str) -> HttpResponse:
         """Reset a counter to 0. Every increment accepted earlier is void."""
-        return self._change(request, Step(checked_key(key), "reset", 0, media.if_version(request._request.META.get("HTTP_IF_MATCH"))))
+        return self._change(
+            request, Step(checked_key(key), "reset", 0, media.if_version(request._request.META.get("HTTP_IF_MATCH")))
+        )
 
     def _change(self, request: Request, step: Step) -> HttpResponse:
         write = writes.step(step, claim_of(request))
@@ -149,7 +155,9 @@ class WriteView(ApiView):
         answer: dict[str, Any] = {"id": write_id, "status": found.status, "shards": list(write.shards)}
         rejected = [outcome for outcome in found.outcomes if outcome.status == "rejected"]
         if rejected:
-            answer["rejected"] = [{"key": one.key, "reason": one.reason, "detail": REASONS[one.reason or ""]} for one in rejected]
+            answer["rejected"] = [
+                {"key": one.key, "reason": one.reason, "detail": REASONS[one.reason or ""]} for one in rejected
+            ]
         elif len(found.outcomes) == 1:
             answer |= {"value": found.outcomes[0].value, "version": found.outcomes[0].version}
         return Response(answer)

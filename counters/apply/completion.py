@@ -31,9 +31,13 @@ from sharding import topology
 from sharding.lanes import Lane
 
 COMPLETED = Counter("tally_batches_completed_total", "Batches that are safe and left the journal", ["shard"])
-UNREPLICATED = Counter("tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"])
+UNREPLICATED = Counter(
+    "tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"]
+)
 PENDING = Gauge(
-    "tally_batches_uncompleted", "Batches applied and not yet flushed by the replicas required, as a shift last saw them", ["shard", "lane"]
+    "tally_batches_uncompleted",
+    "Batches applied and not yet flushed by the replicas required, as a shift last saw them",
+    ["shard", "lane"],
 )
 log = structlog.get_logger(__name__)
 _MOST = 4096
@@ -155,5 +159,7 @@ class Completion:
         if degraded != self._degraded:
             self._journal.tell_degraded(degraded)
             if degraded or self._degraded:
-                log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.lane.shard, lane=self.lane.number)
+                log.warning(
+                    "shard_degraded" if degraded else "shard_replicated", shard=self.lane.shard, lane=self.lane.number
+                )
         self._degraded = degraded

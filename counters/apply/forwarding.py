@@ -20,7 +20,9 @@ from counters.intake.append import Flush, Payload, append
 from sharding.lanes import Lane
 from sharding.topology import Topology
 
-FORWARDED = Counter("tally_batches_forwarded_total", "Batches with operations that belong to another lane", ["shard", "to"])
+FORWARDED = Counter(
+    "tally_batches_forwarded_total", "Batches with operations that belong to another lane", ["shard", "to"]
+)
 log = structlog.get_logger(__name__)
 
 
@@ -33,7 +35,9 @@ def split(one: Batch, topology: Topology) -> dict[Lane, list[tuple[int, Operatio
     return parts
 
 
-def forward(lane: Lane, window: list[Placed], topology: Topology, foreign: set[str]) -> tuple[list[Placed], list[tuple[UUID, Lane, UUID]]]:
+def forward(
+    lane: Lane, window: list[Placed], topology: Topology, foreign: set[str]
+) -> tuple[list[Placed], list[tuple[UUID, Lane, UUID]]]:
     """What is this lane's of each batch, and (id, lane, id there) for what was sent on. Raises `JournalUnavailable`.
 
     `foreign` are the keys of this window that belong to other lanes.

@@ -65,7 +65,9 @@ def create_ahead(shard: int, now: datetime | None = None) -> None:
                 _create(conn, table, _midnight(now + timedelta(days=ahead)))
 
 
-def drop_old(shard: int, *, retention_days: int, oldest_entry: datetime | None, now: datetime | None = None) -> list[str]:
+def drop_old(
+    shard: int, *, retention_days: int, oldest_entry: datetime | None, now: datetime | None = None
+) -> list[str]:
     """Drop what is older than the retention and than the journal's oldest entry; returns the names. Raises `psycopg.Error`."""
     now = now or datetime.now(UTC)
     oldest = min(now - timedelta(days=retention_days), oldest_entry or now)
@@ -88,7 +90,9 @@ def _create(conn: psycopg.Connection[Any], table: str, day: datetime) -> None:
     try:
         conn.execute(statement)
     except psycopg.errors.CheckViolation:
-        log.warning("partition_late", table=table, day=day.date().isoformat(), note="its rows are in the default partition")
+        log.warning(
+            "partition_late", table=table, day=day.date().isoformat(), note="its rows are in the default partition"
+        )
 
 
 def _drop_older(conn: psycopg.Connection[Any], table: str, oldest: datetime) -> list[str]:
@@ -98,5 +102,7 @@ def _drop_older(conn: psycopg.Connection[Any], table: str, oldest: datetime) -> 
         if day.isdigit() and datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1) <= oldest:
             conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
             dropped.append(name)
-    conn.execute(sql.SQL("DELETE FROM {} WHERE applied_at < {}").format(sql.Identifier(f"{table}_default"), sql.Literal(oldest)))
+    conn.execute(
+        sql.SQL("DELETE FROM {} WHERE applied_at < {}").format(sql.Identifier(f"{table}_default"), sql.Literal(oldest))
+    )
     return dropped

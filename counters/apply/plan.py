@@ -158,7 +158,9 @@ class Planning:
         self.plan.put[key] = Row(value, max(row.version + 1, place.version), set_version)
         return self.plan.put[key]
 
-    def _report(self, status: Literal["applied", "rejected"], key: str, row: Row, place: _Place, reason: str | None = None) -> None:
+    def _report(
+        self, status: Literal["applied", "rejected"], key: str, row: Row, place: _Place, reason: str | None = None
+    ) -> None:
         outcome = Outcome(place.batch, place.number, key, status, row.value, row.version, reason, place.among)
         self.plan.outcomes.append(outcome)
 

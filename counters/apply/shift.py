@@ -46,7 +46,9 @@ from replication import flush
 from sharding import topology
 from sharding.lanes import Lane
 
-SET_ASIDE = Counter("tally_batches_set_aside_total", "Batches that could not be decoded or applied, kept for an operator", ["shard"])
+SET_ASIDE = Counter(
+    "tally_batches_set_aside_total", "Batches that could not be decoded or applied, kept for an operator", ["shard"]
+)
 TRANSACTION = Histogram("tally_apply_seconds", "One apply transaction", ["shard"])
 RETRIES = Counter("tally_apply_retries_total", "Apply transactions that failed and were tried again", ["shard"])
 log = structlog.get_logger(__name__)
@@ -137,7 +139,9 @@ class Shift:
         RETRIES.labels(self.lane.shard).inc()
         pause = _WAIT_AFTER_FAILURE[min(self._failures, len(_WAIT_AFTER_FAILURE) - 1)]
         self._failures += 1
-        log.warning("apply_retry", shard=self.lane.shard, lane=self.lane.number, error=str(error).strip(), seconds=pause)
+        log.warning(
+            "apply_retry", shard=self.lane.shard, lane=self.lane.number, error=str(error).strip(), seconds=pause
+        )
         self._stopping.wait(pause)
 
     def _renew(self) -> None:
@@ -178,7 +182,9 @@ class Shift:
         if not (left := self._journal.entries(through=self._cursor)):
             return
         written = flush.written(conn)
-        applied: dict[UUID, float] = dict(conn.execute(APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])).fetchall())
+        applied: dict[UUID, float] = dict(
+            conn.execute(APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])).fetchall()
+        )
         self._completion.adopt(applied, written)
         if late := [entry for entry in left if entry.id not in applied]:
             self._apply_late(conn, late)

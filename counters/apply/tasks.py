@@ -88,7 +88,13 @@ def maintain_partitions() -> None:
             log.warning("partitions_unmaintained", shard=shard, error=str(error).strip())
 
 
-__all__ = ["apply", "apply_batch", "dead_letters", "maintain_partitions", "relay_overdue"]  # importing dead_letters connects its signals
+__all__ = [
+    "apply",
+    "apply_batch",
+    "dead_letters",
+    "maintain_partitions",
+    "relay_overdue",
+]  # importing dead_letters connects its signals
 
 
 @celeryd_after_setup.connect
@@ -96,7 +102,9 @@ def set_up(sender: str, instance: Any, **_: Any) -> None:
     """A worker that starts takes what the journal holds for its shards, broker or not: messages may have died with its predecessor."""
     global _worker  # noqa: PLW0603 - one a process
     consumed = instance.app.amqp.queues.consume_from
-    _worker = Worker(sender, [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed])
+    _worker = Worker(
+        sender, [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed]
+    )
     _worker.open()
     # As in the API's processes: what was imported stays, and windows of thousands of batches make no cycles.
     gc.freeze()

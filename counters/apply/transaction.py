@@ -126,7 +126,9 @@ def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflo
     try:
         found = _ask(conn, lane, window, topology.ask(lane.shard))
         fresh, result, additions = _change(conn, lane, window, found, overflows=overflows)
-        keys = [key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put]
+        keys = [
+            key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put
+        ]
         stale = cache.announce(lane, result.last_version, keys)
         lane_count = found.topology.lane_count if found.topology else 1
         return Committed(fresh, result, stale, _write(conn, lane, lane_count, fresh, result, additions))
@@ -156,7 +158,9 @@ def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: to
     if entered.rowcount < len(fresh):
         new = {row[0].bytes for row in entered}
         fresh = [placed for placed in window.batches if placed.batch.id in new]
-    return _Found(fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows})
+    return _Found(
+        fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows}
+    )
 
 
 def _writes_of(placed: Placed) -> str:
@@ -186,7 +190,13 @@ def _change(
     return fresh, result, additions
 
 
-def _planned(conn: psycopg.Connection[Any], window: Window, found: _Found, ready: Plan | None = None, more: Set[str] = frozenset()) -> Plan:
+def _planned(
+    conn: psycopg.Connection[Any],
+    window: Window,
+    found: _Found,
+    ready: Plan | None = None,
+    more: Set[str] = frozenset(),
+) -> Plan:
     """The plan of what is new; `ready` is the one that was made ahead, `more` are keys that must be read."""
     read = keys_to_read(found.fresh, *found.state) | more
     rows = found.rows | _rows(conn, read - window.reads)
@@ -203,7 +213,9 @@ def _rows(conn: psycopg.Connection[Any], keys: Set[str]) -> dict[str, Row]:
     return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, wanted(sorted(keys)))}
 
 
-def _forward(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], in_force: Topology, foreign: set[str]) -> list[Placed]:
+def _forward(
+    conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], in_force: Topology, foreign: set[str]
+) -> list[Placed]:
     kept, sent = forwarding.forward(lane, fresh, in_force, foreign)
     for id, to, forwarded_id in sent:
         conn.execute(FORWARDED, (id, lane.number, to.shard, to.number, forwarded_id))
@@ -228,7 +240,9 @@ def _write(  # noqa: PLR0913, PLR0917
             slots = lanes.slots_of(lane.number, lane_count)
             conn.execute(DENSE)
             # Not prepared: its plan is good for this table, these partitions and these settings.
-            conn.execute(_SQL["add_dense"], {**additions.arguments(), "first": slots.start, "behind": slots.stop}, prepare=False)
+            conn.execute(
+                _SQL["add_dense"], {**additions.arguments(), "first": slots.start, "behind": slots.stop}, prepare=False
+            )
         elif additions.keys:
             conn.execute(_SQL["add"], additions.arguments())
         _put(conn, result.put)

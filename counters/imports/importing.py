@@ -82,7 +82,9 @@ class Import:
             for one in found.outcomes if found else []:
                 if one.status == "rejected":
                     self.rejected += 1
-                    self.on_rejected(f"rejected: {one.key} (lines {chunk.first_line} to {chunk.last_line}): {one.reason}")
+                    self.on_rejected(
+                        f"rejected: {one.key} (lines {chunk.first_line} to {chunk.last_line}): {one.reason}"
+                    )
             self._unapplied.popleft()
 
 

@@ -109,7 +109,9 @@ def _lines(lines: Iterable[bytes], form: Format) -> Iterator[tuple[int, int, byt
         header = False
 
 
-def chunks(lines: Iterable[bytes], form: Format, *, prefix: str = "", size: int = 10_000, skip_bad: bool = False) -> Iterator[Chunk]:
+def chunks(
+    lines: Iterable[bytes], form: Format, *, prefix: str = "", size: int = 10_000, skip_bad: bool = False
+) -> Iterator[Chunk]:
     """Chunks of `size` lines, `prefix` put before each key. Raises `BadLine`, unless bad lines are to be skipped (and counted)."""
     chunk, seen, hashed = None, 0, blake2b(digest_size=16)
     number = 0

@@ -70,10 +70,18 @@ class Flush:
     `routed_by` is the version of the topology that named the lanes. None stands for what a worker forwards: that is never refused.
     """
 
-    def __init__(self, id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None) -> None:
+    def __init__(
+        self, id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None
+    ) -> None:
         self._lanes, self._tokens = list(payloads), list(tokens)
         self.keys: list[str | bytes] = [journal.CLOCK, journal.TOPOLOGY, journal.CLOSED]
-        self.args: list[Any] = [id.bytes, writes, len(payloads), "" if routed_by is None else routed_by, lease.duration()]
+        self.args: list[Any] = [
+            id.bytes,
+            writes,
+            len(payloads),
+            "" if routed_by is None else routed_by,
+            lease.duration(),
+        ]
         for lane, payload in payloads.items():
             self.keys += _append_keys(lane)
             self.args += [payload.data, int(payload.awaited)]
@@ -84,7 +92,9 @@ class Flush:
         """What the script's reply means. Raises `TokensTaken` and `Moved` (nothing was written), `JournalUnavailable`."""
         match reply[0]:
             case b"appended":
-                return Appended(int(reply[1]), [lane for lane, send in zip(self._lanes, reply[2:], strict=True) if send])
+                return Appended(
+                    int(reply[1]), [lane for lane, send in zip(self._lanes, reply[2:], strict=True) if send]
+                )
             case b"taken":
                 records = zip(self._tokens, reply[1:], strict=True)
                 raise TokensTaken({token: record for token, record in records if record is not None})
@@ -175,7 +185,9 @@ def _set_clock() -> None:
             with databases.connection(databases.primary(shard)) as conn:
                 last = max(last, *conn.execute(LAST_VERSIONS).fetchall()[0])
         except psycopg.Error as error:
-            raise JournalUnavailable(f"the journal is empty, and shard {shard} cannot tell its last version: {error}") from error
+            raise JournalUnavailable(
+                f"the journal is empty, and shard {shard} cannot tell its last version: {error}"
+            ) from error
     try:
         redis.journal().set(journal.CLOCK, last, nx=True)
     except RedisError as error:

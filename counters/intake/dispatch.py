@@ -24,7 +24,9 @@ from sharding.lanes import Lane
 
 TASK = "counters.apply"
 DISPATCHED = Counter("tally_batches_dispatched_total", "Celery tasks sent to apply a lane", ["shard"])
-UNDISPATCHED = Counter("tally_batches_undispatched_total", "Celery tasks that the broker did not take; workers find the lane", ["shard"])
+UNDISPATCHED = Counter(
+    "tally_batches_undispatched_total", "Celery tasks that the broker did not take; workers find the lane", ["shard"]
+)
 log = structlog.get_logger(__name__)
 
 
@@ -35,7 +37,9 @@ def queue_of(shard: int) -> str:
 
 def send(lane: Lane) -> bool:
     """Send the task of a lane now; whether the broker took it. A broker that gave no answer is left alone for some seconds."""
-    task = partial(current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False)
+    task = partial(
+        current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False
+    )
     try:
         breakers.broker.call(task)
     except (OperationalError, RedisConnectionError, OSError) as error:

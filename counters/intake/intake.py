@@ -32,7 +32,9 @@ from sharding.lanes import Lane
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
-FLUSH_SIZE = Histogram("tally_flush_writes", "Writes in one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096))
+FLUSH_SIZE = Histogram(
+    "tally_flush_writes", "Writes in one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
+)
 log = structlog.get_logger(__name__)
 
 
@@ -143,7 +145,9 @@ class Intake:
                 awaited.update(write.operations)
         channel = self.listener.channel if awaited else None
         payloads = {
-            lane: Payload(batch.encode(id, segments[lane], tokens[lane], channel if lane in awaited else None), lane in awaited)
+            lane: Payload(
+                batch.encode(id, segments[lane], tokens[lane], channel if lane in awaited else None), lane in awaited
+            )
             for lane in sorted({*segments, *tokens})
         }
         records = {token.token: token.record for group in tokens.values() for token in group}

@@ -37,7 +37,11 @@ def _set_aside(shard: int) -> float:
 BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (
     ("tally_journal_entries", "Batches in the journal", _entries),
     ("tally_journal_age_seconds", "Age of the oldest entry of the journal; 0 if it is empty", _age),
-    ("tally_batches_set_aside_kept", "Batches that could not be decoded or applied and wait for an operator", _set_aside),
+    (
+        "tally_batches_set_aside_kept",
+        "Batches that could not be decoded or applied and wait for an operator",
+        _set_aside,
+    ),
     (
         "tally_partitions_maintained_at_seconds",
         "When the shard's time partitions were last made and dropped (Unix time)",
@@ -65,7 +69,10 @@ class JournalCollector(Collector):
 
 def _families() -> list[GaugeMetricFamily]:
     by_shard = [GaugeMetricFamily(name, text, labels=["shard"]) for name, text, _ in BY_SHARD]
-    return [*by_shard, GaugeMetricFamily("tally_dead_letters_kept", "Messages that no task could take and that wait for an operator")]
+    return [
+        *by_shard,
+        GaugeMetricFamily("tally_dead_letters_kept", "Messages that no task could take and that wait for an operator"),
+    ]
 
 
 def _measured() -> list[GaugeMetricFamily]:

@@ -97,7 +97,9 @@ def _held(shard: int, found: Sequence[tuple[Lane, Entry]]) -> list[Held]:
     def state(lane: Lane, id: UUID) -> State:
         return "unknown" if applied is None else "waiting" if (id, lane.number) in applied else "queued"
 
-    return [Held(lane, entry.id, entry.position, _age(entry.position, now), state(lane, entry.id)) for lane, entry in found]
+    return [
+        Held(lane, entry.id, entry.position, _age(entry.position, now), state(lane, entry.id)) for lane, entry in found
+    ]
 
 
 def set_aside(shard: int, *, before: tuple[UUID, Lane] | None, limit: int) -> list[Held]:
@@ -113,7 +115,9 @@ def _set_aside(places: Sequence[tuple[UUID, Lane]]) -> list[Held]:
     for id, lane in places:
         ids.setdefault(lane, []).append(id)
     found = {
-        (one.id, lane): Held(lane, one.id, one.position, _age(one.position, now), "set aside", one.size, reason=one.reason)
+        (one.id, lane): Held(
+            lane, one.id, one.position, _age(one.position, now), "set aside", one.size, reason=one.reason
+        )
         for lane, here in ids.items()
         for one in SetAsideBatches(lane).heads(here)
     }
@@ -123,7 +127,9 @@ def _set_aside(places: Sequence[tuple[UUID, Lane]]) -> list[Held]:
 def find(shard: int, id: UUID) -> list[Held]:
     """A flush's batches, wherever a shard's journals hold them. Raises `RedisError`."""
     lanes = journal.occupied(shard)
-    entries = [(lane, Entry(id, at)) for lane, at in zip(lanes, journal.positions(lanes, id), strict=True) if at is not None]
+    entries = [
+        (lane, Entry(id, at)) for lane, at in zip(lanes, journal.positions(lanes, id), strict=True) if at is not None
+    ]
     return _held(shard, entries) + _set_aside([(id, lane) for lane in lanes_with_set_aside(shard)])
 
 

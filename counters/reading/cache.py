@@ -144,9 +144,13 @@ def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, in
     for chunk in _chunks(values):
         lanes = (number_of(slot, count) for slot in slots_of(key for key, _, _ in chunk))
         fields = [
-            field for lane, (key, value, version) in zip(lanes, chunk, strict=True) for field in (_entry(key), value, version, lane + 1)
+            field
+            for lane, (key, value, version) in zip(lanes, chunk, strict=True)
+            for field in (_entry(key), value, version, lane + 1)
         ]
-        _script("put")(announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields], redis.cache())
+        _script("put")(
+            announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields], redis.cache()
+        )
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -28,7 +28,9 @@ class UnknownWrite(Exception):
     """No shard and no journal knows this write."""
 
 
-def get_many(keys: Sequence[str], write: WriteId, seconds: float, consistency: Consistency = "eventual") -> list[Counter] | None:
+def get_many(
+    keys: Sequence[str], write: WriteId, seconds: float, consistency: Consistency = "eventual"
+) -> list[Counter] | None:
     """Counters with the write applied, in the order asked for, or None if it was not applied in so many seconds.
 
     Raises `UnknownWrite`, `ShardUnavailable`, `JournalUnavailable`.

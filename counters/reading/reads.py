@@ -159,7 +159,9 @@ def listing(prefix: str, *, after: str = "", limit: int, consistency: Consistenc
     return list(islice(merge(*pages), limit))
 
 
-def listing_of(shard: int, prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:
+def listing_of(
+    shard: int, prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual"
+) -> list[Counter]:
     """One shard's part of a `listing`. Raises `ShardUnavailable`."""
 
     def query(conn: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:

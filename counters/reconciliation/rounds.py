@@ -99,9 +99,20 @@ def _compare(shard: int, tell: Tell) -> tuple[Round | None, str]:
 
 def _log(report: Report) -> None:
     say = log.error if report.equal is False else log.warning if report.equal is None else log.info
-    found = {"checked": report.cache.checked, "stale": report.cache.stale, "wrong": report.cache.wrong, "some": report.cache.keys[:10]}
+    found = {
+        "checked": report.cache.checked,
+        "stale": report.cache.stale,
+        "wrong": report.cache.wrong,
+        "some": report.cache.keys[:10],
+    }
     detail = report.detail or report.cache.detail
-    say("shard_reconciled", shard=report.shard, equal=report.equal, cache=found, **({"detail": detail} if detail else {}))
+    say(
+        "shard_reconciled",
+        shard=report.shard,
+        equal=report.equal,
+        cache=found,
+        **({"detail": detail} if detail else {}),
+    )
 
 
 def _key(shard: int) -> str:

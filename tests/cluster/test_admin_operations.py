@@ -62,7 +62,9 @@ def garbage(client: httpx.Client, key: str) -> Iterator[tuple[Lane, UUID]]:
     SetAsideBatches(lane).discard(id)
 
 
-def test_queued_entries_are_shown_paged_and_dispatched_again(root: Browser, still_worker: int, key: str, client: httpx.Client) -> None:
+def test_queued_entries_are_shown_paged_and_dispatched_again(
+    root: Browser, still_worker: int, key: str, client: httpx.Client
+) -> None:
     mine = next(one for n in range(99) if topology.current().shard_of(one := f"{key}:{n}") == still_worker)
     lane = lane_of(mine)
     batches = [put_in_journal(lane, Increments([mine], [1])) for _ in range(listing.PAGE + 20)]
@@ -90,7 +92,9 @@ def test_entries_that_wait_for_replicas_say_so(root: Browser, cluster: Cluster, 
     cluster.wait_until_whole()
     primary = primary_of(cluster, 1)
     replica = next(one for one in cluster.processes("postgres", 1) if one["name"] != primary["name"])
-    receiver = next(child for child in psutil.Process(replica["pid"]).children() if "walreceiver" in " ".join(child.cmdline()))
+    receiver = next(
+        child for child in psutil.Process(replica["pid"]).children() if "walreceiver" in " ".join(child.cmdline())
+    )
     receiver.suspend()
     try:
         mine = next(_keys_of(1, key))
@@ -129,7 +133,9 @@ def test_what_was_set_aside_is_retried_and_discarded_with_a_reason(root: Browser
     assert "This batch is not in the journal" in root.get(f"{JOURNAL}{name}/change/").text
 
 
-def test_a_batch_that_was_set_aside_is_counted_when_retried(root: Browser, still_worker: int, client: httpx.Client, key: str) -> None:
+def test_a_batch_that_was_set_aside_is_counted_when_retried(
+    root: Browser, still_worker: int, client: httpx.Client, key: str
+) -> None:
     mine = next(_keys_of(still_worker, key))
     lane = lane_of(mine)
     id, position = put_in_journal(lane, Increments([mine], [9]))
@@ -154,7 +160,9 @@ def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, clust
     task = f"counters.no_such_task_{mark}"
     current_app.send_task(task, ["<b>&", "x" * 2000], queue=queue)
     current_app.send_task(dispatch.TASK, (99, 0, mark), queue=queue)
-    ids = eventually(lambda: len(found := [id for id, one in _letters() if mark in one.task + one.arguments]) == 2 and found)
+    ids = eventually(
+        lambda: len(found := [id for id, one in _letters() if mark in one.task + one.arguments]) == 2 and found
+    )
     unknown = next(id for id, one in _letters() if one.task == task)
     page = root.get(DEAD, params={"queue": queue})
     assert task in field(page, "task")
@@ -162,7 +170,10 @@ def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, clust
     assert "characters)" in next(one for one in field(page, "arguments") if one.startswith('[["<b>&","xxx'))
     assert task in field(root.get(DEAD, params={"kind": "unknown task"}), "task")
     assert task not in field(root.get(DEAD, params={"kind": "failed"}), "task")
-    assert any("takes 2 positional arguments" in reason for reason in field(root.get(DEAD, params={"kind": "failed"}), "reason"))
+    assert any(
+        "takes 2 positional arguments" in reason
+        for reason in field(root.get(DEAD, params={"kind": "failed"}), "reason")
+    )
     assert task not in field(root.get(DEAD, params={"queue": "maintenance"}), "task")
     assert "Sent again: 1." in said(act(root, DEAD, "retry", unknown))
     again = eventually(lambda: next((id for id, one in _letters() if one.task == task and id != unknown), None))
@@ -176,7 +187,9 @@ def test_dead_letters_are_filtered_sent_again_and_discarded(root: Browser, clust
     assert history("deadletter", again) == ["Discarded: no such task"]
 
 
-def test_rejected_operations_are_found_by_shard_reason_key_and_write(root: Browser, client: httpx.Client, key: str) -> None:
+def test_rejected_operations_are_found_by_shard_reason_key_and_write(
+    root: Browser, client: httpx.Client, key: str
+) -> None:
     shard = topology.current().shard_of(key)
     version = client.put(f"/v1/counters/{key}", json={"value": 2**63 - 1}).json()["version"]
     writes = [client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).json()["id"] for _ in range(2)]
@@ -198,10 +211,22 @@ def test_rejected_operations_are_found_by_shard_reason_key_and_write(root: Brows
     assert found(write=writes[0]) == [writes[0]]
     assert found(write=f"{uuid7().hex}-0-0") == []
     page = root.get(REJECTED, params={"write": writes[0]})
-    for text in ("would leave the range", str(2**63 - 1), str(version), f"/admin/counters/counter/writes/?id={writes[0]}"):
+    for text in (
+        "would leave the range",
+        str(2**63 - 1),
+        str(version),
+        f"/admin/counters/counter/writes/?id={writes[0]}",
+    ):
         assert text in page.text
     assert "<strong>rejected</strong>" in root.get(f"/admin/counters/counter/writes/?id={writes[0]}").text
-    for bad in ({"write": "x"}, {"write": f"{uuid7().hex}-0-63"}, {"key": "a b"}, {"shard": "9"}, {"after": "x"}, {"after": "[1]"}):
+    for bad in (
+        {"write": "x"},
+        {"write": f"{uuid7().hex}-0-63"},
+        {"key": "a b"},
+        {"shard": "9"},
+        {"after": "x"},
+        {"after": "[1]"},
+    ):
         assert root.get(REJECTED, params=bad).status_code == 200, bad
 
 
@@ -214,8 +239,12 @@ def test_rejected_operations_are_paged_over_all_shards(root: Browser, client: ht
     assert sorted(_all(root, REJECTED, key, "key")) == keys
     assert set(field(root.get(REJECTED, params={"key": key}), "shard")) <= {"0", "1"}
     assert len(field(root.get(REJECTED, params={"write": write}), "key")) == listing.PAGE
-    plan = " ".join(row[0] for row in rows(0, f"EXPLAIN {applied_records.REJECTED}", *applied_records.RejectedPlace(), 101))
-    assert "Seq Scan" not in plan, plan  # indexes only; whether in their order is for the planner, which knows how few rows there are
+    plan = " ".join(
+        row[0] for row in rows(0, f"EXPLAIN {applied_records.REJECTED}", *applied_records.RejectedPlace(), 101)
+    )
+    assert "Seq Scan" not in plan, (
+        plan
+    )  # indexes only; whether in their order is for the planner, which knows how few rows there are
     assert "Seq Scan" not in plan, plan
 
 
@@ -230,7 +259,12 @@ def test_forwarded_batches_are_shown_and_filtered(root: Browser, client: httpx.C
     assert page.status_code == 200
     here = field(page, "batch").index(id.hex)
     assert here == 0  # the newest first
-    assert [field(page, name)[here] for name in ("from", "to", "forwarded", "applied")] == ["0.0", str(lane_of(mine)), forwarded.hex, "yes"]
+    assert [field(page, name)[here] for name in ("from", "to", "forwarded", "applied")] == [
+        "0.0",
+        str(lane_of(mine)),
+        forwarded.hex,
+        "yes",
+    ]
     assert id.hex not in field(root.get(FORWARDED, params={"shard": 1}), "batch")
     assert id.hex not in field(root.get(FORWARDED, params={"to": 0}), "batch")
 
@@ -284,7 +318,9 @@ def test_the_journals_absence_is_a_sentence(root: Browser, cluster: Cluster) -> 
         redis.resume()
 
 
-def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(root: Browser, cluster: Cluster, client: httpx.Client, key: str) -> None:
+def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(
+    root: Browser, cluster: Cluster, client: httpx.Client, key: str
+) -> None:
     cluster.wait_until_whole()
     mine = next(_keys_of(0, key))
     client.put(f"/v1/counters/{mine}", json={"value": 2**63 - 1})

@@ -47,9 +47,17 @@ def test_a_quorum_is_set_with_its_reason(root: Browser, client: httpx.Client) ->
     assert all(shown(shard, "synchronous_standby_names").startswith("ANY 1") for shard in (0, 1))
     assert "Write quorum 1: an audit" in history("shard", "1")
     kept = Intervention.objects.filter(action="quorum 1", reason="an audit")
-    assert {(one.shard, one.outcome, one.by.startswith("user u")) for one in kept} == {(0, "in force", True), (1, "in force", True)}
-    found = {search: root.get(INTERVENTIONS, params={"q": search}) for search in ("", "an audit", "1 quorum", "no such thing")}
-    assert [("an audit" in page.text.partition('id="result_list"')[2], page.status_code) for page in found.values()] == [
+    assert {(one.shard, one.outcome, one.by.startswith("user u")) for one in kept} == {
+        (0, "in force", True),
+        (1, "in force", True),
+    }
+    found = {
+        search: root.get(INTERVENTIONS, params={"q": search})
+        for search in ("", "an audit", "1 quorum", "no such thing")
+    }
+    assert [
+        ("an audit" in page.text.partition('id="result_list"')[2], page.status_code) for page in found.values()
+    ] == [
         *((True, 200) for _ in range(3)),
         (False, 200),
     ]
@@ -78,7 +86,12 @@ def test_a_server_that_is_none(root: Browser, id: str) -> None:
 
 def test_who_may(browse: Callable[..., Browser], client: httpx.Client) -> None:
     viewer = browse("view_replica", "view_shard", "view_intervention")
-    assert viewer.get(REPLICAS).status_code == viewer.get(SHARDS).status_code == viewer.get(INTERVENTIONS).status_code == 200
+    assert (
+        viewer.get(REPLICAS).status_code
+        == viewer.get(SHARDS).status_code
+        == viewer.get(INTERVENTIONS).status_code
+        == 200
+    )
     assert 'name="action"' not in viewer.get(REPLICAS).text
     replica = one_of(client, "replica")["node"]
     assert act(viewer, REPLICAS, "reinitialise", f"{SHARD}/{replica}", reason="x").status_code == 403

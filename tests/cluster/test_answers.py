@@ -63,7 +63,12 @@ LONG = "y" * 50_000
 LONG_REQUESTS: list[tuple[str, str, dict[str, str], bytes | None]] = [
     ("POST", "/v1/increments", {"Content-Type": LONG}, b"{}"),
     ("POST", "/v1/increments", {"Content-Type": "application/json", "Content-Encoding": LONG}, b"{}"),
-    ("POST", "/v1/increments", {"Content-Type": "application/json", "Idempotency-Key": LONG}, b'{"increments":[{"key":"a","delta":1}]}'),
+    (
+        "POST",
+        "/v1/increments",
+        {"Content-Type": "application/json", "Idempotency-Key": LONG},
+        b'{"increments":[{"key":"a","delta":1}]}',
+    ),
     ("GET", "/v1/counters/a", {"Authorization": LONG}, None),
     ("GET", f"/v1/counters/{LONG}", {}, None),
     ("GET", f"/v1/counters?key={LONG}", {}, None),
@@ -80,7 +85,9 @@ LONG_REQUESTS: list[tuple[str, str, dict[str, str], bytes | None]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body"), LONG_REQUESTS, ids=range(len(LONG_REQUESTS)))
-def test_long_values_are_not_repeated(client: httpx.Client, method: str, path: str, headers: dict[str, str], body: bytes | None) -> None:
+def test_long_values_are_not_repeated(
+    client: httpx.Client, method: str, path: str, headers: dict[str, str], body: bytes | None
+) -> None:
     answer = client.request(method, path, headers=headers, content=body)
     assert 400 <= answer.status_code < 500, answer.text[:300]
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -90,7 +97,9 @@ def test_long_values_are_not_repeated(client: httpx.Client, method: str, path: s
 # Every error is a problem document.
 
 
-def raw(cluster: Cluster, method: str, path: str, *headers: bytes, body: bytes = b"") -> tuple[int, bytes, dict[str, Any]]:
+def raw(
+    cluster: Cluster, method: str, path: str, *headers: bytes, body: bytes = b""
+) -> tuple[int, bytes, dict[str, Any]]:
     """Status, head and document that nginx answers."""
     lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: 127.0.0.1", b"Connection: close", *headers]
     lines += [f"Authorization: Api-Key {cluster.key}".encode(), b"Content-Length: %d" % len(body)]
@@ -100,7 +109,8 @@ def raw(cluster: Cluster, method: str, path: str, *headers: bytes, body: bytes =
 
 @pytest.mark.parametrize("path", ["/v1/counters/a/increments", "/v1/increments"])
 @pytest.mark.parametrize(
-    "value", [b"application/json; charset=\x01", b"application/json\x7f", b"\x1b[1m", b"application/json; a*=nowhere''b"]
+    "value",
+    [b"application/json; charset=\x01", b"application/json\x7f", b"\x1b[1m", b"application/json; a*=nowhere''b"],
 )
 def test_a_broken_content_type(cluster: Cluster, path: str, value: bytes) -> None:
     status, head, document = raw(cluster, "POST", path, b"Content-Type: " + value, body=b'{"delta": 1}')
@@ -114,7 +124,9 @@ def test_a_content_type_that_cannot_be_read_on_an_api_port(cluster: Cluster) -> 
     api = f"http://127.0.0.1:{cluster.processes('api')[0]['port']}"
     with cluster.client() as client:
         headers = {"Content-Type": "application/json; a*=nowhere''b"}
-        document = assert_problem(client.post(f"{api}/v1/increments", content=b"{}", headers=headers), 400, "invalid-request")
+        document = assert_problem(
+            client.post(f"{api}/v1/increments", content=b"{}", headers=headers), 400, "invalid-request"
+        )
     assert document["errors"][0]["field"] == "Content-Type"
 
 
@@ -131,7 +143,9 @@ def test_many_headers_are_no_error(cluster: Cluster) -> None:
     assert raw(cluster, "GET", "/v1/counters/a", *(b"X-%d: 1" % number for number in range(86)))[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/static/", "/static/admin/", "/static/nothing.css", "/.problem/400", "/.problem/503", "/.problem/"])
+@pytest.mark.parametrize(
+    "path", ["/static/", "/static/admin/", "/static/nothing.css", "/.problem/400", "/.problem/503", "/.problem/"]
+)
 def test_addresses_of_nginx_itself(client: httpx.Client, path: str) -> None:
     assert_problem(client.get(path), 404, "not-found")
 
@@ -148,7 +162,9 @@ def test_static_files_are_served(client: httpx.Client) -> None:
     assert client.get("/static/admin/css/base.css").headers["Content-Type"] == "text/css"
 
 
-@pytest.mark.parametrize("path", ["/v1/shards", "/v1/shards/0/quorum", "/v1/shards/0/switchover", "/v1/shards/0/digest"])
+@pytest.mark.parametrize(
+    "path", ["/v1/shards", "/v1/shards/0/quorum", "/v1/shards/0/switchover", "/v1/shards/0/digest"]
+)
 def test_options_need_no_key(cluster: Cluster, path: str) -> None:
     """Which methods there are is public: the schema says so, and that `OPTIONS` needs no key."""
     with cluster.client("") as nobody:
@@ -156,7 +172,9 @@ def test_options_need_no_key(cluster: Cluster, path: str) -> None:
         assert (answer.status_code, answer.content) == (204, b"")
         assert "OPTIONS" in answer.headers["Allow"]
         assert nobody.request(answer.headers["Allow"].split(", ")[0], path).status_code == 401
-        assert "`OPTIONS` answers 204 with `Allow`, and needs no key" in nobody.get("/v1/schema").text.replace("\n    ", " ")
+        assert "`OPTIONS` answers 204 with `Allow`, and needs no key" in nobody.get("/v1/schema").text.replace(
+            "\n    ", " "
+        )
 
 
 # Keys and conditions.
@@ -196,7 +214,9 @@ def test_an_increment_has_no_condition(client: httpx.Client, key: str) -> None:
         client.post("/v1/increments", json=bulk, headers=headers),
     ):
         document = assert_problem(answer, 400, "invalid-request")
-        assert document["errors"] == [{"field": "If-Match", "rule": "only for PUT and DELETE of a counter: an increment has no condition"}]
+        assert document["errors"] == [
+            {"field": "If-Match", "rule": "only for PUT and DELETE of a counter: an increment has no condition"}
+        ]
     assert value_of(client, key) == 0
 
 
@@ -289,7 +309,9 @@ def test_a_bulk_write_is_rejected_only_if_all_of_it_was(client: httpx.Client, ke
         assert [one["key"] for one in found["rejected"]] == sorted(rejected)
 
 
-def test_a_question_has_its_own_advice_while_the_journal_is_down(cluster: Cluster, client: httpx.Client, key: str) -> None:
+def test_a_question_has_its_own_advice_while_the_journal_is_down(
+    cluster: Cluster, client: httpx.Client, key: str
+) -> None:
     write = client.post(f"/v1/counters/{key}/increments?wait=30", json={"delta": 1}).json()["id"]
     journal = psutil.Process(cluster.processes("redis-journal")[0]["pid"])
     journal.send_signal(signal.SIGSTOP)
@@ -316,7 +338,9 @@ def test_status_says_who_is_primary(cluster: Cluster) -> None:
     assert sorted(modes) == [(0, "primary"), (0, "replica"), (1, "primary"), (1, "replica")]
     for shard in (0, 1):
         with databases.connect(databases.primary(shard)) as conn:
-            assert [one["mode"] for one in cluster.processes("postgres", shard) if one["port"] == conn.info.port] == ["primary"]
+            assert [one["mode"] for one in cluster.processes("postgres", shard) if one["port"] == conn.info.port] == [
+                "primary"
+            ]
     assert all("mode" not in one for one in cluster.status()["processes"] if one["role"] != "postgres")
 
 

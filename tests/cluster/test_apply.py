@@ -69,7 +69,12 @@ def test_the_same_batch_journaled_twice_is_counted_once(cluster: Cluster, client
 
 def test_order_is_the_journals(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """A set voids what stands before it and keeps what stands behind it."""
-    operations: list[batch.Operation] = [Increments([key], [100]), Step(key, "set", 5), Increments([key], [1]), Increments([key], [1])]
+    operations: list[batch.Operation] = [
+        Increments([key], [100]),
+        Step(key, "set", 5),
+        Increments([key], [1]),
+        Increments([key], [1]),
+    ]
     for operation in operations:
         put_in_journal(lane_of(key), operation)
     dispatch.send(lane_of(key))
@@ -140,7 +145,9 @@ def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Clien
         (shard, 1.5),
         (shard, 0, uuid4().hex),
     ]
-    current_app.send_task("counters.apply_batch", (shard, uuid4().hex, 1), queue=dispatch.queue_of(shard))  # of the version before
+    current_app.send_task(
+        "counters.apply_batch", (shard, uuid4().hex, 1), queue=dispatch.queue_of(shard)
+    )  # of the version before
     for arguments in garbage:
         current_app.send_task(dispatch.TASK, arguments, queue=dispatch.queue_of(shard))
     current_app.send_task("counters.no_such_task", (), queue=dispatch.queue_of(shard))
@@ -151,7 +158,11 @@ def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Clien
     def new() -> dict[str, dead_letters.DeadLetter]:
         return {id: letter for id, letter in dead_letters.letters().items() if id not in before}
 
-    eventually(lambda: {letter.reason.partition(":")[0] for letter in new().values()} == reasons and len(new()) == len(garbage) + 1)
+    eventually(
+        lambda: (
+            {letter.reason.partition(":")[0] for letter in new().values()} == reasons and len(new()) == len(garbage) + 1
+        )
+    )
     kept = new()
     unknown = next(id for id, letter in kept.items() if letter.task == "counters.no_such_task")
     assert dead_letters.retry(unknown)
@@ -167,14 +178,18 @@ def test_misrouted_batch_is_forwarded(cluster: Cluster, client: httpx.Client, ke
     wrong = Lane(0, 0)
     assert {current.shard_of(one) for one in keys} == {0, 1}
     assert len({current.lane_of(one) for one in keys if current.shard_of(one) == 0}) > 1
-    id, _ = put_in_journal(wrong, Increments(keys, [4] * len(keys)), Step(next(k for k in keys if current.shard_of(k) == 1), "set", 50))
+    id, _ = put_in_journal(
+        wrong, Increments(keys, [4] * len(keys)), Step(next(k for k in keys if current.shard_of(k) == 1), "set", 50)
+    )
     for _ in range(3):
         dispatch.send(wrong)
     expected = dict.fromkeys(keys, 4) | {next(k for k in keys if current.shard_of(k) == 1): 50}
     eventually(lambda: {one: value_of(client, one) for one in keys} == expected)
     status = client.get(f"/v1/writes/{WriteId(id, 1, (wrong,))}").json()
     assert (status["status"], status["value"]) == ("applied", 50)
-    assert rows(1, "SELECT count(*) FROM counter WHERE key = ANY(%s)", [k for k in keys if current.shard_of(k) == 0]) == [(0,)]
+    assert rows(
+        1, "SELECT count(*) FROM counter WHERE key = ANY(%s)", [k for k in keys if current.shard_of(k) == 0]
+    ) == [(0,)]
 
 
 def test_an_emptied_journal_starts_behind_every_version(cluster: Cluster, client: httpx.Client, key: str) -> None:
@@ -216,12 +231,17 @@ def test_commits_that_the_replica_never_got_are_applied_again(
         answer = client.post(f"/v1/counters/{one}/increments", json={"delta": 3}, params={"wait": 30})
         assert answer.status_code == 200, answer.text
         answers[one] = answer.json()
-    assert sum(Journal(lane).depth() for lane in journal.occupied(1)) >= len({answer["id"] for answer in answers.values()})
+    assert sum(Journal(lane).depth() for lane in journal.occupied(1)) >= len(
+        {answer["id"] for answer in answers.values()}
+    )
     os.kill(primary_of(cluster, 1)["pid"], signal.SIGKILL)
     lagging_replica.kill()  # what it had in its buffer goes with it
     eventually(lambda: {one: value_of(client, one) for one in keys} == dict.fromkeys(keys, 3), 60)
     for one in keys:  # versions, too, are what was answered
-        assert client.get(f"/v1/counters/{one}", params={"consistency": "primary"}).json()["version"] == answers[one]["version"]
+        assert (
+            client.get(f"/v1/counters/{one}", params={"consistency": "primary"}).json()["version"]
+            == answers[one]["version"]
+        )
     eventually(lambda: is_drained(1), 60)
 
 

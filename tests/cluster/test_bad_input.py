@@ -131,7 +131,12 @@ DELTAS = [
     add("NaN", number("NaN"), field="body", rule="malformed"),
     add("leading zero", number("01"), field="body", rule="malformed"),
     add("plus sign", number("+1"), field="body", rule="malformed"),
-    add("deeply nested", b'{"delta": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", field="delta", rule="`int`, got `array`"),
+    add(
+        "deeply nested",
+        b'{"delta": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        field="delta",
+        rule="`int`, got `array`",
+    ),
 ]
 BODIES = [
     add("missing", b"{}", field="body", rule="missing required field `delta`"),
@@ -154,8 +159,18 @@ BODIES = [
 ]
 MEDIA = [
     add("text", headers={"Content-Type": "text/plain"}, status=415, slug="unsupported-media-type"),
-    add("form, curl's own", headers={"Content-Type": "application/x-www-form-urlencoded"}, status=415, slug="unsupported-media-type"),
-    add("multipart", headers={"Content-Type": "multipart/form-data; boundary=x"}, status=415, slug="unsupported-media-type"),
+    add(
+        "form, curl's own",
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+        status=415,
+        slug="unsupported-media-type",
+    ),
+    add(
+        "multipart",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+        status=415,
+        slug="unsupported-media-type",
+    ),
     add("NDJSON", headers={"Content-Type": NDJSON}, status=415, slug="unsupported-media-type"),
     add("compressed", headers={"Content-Encoding": "gzip"}, status=415, slug="unsupported-media-type"),
     put("MessagePack", headers={"Content-Type": MSGPACK}, status=415, slug="unsupported-media-type"),
@@ -180,19 +195,28 @@ def in_all_media(name: str, items: list[Any], field: str, rule: str) -> list[Cas
 GOOD = {"key": KEY, "delta": 1}
 BULK = [
     *in_all_media("nothing", [], "increments", "at least one"),
-    *in_all_media("string delta", [GOOD, GOOD, GOOD, {"key": "a", "delta": "1"}], "increments[3].delta", "`int`, got `str`"),
+    *in_all_media(
+        "string delta", [GOOD, GOOD, GOOD, {"key": "a", "delta": "1"}], "increments[3].delta", "`int`, got `str`"
+    ),
     *in_all_media("float delta", [{"key": "a", "delta": 1.5}], "increments[0].delta", "`int`, got `float`"),
     *in_all_media("delta beyond 64 bits", [GOOD, {"key": "a", "delta": MAX + 1}], "increments[1].delta", f"<= {MAX}"),
     *in_all_media("no delta", [GOOD, {"key": "a"}], "increments[1]", "missing required field `delta`"),
     *in_all_media("unknown field", [{**GOOD, "wait": 1}], "increments[0]", "unknown field `wait`"),
     *in_all_media("key of another type", [GOOD, {"key": 1, "delta": 1}], "increments[1].key", "`str`, got `int`"),
     *in_all_media("bad key", [GOOD, GOOD, {"key": "a b", "delta": 1}], "increments[2].key", KEY_RULE),
-    *in_all_media("bad key that was there before", [GOOD, {"key": "", "delta": 1}, {"key": "", "delta": 1}], "increments[1].key", KEY_RULE),
+    *in_all_media(
+        "bad key that was there before",
+        [GOOD, {"key": "", "delta": 1}, {"key": "", "delta": 1}],
+        "increments[1].key",
+        KEY_RULE,
+    ),
     *in_all_media("key with a newline", [GOOD, {"key": "a\nb", "delta": 1}], "increments[1].key", KEY_RULE),
     *in_all_media("key with NUL", [{"key": "a\0", "delta": 1}], "increments[0].key", KEY_RULE),
     *in_all_media("item of another type", [GOOD, [1]], "increments[1]", "`object`, got `array`"),
     *in_all_media("sum beyond 64 bits", [{"key": KEY, "delta": MAX}, GOOD], "increments", "more than 64 bits"),
-    *in_all_media("negative sum beyond 64 bits", [{"key": KEY, "delta": MIN}, {"key": KEY, "delta": -1}], "increments", "64 bits"),
+    *in_all_media(
+        "negative sum beyond 64 bits", [{"key": KEY, "delta": MIN}, {"key": KEY, "delta": -1}], "increments", "64 bits"
+    ),
     bulk("an array", [GOOD], field="body", rule="`object`, got `array`"),
     bulk("an object", {"increments": GOOD}, field="increments", rule="`array`, got `object`"),
     bulk("no field", {}, field="body", rule="missing required field `increments`"),
@@ -210,8 +234,20 @@ BULK = [
     bulk("an array", msgspec.msgpack.encode([GOOD]), MSGPACK, field="body", rule="`object`, got `array`"),
     bulk("no text for a name", msgspec.msgpack.encode({1: []}), MSGPACK, field="body", rule="`str`, got `int`"),
     bulk("no UTF-8", b"\x81\xaaincrements\x91\x82\xa3key\xa1\xff\xa5delta\x01", MSGPACK, field="body", rule="UTF-8"),
-    bulk("a promise of 4 billion items", b"\x81\xaaincrements\xdd\xff\xff\xff\xff", MSGPACK, field="body", rule="truncated"),
-    bulk("deeply nested", b"\x81\xaaincrements" + b"\x91" * 200_000, MSGPACK, field="increments[0]", rule="`object`, got `array`"),
+    bulk(
+        "a promise of 4 billion items",
+        b"\x81\xaaincrements\xdd\xff\xff\xff\xff",
+        MSGPACK,
+        field="body",
+        rule="truncated",
+    ),
+    bulk(
+        "deeply nested",
+        b"\x81\xaaincrements" + b"\x91" * 200_000,
+        MSGPACK,
+        field="increments[0]",
+        rule="`object`, got `array`",
+    ),
     bulk("JSON", {"increments": [GOOD]}, MSGPACK, field="body"),
     *(
         bulk("100,001 increments", body, media, status=413, slug="payload-too-large")
@@ -228,12 +264,35 @@ CURSOR_RULE = "the value of next from the page before"
 QUERIES = [
     *(
         add(f"wait={wait}", path=f"/v1/counters/{KEY}/increments?wait={wait}", field="wait", rule=WAIT_RULE)
-        for wait in ("", "abc", "-1", "31", "30.001", "nan", "inf", "-inf", "1_0", "%201", "1,5", "0x1", "1e3", "%D9%A1", "1s")
+        for wait in (
+            "",
+            "abc",
+            "-1",
+            "31",
+            "30.001",
+            "nan",
+            "inf",
+            "-inf",
+            "1_0",
+            "%201",
+            "1,5",
+            "0x1",
+            "1e3",
+            "%D9%A1",
+            "1s",
+        )
     ),
     get("consistency", f"/v1/counters/{KEY}?consistency=x", field="consistency", rule="eventual or primary"),
     get("no consistency", f"/v1/counters/{KEY}?consistency=", field="consistency", rule="eventual or primary"),
-    get("consistency of many", "/v1/counters?key=a&consistency=strong", field="consistency", rule="eventual or primary"),
-    get("consistency of a page", "/v1/counters?prefix=a&consistency=strong", field="consistency", rule="eventual or primary"),
+    get(
+        "consistency of many", "/v1/counters?key=a&consistency=strong", field="consistency", rule="eventual or primary"
+    ),
+    get(
+        "consistency of a page",
+        "/v1/counters?prefix=a&consistency=strong",
+        field="consistency",
+        rule="eventual or primary",
+    ),
     *(
         get(f"limit={limit}", f"/v1/counters?limit={limit}", field="limit", rule="from 1 to 1000")
         for limit in ("", "0", "1001", "-1", "x", "1.0", "9" * 5000, "%D9%A1")
@@ -273,8 +332,22 @@ CONDITIONS = [
     )
 ] + [
     delete("If-Match: 1", headers={"If-Match": "1"}, field="If-Match", rule="a version in quotes"),
-    put("another version", headers={"If-Match": '"1"'}, status=412, slug="version-mismatch", field="If-Match", rule="not the one"),
-    delete("another version", headers={"If-Match": '"1"'}, status=412, slug="version-mismatch", field="If-Match", rule="not the one"),
+    put(
+        "another version",
+        headers={"If-Match": '"1"'},
+        status=412,
+        slug="version-mismatch",
+        field="If-Match",
+        rule="not the one",
+    ),
+    delete(
+        "another version",
+        headers={"If-Match": '"1"'},
+        status=412,
+        slug="version-mismatch",
+        field="If-Match",
+        rule="not the one",
+    ),
 ]
 BAD_IDEMPOTENCY_KEYS: dict[str, str | bytes] = {
     "empty": "",
@@ -291,22 +364,47 @@ IDEMPOTENCY = [
         add(f"Idempotency-Key {name}", headers=headers, field="Idempotency-Key", rule="1 to 255 printable ASCII"),
         put(f"Idempotency-Key {name}", headers=headers, field="Idempotency-Key", rule="1 to 255 printable ASCII"),
     )
-] + [delete("Idempotency-Key empty", headers={"Idempotency-Key": ""}, field="Idempotency-Key", rule="1 to 255 printable ASCII")]
+] + [
+    delete(
+        "Idempotency-Key empty",
+        headers={"Idempotency-Key": ""},
+        field="Idempotency-Key",
+        rule="1 to 255 printable ASCII",
+    )
+]
 
 REFUSED: dict[str, Any] = {"status": 401, "slug": "unauthorized"}
 FORBIDDEN: dict[str, Any] = {"status": 403, "slug": "forbidden"}
 CALLERS = [
     *(
         add(f"Authorization: {form}", headers={"Authorization": form}, who="nobody", **REFUSED)
-        for form in ("", "Api-Key", "Api-Key x", "Api-Key x.y", "Api-Key a b", "Bearer x", "Basic YTpi", "Api-Keyx", "x")
+        for form in (
+            "",
+            "Api-Key",
+            "Api-Key x",
+            "Api-Key x.y",
+            "Api-Key a b",
+            "Bearer x",
+            "Basic YTpi",
+            "Api-Keyx",
+            "x",
+        )
     ),
     add("no key", who="nobody", **REFUSED),
     Case("bulk: no key", "POST", "/v1/increments", b"{}", {"Content-Type": JSON}, "nobody", **REFUSED),
     put("no key", who="nobody", **REFUSED),
     delete("no key", who="nobody", **REFUSED),
-    get("unknown key, though reading is open", f"/v1/counters/{KEY}", headers={"Authorization": "Api-Key x.y"}, who="nobody", **REFUSED),
+    get(
+        "unknown key, though reading is open",
+        f"/v1/counters/{KEY}",
+        headers={"Authorization": "Api-Key x.y"},
+        who="nobody",
+        **REFUSED,
+    ),
     add("key that may only read", who="reader", **FORBIDDEN),
-    Case("bulk: key that may only read", "POST", "/v1/increments", b"{}", {"Content-Type": JSON}, "reader", **FORBIDDEN),
+    Case(
+        "bulk: key that may only read", "POST", "/v1/increments", b"{}", {"Content-Type": JSON}, "reader", **FORBIDDEN
+    ),
     put("key that may only read", who="reader", **FORBIDDEN),
     delete("key that may only read", who="reader", **FORBIDDEN),
 ]
@@ -334,11 +432,27 @@ ADDRESSES = [
     Case("method: TRACE, which nginx refuses", "TRACE", f"/v1/counters/{KEY}", **NOT_ALLOWED),
     *(
         Case(f"unknown: {method} {path}", method, path, status=404, slug="not-found")
-        for method, path in (("GET", "/v1"), ("GET", "/v1/nothing"), ("POST", "/v1/counter/a/increments"), ("DELETE", "/v2/counters/a"))
+        for method, path in (
+            ("GET", "/v1"),
+            ("GET", "/v1/nothing"),
+            ("POST", "/v1/counter/a/increments"),
+            ("DELETE", "/v2/counters/a"),
+        )
     ),
     *(
         get(f"write {write!r}", f"/v1/writes/{write}", field="id", rule="an id that a write was answered with")
-        for write in ("", "x", "a/b", "%20", BATCH, f"{BATCH}-0-", f"{BATCH}-0-1.0", f"{BATCH}-01-0", f"{BATCH}-0-100", f"{BATCH}-0-0%0A")
+        for write in (
+            "",
+            "x",
+            "a/b",
+            "%20",
+            BATCH,
+            f"{BATCH}-0-",
+            f"{BATCH}-0-1.0",
+            f"{BATCH}-01-0",
+            f"{BATCH}-0-100",
+            f"{BATCH}-0-0%0A",
+        )
     ),
     *(
         get(f"write {write!r}", f"/v1/writes/{write}", status=404, slug="unknown-write")
@@ -363,7 +477,9 @@ def apis(cluster: Cluster) -> Iterator[list[httpx.Client]]:
     with ExitStack() as stack:
         headers = {"Authorization": f"Api-Key {cluster.key}"}
         addresses = [f"http://127.0.0.1:{process['port']}" for process in cluster.processes("api")]
-        yield [stack.enter_context(httpx.Client(base_url=address, headers=headers, timeout=60)) for address in addresses]
+        yield [
+            stack.enter_context(httpx.Client(base_url=address, headers=headers, timeout=60)) for address in addresses
+        ]
 
 
 def accepted(apis: list[httpx.Client]) -> float:
@@ -376,7 +492,9 @@ def accepted(apis: list[httpx.Client]) -> float:
 def test_bad_input(case: Case, clients: dict[str, httpx.Client], apis: list[httpx.Client], key: str) -> None:
     before = accepted(apis)
     body = None if case.body is None else case.body.replace(KEY.encode(), key.encode())
-    headers = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in case.headers.items()]
+    headers = [
+        (name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in case.headers.items()
+    ]
     answer = clients[case.who].request(case.method, case.path.replace(KEY, key), content=body, headers=headers)
     document = assert_problem(answer, case.status, case.slug)
     if case.field is not None:
@@ -413,7 +531,9 @@ def test_a_body_beyond_the_limit_of_the_api_itself(apis: list[httpx.Client], key
 
 def test_a_name_that_comes_twice_counts_once_with_its_last_value(client: httpx.Client, key: str) -> None:
     """RFC 8259 leaves it open; here as in most parsers."""
-    answer = client.post(f"/v1/counters/{key}/increments?wait=30", content=b'{"delta": 1, "delta": 2}', headers={"Content-Type": JSON})
+    answer = client.post(
+        f"/v1/counters/{key}/increments?wait=30", content=b'{"delta": 1, "delta": 2}', headers={"Content-Type": JSON}
+    )
     assert answer.json()["value"] == 2
 
 
@@ -426,7 +546,9 @@ def test_good_waits(client: httpx.Client, key: str, wait: str) -> None:
 @pytest.mark.parametrize("media", ["", "application/json; charset=utf-8", "Application/JSON"])
 def test_good_media_types(client: httpx.Client, key: str, media: str) -> None:
     answer = client.post(
-        f"/v1/counters/{key}/increments?wait=30", content=b'{"delta": 1}', headers={"Content-Type": media} if media else {}
+        f"/v1/counters/{key}/increments?wait=30",
+        content=b'{"delta": 1}',
+        headers={"Content-Type": media} if media else {},
     )
     assert answer.json()["value"] == 1
 
@@ -473,7 +595,11 @@ LENGTHS = {
     "none": (b"", b'{"delta": 1}', False),
     "none and no body": (b"", b"", False),
     "too long": (b"Content-Length: 99\r\n", b'{"delta": 1}', True),
-    "too long for lines": (b"Content-Length: 99\r\nX-Bulk: 1\r\n", b'{"key": "' + KEY.encode() + b'", "delta": 1}\n', True),
+    "too long for lines": (
+        b"Content-Length: 99\r\nX-Bulk: 1\r\n",
+        b'{"key": "' + KEY.encode() + b'", "delta": 1}\n',
+        True,
+    ),
     "too short": (b"Content-Length: 5\r\n", b'{"delta": 1}', False),
     "no number": (b"Content-Length: abc\r\n", b'{"delta": 1}', False),
     "negative": (b"Content-Length: -1\r\n", b'{"delta": 1}', False),
@@ -486,7 +612,9 @@ LENGTHS = {
 
 @pytest.mark.parametrize("front", ["nginx", "api"])
 @pytest.mark.parametrize("name", LENGTHS)
-def test_a_wrong_length_neither_hangs_nor_counts(cluster: Cluster, apis: list[httpx.Client], key: str, name: str, front: str) -> None:
+def test_a_wrong_length_neither_hangs_nor_counts(
+    cluster: Cluster, apis: list[httpx.Client], key: str, name: str, front: str
+) -> None:
     """The connection is closed, with a 400 unless the client was gone first; nothing is counted, by nginx or by the API alone."""
     head, body, close = LENGTHS[name]
     before = accepted(apis)
@@ -538,7 +666,9 @@ def test_heads_have_a_limit(cluster: Cluster, request_line: bytes, header: bytes
 
 def test_chunks_count_once(client: httpx.Client, key: str) -> None:
     """A body without Content-Length is as good, through nginx."""
-    answer = client.post(f"/v1/counters/{key}/increments", content=iter([b'{"del', b'ta": 3}']), headers={"Content-Type": JSON})
+    answer = client.post(
+        f"/v1/counters/{key}/increments", content=iter([b'{"del', b'ta": 3}']), headers={"Content-Type": JSON}
+    )
     assert answer.status_code == 202, answer.text
     assert eventually(lambda: value_of(client, key) == 3)
     assert value_of(client, key) == 3
@@ -546,7 +676,9 @@ def test_chunks_count_once(client: httpx.Client, key: str) -> None:
 
 def test_a_condition_is_a_part_of_what_an_idempotency_key_stands_for(client: httpx.Client, key: str) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
-    assert client.put(f"/v1/counters/{key}", json={"value": 1}, headers=headers | {"If-Match": '"0"'}).status_code == 200
+    assert (
+        client.put(f"/v1/counters/{key}", json={"value": 1}, headers=headers | {"If-Match": '"0"'}).status_code == 200
+    )
     answer = client.put(f"/v1/counters/{key}", json={"value": 1}, headers=headers | {"If-Match": '"1"'})
     document = assert_problem(answer, 422, "idempotency-key-reused")
     assert document["errors"][0]["field"] == "Idempotency-Key"

@@ -26,9 +26,19 @@ def test_the_command_says_what_tests_look_at(cluster: Cluster) -> None:
     eventually(cluster.all_running, 60)
     eventually(lambda: without_lanes(said(cluster)) == cluster.status())
     rows = cluster.status()["processes"]
-    assert {"etcd", "patroni", "postgres", "redis-journal", "redis-cache", "nginx", "api", "worker", "spill-worker", "beat", "flower"} == {
-        one["role"] for one in rows
-    }
+    assert {
+        "etcd",
+        "patroni",
+        "postgres",
+        "redis-journal",
+        "redis-cache",
+        "nginx",
+        "api",
+        "worker",
+        "spill-worker",
+        "beat",
+        "flower",
+    } == {one["role"] for one in rows}
     assert all(psutil.pid_exists(one["pid"]) for one in rows)
 
 

@@ -65,7 +65,9 @@ def test_every_call_answers_as_documented(cluster: Cluster, tmp_path: Path) -> N
 
     def run(phases: str) -> subprocess.CompletedProcess[str]:
         (home := tmp_path / phases).mkdir()
-        return subprocess.run([*command, "--phases", phases], cwd=home, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [*command, "--phases", phases], cwd=home, env=environment, capture_output=True, text=True, check=False
+        )
 
     with ThreadPoolExecutor() as pool:
         for done in pool.map(run, PHASES):
@@ -79,7 +81,9 @@ def test_the_schema_has_every_call(client: httpx.Client) -> None:
 
 
 def test_the_schema_is_valid_and_made_without_a_warning(cluster: Cluster, tmp_path: Path) -> None:
-    done = cluster.manage("spectacular", "--validate", "--fail-on-warn", "--file", str(tmp_path / "schema.yaml"), check=False)
+    done = cluster.manage(
+        "spectacular", "--validate", "--fail-on-warn", "--file", str(tmp_path / "schema.yaml"), check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

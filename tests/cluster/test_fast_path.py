@@ -55,7 +55,9 @@ def ways(cluster: Cluster) -> Iterator[Ways]:
         thread.run(application.open())
         eventually(lambda: application._fast_path is not None)
         ways = Ways(thread, application, cluster.key)
-        ways.view(Request("GET", "/v1/counters/x", b"", [HOST, ways.authorization], b""))  # the key is known from now on
+        ways.view(
+            Request("GET", "/v1/counters/x", b"", [HOST, ways.authorization], b"")
+        )  # the key is known from now on
         yield ways
     finally:
         thread.run(application.close())
@@ -86,20 +88,65 @@ def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callabl
     """Requests on the keys of a way, good and bad ones."""
     paths = st.sampled_from(
         [
-            *("/v1/counters/{}a", "/v1/counters/{}b", "/v1/counters/{}a/increments", "/v1/counters/{}b/increments", "/v1/counters"),
-            *("/v1/increments", "/v1/counters/", "/v1/counters//increments", "/v1/counters/{}ä", "/v1/counters/{}" + "x" * 250, "/v1/none"),
+            *(
+                "/v1/counters/{}a",
+                "/v1/counters/{}b",
+                "/v1/counters/{}a/increments",
+                "/v1/counters/{}b/increments",
+                "/v1/counters",
+            ),
+            *(
+                "/v1/increments",
+                "/v1/counters/",
+                "/v1/counters//increments",
+                "/v1/counters/{}ä",
+                "/v1/counters/{}" + "x" * 250,
+                "/v1/none",
+            ),
         ]
     )
     queries = st.sampled_from(
         [
-            *(b"", b"", b"", b"wait=5", b"wait=0", b"wait=x", b"wait=99999", b"wait=5&wait=6", b"consistency=primary", b"consistency=no"),
-            *(b"key={}a", b"key={}a&key={}b", b"key={}a&key=%00", b"key={}a&limit=2", b"prefix={}", b"after=x", b"key=" + b"k" * 201),
+            *(
+                b"",
+                b"",
+                b"",
+                b"wait=5",
+                b"wait=0",
+                b"wait=x",
+                b"wait=99999",
+                b"wait=5&wait=6",
+                b"consistency=primary",
+                b"consistency=no",
+            ),
+            *(
+                b"key={}a",
+                b"key={}a&key={}b",
+                b"key={}a&key=%00",
+                b"key={}a&limit=2",
+                b"prefix={}",
+                b"after=x",
+                b"key=" + b"k" * 201,
+            ),
         ]
     )
     bodies = st.sampled_from(
         [
-            *(b'{"delta": 1}', b'{"delta": -3}', b'{"delta": 1.5}', b'{"delta": 9223372036854775808}', b'{"value": 7}', b"", b"{", b"[]"),
-            *(b'{"increments": [{"key": "{}a", "delta": 2}, {"key": "{}b", "delta": 1}]}', b'{"increments": []}', b'{"delta": 1, "x": 2}'),
+            *(
+                b'{"delta": 1}',
+                b'{"delta": -3}',
+                b'{"delta": 1.5}',
+                b'{"delta": 9223372036854775808}',
+                b'{"value": 7}',
+                b"",
+                b"{",
+                b"[]",
+            ),
+            *(
+                b'{"increments": [{"key": "{}a", "delta": 2}, {"key": "{}b", "delta": 1}]}',
+                b'{"increments": []}',
+                b'{"delta": 1, "x": 2}',
+            ),
             *(b'{"increments": [{"key": "{} a", "delta": 2}]}', b'{"value": "7"}', b"\xff", b"null"),
         ]
     )
@@ -109,26 +156,44 @@ def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callabl
     extras = st.lists(
         st.sampled_from(
             [
-                *((b"accept", b"*/*"), (b"accept", b"text/html"), (b"accept", b"application/json"), (b"if-match", b'"0"')),
-                *((b"if-match", b"7"), (b"content-encoding", b"gzip"), (b"x-forwarded-proto", b"https"), (b"user-agent", b"test")),
+                *(
+                    (b"accept", b"*/*"),
+                    (b"accept", b"text/html"),
+                    (b"accept", b"application/json"),
+                    (b"if-match", b'"0"'),
+                ),
+                *(
+                    (b"if-match", b"7"),
+                    (b"content-encoding", b"gzip"),
+                    (b"x-forwarded-proto", b"https"),
+                    (b"user-agent", b"test"),
+                ),
                 *((b"cookie", b"sessionid=1"), (b"range", b"bytes=0-1"), (b"x-unknown", b"1")),
             ]
         ),
         max_size=2,
         unique_by=lambda header: header[0],
     )
-    callers = st.sampled_from([[authorization], [authorization], [authorization], [], [(b"authorization", b"Api-Key nobody.knows")]])
-    hosts = st.sampled_from([HOST, HOST, HOST, (b"host", b"localhost:8000"), (b"host", b"evil.example"), (b"host", b"a b")])
+    callers = st.sampled_from(
+        [[authorization], [authorization], [authorization], [], [(b"authorization", b"Api-Key nobody.knows")]]
+    )
+    hosts = st.sampled_from(
+        [HOST, HOST, HOST, (b"host", b"localhost:8000"), (b"host", b"evil.example"), (b"host", b"a b")]
+    )
 
     def build(method: str, path: str, query: bytes, headers: Headers, body: bytes) -> Callable[[str], Request]:
         def of(way: str) -> Request:
             name = way.encode()
-            return Request(method, path.replace("{}", way), query.replace(b"{}", name), headers, body.replace(b"{}", name))
+            return Request(
+                method, path.replace("{}", way), query.replace(b"{}", name), headers, body.replace(b"{}", name)
+            )
 
         return of
 
     methods = st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH"])
-    headers = st.builds(lambda host, kind, more, caller: [host, kind, *caller, *more], hosts, content_types, extras, callers)
+    headers = st.builds(
+        lambda host, kind, more, caller: [host, kind, *caller, *more], hosts, content_types, extras, callers
+    )
     return st.builds(build, methods, paths, queries, headers, bodies)
 
 
@@ -143,7 +208,9 @@ def test_both_ways_give_the_same_answer(ways: Ways, data: st.DataObject) -> None
         assert normal(answer) == normal(ways.view(view))
 
 
-def plain(method: str, path: str, body: bytes = b"", *headers: tuple[bytes, bytes], query: bytes = b"") -> Callable[[Ways], Request]:
+def plain(
+    method: str, path: str, body: bytes = b"", *headers: tuple[bytes, bytes], query: bytes = b""
+) -> Callable[[Ways], Request]:
     return lambda ways: Request(method, path, query, [HOST, JSON, ways.authorization, *headers], body)
 
 
@@ -170,11 +237,18 @@ def test_a_plain_call_is_answered_by_the_fast_path(ways: Ways, make: Callable[[W
 @pytest.mark.parametrize(
     "header",
     [
-        *((b"idempotency-key", b"1"), (b"content-encoding", b"gzip"), (b"accept", b"text/html"), (b"host", b"evil.example")),
+        *(
+            (b"idempotency-key", b"1"),
+            (b"content-encoding", b"gzip"),
+            (b"accept", b"text/html"),
+            (b"host", b"evil.example"),
+        ),
         *((b"authorization", b"Api-Key un.known"), (b"x-anything", b"1"), (b"if-match", b'"1"')),
     ],
 )
-def test_what_is_not_plain_declines_before_it_has_acted(ways: Ways, cluster: Cluster, key: str, header: tuple[bytes, bytes]) -> None:
+def test_what_is_not_plain_declines_before_it_has_acted(
+    ways: Ways, cluster: Cluster, key: str, header: tuple[bytes, bytes]
+) -> None:
     headers = {HOST[0]: HOST[1], JSON[0]: JSON[1], ways.authorization[0]: ways.authorization[1]} | dict([header])
     request = Request("POST", f"/v1/counters/{key}/increments", b"", list(headers.items()), b'{"delta": 1}')
     assert ways.fast(request) is None

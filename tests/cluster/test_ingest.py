@@ -48,7 +48,9 @@ def test_a_run_that_was_killed_goes_on(cluster: Cluster, client: httpx.Client, t
         running.kill()
     again = cluster.manage(*args)
     assert 1 <= int(again.stdout.split("; ")[1].split()[0]) < 200, again.stdout
-    found = client.get("/v1/counters", params=[("consistency", "primary"), *(("key", f"{prefix}k{n}") for n in range(100))]).json()
+    found = client.get(
+        "/v1/counters", params=[("consistency", "primary"), *(("key", f"{prefix}k{n}") for n in range(100))]
+    ).json()
     assert {one["value"] for one in found["results"]} == {2000}
 
 

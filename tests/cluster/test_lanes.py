@@ -66,9 +66,13 @@ def test_lanes_of_one_shard_commit_side_by_side(client: httpx.Client, key: str) 
     increment(client, mine, wait=10)
     with databases.connect(databases.primary(0), autocommit=True) as conn:
         conn.execute("BEGIN")
-        conn.execute("SELECT FROM counter WHERE key = %s FOR UPDATE", (mine,))  # its transaction has ledger and lock by then
+        conn.execute(
+            "SELECT FROM counter WHERE key = %s FOR UPDATE", (mine,)
+        )  # its transaction has ledger and lock by then
         increment(client, mine)
-        blocked = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 AND query ~ 'counter'"
+        blocked = (
+            "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 AND query ~ 'counter'"
+        )
         eventually(lambda: rows(0, blocked)[0][0] == 1)
         for _, [other] in others:
             assert increment(client, other, wait=10).json()["value"] == 1
@@ -145,7 +149,9 @@ def test_what_tasks_report_adds_up_to_what_was_accepted(client: httpx.Client, ke
     """Single increments, waited ones, sets and bulk writes with keys of all lanes; each folded operation once."""
     accepted = 0
     with results() as heard:
-        eventually(lambda: not any(Lease(lane).holder() for lane in topology.current().lanes))  # no shift that has done something already
+        eventually(
+            lambda: not any(Lease(lane).holder() for lane in topology.current().lanes)
+        )  # no shift that has done something already
         heard.clear()
         for n in range(200):
             increment(client, f"{key}:{n % 50}")
@@ -218,7 +224,9 @@ def test_a_killed_workers_lanes_are_taken_over_within_the_lease(
     try:
         eventually(lambda: min(counted.values()) > 20)
         spread = eventually(
-            lambda: len(found := holders(three_workers)) == len(by_lane) and len(set(found.values())) > 1 and found, 60, 0.02
+            lambda: len(found := holders(three_workers)) == len(by_lane) and len(set(found.values())) > 1 and found,
+            60,
+            0.02,
         )
         slowest.update(dict.fromkeys(by_lane, 0.0))
         victim = next(iter(spread.values()))
@@ -256,11 +264,15 @@ def lanes_restored(cluster: Cluster) -> Iterator[int]:
         topology.reload()
 
 
-def test_the_number_of_lanes_can_be_changed_under_load(cluster: Cluster, client: httpx.Client, key: str, lanes_restored: int) -> None:
+def test_the_number_of_lanes_can_be_changed_under_load(
+    cluster: Cluster, client: httpx.Client, key: str, lanes_restored: int
+) -> None:
     """Writes get 503 meanwhile, and nothing else; order, write ids and idempotency hold across the change."""
     first = increment(client, f"{key}:first").json()["id"]
     token = {"Idempotency-Key": uuid4().hex}
-    once = client.post(f"/v1/counters/{key}:once/increments", json={"delta": 5}, headers=token).raise_for_status().json()
+    once = (
+        client.post(f"/v1/counters/{key}:once/increments", json={"delta": 5}, headers=token).raise_for_status().json()
+    )
     with load(cluster, key) as running:
         running.goes_on()
         for count in (16, 1, lanes_restored):
@@ -276,11 +288,15 @@ def test_the_number_of_lanes_can_be_changed_under_load(cluster: Cluster, client:
     assert value_of(client, f"{key}:once") == 5
 
 
-def test_lanes_that_cannot_be_drained_are_not_changed(cluster: Cluster, client: httpx.Client, key: str, lanes_restored: int) -> None:
+def test_lanes_that_cannot_be_drained_are_not_changed(
+    cluster: Cluster, client: httpx.Client, key: str, lanes_restored: int
+) -> None:
     lane = lane_of(key)
     with held_up(lane):
         increment(client, key)
-        with pytest.raises(CommandError, match=rf"lane {lane}: not applied and replicated within 2 s: nothing was changed"):
+        with pytest.raises(
+            CommandError, match=rf"lane {lane}: not applied and replicated within 2 s: nothing was changed"
+        ):
             cluster.command("lanes", "16", "--seconds", "2")
         assert topology.reload().lane_count == lanes_restored
         assert increment(client, key).status_code == 202, "the journals are open again"
@@ -335,5 +351,7 @@ def test_a_batch_of_another_number_of_lanes_is_forwarded_within_its_shard(client
     id, _ = put_in_journal(wrong, Increments(keys, [3] * len(keys)))
     dispatch.send(wrong)
     eventually(lambda: [value_of(client, one) for one in keys] == [3] * len(keys))
-    sent = rows(0, "SELECT shard, to_lane FROM forwarded WHERE id = %s AND lane = %s ORDER BY to_lane", id, wrong.number)
+    sent = rows(
+        0, "SELECT shard, to_lane FROM forwarded WHERE id = %s AND lane = %s ORDER BY to_lane", id, wrong.number
+    )
     assert sent == [(0, lane.number) for lane in by_lane if lane != wrong]

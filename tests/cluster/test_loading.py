@@ -116,7 +116,9 @@ def _fresh(done: transaction.Committed, window: Window) -> Window:
     return Window(window.after, window.end, done.fresh)
 
 
-def test_a_window_that_does_not_continue_the_cursor_is_read_again(lane: Lane, loader: Callable[[], Loader], key: str) -> None:
+def test_a_window_that_does_not_continue_the_cursor_is_read_again(
+    lane: Lane, loader: Callable[[], Loader], key: str
+) -> None:
     """After a failover, or to take batches singly, the shift begins elsewhere: what was read ahead is forgotten."""
     placed = [put_in_journal(lane, Increments([key], [1]))[1] for _ in range(4)]
     one = loader()

@@ -35,7 +35,9 @@ def test_sources(client: httpx.Client, key: str) -> None:
 @pytest.mark.smoke
 def test_multi_get_keeps_the_order(client: httpx.Client, key: str) -> None:
     keys = [f"{key}:{n}" for n in range(30)]
-    client.post("/v1/increments", json={"increments": [{"key": one, "delta": n} for n, one in enumerate(keys)]}).raise_for_status()
+    client.post(
+        "/v1/increments", json={"increments": [{"key": one, "delta": n} for n, one in enumerate(keys)]}
+    ).raise_for_status()
     random.shuffle(keys)
     wanted = [*keys, f"{key}:never"]
 
@@ -100,7 +102,10 @@ def test_a_cached_value_never_goes_back(cluster: Cluster, order: list[int]) -> N
 def test_a_cached_read_is_answered_as_any_other(client: httpx.Client, key: str) -> None:
     """The shortcut before the view, and the view."""
     wait_applied(client, key, 4)
-    short, long = client.get(f"/v1/counters/{key}"), client.get(f"/v1/counters/{key}", params={"consistency": "eventual"})
+    short, long = (
+        client.get(f"/v1/counters/{key}"),
+        client.get(f"/v1/counters/{key}", params={"consistency": "eventual"}),
+    )
     assert short.json()["source"] == "cache"
     assert short.json() == long.json()
     own = {"date", "x-request-id"}
@@ -113,7 +118,10 @@ def test_a_cached_read_is_answered_as_any_other(client: httpx.Client, key: str) 
 def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None:
     """The worker may have passed by before the entry was there, so nobody would refresh it."""
     lane = Lane(901, 1)  # no such shard: its shifts would announce, too
-    entries, keys = redis.cache(), [one for n in range(12_000) if number_of(slot_of(one := f"test:lagging:{n}"), 2) == 1][:5000]
+    entries, keys = (
+        redis.cache(),
+        [one for n in range(12_000) if number_of(slot_of(one := f"test:lagging:{n}"), 2) == 1][:5000],
+    )
     entries.delete(f"announced:{lane}", *("c:" + key for key in keys))
     assert cache.announce(lane, 100, keys) == []
     cache.fill(lane.shard, [(keys[1], 5, 90)], {0: 500, 1: 99})
@@ -128,7 +136,9 @@ def test_versions_seen_by_readers_never_go_back(cluster: Cluster, client: httpx.
     """I5 under a race: evictions, fills and writes at once; each reader's `cache` answers rise."""
 
     def read(_: int) -> list[int]:
-        return [one["version"] for _ in range(60) if (one := client.get(f"/v1/counters/{key}").json())["source"] == "cache"]
+        return [
+            one["version"] for _ in range(60) if (one := client.get(f"/v1/counters/{key}").json())["source"] == "cache"
+        ]
 
     with ThreadPoolExecutor(6) as pool:
         writing = [pool.submit(wait_applied, client, key) for _ in range(40)]
@@ -149,6 +159,16 @@ def test_open_pages(cluster: Cluster, path: str) -> None:
 def test_health_names_every_component(client: httpx.Client) -> None:
     health = client.get("/health").json()
     names = {one["name"] for one in health["components"]}
-    assert names == {"journal", "cache", "topology", "keys", "control", "shard-0", "shard-0-replica", "shard-1", "shard-1-replica"}
+    assert names == {
+        "journal",
+        "cache",
+        "topology",
+        "keys",
+        "control",
+        "shard-0",
+        "shard-0-replica",
+        "shard-1",
+        "shard-1-replica",
+    }
     assert health["live"] is health["ready"] is True
     assert health["node"].startswith("api-")

@@ -39,7 +39,9 @@ def test_a_bad_delay_is_refused(client: httpx.Client, delay: Any) -> None:
     assert (answer.status_code, "delay" in answer.text) == (400, True), answer.text
 
 
-def test_a_replica_that_lags_is_left_out_of_reads_and_comes_back(cluster: Cluster, client: httpx.Client, key: str) -> None:
+def test_a_replica_that_lags_is_left_out_of_reads_and_comes_back(
+    cluster: Cluster, client: httpx.Client, key: str
+) -> None:
     key = key_on(SHARD, key)
 
     def source() -> str:
@@ -72,7 +74,9 @@ def test_a_replica_is_read_after_a_quiet_time(client: httpx.Client, key: str) ->
     with delayed(client, "400ms"):
         eventually(lambda: sources(1) == {"replica"})
         assert sources(3) == {"replica"}
-        client.post(f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}).raise_for_status()
+        client.post(
+            f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}
+        ).raise_for_status()
         assert sources(1) == {"replica"}
 
 
@@ -82,10 +86,14 @@ def test_a_read_after_a_write_is_never_older(client: httpx.Client, key: str) -> 
     sources = set()
     with delayed(client, "150ms"):
         for turn in range(1, 16):
-            write = client.post("/v1/increments", json={"increments": [{"key": one, "delta": 1} for one in (key, other)]}).json()
+            write = client.post(
+                "/v1/increments", json={"increments": [{"key": one, "delta": 1} for one in (key, other)]}
+            ).json()
             read = client.get(f"/v1/counters/{key}", params={"after": write["id"]})
             assert (read.status_code, read.json()["value"]) == (200, turn), read.text
-            many = client.get("/v1/counters", params={"key": [other, key], "after": write["id"], "consistency": "primary"}).json()
+            many = client.get(
+                "/v1/counters", params={"key": [other, key], "after": write["id"], "consistency": "primary"}
+            ).json()
             assert [one["value"] for one in many["results"]] == [turn, turn]
             sources.add(read.json()["source"])
             time.sleep(0.2 if turn % 2 else 0)
@@ -123,7 +131,9 @@ def test_a_read_after_a_write_that_is_not_applied_says_so(cluster: Cluster, clie
     assert (read.status_code, read.json()["value"]) == (200, 2)
 
 
-@pytest.mark.parametrize(("after", "status"), [("x", 400), ("", 400), (f"{'0' * 32}-0-0", 404), (f"{'0' * 32}-0-9", 404)])
+@pytest.mark.parametrize(
+    ("after", "status"), [("x", 400), ("", 400), (f"{'0' * 32}-0-0", 404), (f"{'0' * 32}-0-9", 404)]
+)
 def test_a_read_after_what_is_no_write(client: httpx.Client, key: str, after: str, status: int) -> None:
     started = time.monotonic()
     for path, params in ((f"/v1/counters/{key}", {}), ("/v1/counters", {"key": key})):

@@ -238,7 +238,9 @@ def test_a_replica_that_does_not_come_along_is_not_called_different(
     assert one.equal is True
 
 
-def test_a_change_by_hand_between_the_snapshots_is_no_difference(cluster: Cluster, counter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_by_hand_between_the_snapshots_is_no_difference(
+    cluster: Cluster, counter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The replica is shown before the change, the primary after it: the second look finds them equal."""
     replica = Replica(cluster, shard_of(counter))
     with paused(replica) as resume:
@@ -302,7 +304,9 @@ def test_the_command_for_programs(cluster: Cluster) -> None:
     assert cluster.manage("reconcile", "--shard", "7", check=False).returncode == 1
 
 
-def test_the_admin_compares_and_shows(root: Browser, browse: Callable[..., Browser], client: httpx.Client, counter: str) -> None:
+def test_the_admin_compares_and_shows(
+    root: Browser, browse: Callable[..., Browser], client: httpx.Client, counter: str
+) -> None:
     shard = shard_of(counter)
     digest_of(client, shard)
     by_hand(counter, 99)

@@ -66,7 +66,9 @@ CALLS: dict[tuple[str, str], Call] = {
         MANY,
         [(BULK, b"", {}), (BULK, TOO_LARGE, {}), (BULK, b"{}", {"Content-Type": "text/plain"}), (BULK, MANY, USED)],
     ),
-    ("get", "/v1/counters/{key}"): Call("GET", READ, None, [("/v1/counters/a%20b", None, {}), (f"{READ}?after={UNKNOWN}", None, {})]),
+    ("get", "/v1/counters/{key}"): Call(
+        "GET", READ, None, [("/v1/counters/a%20b", None, {}), (f"{READ}?after={UNKNOWN}", None, {})]
+    ),
     ("put", "/v1/counters/{key}"): Call(
         "PUT",
         READ,
@@ -101,14 +103,20 @@ CALLS: dict[tuple[str, str], Call] = {
             ("/v1/counters?" + "&".join(["key=" + "a" * 200] * 1400), None, {}),
         ],
     ),
-    ("get", "/v1/writes/{write_id}"): Call("GET", WRITE, None, [("/v1/writes/x", None, {}), (f"/v1/writes/{UNKNOWN}", None, {})]),
+    ("get", "/v1/writes/{write_id}"): Call(
+        "GET", WRITE, None, [("/v1/writes/x", None, {}), (f"/v1/writes/{UNKNOWN}", None, {})]
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def clients(cluster: Cluster) -> Iterator[tuple[httpx.Client, httpx.Client, httpx.Client]]:
     """Clients with every scope, with the scope `read`, and with a key that nobody knows."""
-    with cluster.client() as all_, cluster.client(cluster.make_key("read")) as reader, cluster.client("no.key") as nobody:
+    with (
+        cluster.client() as all_,
+        cluster.client(cluster.make_key("read")) as reader,
+        cluster.client("no.key") as nobody,
+    ):
         yield all_, reader, nobody
 
 
@@ -134,7 +142,9 @@ def test_statuses(
     client = clients[0]
     full, used = f"{key}.full", uuid4().hex
     client.put(f"/v1/counters/{full}", json={"value": MAX}).raise_for_status()
-    write = client.post(f"/v1/counters/{key}.written/increments", json={"delta": 1}, headers={"Idempotency-Key": used}).json()["id"]
+    write = client.post(
+        f"/v1/counters/{key}.written/increments", json={"delta": 1}, headers={"Idempotency-Key": used}
+    ).json()["id"]
     eventually(lambda: client.get(f"/v1/writes/{write}").json()["status"] == "applied")
     asked = CALLS[call]
 

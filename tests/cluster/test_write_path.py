@@ -24,7 +24,9 @@ from tests.support.shards import key_on
 MAX = 2**63 - 1
 
 
-def increment(client: httpx.Client, key: str, delta: int = 1, *, wait: float | None = None, **headers: str) -> httpx.Response:
+def increment(
+    client: httpx.Client, key: str, delta: int = 1, *, wait: float | None = None, **headers: str
+) -> httpx.Response:
     return client.post(
         f"/v1/counters/{key}/increments",
         json={"delta": delta},
@@ -137,7 +139,9 @@ def test_concurrent_compare_and_set_has_one_winner(client: httpx.Client, key: st
         while True:
             tries += 1
             read = client.get(f"/v1/counters/{key}", params={"consistency": "primary"}).json()
-            answer = client.put(f"/v1/counters/{key}", json={"value": read["value"] + 1}, headers={"If-Match": f'"{read["version"]}"'})
+            answer = client.put(
+                f"/v1/counters/{key}", json={"value": read["value"] + 1}, headers={"If-Match": f'"{read["version"]}"'}
+            )
             if answer.status_code == 200:
                 return tries
             assert answer.status_code == 412, answer.text
@@ -183,7 +187,9 @@ def test_idempotency_key_in_one_flush(client: httpx.Client, key: str) -> None:
 def test_idempotency_key_on_every_write(client: httpx.Client, key: str, call: str) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
     calls: dict[str, Callable[[], httpx.Response]] = {
-        "wait": lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}, headers=headers),
+        "wait": lambda: client.post(
+            f"/v1/counters/{key}/increments", json={"delta": 2}, params={"wait": 30}, headers=headers
+        ),
         "put": lambda: client.put(f"/v1/counters/{key}", json={"value": 9}, headers=headers),
         "delete": lambda: client.delete(f"/v1/counters/{key}", headers=headers),
         "bulk": lambda: client.post("/v1/increments", json={"increments": [{"key": key, "delta": 1}]}, headers=headers),
@@ -198,7 +204,9 @@ def test_idempotency_key_on_every_write(client: httpx.Client, key: str, call: st
     assert value_of(client, key) == value
 
 
-def test_idempotency_key_that_left_redis_is_found_in_its_shard(cluster: Cluster, client: httpx.Client, key: str) -> None:
+def test_idempotency_key_that_left_redis_is_found_in_its_shard(
+    cluster: Cluster, client: httpx.Client, key: str
+) -> None:
     """After an hour the record is in PostgreSQL only."""
     token = uuid4().hex
     first = increment(client, key, 3, Idempotency_Key=token)

@@ -41,7 +41,9 @@ class Subject:
         """The sum of a metric over processes of a role and its labels."""
         found = [one["metrics_port"] for one in self.cluster.processes(role) if one["state"] == "running"]
         texts = [httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for port in found]
-        return sum(float(value) for text in texts for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+        return sum(
+            float(value) for text in texts for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        )
 
     @property
     def dispatched(self) -> float:
@@ -79,12 +81,28 @@ def subject(
 ) -> Iterator[Subject]:
     if request.param == "rabbitmq" and RabbitMQ.PROGRAM is None:
         pytest.skip("rabbitmq-server is not on PATH (Debian: rabbitmq-server)")
-    broker, directory = BROKERS[request.param](tmp_path_factory.mktemp(request.param)), tmp_path_factory.mktemp("cluster")
+    broker, directory = (
+        BROKERS[request.param](tmp_path_factory.mktemp(request.param)),
+        tmp_path_factory.mktemp("cluster"),
+    )
     with ExitStack() as stack:
         stack.callback(broker.kill)
         broker.launch()  # both take a while
         stack.callback(put_away, directory)
-        up(directory, "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--broker", broker.url, **IMPATIENT)
+        up(
+            directory,
+            "--port",
+            "0",
+            "--shards",
+            "1",
+            "--replicas",
+            "0",
+            "--api",
+            "1",
+            "--broker",
+            broker.url,
+            **IMPATIENT,
+        )
         broker.wait()
         yield Subject(Cluster(directory), broker)
 
@@ -139,7 +157,10 @@ def test_without_it_nothing_stops(subject: Subject, client: httpx.Client, key: s
             worker.wait(10)
             assert add(client, f"{key}:waited", wait=20).json()["value"] == 4
             running.stop()  # under load a worker may never fall asleep, and one that is awake needs no message
-            eventually(lambda: how == "frozen" or (add(client, f"{key}:alone") and subject.undispatched > undispatched), pause=0.3)
+            eventually(
+                lambda: how == "frozen" or (add(client, f"{key}:alone") and subject.undispatched > undispatched),
+                pause=0.3,
+            )
         finally:
             subject.broker.start() if how == "killed" else subject.broker.send(signal.SIGCONT)
     with load(subject.cluster, f"{key}:later") as later:

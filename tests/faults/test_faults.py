@@ -34,7 +34,9 @@ def kill(cluster: Cluster, role: str, **which: Any) -> None:
     psutil.wait_procs(victims, timeout=10)
 
 
-@pytest.mark.parametrize("role", ["worker", "api", "nginx", "redis-journal", "redis-cache", "spill-worker", "beat", "etcd"])
+@pytest.mark.parametrize(
+    "role", ["worker", "api", "nginx", "redis-journal", "redis-cache", "spill-worker", "beat", "etcd"]
+)
 def test_exact_after_a_kill(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
     with load(cluster, key) as running:
         for _ in range(2):

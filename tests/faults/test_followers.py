@@ -30,7 +30,9 @@ DELAYS = (60, 120)  # ms
 
 def manage(directory: Path, *args: str) -> str:
     environment = {**clean(), "TALLY_ENV_FILE": str(directory / "env")}
-    return subprocess.run([*MANAGE, *args], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [*MANAGE, *args], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,11 @@ def depth(followed: Cluster) -> int:
 
 
 def test_each_follower_has_a_delay_out_of_the_range(followers: httpx.Client) -> None:
-    eventually(lambda: len(replicas(followers)) == FOLLOWERS and all(one["state"] == "streaming" for one in replicas(followers)))
+    eventually(
+        lambda: (
+            len(replicas(followers)) == FOLLOWERS and all(one["state"] == "streaming" for one in replicas(followers))
+        )
+    )
     assert all(DELAYS[0] <= one["apply_delay_ms"] <= DELAYS[1] for one in replicas(followers))
 
 
@@ -100,12 +106,20 @@ def asked(followed: Cluster, port: int, query: str) -> Any:
 
 
 def connections(followed: Cluster, port: int) -> int:
-    found: int = asked(followed, port, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'api-%' AND datname = 'tally'")
+    found: int = asked(
+        followed,
+        port,
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'api-%' AND datname = 'tally'",
+    )
     return found
 
 
 def end_connections(followed: Cluster, port: int) -> None:
-    asked(followed, port, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'api-%'")
+    asked(
+        followed,
+        port,
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'api-%'",
+    )
 
 
 def test_a_commit_waits_for_as_many_as_asked(followers: httpx.Client, key: str) -> None:
@@ -137,7 +151,9 @@ def test_the_quorum_report_is_exact_and_finds_what_is_not(followed: Cluster, fol
     assert [step.followers_compared for step in found.steps] == [FOLLOWERS, FOLLOWERS]
     waited = [min(one.quantiles_ms[0] for one in step.latencies) for step in found.steps]
     assert waited[0] < found.delays_ms[0] <= found.delays_ms[-1] <= waited[1]
-    answer = followers.post(f"/v1/counters/{next(iter(sweep.expected))}/increments", json={"delta": 1}, params={"wait": 20})
+    answer = followers.post(
+        f"/v1/counters/{next(iter(sweep.expected))}/increments", json={"delta": 1}, params={"wait": 20}
+    )
     assert answer.status_code == 200, "a count that the report knows nothing of"
     found = sweep.measure([0])
     assert (found.exact, found.steps[0].mismatched_keys) == (False, 1)
@@ -150,13 +166,17 @@ def test_more_than_there_are_is_refused(followers: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_one_of_two_is_gone_and_both_are_asked_for(followed: Cluster, followers: httpx.Client, key: str, strict: bool) -> None:
+def test_one_of_two_is_gone_and_both_are_asked_for(
+    followed: Cluster, followers: httpx.Client, key: str, strict: bool
+) -> None:
     """Writes go on with one, or wait for both; either way the journal keeps them until both have them (I3)."""
     answer = followers.put("/v1/shards/0/quorum", json={"quorum": FOLLOWERS, "strict": strict})
     assert answer.status_code == 200, answer.text
     gone = replicas(followers)[0]
     node = next(one for one in followed.processes("postgres") if one["port"] == gone["port"])
-    keeper = psutil.Process(next(one for one in followed.processes("patroni") if one["name"][-1] == node["name"][-1])["pid"])
+    keeper = psutil.Process(
+        next(one for one in followed.processes("patroni") if one["name"][-1] == node["name"][-1])["pid"]
+    )
     keeper.suspend()
     try:
         os.kill(node["pid"], signal.SIGKILL)

@@ -37,7 +37,13 @@ def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
         ("PUT", f"{URL}/quorum", b'{"quorum": NaN}', "body", "malformed"),
         ("PUT", f"{URL}/quorum", b"\xff\xfe{}", "body", "malformed"),
         ("PUT", f"{URL}/quorum", {"quorum": 0, "strict": "yes"}, "strict", "`bool | null`"),
-        ("PUT", f"{URL}/quorum", {"quorum": 0, "synchronous_commit": "local"}, "synchronous_commit", "Invalid enum value"),
+        (
+            "PUT",
+            f"{URL}/quorum",
+            {"quorum": 0, "synchronous_commit": "local"},
+            "synchronous_commit",
+            "Invalid enum value",
+        ),
         ("PUT", f"{URL}/quorum", {"quorum": 0, "reason": LONG}, "reason", "length <= 1000"),
         ("PUT", f"{URL}/quorum", {"quorum": 0, "reason": "a\0b"}, "reason", "matching"),
         ("PUT", "/v1/shards/quorum", {"quorum": "1"}, "quorum", "`int`"),
@@ -52,13 +58,22 @@ def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
         ("POST", f"{URL}/replicas/nobody/rejoin", {"reason": 1}, "reason", "`str`"),
         ("POST", f"{URL}/replicas/nobody/reinitialise", {"reason": ""}, "reason", "matching"),
         ("PUT", DELAY, {"delay": 200}, "delay", "`str`"),
-        *(("PUT", DELAY, {"delay": text}, "delay", "a time like") for text in ("", "200", "-1ms", "2s..1s", "3601s", "1ms\n", "9" * 9999)),
+        *(
+            ("PUT", DELAY, {"delay": text}, "delay", "a time like")
+            for text in ("", "200", "-1ms", "2s..1s", "3601s", "1ms\n", "9" * 9999)
+        ),
         ("GET", f"{URL}/digest?wait=nan", None, "wait", "seconds from 0 to 30"),
     ],
 )
-def test_a_value_that_is_none_is_named(client: httpx.Client, method: str, path: str, body: Any, *, field: str, rule: str) -> None:
+def test_a_value_that_is_none_is_named(
+    client: httpx.Client, method: str, path: str, body: Any, *, field: str, rule: str
+) -> None:
     before = Intervention.objects.count()
-    sent = {"content": body, "headers": {"Content-Type": "application/json"}} if isinstance(body, bytes) else {"json": body}
+    sent = (
+        {"content": body, "headers": {"Content-Type": "application/json"}}
+        if isinstance(body, bytes)
+        else {"json": body}
+    )
     answer = client.request(method, path, **(sent if method != "GET" else {}))
     assert answer.status_code == 400, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -67,7 +82,9 @@ def test_a_value_that_is_none_is_named(client: httpx.Client, method: str, path: 
     assert Intervention.objects.count() == before, "nothing was asked of anybody"
 
 
-@pytest.mark.parametrize(("body", "headers", "status"), [(b"{}", {}, 415), (b" " * 17 * 2**20, {"Content-Type": "application/json"}, 413)])
+@pytest.mark.parametrize(
+    ("body", "headers", "status"), [(b"{}", {}, 415), (b" " * 17 * 2**20, {"Content-Type": "application/json"}, 413)]
+)
 def test_a_body_of_another_kind(client: httpx.Client, body: bytes, headers: dict[str, str], status: int) -> None:
     answer = client.put(f"{URL}/quorum", content=body, headers={"Content-Type": "text/plain", **headers})
     assert (answer.status_code, answer.json()["status"]) == (status, status)
@@ -91,7 +108,9 @@ def test_a_copy_that_runs_is_not_begun_again(client: httpx.Client) -> None:
 def test_the_primarys_patroni_stands_still(cluster: Cluster, client: httpx.Client) -> None:
     """What only it could tell or do is 503, soon; what is known without it is shown."""
     primary = one_of(client, "primary")["node"]
-    patroni = psutil.Process(next(one for one in cluster.processes("patroni", SHARD) if one["name"][-1] == primary[-1])["pid"])
+    patroni = psutil.Process(
+        next(one for one in cluster.processes("patroni", SHARD) if one["name"][-1] == primary[-1])["pid"]
+    )
     patroni.suspend()
     try:
         began = time.monotonic()

@@ -91,7 +91,9 @@ class Direct:
 
 
 def post(client: httpx.Client, key: str, token: str, wait: int) -> httpx.Response:
-    return client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": wait}, headers={"Idempotency-Key": token})
+    return client.post(
+        f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": wait}, headers={"Idempotency-Key": token}
+    )
 
 
 @pytest.mark.parametrize("whom", ["its main process", "both of its processes"])
@@ -123,7 +125,10 @@ def test_an_api_process_has_time_for_the_longest_wait(cluster: Cluster, key: str
     worker = psutil.Process(cluster.processes("worker", topology.current().shard_of(key))[0]["pid"])
     main, end = psutil.Process(api["pid"]), End(cluster, api["name"])
     headers = {"Authorization": f"Api-Key {cluster.key}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{api['port']}", headers=headers, timeout=60) as client, ThreadPoolExecutor(1) as pool:
+    with (
+        httpx.Client(base_url=f"http://127.0.0.1:{api['port']}", headers=headers, timeout=60) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
         worker.suspend()
         try:
             answer = pool.submit(post, client, key, uuid4().hex, 30)

@@ -15,7 +15,17 @@ from replication.models import Intervention
 from runtime import redis
 from tests.support.cluster import Cluster, eventually
 from tests.support.load import assert_exact, load
-from tests.support.shards import SHARD, URL, directly, key_on, left_whole, one_of, replica_away, replicas_of, system_start
+from tests.support.shards import (
+    SHARD,
+    URL,
+    directly,
+    key_on,
+    left_whole,
+    one_of,
+    replica_away,
+    replicas_of,
+    system_start,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +81,9 @@ def test_a_switchover_refuses_no_write_and_fails_no_read(cluster: Cluster, clien
     assert reads.done > 50
     assert running.refused == 0
     assert_exact(client, running)
-    eventually(lambda: (one_of(client, "replica")["node"], one_of(client, "replica")["state"]) == (old, "streaming"), 60)
+    eventually(
+        lambda: (one_of(client, "replica")["node"], one_of(client, "replica")["state"]) == (old, "streaming"), 60
+    )
     kept = Intervention.objects.get(shard=SHARD, action="switchover", reason=f"a new disk: {key}")
     assert kept.by.startswith("API key local-cluster (")
     assert kept.node == candidate
@@ -84,7 +96,9 @@ def test_a_failover_makes_a_replica_the_primary(cluster: Cluster, client: httpx.
     candidate = one_of(client, "replica")["node"]
     answer = client.post(f"{URL}/failover", json={"candidate": candidate, "reason": "a drill"})
     assert (answer.status_code, answer.json()["primary"]) == (200, candidate), answer.text
-    client.post(f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}).raise_for_status()
+    client.post(
+        f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}
+    ).raise_for_status()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +115,9 @@ def test_a_failover_makes_a_replica_the_primary(cluster: Cluster, client: httpx.
         ("replicas/PRIMARY/rejoin", {"reason": "x"}, 409, "is the primary"),
     ],
 )
-def test_what_cannot_be_done_is_refused(client: httpx.Client, path: str, body: dict[str, Any], status: int, word: str) -> None:
+def test_what_cannot_be_done_is_refused(
+    client: httpx.Client, path: str, body: dict[str, Any], status: int, word: str
+) -> None:
     primary = one_of(client, "primary")["node"]
     asked = {name: primary if value == "PRIMARY" else value for name, value in body.items()}
     answer = client.post(f"{URL}/{path.replace('PRIMARY', primary)}", json=asked)
@@ -127,7 +143,9 @@ def test_a_shard_that_is_none_is_unknown(client: httpx.Client, shard: str) -> No
 
 
 def test_every_server_is_told(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    client.post(f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}).raise_for_status()
+    client.post(
+        f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}
+    ).raise_for_status()
     primary, replica = one_of(client, "primary"), one_of(client, "replica")
     assert (primary["state"], replica["state"]) == ("running", "streaming")
     assert primary["timeline"] == replica["timeline"] >= 1
@@ -148,7 +166,9 @@ def test_every_server_is_told(cluster: Cluster, client: httpx.Client, key: str) 
 
 def test_a_replica_that_is_away_is_told_so(cluster: Cluster, client: httpx.Client) -> None:
     with replica_away(cluster, client) as node:
-        row = eventually(lambda: next(one for one in replicas_of(client) if one["node"] == node and one["state"] != "streaming"))
+        row = eventually(
+            lambda: next(one for one in replicas_of(client) if one["node"] == node and one["state"] != "streaming")
+        )
         assert row["flush"] is None
 
 

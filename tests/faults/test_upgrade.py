@@ -27,7 +27,9 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of before."""
     tree = tmp_path_factory.mktemp("before")
     archive = tree / "tree.tar"
-    done = subprocess.run(["git", "archive", "-o", str(archive), BEFORE], cwd=ROOT, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "archive", "-o", str(archive), BEFORE], cwd=ROOT, check=False, capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip(f"the history has no {BEFORE} (a shallow clone?): {done.stderr.strip()}")
     with tarfile.open(archive) as files:
@@ -55,7 +57,11 @@ def test_an_upgrade_counts_what_the_version_before_had_accepted(old_tree: Path, 
     with Cluster(directory).client() as client:
         applied = add(client, keys[0], 1, wait=10)
         add_all(client, keys, 2)
-        once = client.post(f"/v1/counters/{keys[1]}/increments", json={"delta": 5}, headers=token).raise_for_status().json()
+        once = (
+            client.post(f"/v1/counters/{keys[1]}/increments", json={"delta": 5}, headers=token)
+            .raise_for_status()
+            .json()
+        )
         eventually(lambda: value_of(client, keys[1]) == 7)
         manage(old_tree, directory, "scale", "worker=0")
         queued = add(client, keys[2], 10)
@@ -63,7 +69,9 @@ def test_an_upgrade_counts_what_the_version_before_had_accepted(old_tree: Path, 
             client.put(f"/v1/counters/{keys[3]}", json={"value": 1000}, timeout=1)
         for _ in range(20):
             add_all(client, keys, 3)
-        later = client.post(f"/v1/counters/{keys[4]}/increments", json={"delta": 7}, headers={"Idempotency-Key": "later"}).json()
+        later = client.post(
+            f"/v1/counters/{keys[4]}/increments", json={"delta": 7}, headers={"Idempotency-Key": "later"}
+        ).json()
         assert client.get(f"/v1/writes/{queued}").json()["status"] == "queued"
     manage(old_tree, directory, "down")
 
@@ -78,10 +86,14 @@ def test_an_upgrade_counts_what_the_version_before_had_accepted(old_tree: Path, 
             assert client.get(f"/v1/writes/{write}").json()["status"] == "applied"
         manage(ROOT, directory, "scale", "worker=1")
         assert client.post(f"/v1/counters/{keys[1]}/increments", json={"delta": 5}, headers=token).json() == once
-        repeated = client.post(f"/v1/counters/{keys[4]}/increments", json={"delta": 7}, headers={"Idempotency-Key": "later"})
+        repeated = client.post(
+            f"/v1/counters/{keys[4]}/increments", json={"delta": 7}, headers={"Idempotency-Key": "later"}
+        )
         assert repeated.json() == later
         add_all(client, keys, 1)
-        eventually(lambda: {key: value_of(client, key) for key in keys} == {key: value + 1 for key, value in expected.items()})
+        eventually(
+            lambda: {key: value_of(client, key) for key in keys} == {key: value + 1 for key, value in expected.items()}
+        )
         assert client.put(f"/v1/counters/{keys[3]}", json={"value": 5}).json()["value"] == 5
         assert client.get("/v1/shards/0/replicas").status_code == 200
         assert dead_letters(cluster) == 0
@@ -93,7 +105,9 @@ def add(client: httpx.Client, key: str, delta: int, **params: int) -> str:
 
 
 def add_all(client: httpx.Client, keys: list[str], delta: int) -> None:
-    client.post("/v1/increments", json={"increments": [{"key": key, "delta": delta} for key in keys]}).raise_for_status()
+    client.post(
+        "/v1/increments", json={"increments": [{"key": key, "delta": delta} for key in keys]}
+    ).raise_for_status()
 
 
 def lanes_of(cluster: Cluster, shard: int) -> list[int]:

@@ -25,7 +25,9 @@ def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
         yield
 
 
-def test_a_quorum_is_in_force_within_three_seconds_and_survives_a_failover(cluster: Cluster, client: httpx.Client, key: str) -> None:
+def test_a_quorum_is_in_force_within_three_seconds_and_survives_a_failover(
+    cluster: Cluster, client: httpx.Client, key: str
+) -> None:
     for number, names in ((1, "ANY 1 ("), (0, ""), (1, "ANY 1 (")):
         started = time.monotonic()
         answer = client.put(f"{URL}/quorum", json={"quorum": number})
@@ -45,16 +47,23 @@ def test_a_quorum_is_in_force_within_three_seconds_and_survives_a_failover(clust
 
 
 def test_what_confirming_means_is_a_setting(client: httpx.Client) -> None:
-    answer = client.put(f"{URL}/quorum", json={"quorum": 1, "synchronous_commit": "remote_apply", "reason": "reads follow writes"})
+    answer = client.put(
+        f"{URL}/quorum", json={"quorum": 1, "synchronous_commit": "remote_apply", "reason": "reads follow writes"}
+    )
     assert (answer.status_code, answer.json()["synchronous_commit"]) == (200, "remote_apply"), answer.text
     assert shown(SHARD, "synchronous_commit") == "remote_apply"
-    assert client.put(f"{URL}/quorum", json={"quorum": 1}).json()["synchronous_commit"] == "remote_apply", "what is left out stays"
+    assert client.put(f"{URL}/quorum", json={"quorum": 1}).json()["synchronous_commit"] == "remote_apply", (
+        "what is left out stays"
+    )
 
 
 def test_one_call_for_all_shards(client: httpx.Client) -> None:
     answer = client.put("/v1/shards/quorum", json={"quorum": 1, "reason": "be sure"})
     assert answer.status_code == 200, answer.text
-    assert [(one["shard"], one["quorum"], one["in_force"]) for one in answer.json()["results"]] == [(0, 1, True), (1, 1, True)]
+    assert [(one["shard"], one["quorum"], one["in_force"]) for one in answer.json()["results"]] == [
+        (0, 1, True),
+        (1, 1, True),
+    ]
     assert all(shown(shard, "synchronous_standby_names") for shard in (0, 1))
     glance = client.get("/v1/shards").json()["results"]
     assert [(one["shard"], one["quorum"]["quorum"], one["following"]) for one in glance] == [(0, 1, 1), (1, 1, 1)]
@@ -74,7 +83,9 @@ def test_one_call_for_all_shards(client: httpx.Client) -> None:
         ({"quorum": 1, "strikt": True}, 400, "strikt"),
     ],
 )
-def test_a_quorum_that_cannot_be_is_refused_with_the_reason(client: httpx.Client, body: dict[str, Any], status: int, word: str) -> None:
+def test_a_quorum_that_cannot_be_is_refused_with_the_reason(
+    client: httpx.Client, body: dict[str, Any], status: int, word: str
+) -> None:
     answer = client.put(f"{URL}/quorum", json=body)
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -111,7 +122,9 @@ def test_a_strict_quorum_that_is_lost_makes_writes_wait(cluster: Cluster, client
     assert value_of(client, key) == 511
 
 
-def test_a_quorum_that_is_lost_and_not_strict_lets_writes_go_on(cluster: Cluster, client: httpx.Client, key: str) -> None:
+def test_a_quorum_that_is_lost_and_not_strict_lets_writes_go_on(
+    cluster: Cluster, client: httpx.Client, key: str
+) -> None:
     """With what is left; but their journal entries stay until the replica has them (I3)."""
     key = key_on(SHARD, key)
     assert client.put(f"{URL}/quorum", json={"quorum": 1, "strict": False}).status_code == 200

@@ -14,7 +14,12 @@ from tests.support.browser import Browser
 
 def act(browser: Browser, address: str, action: str, *chosen: str, **fields: Any) -> httpx.Response:
     """What the form of a list sends."""
-    data = {"csrfmiddlewaretoken": browser.cookies["csrftoken"], "action": action, "_selected_action": list(chosen), **fields}
+    data = {
+        "csrfmiddlewaretoken": browser.cookies["csrftoken"],
+        "action": action,
+        "_selected_action": list(chosen),
+        **fields,
+    }
     return browser.post(address, data=data)
 
 

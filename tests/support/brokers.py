@@ -55,7 +55,15 @@ class Broker(ABC):
     def _spawn(self, *command: str, env: dict[str, str] | None = None) -> None:
         with (self.home / "log").open("ab") as log:
             self._running.append(
-                subprocess.Popen(command, cwd=self.home, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+                subprocess.Popen(
+                    command,
+                    cwd=self.home,
+                    env=env,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
             )
 
     def wait(self) -> None:
@@ -84,7 +92,17 @@ class Redis(Broker):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def launch(self) -> None:
-        self._spawn(str(programs.find().redis), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+        self._spawn(
+            str(programs.find().redis),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        )
 
 
 class RabbitMQ(Broker):

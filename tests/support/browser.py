@@ -18,7 +18,9 @@ class Browser(httpx.Client):
 
     def log_in(self, name: str, password: str) -> httpx.Response:
         self.get(LOGIN)
-        return self.post(LOGIN, data={"username": name, "password": password, "csrfmiddlewaretoken": self.cookies["csrftoken"]})
+        return self.post(
+            LOGIN, data={"username": name, "password": password, "csrfmiddlewaretoken": self.cookies["csrftoken"]}
+        )
 
     def resume(self, user: Any) -> None:
         """Go on with a session of a user: hashing a password twice, to make it and to check it, is most of what a log-in costs."""
@@ -31,7 +33,9 @@ class Browser(httpx.Client):
         """Post a form: the hidden fields of its page, and these."""
         page = page or self.get(address)
         hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
-        return self.post(address, data={**hidden, **{name: value for name, value in fields.items() if value is not None}})
+        return self.post(
+            address, data={**hidden, **{name: value for name, value in fields.items() if value is not None}}
+        )
 
 
 def said(page: httpx.Response) -> str:

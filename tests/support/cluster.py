@@ -55,7 +55,9 @@ class Cluster:
     def manage(self, *args: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `manage.py`."""
         env = {**os.environ, **self.env, "TALLY_ENV_FILE": str(self.dir / "env")}
-        return subprocess.run([*MANAGE, *args], cwd=ROOT, env=env, check=check, capture_output=True, text=True, **options)
+        return subprocess.run(
+            [*MANAGE, *args], cwd=ROOT, env=env, check=check, capture_output=True, text=True, **options
+        )
 
     def command(self, name: str, *args: str) -> str:
         """What a management command says, run in this process, which has the settings of the cluster; `manage` tests the command line."""
@@ -81,7 +83,9 @@ class Cluster:
         """Wait until every component is up, as every fault test leaves it to the next. Raises `NotWhole`."""
         try:
             with self.client() as client:
-                eventually(lambda: client.get("/health").json()["status"] == "ok" and all(map(is_streaming, (0, 1))), seconds)
+                eventually(
+                    lambda: client.get("/health").json()["status"] == "ok" and all(map(is_streaming, (0, 1))), seconds
+                )
         except AssertionError as error:
             raise NotWhole(f"{error}; {self.down()}") from error
 
@@ -129,6 +133,8 @@ def value_of(client: httpx.Client, key: str) -> int:
 
 def wait_applied(client: httpx.Client, key: str, delta: int = 1) -> dict[str, object]:
     answer: dict[str, object] = (
-        client.post(f"/v1/counters/{key}/increments", json={"delta": delta}, params={"wait": 30}).raise_for_status().json()
+        client.post(f"/v1/counters/{key}/increments", json={"delta": delta}, params={"wait": 30})
+        .raise_for_status()
+        .json()
     )
     return answer

@@ -63,7 +63,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     global _starting  # noqa: PLW0603
     if _own and any(map(needs_cluster, session.items)) and not session.config.option.collectonly:
         command = [*MANAGE, "cluster", "up", "--dir", str(_own), "--detach"]
-        _starting = subprocess.Popen(command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        _starting = subprocess.Popen(
+            command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
 
 @cache
@@ -79,7 +81,9 @@ def wait_until_started() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """After a failure the cluster is looked at before the next test; where it is not whole, the run ends."""
     report = yield
     if report.failed and needs_cluster(item):

@@ -42,12 +42,19 @@ class Replica:
         self.data: Path = cluster.dir / "shards" / str(shard) / str(self.number) / "data"
 
     def superuser(self, port: int) -> psycopg.Connection[Any]:
-        options: dict[str, Any] = {"host": "127.0.0.1", "user": "postgres", "password": self.secrets["postgres"], "dbname": "postgres"}
+        options: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "user": "postgres",
+            "password": self.secrets["postgres"],
+            "dbname": "postgres",
+        }
         return psycopg.connect(port=port, autocommit=True, **options)
 
     def patroni(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask its Patroni."""
-        answer = httpx.request(method, f"{self.node.patroni}{path}", json=body, auth=("tally", self.secrets["patroni"]), timeout=30)
+        answer = httpx.request(
+            method, f"{self.node.patroni}{path}", json=body, auth=("tally", self.secrets["patroni"]), timeout=30
+        )
         assert answer.status_code in (200, 202, 503), answer.text
         return dict(answer.json()) if answer.text.startswith("{") else {}
 
@@ -97,7 +104,14 @@ class Replica:
 
     def _checksums(self, mode: str) -> None:
         found = programs.find()
-        command = [*found.unprivileged, str(found.postgres_bin / "pg_checksums"), f"--{mode}", "--no-sync", "-D", str(self.data)]
+        command = [
+            *found.unprivileged,
+            str(found.postgres_bin / "pg_checksums"),
+            f"--{mode}",
+            "--no-sync",
+            "-D",
+            str(self.data),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -105,7 +119,9 @@ class Replica:
         """Patroni copies it anew from its primary."""
         started = self.patroni("GET", "/patroni").get("postmaster_start_time")
         self.patroni("POST", "/reinitialize", {"force": True})
-        eventually(lambda: self.is_streaming() and self.patroni("GET", "/patroni")["postmaster_start_time"] != started, 90)
+        eventually(
+            lambda: self.is_streaming() and self.patroni("GET", "/patroni")["postmaster_start_time"] != started, 90
+        )
 
 
 def row_at(content: bytes | bytearray, page: int, line: int) -> slice:

@@ -42,7 +42,9 @@ class Load:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
-                answer = self.client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers={"Idempotency-Key": token})
+                answer = self.client.post(
+                    f"/v1/counters/{key}/increments", json={"delta": 1}, headers={"Idempotency-Key": token}
+                )
             except httpx.HTTPError:
                 self.refused += 1
                 time.sleep(0.05)

@@ -38,7 +38,9 @@ def replicas_of(client: httpx.Client, shard: int = SHARD) -> list[dict[str, Any]
 
 
 def one_of(client: httpx.Client, role: str, shard: int = SHARD) -> dict[str, Any]:
-    found: dict[str, Any] = eventually(lambda: next((one for one in replicas_of(client, shard) if one["role"] == role), None))
+    found: dict[str, Any] = eventually(
+        lambda: next((one for one in replicas_of(client, shard) if one["role"] == role), None)
+    )
     return found
 
 
@@ -61,7 +63,9 @@ def replica_away(cluster: Cluster, client: httpx.Client, shard: int = SHARD) -> 
     """The shard's replica is gone, and its Patroni stands still, so that nobody starts it again."""
     replica = one_of(client, "replica", shard)
     node = next(one for one in cluster.processes("postgres", shard) if one["port"] == replica["port"])
-    supervisor = psutil.Process(next(one for one in cluster.processes("patroni", shard) if one["name"][-1] == node["name"][-1])["pid"])
+    supervisor = psutil.Process(
+        next(one for one in cluster.processes("patroni", shard) if one["name"][-1] == node["name"][-1])["pid"]
+    )
     supervisor.suspend()
     try:
         os.kill(node["pid"], signal.SIGKILL)
@@ -83,7 +87,9 @@ def system_start(node: dict[str, Any]) -> float:
     """When this server's PostgreSQL was started; 0 while it is away."""
     try:
         with directly(node) as conn:
-            started: float = conn.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::float8").fetchall()[0][0]
+            started: float = conn.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::float8").fetchall()[
+                0
+            ][0]
             return started
     except psycopg.OperationalError:
         return 0.0

@@ -48,14 +48,19 @@ def test_a_wrong_count_is_found(context: Context) -> None:
     load = single.Single(context, part)
     load.tally(6)
     with context.subject.database(0) as conn:
-        key = conn.execute("SELECT key FROM counter WHERE key LIKE %s LIMIT 1", (load.expected.prefix + "%",)).fetchall()[0][0]
+        key = conn.execute(
+            "SELECT key FROM counter WHERE key LIKE %s LIMIT 1", (load.expected.prefix + "%",)
+        ).fetchall()[0][0]
         conn.execute("UPDATE counter SET value = value + 1 WHERE key = %s", (key,))
         conn.execute(
             "UPDATE counter SET value = value - 1 WHERE key = (SELECT max(key) FROM counter WHERE key LIKE %s)",
             (load.expected.prefix + "%",),
         )
     load.expected.compare()
-    assert any(text.startswith(f"Tally, {load.expected.prefix}*: {key}: counted") and text.endswith("(primary)") for text in part.wrong)
+    assert any(
+        text.startswith(f"Tally, {load.expected.prefix}*: {key}: counted") and text.endswith("(primary)")
+        for text in part.wrong
+    )
     assert any(text.endswith("(standby)") for text in part.wrong)
 
 
@@ -96,13 +101,20 @@ def test_a_goal(goal: Goal, value: float, ratio: float | None, met: bool) -> Non
 
 
 def test_a_part_of_a_run_keeps_the_other_figures() -> None:
-    old = {"figures": [{"of": "wait", "name": "kept"}, {"of": "bulk", "name": "replaced"}], "checks": {"wait": ["exact"]}}
-    found = document.merge(old, {"bulk": Part(figures=[document.figure("new", "s", [1.0, 3.0, 2.0])])}, ["bulk", "wait"], 1)
+    old = {
+        "figures": [{"of": "wait", "name": "kept"}, {"of": "bulk", "name": "replaced"}],
+        "checks": {"wait": ["exact"]},
+    }
+    found = document.merge(
+        old, {"bulk": Part(figures=[document.figure("new", "s", [1.0, 3.0, 2.0])])}, ["bulk", "wait"], 1
+    )
     assert [one["name"] for one in found["figures"]] == ["new", "kept"]
     assert (found["figures"][0]["value"], found["figures"][0]["spread"]) == (2.0, 100.0)
     assert found["checks"]["wait"] == ["exact"]
 
 
-@pytest.mark.parametrize(("value", "text"), [(1234567.0, "1,230,000"), (999.6, "1000"), (12.34, "12.3"), (0.01234, "0.0123"), (None, "")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234567.0, "1,230,000"), (999.6, "1000"), (12.34, "12.3"), (0.01234, "0.0123"), (None, "")]
+)
 def test_three_digits(value: float | None, text: str) -> None:
     assert pages.number(value) == text

@@ -24,7 +24,9 @@ from cluster.programs import Programs
 from sharding.lanes import Lane
 
 SECRETS = {name: f"secret-of-{name}" for name in layout.SECRET_NAMES}
-PROGRAMS = Programs(Path("/p/etcd"), Path("/p/redis-server"), Path("/p/nginx"), Path("/p/pg/bin"), False, ("unshare", "--"))
+PROGRAMS = Programs(
+    Path("/p/etcd"), Path("/p/redis-server"), Path("/p/nginx"), Path("/p/pg/bin"), False, ("unshare", "--")
+)
 
 
 def everything_free(_: int) -> bool:
@@ -254,7 +256,12 @@ def test_scaled_counts_are_planned(tmp_path: Path) -> None:
 def test_workers_of_a_single_shard_are_planned(tmp_path: Path) -> None:
     wanted = with_ports(Layout(scale={"api": 2, "worker": 1, "spill-worker": 1, "worker-0": 3}))
     workers = [spec for spec in planner(wanted, Directory(tmp_path)).specs() if spec.role == "worker"]
-    assert [(spec.name, spec.shard) for spec in workers] == [("worker-0-1", 0), ("worker-0-2", 0), ("worker-0-3", 0), ("worker-1-1", 1)]
+    assert [(spec.name, spec.shard) for spec in workers] == [
+        ("worker-0-1", 0),
+        ("worker-0-2", 0),
+        ("worker-0-3", 0),
+        ("worker-1-1", 1),
+    ]
     assert [spec.metrics_port for spec in workers] == [wanted.ports[spec.name] for spec in workers]
 
 
@@ -327,7 +334,16 @@ def test_a_worker_applies_the_lanes_that_it_holds_now() -> None:
 
 
 def test_status_has_the_lanes_of_its_workers(capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"role": "worker", "shard": 0, "pid": 1, "port": None, "metrics_port": 2, "state": "running", "restarts": 0, "create_time": 1.0}
+    row = {
+        "role": "worker",
+        "shard": 0,
+        "pid": 1,
+        "port": None,
+        "metrics_port": 2,
+        "state": "running",
+        "restarts": 0,
+        "create_time": 1.0,
+    }
     now = state.State(url="http://u", processes=[{"name": "worker-0-1", **row}, {"name": "worker-0-2", **row}])
     applied = {"worker-0-1": [0, 3], "worker-elsewhere": [1]}
     first, second = now.public(applied)["processes"]
@@ -338,7 +354,15 @@ def test_status_has_the_lanes_of_its_workers(capsys: pytest.CaptureFixture[str])
 
 
 def test_sixteen_lanes_fit_into_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"name": "spill-worker-1", "shard": 10, "pid": 1234567, "port": 20000, "metrics_port": 20000, "state": "starting", "restarts": 99}
+    row = {
+        "name": "spill-worker-1",
+        "shard": 10,
+        "pid": 1234567,
+        "port": 20000,
+        "metrics_port": 20000,
+        "state": "starting",
+        "restarts": 99,
+    }
     Console().table([{**row, "role": "postgres"}], lanes={"spill-worker-1": range(16)})
     heading, line = capsys.readouterr().out.splitlines()
     assert heading.rstrip().endswith("lanes")
@@ -440,7 +464,10 @@ def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
     [
         *(["up", "--shards", "0"], ["up", "--api", "-1"], ["up", "--broker", "http://x"], []),
         *(["scale", text] for text in ("api=0", "x=1", "worker-0=33", "worker-0=-1", "worker-0=", "worker-0", "=1")),
-        *(["scale", text] for text in ("worker-x=1", "worker-=1", "worker-00=1", "worker-0-1=1", "api-1=1", "spill-worker-1=1")),
+        *(
+            ["scale", text]
+            for text in ("worker-x=1", "worker-=1", "worker-00=1", "worker-0-1=1", "api-1=1", "spill-worker-1=1")
+        ),
     ],
 )
 def test_bad_options_are_refused(argv: list[str]) -> None:

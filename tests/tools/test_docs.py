@@ -35,7 +35,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_house_is_as_the_page_says() -> None:
     """Each row of the table in docs/architecture.md is a folder; what its second column names is a module, file or folder there."""
-    table = (ROOT / "docs" / "architecture.md").read_text().partition("## The house")[2].partition("## A write's way")[0]
+    table = (
+        (ROOT / "docs" / "architecture.md").read_text().partition("## The house")[2].partition("## A write's way")[0]
+    )
     rows = re.findall(r"^\| `([a-z_/]+)` \| (.*) \|$", table, re.MULTILINE)
     assert len(rows) > 10
     for folder, told in rows:
@@ -43,7 +45,9 @@ def test_the_house_is_as_the_page_says() -> None:
             there = ROOT / folder / name
             assert there.exists() or there.with_name(f"{there.name}.py").exists(), f"{folder} {name}"
     folders = {f"{path.parent.relative_to(ROOT)}/" for room in ROOMS for path in (ROOT / room).glob("*/__init__.py")}
-    named = {folder for folder, _ in rows} | {f"{folder}{name}/" for folder, told in rows for name in re.findall(r"`([a-z_]+)/?`", told)}
+    named = {folder for folder, _ in rows} | {
+        f"{folder}{name}/" for folder, told in rows for name in re.findall(r"`([a-z_]+)/?`", told)
+    }
     assert folders - {f"{room}/{name}/" for room in ROOMS for name in ("management", "migrations")} <= named
 
 

@@ -31,7 +31,10 @@ def rules() -> list[dict[str, Any]]:
 def exposed(cluster: Cluster) -> dict[str, str]:
     """What each target of the cluster answers, by its name."""
     groups = targets(cluster.status())
-    return {group["labels"]["process"]: httpx.get(f"http://{group['targets'][0]}/metrics", timeout=10).text for group in groups}
+    return {
+        group["labels"]["process"]: httpx.get(f"http://{group['targets'][0]}/metrics", timeout=10).text
+        for group in groups
+    }
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
@@ -54,7 +57,9 @@ def test_every_process_with_metrics_is_a_target_and_answers(cluster: Cluster) ->
     answers = exposed(cluster)
     assert {"api-1", "api-2", "worker-0-1", "worker-1-1", "spill-worker-1", "patroni-0-1", "etcd"} <= set(answers)
     assert all("# TYPE " in text for text in answers.values())
-    workers = {group["labels"]["of_shard"] for group in targets(cluster.status()) if group["labels"]["role"] == "worker"}
+    workers = {
+        group["labels"]["of_shard"] for group in targets(cluster.status()) if group["labels"]["role"] == "worker"
+    }
     assert workers == {"0", "1"}
 
 
@@ -64,7 +69,12 @@ def test_what_waits_for_an_operator_is_told_by_every_process_at_once(cluster: Cl
 
     def told() -> set[str]:
         answers = exposed(cluster)
-        return {line for name in tellers for line in answers[name].splitlines() if line.startswith("tally_dead_letters_kept ")}
+        return {
+            line
+            for name in tellers
+            for line in answers[name].splitlines()
+            if line.startswith("tally_dead_letters_kept ")
+        }
 
     before = dead_letters.count()
     dead_letters.keep(key, ([], {}), "shard-0", "unknown task: of a test")
@@ -84,7 +94,9 @@ def test_partitions_are_maintained_where_they_can_be_and_told(cluster: Cluster) 
         assert partitions.maintained_at(0) < began <= partitions.maintained_at(1)
     tasks.maintain_partitions()
     for name in ("api-1", "worker-1-1", "spill-worker-1"):
-        told = re.findall(r'^tally_partitions_maintained_at_seconds\{shard="(.)"\} (\S+)$', exposed(cluster)[name], re.MULTILINE)
+        told = re.findall(
+            r'^tally_partitions_maintained_at_seconds\{shard="(.)"\} (\S+)$', exposed(cluster)[name], re.MULTILINE
+        )
         assert [(shard, float(at) >= began) for shard, at in told] == [("0", True), ("1", True)]
 
 
@@ -99,5 +111,7 @@ def test_promtool_agrees(command: tuple[str, ...], tmp_path: Path) -> None:
         pytest.skip("promtool is not on PATH (Debian: prometheus)")
     shutil.copytree(HOME, tmp_path / "monitoring")
     (tmp_path / "monitoring" / "targets.json").write_text("[]")  # `check config` wants it to be there
-    done = subprocess.run([promtool, *command], cwd=tmp_path / "monitoring", capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [promtool, *command], cwd=tmp_path / "monitoring", capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr

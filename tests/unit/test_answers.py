@@ -83,7 +83,11 @@ def test_the_ledger_has_a_bit_for_each_write() -> None:
 
 def test_a_rejected_operation_tells_of_how_many_it_is_one() -> None:
     planning = Planning({}, {"a", "b", "c"})
-    planning.take(batch_of((0, Increments(["a", "b"], [MAX, 1])), (1, Increments(["a", "b"], [1, 1])), (2, Step("a", "increment", 1))))
+    planning.take(
+        batch_of(
+            (0, Increments(["a", "b"], [MAX, 1])), (1, Increments(["a", "b"], [1, 1])), (2, Step("a", "increment", 1))
+        )
+    )
     assert [(one.index, one.key, one.reason, one.among) for one in planning.plan.outcomes] == [
         (1, "a", "overflow", 2),
         (2, "a", "overflow", 1),
@@ -103,7 +107,9 @@ def test_what_is_no_name_of_an_api_key(name: str) -> None:
 
 def test_a_server_of_a_shard_has_a_mode() -> None:
     row = dict.fromkeys(("name", "role", "shard", "pid", "port", "metrics_port", "state", "restarts"))
-    rows = [row | {"name": f"postgres-0-{node}", "role": "postgres"} for node in (1, 2)] + [row | {"name": "beat", "role": "beat"}]
+    rows = [row | {"name": f"postgres-0-{node}", "role": "postgres"} for node in (1, 2)] + [
+        row | {"name": "beat", "role": "beat"}
+    ]
     shown = State(processes=rows, primaries={"0": 2}).public({})["processes"]
     assert [one.get("mode") for one in shown] == ["replica", "primary", None]
     assert shown[0]["role"] == "postgres"

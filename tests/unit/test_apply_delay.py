@@ -25,7 +25,9 @@ def test_times_and_ranges(text: str, least: int, most: int) -> None:
     assert ApplyDelay.parse(text) == ApplyDelay(least, most)
 
 
-@pytest.mark.parametrize("text", ["", "200", "-1ms", "2m", "500ms..50ms", "1ms..", "..1ms", "1ms...2ms", "3601s", "1e3ms", "٣ms", "1ms\n"])
+@pytest.mark.parametrize(
+    "text", ["", "200", "-1ms", "2m", "500ms..50ms", "1ms..", "..1ms", "1ms...2ms", "3601s", "1e3ms", "٣ms", "1ms\n"]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a time like"):
         ApplyDelay.parse(text)

@@ -16,12 +16,16 @@ ID = UUID(int=7)
 deltas = st.integers(MIN_VALUE, MAX_VALUE)
 texts = st.text(max_size=20)
 increments = st.dictionaries(texts, deltas).map(lambda folded: Increments(list(folded), list(folded.values())))
-steps = st.builds(Step, texts, st.sampled_from(["increment", "set", "reset"]), deltas, st.one_of(st.none(), st.integers(0, MAX_VALUE)))
+steps = st.builds(
+    Step, texts, st.sampled_from(["increment", "set", "reset"]), deltas, st.one_of(st.none(), st.integers(0, MAX_VALUE))
+)
 segments = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.one_of(increments, steps)))
 tokens = st.lists(st.builds(Token, st.binary(max_size=20), st.binary(max_size=60)))
 
 
-def encoded(segments: list[tuple[int, Operation]], tokens: list[Token] | None = None, reply_to: str | None = None) -> bytes:
+def encoded(
+    segments: list[tuple[int, Operation]], tokens: list[Token] | None = None, reply_to: str | None = None
+) -> bytes:
     return encode(ID, [(index, encode_segment(operation)) for index, operation in segments], tokens or [], reply_to)
 
 
@@ -30,7 +34,9 @@ def raw(*elements: object) -> bytes:
 
 
 @given(st.uuids(), segments, tokens, st.one_of(st.none(), texts))
-def test_what_was_encoded_comes_back(id: UUID, segments: list[tuple[int, Operation]], tokens: list[Token], reply_to: str | None) -> None:
+def test_what_was_encoded_comes_back(
+    id: UUID, segments: list[tuple[int, Operation]], tokens: list[Token], reply_to: str | None
+) -> None:
     data = encode(id, [(index, encode_segment(operation)) for index, operation in segments], tokens, reply_to)
     batch = decode(data)
     assert batch == Batch(FORMAT, id.bytes, segments, tokens, reply_to)
@@ -84,7 +90,9 @@ def test_random_bytes_are_no_batch(data: bytes) -> None:
 
 
 GOOD = encoded(
-    [(0, Increments(["a", "é"], [1, -(2**40)])), (1, Step("b", "set", MAX_VALUE, if_version=3))], [Token(b"t", b"r")], "outcomes:1"
+    [(0, Increments(["a", "é"], [1, -(2**40)])), (1, Step("b", "set", MAX_VALUE, if_version=3))],
+    [Token(b"t", b"r")],
+    "outcomes:1",
 )
 
 
@@ -146,4 +154,6 @@ def test_malformed_batches_are_refused(name: str) -> None:
 
 def test_the_malformed_batches_differ_from_a_good_one_in_that_alone() -> None:
     assert decode(raw(FORMAT, ID.bytes, [SEGMENT], [], None)).segments == [(0, Increments(["a"], [1]))]
-    assert decode(raw(FORMAT, ID.bytes, [[0, ["s", "a", "set", 2**63 - 1]]], [], None)).segments == [(0, Step("a", "set", MAX_VALUE))]
+    assert decode(raw(FORMAT, ID.bytes, [[0, ["s", "a", "set", 2**63 - 1]]], [], None)).segments == [
+        (0, Step("a", "set", MAX_VALUE))
+    ]

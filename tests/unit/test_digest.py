@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counters.reconciliation.cache_check import judge
-from replication.digest import EMPTY, RANGES, SLOTS_EACH, Difference, Leaf, Row, Tree, altered, differences, differing, ranges_of
+from replication.digest import (
+    EMPTY,
+    RANGES,
+    SLOTS_EACH,
+    Difference,
+    Leaf,
+    Row,
+    Tree,
+    altered,
+    differences,
+    differing,
+    ranges_of,
+)
 from sharding import lanes
 from sharding.slots import SLOTS, slot_of
 
@@ -22,7 +34,9 @@ def leaves(table: dict[str, tuple[int, int]]) -> dict[int, Leaf]:
     found: dict[int, Leaf] = {}
     for key, (value, version) in table.items():
         old = found.get(slot_of(key), EMPTY)
-        hashed = int.from_bytes(sha256(f"{key} {value} {version}".encode()).digest(), "big") ^ int.from_bytes(old.hash, "big")
+        hashed = int.from_bytes(sha256(f"{key} {value} {version}".encode()).digest(), "big") ^ int.from_bytes(
+            old.hash, "big"
+        )
         found[slot_of(key)] = Leaf(old.rows + 1, old.versions + version, hashed.to_bytes(32, "big"))
     return found
 
@@ -32,7 +46,9 @@ def rows(table: dict[str, tuple[int, int]]) -> list[Row]:
 
 
 @given(tables, tables)
-def test_leaves_tell_exactly_the_slots_of_the_keys_that_differ(one: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]]) -> None:
+def test_leaves_tell_exactly_the_slots_of_the_keys_that_differ(
+    one: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]]
+) -> None:
     keys = {key for key in {*one, *other} if one.get(key) != other.get(key)}
     first, second = leaves(one), leaves(other)
     assert differing(first, second) == sorted({slot_of(key) for key in keys})
@@ -49,13 +65,17 @@ def test_the_ranges_of_a_lane_are_its_slots(count: int) -> None:
 
 
 @given(tables, tables)
-def test_differences_name_each_key_with_both_sides(one: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]]) -> None:
+def test_differences_name_each_key_with_both_sides(
+    one: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]]
+) -> None:
     keys = sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
     assert list(differences(rows(one), rows(other))) == [Difference(key, one.get(key), other.get(key)) for key in keys]
 
 
 @given(tables, st.data())
-def test_what_tally_does_is_not_altered_and_what_it_never_does_is(table: dict[str, tuple[int, int]], data: st.DataObject) -> None:
+def test_what_tally_does_is_not_altered_and_what_it_never_does_is(
+    table: dict[str, tuple[int, int]], data: st.DataObject
+) -> None:
     before = Tree.of(leaves(table)).leaves
     key, value = data.draw(st.sampled_from(sorted({*table, "new"}))), data.draw(st.integers(-9, 9))
     old_value, version = table.get(key, (0, 0))

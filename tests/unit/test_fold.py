@@ -32,7 +32,10 @@ ROOM = 100
 keys = st.sampled_from(KEYS)
 small = st.integers(-9, 9)
 extreme = st.one_of(
-    small, st.integers(MIN_VALUE, MIN_VALUE + 9), st.integers(MAX_VALUE - 9, MAX_VALUE), st.sampled_from([2**62, -(2**62), 2**63 - 2**20])
+    small,
+    st.integers(MIN_VALUE, MIN_VALUE + 9),
+    st.integers(MAX_VALUE - 9, MAX_VALUE),
+    st.sampled_from([2**62, -(2**62), 2**63 - 2**20]),
 )
 
 
@@ -104,7 +107,9 @@ class Shard:
             more = result.overflowing()
             if not more:
                 assert all(in_range(delta) for delta in result.added.values()), "PostgreSQL takes a bigint"
-                more = {key for key, delta in result.added.items() if not in_range(self.rows.get(key, Row()).value + delta)}
+                more = {
+                    key for key, delta in result.added.items() if not in_range(self.rows.get(key, Row()).value + delta)
+                }
             if not more:
                 break
             assert not more & read, "a key that was read is never added to"
@@ -115,7 +120,9 @@ class Shard:
         for key, delta in result.added.items():
             version = result.versions[key]
             row = self.rows.get(key, Row())
-            self.rows[key] = Row(row.value + delta, max(row.version + 1, version) if key in self.rows else version, row.set_version)
+            self.rows[key] = Row(
+                row.value + delta, max(row.version + 1, version) if key in self.rows else version, row.set_version
+            )
         for key, new in result.put.items():
             row = self.rows.get(key, Row())
             version = max(row.version + 1, new.version) if key in self.rows else new.version
@@ -128,8 +135,12 @@ class Shard:
 
 def steps(operands: st.SearchStrategy[int]) -> st.SearchStrategy[Operation]:
     """An operation. `if_version` is often one that the run can have."""
-    if_version = st.one_of(st.none(), st.just(0), st.integers(0, 12).map(lambda n: FIRST_POSITION + n // 3 * ROOM + n % 3))
-    increments = st.dictionaries(keys, operands, max_size=len(KEYS)).map(lambda d: Increments(list(d), list(d.values())))
+    if_version = st.one_of(
+        st.none(), st.just(0), st.integers(0, 12).map(lambda n: FIRST_POSITION + n // 3 * ROOM + n % 3)
+    )
+    increments = st.dictionaries(keys, operands, max_size=len(KEYS)).map(
+        lambda d: Increments(list(d), list(d.values()))
+    )
     return st.one_of(
         increments,
         increments,
@@ -159,7 +170,9 @@ def rows_before(values: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, R
 
 def shard_with(rows: dict[str, Row]) -> Shard:
     newest_set = max((row.set_version for row in rows.values()), default=0)
-    return Shard(dict(rows), last_set_version=newest_set, last_version=max((row.version for row in rows.values()), default=0))
+    return Shard(
+        dict(rows), last_set_version=newest_set, last_version=max((row.version for row in rows.values()), default=0)
+    )
 
 
 def windows(run: Sequence[Placed], cuts: Sequence[int]) -> list[Sequence[Placed]]:
@@ -184,7 +197,9 @@ def folded(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 @given(increments_of, increments_of, increments_of)
-def test_fold_is_a_commutative_monoid(a: list[tuple[str, int]], b: list[tuple[str, int]], c: list[tuple[str, int]]) -> None:
+def test_fold_is_a_commutative_monoid(
+    a: list[tuple[str, int]], b: list[tuple[str, int]], c: list[tuple[str, int]]
+) -> None:
     def both(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
         return folded([*one.items(), *other.items()])
 
@@ -233,7 +248,9 @@ def test_windows_make_no_difference(rows: dict[str, Row], run: list[Placed], cut
 
 @settings(max_examples=500)
 @given(rows_before(extreme), runs(extreme), st.lists(st.integers(0, 5)))
-def test_windows_agree_with_one_by_one_at_the_ends_of_the_range(rows: dict[str, Row], run: list[Placed], cuts: list[int]) -> None:
+def test_windows_agree_with_one_by_one_at_the_ends_of_the_range(
+    rows: dict[str, Row], run: list[Placed], cuts: list[int]
+) -> None:
     shard = shard_with(rows)
     for window in windows(run, cuts):
         rows, shard.outcomes = dict(shard.rows), []
@@ -304,7 +321,12 @@ EXAMPLES: dict[str, tuple[dict[str, Row], list[Placed], dict[str, Row], list[tup
         {"a": Row(3, 30, 20)},
         [("applied", None)],
     ),
-    "a late increment is void": ({"a": Row(7, 20, 20)}, [_placed(10, _add(a=5, b=1))], {"a": Row(7, 20, 20), "b": Row(1, 10)}, []),
+    "a late increment is void": (
+        {"a": Row(7, 20, 20)},
+        [_placed(10, _add(a=5, b=1))],
+        {"a": Row(7, 20, 20), "b": Row(1, 10)},
+        [],
+    ),
     "overflow is rejected alone": (
         {"a": Row(MAX_VALUE, 1)},
         [_placed(10, _add(a=1, b=1)), _placed(20, _add(b=1))],
@@ -319,7 +341,11 @@ EXAMPLES: dict[str, tuple[dict[str, Row], list[Placed], dict[str, Row], list[tup
     ),
     "compare-and-set sees the version that the window has made": (
         {},
-        [_placed(10, _add(a=1)), _placed(20, Step("a", "set", 9, if_version=10)), _placed(30, Step("a", "set", 8, if_version=10))],
+        [
+            _placed(10, _add(a=1)),
+            _placed(20, Step("a", "set", 9, if_version=10)),
+            _placed(30, Step("a", "set", 8, if_version=10)),
+        ],
         {"a": Row(9, 20, 20)},
         [("applied", None), ("rejected", "version")],
     ),
@@ -329,7 +355,12 @@ EXAMPLES: dict[str, tuple[dict[str, Row], list[Placed], dict[str, Row], list[tup
         {"a": Row(7, 30, 5)},
         [("rejected", "late")],
     ),
-    "a waited increment gets the value it made": ({}, [_placed(10, Step("a", "increment", 4))], {"a": Row(4, 10)}, [("applied", None)]),
+    "a waited increment gets the value it made": (
+        {},
+        [_placed(10, Step("a", "increment", 4))],
+        {"a": Row(4, 10)},
+        [("applied", None)],
+    ),
 }
 
 

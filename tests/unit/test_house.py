@@ -24,8 +24,33 @@ OUTSIDE = ("cluster", "monitoring", "benchmarks", "tests")  # imported by none o
 # What a pure module may come to by its imports: nothing that does I/O or needs Django to be set up.
 PURE_LIBRARIES = {"msgspec", "uuid_utils"}
 PURE_STANDARD = {
-    *("__future__", "ast", "base64", "binascii", "bisect", "collections", "contextlib", "csv", "dataclasses", "datetime", "decimal"),
-    *("enum", "functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "random", "re", "string", "struct"),
+    *(
+        "__future__",
+        "ast",
+        "base64",
+        "binascii",
+        "bisect",
+        "collections",
+        "contextlib",
+        "csv",
+        "dataclasses",
+        "datetime",
+        "decimal",
+    ),
+    *(
+        "enum",
+        "functools",
+        "hashlib",
+        "heapq",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "random",
+        "re",
+        "string",
+        "struct",
+    ),
     *("typing", "uuid", "zlib"),
 }
 
@@ -120,7 +145,12 @@ def test_no_package_imports_one_that_imports_it() -> None:
 
 
 def test_no_module_is_imported_while_it_is_imported() -> None:
-    assert_no_circle({module: {one.module for one in imports(module) if one.at_once and one.module in modules()} for module in modules()})
+    assert_no_circle(
+        {
+            module: {one.module for one in imports(module) if one.at_once and one.module in modules()}
+            for module in modules()
+        }
+    )
 
 
 @pytest.mark.parametrize("module", pure_modules())

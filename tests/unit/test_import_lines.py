@@ -40,7 +40,9 @@ def test_both_formats_give_the_same_sums_whatever_the_chunks(increments: list[tu
 
 
 @given(INCREMENTS.filter(bool), st.integers(1, 10), st.data())
-def test_a_bad_line_is_named_or_skipped_and_moves_no_chunk(increments: list[tuple[str, int]], size: int, data: st.DataObject) -> None:
+def test_a_bad_line_is_named_or_skipped_and_moves_no_chunk(
+    increments: list[tuple[str, int]], size: int, data: st.DataObject
+) -> None:
     place = data.draw(st.integers(0, len(increments) - 1))
     lines = as_ndjson(increments)
     lines[place] = b'{"key": "a b", "delta": 1}\n'

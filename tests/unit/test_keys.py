@@ -30,14 +30,18 @@ def test_the_first_invalid_of_many(keys: list[str]) -> None:
     assert first_invalid(keys) == next((key for key in keys if not by_the_rule(key)), None)
 
 
-@pytest.mark.parametrize("text", ["", "a b", "a/b", "a\n", "\na", "a\0", "é", "a" * 201, "%41", "a,b", "\u0661", "\uff41", "a\u200b"])
+@pytest.mark.parametrize(
+    "text", ["", "a b", "a/b", "a\n", "\na", "a\0", "é", "a" * 201, "%41", "a,b", "\u0661", "\uff41", "a\u200b"]
+)
 def test_what_is_no_key(text: str) -> None:
     assert not is_key(text)
     assert first_invalid(["a", text, "b"]) == text
     assert first_invalid([text]) == text
 
 
-@pytest.mark.parametrize("text", ["a", "A", "0", "-", ".", "..", "~", "@", ":", "_", "a" * 200, "user@example.org:likes"])
+@pytest.mark.parametrize(
+    "text", ["a", "A", "0", "-", ".", "..", "~", "@", ":", "_", "a" * 200, "user@example.org:likes"]
+)
 def test_what_is_a_key(text: str) -> None:
     assert is_key(text)
     assert first_invalid([text, text]) is None

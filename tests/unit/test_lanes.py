@@ -12,7 +12,9 @@ def test_every_slot_has_one_lane() -> None:
     for count in lanes.COUNTS:
         slots = [slot for number in range(count) for slot in lanes.slots_of(number, count)]
         assert slots == list(range(1024))
-        assert all(lanes.number_of(slot, count) == number for number in range(count) for slot in lanes.slots_of(number, count))
+        assert all(
+            lanes.number_of(slot, count) == number for number in range(count) for slot in lanes.slots_of(number, count)
+        )
         assert all(len(lanes.slots_of(number, count)) % (1024 // lanes.PARTITIONS) == 0 for number in range(count))
     with pytest.raises(ValueError, match="must be one of 1, 2, 4, 8, 16, not 3"):
         lanes.check(3)

@@ -53,7 +53,8 @@ def test_a_bad_value_in_a_file_is_named(environ: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("TALLY_DATABSE_USER", "TALLY_DATABASE_USER"), ("TALLY_SECRETKEY_FILE", "TALLY_SECRET_KEY_FILE")]
+    ("name", "meant"),
+    [("TALLY_DATABSE_USER", "TALLY_DATABASE_USER"), ("TALLY_SECRETKEY_FILE", "TALLY_SECRET_KEY_FILE")],
 )
 def test_a_misspelt_name_stops_the_start(environ: pytest.MonkeyPatch, name: str, meant: str) -> None:
     environ.setenv(name, "swordfish")

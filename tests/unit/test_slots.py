@@ -27,7 +27,13 @@ def test_slots_are_stable() -> None:
     [
         [f"user:{n}:likes" for n in range(200_000)],
         [f"{n:032x}" for n in range(0, 200_000 * 7919, 7919)],
-        [a + b + c + d for a in string.ascii_lowercase for b in string.ascii_lowercase for c in string.ascii_lowercase for d in "aeiouxyz"],
+        [
+            a + b + c + d
+            for a in string.ascii_lowercase
+            for b in string.ascii_lowercase
+            for c in string.ascii_lowercase
+            for d in "aeiouxyz"
+        ],
     ],
     ids=["numbered", "hex", "letters"],
 )

@@ -13,7 +13,9 @@ from sharding.lanes import MOST, Lane
 
 BATCH = "0190a5b2c3d47e8f9aabbccddeeff001"
 lanes = st.builds(Lane, st.integers(0, 63), st.integers(0, MOST - 1))
-write_ids = st.builds(WriteId, st.uuids(), st.integers(0, 2**32 - 1), st.sets(lanes, min_size=1).map(lambda some: tuple(sorted(some))))
+write_ids = st.builds(
+    WriteId, st.uuids(), st.integers(0, 2**32 - 1), st.sets(lanes, min_size=1).map(lambda some: tuple(sorted(some)))
+)
 
 
 @given(write_ids)

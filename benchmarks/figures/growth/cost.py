@@ -49,7 +49,9 @@ class Meter:
             seconds = time.monotonic() - began
         return self._each(used, seconds, result.count)
 
-    def writes(self, requests: Sequence[bytes], drawn: Sequence[Sequence[str]], expected: ExpectedCounts, rate: float) -> float:
+    def writes(
+        self, requests: Sequence[bytes], drawn: Sequence[Sequence[str]], expected: ExpectedCounts, rate: float
+    ) -> float:
         """Microseconds for one increment, until the replicas have it. Request i has the keys `drawn[i]`."""
         before = expected.counts.total()
         with cpu_used(self.subject) as used:
@@ -60,7 +62,9 @@ class Meter:
 
     def _load(self, requests: Sequence[bytes], rate: float, status: int) -> Result:
         addresses = self._context.addresses(self.subject)
-        return self._context.load(addresses, requests, connections=CONNECTIONS, seconds=SECONDS, rate=rate, status=status)
+        return self._context.load(
+            addresses, requests, connections=CONNECTIONS, seconds=SECONDS, rate=rate, status=status
+        )
 
     def _each(self, used: dict[str, float], seconds: float, count: int) -> float:
         return 1e6 * (sum(used.values()) - self.idle * seconds) / max(1, count)

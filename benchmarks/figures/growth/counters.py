@@ -60,7 +60,9 @@ def run(context: Context, part: Part) -> None:
     for name, title in (("increment_us", "increment"), ("read_us", "read"), ("primary_read_us", "read of the primary")):
         costs = [point[name] for point in points]
         text = f"Growth: cost of one {title}, {sizes[0]:,} to {sizes[-1]:,} counters"
-        part.figures.append(figure(text, TIMES, [max(costs) / min(costs)], goal=FLAT, note=f"{costs[0]:.0f} to {costs[-1]:.0f} µs"))
+        part.figures.append(
+            figure(text, TIMES, [max(costs) / min(costs)], goal=FLAT, note=f"{costs[0]:.0f} to {costs[-1]:.0f} µs")
+        )
 
 
 def _costs(context: Context, subject: Subject, expected: ExpectedCounts, size: int) -> dict[str, float]:

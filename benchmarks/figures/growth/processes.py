@@ -38,8 +38,12 @@ def run(context: Context, part: Part) -> None:
             meter.writes(requests, drawn, expected, WRITES_A_SECOND)  # warm
             calls, microseconds = flushes(subject)
             cost = meter.writes(requests, drawn, expected, WRITES_A_SECOND)
-            calls, microseconds = (after - one for after, one in zip(flushes(subject), (calls, microseconds), strict=True))
-            points.append({"processes": count, "flush_us": microseconds / max(1, calls), "flushes": calls, "increment_us": cost})
+            calls, microseconds = (
+                after - one for after, one in zip(flushes(subject), (calls, microseconds), strict=True)
+            )
+            points.append(
+                {"processes": count, "flush_us": microseconds / max(1, calls), "flushes": calls, "increment_us": cost}
+            )
     finally:
         scale(subject, "api", before)
     expected.compare()

@@ -35,25 +35,37 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", help="the file; - for standard input, which is not resumable (unless --name is given)")
+        parser.add_argument(
+            "file", help="the file; - for standard input, which is not resumable (unless --name is given)"
+        )
         parser.add_argument("--format", choices=["csv", "ndjson"], help="default: by the file's extension")
         parser.add_argument("--prefix", default="", help="put before each key")
-        parser.add_argument("--chunk", type=int, default=10_000, help="increments in a write (default 10000); the same in each run")
+        parser.add_argument(
+            "--chunk", type=int, default=10_000, help="increments in a write (default 10000); the same in each run"
+        )
         parser.add_argument("--name", help="name of this import, instead of the file's SHA-256")
-        parser.add_argument("--skip-bad", action="store_true", help="skip and count bad lines; default: stop at the first")
+        parser.add_argument(
+            "--skip-bad", action="store_true", help="skip and count bad lines; default: stop at the first"
+        )
         parser.add_argument("--no-wait", action="store_true", help="end when all is accepted, before it is applied")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         form, started = _checked(options), time.monotonic()
         with _opened(options["file"]) as file:
             name = options["name"] or _digest(file)
-            running = Import(name=name, prefix=options["prefix"], wait=not options["no_wait"], on_rejected=self.stderr.write)
+            running = Import(
+                name=name, prefix=options["prefix"], wait=not options["no_wait"], on_rejected=self.stderr.write
+            )
             try:
                 with service.in_background():
                     self._run(running, file, form, options)
             except BadLine as error:
-                text = f"{error}. Nothing of that chunk was counted; the {running.increments:,} increments before it were."
-                raise CommandError(f"{text} Mend the line and run it again with --name {name}, or with --skip-bad.") from error
+                text = (
+                    f"{error}. Nothing of that chunk was counted; the {running.increments:,} increments before it were."
+                )
+                raise CommandError(
+                    f"{text} Mend the line and run it again with --name {name}, or with --skip-bad."
+                ) from error
             except Stopped as error:
                 raise CommandError(f"{error} {_advice(options, name)}") from error
             except KeyboardInterrupt:
@@ -76,7 +88,9 @@ class Command(BaseCommand):
         text += f" {'applied' if done.wait else 'accepted'} in {seconds:.1f} s; {done.repeated:,} chunks were repeats"
         self.stdout.write(text + (f"; {done.skipped:,} bad lines skipped" if done.skipped else ""))
         if done.rejected:
-            raise CommandError(f"{done.rejected:,} sums were rejected (named above): the counters would leave the range of 64 bits")
+            raise CommandError(
+                f"{done.rejected:,} sums were rejected (named above): the counters would leave the range of 64 bits"
+            )
 
 
 def _checked(options: dict[str, Any]) -> Format:
@@ -87,7 +101,9 @@ def _checked(options: dict[str, Any]) -> Format:
         raise CommandError("--chunk: 1 to 100000 increments")
     form: Format | None = options["format"] or FORMATS.get(Path(options["file"]).suffix.lower())
     if form is None:
-        raise CommandError(f"the name {options['file']!r} does not tell the format: say --format csv or --format ndjson")
+        raise CommandError(
+            f"the name {options['file']!r} does not tell the format: say --format csv or --format ndjson"
+        )
     return form
 
 

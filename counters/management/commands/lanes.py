@@ -24,7 +24,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("count", nargs="?", type=int, choices=lanes.COUNTS, help="lanes of each shard from now on")
-        parser.add_argument("--seconds", type=float, default=60.0, help="how long the journals may take to be empty (default: 60)")
+        parser.add_argument(
+            "--seconds", type=float, default=60.0, help="how long the journals may take to be empty (default: 60)"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -33,7 +35,9 @@ class Command(BaseCommand):
             else:
                 self._change(options["count"], options["seconds"])
         except RedisError as error:
-            raise CommandError(f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL.") from error
+            raise CommandError(
+                f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL."
+            ) from error
         except (NoTopology, psycopg.Error) as error:
             raise CommandError(f"{str(error).strip()}: are all primaries up? See manage.py replicas.") from error
 
@@ -41,7 +45,9 @@ class Command(BaseCommand):
         with Console(stderr=True).status("draining the journals") as status:
             try:
                 changed = lane_count.change(
-                    count, seconds=seconds, tell=lambda left: status.update(f"draining the journals: {left:,} batches left")
+                    count,
+                    seconds=seconds,
+                    tell=lambda left: status.update(f"draining the journals: {left:,} batches left"),
                 )
             except lane_count.NotDrained as error:
                 raise CommandError(

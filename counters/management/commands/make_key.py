@@ -13,7 +13,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", help=f"whose key it is, shown in the admin: {NAME_RULE}")
-        parser.add_argument("--scope", action="append", choices=Scope.values, required=True, help="may be given more than once")
+        parser.add_argument(
+            "--scope", action="append", choices=Scope.values, required=True, help="may be given more than once"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:

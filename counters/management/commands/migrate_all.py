@@ -31,7 +31,11 @@ class Command(BaseCommand):
         except (topology.WrongShard, ValueError) as error:
             raise CommandError(str(error)) from error
         except (RedisError, psycopg.Error) as error:
-            raise CommandError(f"the lanes could not be set up: {str(error).strip()}. Is the journal's Redis up? Run it again.") from error
+            raise CommandError(
+                f"the lanes could not be set up: {str(error).strip()}. Is the journal's Redis up? Run it again."
+            ) from error
         if said:
             self.stdout.write(said)
-        self.stdout.write(f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard")
+        self.stdout.write(
+            f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard"
+        )

@@ -49,7 +49,11 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
         return
     good = {location.value for location, info in case.meta.components.items() if info.mode.value == "positive"}
     version = case.headers.get("If-Match") if case.headers else None
-    if version is not None and version.isdigit() and (case.meta.generation.mode.value == "positive" or "header" in good):
+    if (
+        version is not None
+        and version.isdigit()
+        and (case.meta.generation.mode.value == "positive" or "header" in good)
+    ):
         case.headers["If-Match"] = f'"{version}"'
     if "body" in good:
         case.body = _of_one_length(_without_whole_floats(case.body))
