@@ -36,6 +36,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _LOAD_SECONDS = 1.0  # between tries to load what is not known yet
+_LEAST_SECONDS = 0.1  # between two looks at the keys, whatever the setting
 _HELPERS = 16  # threads for short work of coroutines, beside those that wait for a shard
 REQUESTS = Counter(
     "tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"]
@@ -136,21 +137,19 @@ class Application:
         self._threads.shutdown(wait=False)
 
     async def _keep(self, loaded: asyncio.Event) -> None:
-        """Load the topology and the keys; then read the keys anew, again and again: a revoked one must not be taken for long."""
-        while self._fast_path is None:
+        """Load the topology and the keys, and read the keys again and again: a revoked one must soon be refused."""
+        while True:
             try:
-                await asyncio.to_thread(topology.current)
-                await asyncio.to_thread(keyring.refresh)
+                await asyncio.to_thread(_load)
             except topology.NoTopology as error:
                 log.warning("topology_unknown", error=str(error))
-            if keyring.is_loaded and topology.is_loaded() and self._service is not None:
+            except Exception:
+                log.exception("load_failed")
+            is_loaded = keyring.is_loaded and topology.is_loaded()
+            if self._fast_path is None and self._service is not None and is_loaded:
                 self._fast_path = FastPath(self._service, self._django.common_headers)
                 loaded.set()
-            else:
-                await asyncio.sleep(_LOAD_SECONDS)
-        while True:
-            await asyncio.sleep(settings.TALLY.api_key_ttl_seconds)
-            await asyncio.to_thread(keyring.refresh)
+            await asyncio.sleep(max(settings.TALLY.api_key_ttl_seconds, _LEAST_SECONDS) if is_loaded else _LOAD_SECONDS)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -172,6 +171,12 @@ def _raw(response: Any) -> Raw:
     if "Content-Length" not in response:  # as where a middleware has refused the request
         headers.append((b"Content-Length", b"%d" % len(content)))
     return Raw(response.status_code, headers, content)
+
+
+def _load() -> None:
+    """What the fast path needs to know. Raises `NoTopology`; keys that cannot be read stay as they are."""
+    keyring.refresh()
+    topology.current()
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
