@@ -98,7 +98,7 @@ class Steps:
         failing_since: float | None = None
         while (primary := self._primary(shard)) is None:
             now = time.monotonic()
-            failing = all(node.said == "start failed" or (node.said and not node.pid) for node in self._of(shard))
+            failing = all(node.failing for node in self._of(shard))
             failing_since = (failing_since or now) if failing else None
             if now > deadline or (failing_since and now - failing_since > FAILED_SECONDS):
                 raise ClusterError(self._no_primary(shard))

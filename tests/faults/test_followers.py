@@ -25,7 +25,7 @@ from tests.support.commands import MANAGE, ROOT, clean, up
 pytestmark = pytest.mark.own_cluster
 
 FOLLOWERS = 2
-DELAYS = (60, 120)  # ms
+DELAYS = (150, 250)  # ms: more than a write takes on a busy machine
 
 
 def manage(directory: Path, *args: str) -> str:

@@ -20,6 +20,7 @@ from cluster.commands import _parser, run
 from cluster.console import Console
 from cluster.lanes import Lease
 from cluster.layout import Asked, Directory, Layout
+from cluster.postgres import Node
 from cluster.programs import Programs
 from sharding.lanes import Lane
 
@@ -278,6 +279,27 @@ def test_schema_changes_with_a_migration(tmp_path: Path) -> None:
     before = prepare.schema(tmp_path)
     (tmp_path / "app" / "migrations" / "0001_initial.py").write_text("x = 1")
     assert prepare.schema(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("said", "pid", "failing"),
+    [
+        (None, None, False),
+        ("initializing new cluster", None, False),
+        ("creating replica", None, False),
+        ("stopped", None, True),
+        ("starting", None, True),
+        ("starting", 7, False),
+        ("start failed", 7, True),
+        ("running", 7, False),
+    ],
+)
+def test_a_server_whose_data_are_being_made_does_not_fail(
+    tmp_path: Path, said: str | None, pid: int | None, failing: bool
+) -> None:
+    node = Node(0, 1, tmp_path, port=1, patroni_port=2)
+    node.said, node.pid = said, pid
+    assert node.failing is failing
 
 
 def test_only_patroni_leaves_root_behind(tmp_path: Path) -> None:
