@@ -51,7 +51,7 @@ _ANSWER = """        for one, write_id in zip(writes, ids, strict=True):
 _APPEND = """        try:
             appended = await self._appender.append(flush)
 """
-_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
+_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, positions, writes))
 """
 _ROWS = """        rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
 """
@@ -66,8 +66,8 @@ BREAKS = {
                     "fresh = list(window.batches)",
                 ),
                 (
-                    '%s::bigint[], %s::bigint[], %s::text[])"""',
-                    '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""',
+                    '%s::bigint[], %s::bigint[], %s::text[], %s::integer[])"""',
+                    '%s::bigint[], %s::bigint[], %s::text[], %s::integer[]) ON CONFLICT DO NOTHING"""',
                 ),
             ]
         },
