@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from redis import Redis
 
+from cluster import programs
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import ROOT, clean
 
@@ -34,13 +36,16 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"the history has no {BEFORE} (a shallow clone?): {done.stderr.strip()}")
     with tarfile.open(archive) as files:
         files.extractall(tree, filter="data")
+    (tree / "path").mkdir()
+    (tree / "path" / "redis-server").symlink_to(programs.find().redis)  # its wheel is no longer installed
     return tree
 
 
 def manage(tree: Path, directory: Path, command: str, *arguments: str) -> None:
     """`manage.py cluster COMMAND` of a tree, on the cluster in a directory."""
     line = [sys.executable, str(tree / "manage.py"), "cluster", command, *arguments, "--dir", str(directory)]
-    subprocess.run(line, cwd=tree, env=clean(), check=True, stdout=subprocess.DEVNULL)
+    env = clean() | {"PATH": f"{tree / 'path'}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(line, cwd=tree, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture
