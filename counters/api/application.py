@@ -37,7 +37,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _LOAD_SECONDS = 1.0  # between tries to load what is not known yet
 _LEAST_SECONDS = 0.1  # between two looks at the keys, whatever the setting
-_HELPERS = 16  # threads for short work of coroutines, beside those that wait for a shard
+_HELPERS = 40  # threads for short work of coroutines, as a query to a shard, beside those that wait for a write
 REQUESTS = Counter(
     "tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"]
 )

@@ -153,8 +153,7 @@ class FastPath:
         return await self._read(wanted, answers.many)
 
     async def _read(self, wanted: list[str], show: Callable[[list[Counter]], Answer]) -> Answer | None:
-        found = await self._service.lookups.get(wanted)
-        return None if found is None else show(found)
+        return show(await self._service.lookups.get(wanted))
 
     async def _increment(self, request: Request, plain: _Plain, key: str) -> Answer | None:
         if plain.content_type != _JSON or plain.if_match is not None or not _may_write(plain) or not keys.is_key(key):

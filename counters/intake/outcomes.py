@@ -43,13 +43,16 @@ class Listener:
         self._cache = cache
         self._futures: dict[tuple[bytes, int], Future[Outcome]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._is_open = False
 
     def open(self) -> None:
         """Begin to listen."""
+        self._is_open = True
         self._task = asyncio.get_running_loop().create_task(self._listen())
 
     async def close(self) -> None:
         """Stop listening."""
+        self._is_open = False  # redis-py may take a cancellation for a time-out of its own
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -69,11 +72,11 @@ class Listener:
                 future.set_result(outcome)
 
     async def _listen(self) -> None:
-        while True:
+        while self._is_open:
             try:
                 async with self._cache.pubsub(ignore_subscribe_messages=True) as messages:
                     await messages.subscribe(self.channel)
-                    while True:
+                    while self._is_open:
                         message = await messages.get_message(timeout=_LOOK_SECONDS)
                         if message:
                             self._resolve(message["data"])

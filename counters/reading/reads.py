@@ -77,11 +77,12 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
         found = {counter.key: counter for counter in of_entries(entries, entries)}
     missing = topology.current().by_shard(key for key in keys if key not in found)
     for shard, its_keys in missing.items():
-        found |= {counter.key: counter for counter in _read_shard(shard, its_keys, consistency)}
+        found |= {counter.key: counter for counter in of_shard(shard, its_keys, consistency)}
     return [found[key] for key in keys]
 
 
-def _read_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
+def of_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
+    """Counters of one shard, in the order asked for, past the cache. Raises `ShardUnavailable`."""
     rows, source = ask(shard, lambda conn: rows_of(conn, keys), replicas=consistency == "eventual")
     return counters(keys, rows, source, shard)
 

@@ -77,6 +77,9 @@ def normal(answer: Raw) -> tuple[int, dict[bytes, bytes], Any]:
         headers[b"etag"] = b"any"
     text = re.sub(r"[0-9a-f]{32}-[0-9a-f]+-[0-9a-f:.]+", "ID", answer.body.decode())
     text = re.sub(r"(fast|view):", "WAY:", text)
+    if '"source":' in text:  # an eventual read: what a replica has by then is chance
+        text = re.sub(r'"(value|version|shard)":-?[0-9]+', r'"\1":0', text)
+        text = re.sub(r'"updated_at":("[^"]+"|null),"source":"[a-z]+"', '"source":"any"', text)
     data = json.loads(text) if text else None
     if isinstance(data, dict):
         for name in ("version", "updated_at", "queue", "shard", "shards"):
@@ -228,10 +231,7 @@ def plain(
     ],
 )
 def test_a_plain_call_is_answered_by_the_fast_path(ways: Ways, make: Callable[[Ways], Request]) -> None:
-    request = make(ways)
-    if request.method == "GET":
-        ways.view(request)  # now the cache has it
-    assert ways.fast(request) is not None
+    assert ways.fast(make(ways)) is not None
 
 
 @pytest.mark.parametrize(
