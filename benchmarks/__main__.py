@@ -71,7 +71,8 @@ def run(cluster: Subject, names: list[str], options: argparse.Namespace) -> dict
 
 
 def measured(context: Context, name: str) -> Part:
-    """One figure; once more with other keys if an answer failed, as then its counts cannot be told. It never ends the run."""
+    """One figure; once more with other keys if an answer failed, as then its counts cannot be told. It never ends the
+    run."""
     reasons = []
     for _ in range(ATTEMPTS):
         context.run = fresh()

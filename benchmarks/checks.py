@@ -21,7 +21,8 @@ def bounds(prefix: str) -> tuple[str, str]:
 
 
 def settled(subject: Subject, prefix: str, total: int, patience: float) -> float:
-    """When the replicas (the primary of a shard without) showed the whole sum, by `time.monotonic`. Raises `TimeoutError`."""
+    """When the replicas (the primary of a shard without) showed the whole sum, by `time.monotonic`. Raises
+    `TimeoutError`."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         copies = [
@@ -43,7 +44,8 @@ def settled(subject: Subject, prefix: str, total: int, patience: float) -> float
 
 
 def differences(subject: Subject, prefix: str, expected: Mapping[str, int]) -> list[str]:
-    """Counters of a prefix that are not what they must be, on the primary or on a replica: a sentence for each, the first few."""
+    """Counters of a prefix that are not what they must be, on the primary or on a replica: a sentence for each, the
+    first few."""
     wrong: list[str] = []
     for target in ("primary", "standby"):
         counted: Counter[str] = Counter()

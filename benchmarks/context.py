@@ -1,4 +1,5 @@
-"""What a figure's `run` is given: the cluster, the load generator, the peers' house, repeats, progress, expected counts."""
+"""What a figure's `run` is given: the cluster, the load generator, the peers' house, repeats, progress, expected
+counts."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def fresh() -> str:
 
 @dataclass
 class Context:
-    """One run. `scale` multiplies every duration (a smoke test has a small one), `repeats` is how often each side is measured."""
+    """One run. `scale` multiplies every duration (a smoke test has a small one), `repeats` is how often each side is
+    measured."""
 
     subject: Subject
     directory: Path

@@ -1,4 +1,5 @@
-"""The table of figures: on the console, in docs/performance.md, and the short one in README.md, each between its markers."""
+"""The table of figures: on the console, in docs/performance.md, and the short one in README.md, each between its
+markers."""
 
 from __future__ import annotations
 

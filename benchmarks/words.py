@@ -1,4 +1,5 @@
-"""`make demo`: count every word of Python's standard library through the bulk call, and compare each count with the one computed here.
+"""`make demo`: count every word of Python's standard library through the bulk call, and compare each count with the one
+computed here.
 
 `--ndjson FILE` writes the same increments for `manage.py ingest`, `--check-only` compares without counting first.
 """
@@ -37,7 +38,8 @@ def words() -> Iterator[str]:
 
 
 def count(client: httpx.Client, keys: list[str], run: str) -> float:
-    """Send one increment a key; the seconds that took. Bodies have an idempotency key, so a repeated run counts nothing twice."""
+    """Send one increment a key; the seconds that took. Bodies have an idempotency key, so a repeated run counts nothing
+    twice."""
     bodies = [keys[start : start + BODY] for start in range(0, len(keys), BODY)]
     started = time.perf_counter()
     with Progress(console=console) as progress, ThreadPoolExecutor(CLIENTS) as pool:

@@ -113,7 +113,8 @@ def patroni(  # noqa: PLR0913
     lz4: bool,
     delay: int = 0,
 ) -> str:
-    """patroni.yml of one node, with an apply delay (ms); ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own rule.
+    """patroni.yml of one node, with an apply delay (ms); ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own
+    rule.
 
     What is steered at run time must not stand here: it would win over what Patroni keeps in etcd.
     """

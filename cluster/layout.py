@@ -1,7 +1,8 @@
 """What a cluster consists of: its directory, its counts of processes, its ports and its secrets, as remembered on disk.
 
-Pure as far as possible: `reconcile`, `scaled`, `choose_ports` and `port_names` take values and return values; reading and writing
-stand in `load`, `save` and `load_secrets`. It is not the plan of processes (plan.py), nor what runs now (state.py).
+Pure as far as possible: `reconcile`, `scaled`, `choose_ports` and `port_names` take values and return values; reading
+and writing stand in `load`, `save` and `load_secrets`. It is not the plan of processes (plan.py), nor what runs now
+(state.py).
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class Directory:
 class Layout:
     """Counts and ports. Shards are numbered from 0; nodes of a shard, API processes and workers from 1.
 
-    `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is the number of
-    workers of shard 0, where that one has a number of its own.
+    `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is
+    the number of workers of shard 0, where that one has a number of its own.
     """
 
     shards: int = 2
@@ -128,7 +129,8 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
 
 
 def role_of(name: str) -> str | None:
-    """The role that `cluster scale NAME=N` counts; NAME is the role itself, or `worker-SHARD`. None where it is neither."""
+    """The role that `cluster scale NAME=N` counts; NAME is the role itself, or `worker-SHARD`. None where it is
+    neither."""
     role = name if shard_of(name) is None else "worker"
     return role if role in SCALABLE else None
 
@@ -142,7 +144,8 @@ def shard_of(name: str) -> int | None:
 def scaled(layout: Layout, name: str, number: int) -> Layout:
     """The layout with another number of processes of a role, or of workers of one shard (`worker-0`).
 
-    `worker` sets every shard, also those that had a number of their own. Raises `ClusterError` for a shard that the cluster does not have.
+    `worker` sets every shard, also those that had a number of their own. Raises `ClusterError` for a shard that the
+    cluster does not have.
     """
     shard = shard_of(name)
     if shard is not None and shard >= layout.shards:

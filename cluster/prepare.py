@@ -66,7 +66,8 @@ def planner(directory: Directory, asked: Asked) -> Planner:
 
 
 def rescaled(plan: Planner, counts: Mapping[str, int]) -> Planner:
-    """The same plan with other counts (see `layout.scaled`): ports chosen for the new processes, layout and nginx.conf written."""
+    """The same plan with other counts (see `layout.scaled`): ports chosen for the new processes, layout and nginx.conf
+    written."""
     wanted = plan.layout
     for name, number in counts.items():
         wanted = layout.scaled(wanted, name, number)

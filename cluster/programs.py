@@ -1,8 +1,9 @@
 """Finding the programs of the cluster, in the installed wheels and on PATH. It installs and starts nothing.
 
-The wheel's program is used, unless PATH has a newer one. Where the wheel has no program for this machine, the one on PATH is used.
-PATH's PostgreSQL must also have the wheel's major version, because a data directory belongs to one. PATH's `redis-server` is used
-only where there is no `valkey-server` at all: the two count their versions apart, and neither reads the other's newer files.
+The wheel's program is used, unless PATH has a newer one. Where the wheel has no program for this machine, the one on
+PATH is used. PATH's PostgreSQL must also have the wheel's major version, because a data directory belongs to one.
+PATH's `redis-server` is used only where there is no `valkey-server` at all: the two count their versions apart, and
+neither reads the other's newer files.
 
 PostgreSQL refuses to run as root. Where the user is root, Patroni and all that it starts run in a user namespace of
 their own (`unshare`), in which they are an ordinary user that owns the same files; pids stay the real ones.
@@ -95,7 +96,8 @@ def _redis() -> Path:
 
 
 def _redis_options(redis: Path) -> tuple[str, ...]:
-    """Valkey 9 reads what Redis 7.4 and 8 have written (Tally ran on Redis 8 before), but only if it is told to (valkey#2543)."""
+    """Valkey 9 reads what Redis 7.4 and 8 have written (Tally ran on Redis 8 before), but only if it is told to
+    (valkey#2543)."""
     return ("--rdb-version-check", "relaxed") if redis.name == "valkey-server" and version(redis) >= (9,) else ()
 
 

@@ -1,4 +1,5 @@
-"""The Celery app: one queue a shard (`shard-N`), `low-priority` for what may take long, `maintenance` for everything else."""
+"""The Celery app: one queue a shard (`shard-N`), `low-priority` for what may take long, `maintenance` for everything
+else."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
             "application_name": config.node_id,
-            # reconnect_timeout: psycopg_pool backs off for up to this long; short, so that a shard that is back is used at once.
+            # reconnect_timeout: psycopg_pool backs off for up to this long; short, so that a shard that is back is used
+            # at once.
             "pool": {
                 "connection_class": ControlConnection if is_control else BoundedConnection,
                 "min_size": 0,

@@ -159,7 +159,8 @@ CELERY_BROKER_CHANNEL_ERROR_RETRY = (
     True  # a Redis that is full is like one that is away: the worker waits, and does not end
 )
 CELERY_BROKER_HEARTBEAT = 10  # seconds; RabbitMQ only
-# max_retries is of a sender: it learns at once that the broker is away, and what it sends is found in the journal meanwhile.
+# max_retries is of a sender: it learns at once that the broker is away, and what it sends is found in the journal
+# meanwhile.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"max_retries": 0} | (
     {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True, "health_check_interval": 10}
     if CELERY_BROKER_URL.startswith("redis")

@@ -7,7 +7,8 @@ from django.db.models.signals import post_migrate
 
 
 class CountersConfig(AppConfig):
-    """A freshly migrated shard gets its first time partitions at once (later ones come from the beat), a process the journal's gauges."""
+    """A freshly migrated shard gets its first time partitions at once (later ones come from the beat), a process the
+    journal's gauges."""
 
     name = "counters"
 

@@ -1,8 +1,8 @@
 """The batch: what one flush writes to one lane, as bytes. Pure.
 
-A batch is a list of segments, one for each write that touches the lane, each encoded once, by the request that brought it. So a flush
-costs the same whatever is in it, and a rejected operation is still known to belong to its write. Folding happens
-inside a segment (the request) and over all segments at hand (the worker).
+A batch is a list of segments, one for each write that touches the lane, each encoded once, by the request that brought
+it. So a flush costs the same whatever is in it, and a rejected operation is still known to belong to its write. Folding
+happens inside a segment (the request) and over all segments at hand (the worker).
 
 msgpack by msgspec; the first element is the format's version, so that a worker can tell a batch it does not understand.
 """
@@ -27,7 +27,8 @@ Index = Annotated[int, Meta(ge=0, lt=2**31)]
 class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False):
     """Folded increments of one write: `deltas[i]` is added to `keys[i]`; a key stands once.
 
-    Nothing is checked for each of them: a delta that no counter can take is rejected alone, as an overflow (see `apply.plan`).
+    Nothing is checked for each of them: a delta that no counter can take is rejected alone, as an overflow (see
+    `apply.plan`).
     """
 
     keys: list[str]
@@ -51,7 +52,8 @@ class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False
 
 
 class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
-    """One operation with a result: `set` and `reset` always, `increment` if somebody waits for it; nothing folds across it."""
+    """One operation with a result: `set` and `reset` always, `increment` if somebody waits for it; nothing folds across
+    it."""
 
     key: str
     kind: Literal["increment", "set", "reset"]
@@ -76,14 +78,16 @@ Operation = Increments | Step
 
 
 class Token(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An idempotency key in use: `token` names caller and key, `record` is what a repeat needs (see `intake.idempotency`)."""
+    """An idempotency key in use: `token` names caller and key, `record` is what a repeat needs (see
+    `intake.idempotency`)."""
 
     token: bytes
     record: bytes
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True):
-    """`segments` are (index of the write, its operation); `reply_to` is the channel where a process waits for results."""
+    """`segments` are (index of the write, its operation); `reply_to` is the channel where a process waits for
+    results."""
 
     format: int
     id: Id
@@ -131,7 +135,8 @@ def encode_segment(operation: Operation) -> msgspec.Raw:
 
 
 def encode_columns(count: int, keys: bytes | memoryview, deltas: list[int]) -> msgspec.Raw:
-    """`encode_segment` of increments whose keys are encoded already: `keys` are so many msgpack strings, one behind the other."""
+    """`encode_segment` of increments whose keys are encoded already: `keys` are so many msgpack strings, one behind the
+    other."""
     return msgspec.Raw(b"".join((_INCREMENTS, _array_header(count), keys, _encoder.encode(deltas))))
 
 

@@ -27,7 +27,8 @@ def is_prefix(text: str) -> bool:
 
 
 def first_invalid(keys: Collection[str]) -> str | None:
-    """The first that is not a valid key. That all are valid, the usual case, is seen by looking at their characters at once."""
+    """The first that is not a valid key. That all are valid, the usual case, is seen by looking at their characters at
+    once."""
     lengths = set(map(len, keys))
     known = are_keys("".join(keys).encode(errors="surrogatepass"), min(lengths, default=1), max(lengths, default=1))
     if known and not any(word in keys for word in RESERVED):

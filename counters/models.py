@@ -1,4 +1,5 @@
-"""Models: API keys, in the control database. Counters are not a Django model of this database: see the migration of the shards."""
+"""Models: API keys, in the control database. Counters are not a Django model of this database: see the migration of the
+shards."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Scope(models.TextChoices):
 
 
 class ApiKeyManager(BaseAPIKeyManager):
-    """Makes keys whose id is their prefix. The library's id has the hash in it, and an id is shown in addresses and log entries."""
+    """Makes keys whose id is their prefix. The library's id has the hash in it, and an id is shown in addresses and log
+    entries."""
 
     def assign_key(self, obj: AbstractAPIKey) -> str:
         key = super().assign_key(obj)
@@ -52,8 +54,8 @@ class ApiKey(AbstractAPIKey):
 
 
 class Counter(models.Model):
-    """A counter as the admin's permissions, links and log entries name it. It has no table and no manager that works: counters are in the
-    shards, are read with `counters.reading` and changed through `counters.intake`."""
+    """A counter as the admin's permissions, links and log entries name it. It has no table and no manager that works:
+    counters are in the shards, are read with `counters.reading` and changed through `counters.intake`."""
 
     key = models.CharField(max_length=200, primary_key=True)
 
@@ -66,7 +68,8 @@ class Counter(models.Model):
 
 
 class JournalEntry(models.Model):
-    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. See `counters.operators.journal_entries`."""
+    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. See
+    `counters.operators.journal_entries`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -115,7 +118,8 @@ class ForwardedBatch(models.Model):
 
 
 class Reconciliation(models.Model):
-    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see `counters.reconciliation.rounds`."""
+    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see
+    `counters.reconciliation.rounds`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 

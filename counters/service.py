@@ -1,7 +1,7 @@
 """What a process has that takes writes: its connections on an event loop, its intake, its look-ups in the cache.
 
-The server opens one on its loop (`counters.api.application`); a command opens one beside itself (`in_background`). Threads reach it by
-`current()`.
+The server opens one on its loop (`counters.api.application`); a command opens one beside itself (`in_background`).
+Threads reach it by `current()`.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ T = TypeVar("T")
 class Comparison:
     """A replica beside its primary. `equal` is None if they could not be compared: `detail` says why.
 
-    `digest` has each lane at a moment of its own, one that both servers showed. `version` and `lsn` are of the last snapshot, so no lane's
-    moment is newer. While nothing is written, all of it is one moment. `differing` counts keys up to 10,000, `differences` has the first
-    100 of them.
+    `digest` has each lane at a moment of its own, one that both servers showed. `version` and `lsn` are of the last
+    snapshot, so no lane's moment is newer. While nothing is written, all of it is one moment. `differing` counts keys
+    up to 10,000, `differences` has the first 100 of them.
     """
 
     node: str
@@ -64,7 +64,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Round:
-    """A shard's replicas, each beside the primary. `altered`: slots that somebody else than Tally changed since the round before.
+    """A shard's replicas, each beside the primary. `altered`: slots that somebody else than Tally changed since the
+    round before.
 
     `version`, `lsn` and `digest` are the primary's, and mean the same as in a `Comparison`.
     """

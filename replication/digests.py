@@ -1,16 +1,16 @@
 """Anti-entropy: the counters of a shard's primary compared with each replica's, by digest, while writes go on.
 
-Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a change by hand, a bug. A round goes through
-the lanes. It computes the leaves of a lane on both servers in SQL, in snapshots of the same moment of this lane (`snapshots`), and
-reads rows only of slots that differ. What differs is looked at a second time when the replica has replayed all that the primary
-wrote in between: a change by hand on the primary is no transaction of ours, and may lie between two snapshots. Only what
-differs twice is reported.
+Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a change by hand, a bug. A
+round goes through the lanes. It computes the leaves of a lane on both servers in SQL, in snapshots of the same moment
+of this lane (`snapshots`), and reads rows only of slots that differ. What differs is looked at a second time when the
+replica has replayed all that the primary wrote in between: a change by hand on the primary is no transaction of ours,
+and may lie between two snapshots. Only what differs twice is reported.
 
-A server's digest is made of all its leaves. It has each lane at a moment of its own. While nothing is written, that is the shard at one
-moment.
+A server's digest is made of all its leaves. It has each lane at a moment of its own. While nothing is written, that is
+the shard at one moment.
 
-The results are kept in the cache's Redis for whoever wants to see them (`latest`). The mend for a replica that differs is
-Patroni's reinitialise: the node is copied anew from its primary.
+The results are kept in the cache's Redis for whoever wants to see them (`latest`). The mend for a replica that differs
+is Patroni's reinitialise: the node is copied anew from its primary.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _untold(_node: str, _done: int, _of: int) -> None:
 
 
 def compare(shard: int, tell: Tell = _untold) -> Round:
-    """Compare a shard's primary with each of its replicas now, and keep the result. Raises `Busy`, `ShardUnavailable`."""
+    """Compare a shard's primary with each of its replicas now, and keep the result. Raises `Busy`,
+    `ShardUnavailable`."""
     try:
         with ExitStack() as stack:
             done = _Comparing(shard, stack, tell).run()

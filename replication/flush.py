@@ -1,7 +1,7 @@
 """What the replicas of a shard have flushed, asked of its primary, and what its write quorum asks of them.
 
-The quorum in force stands where PostgreSQL's own settings stand (`tally.quorum`, `tally.quorum_strict`: see `replication.steering`), so
-the primary itself tells it, also after a failover and a restart.
+The quorum in force stands where PostgreSQL's own settings stand (`tally.quorum`, `tally.quorum_strict`: see
+`replication.steering`), so the primary itself tells it, also after a failover and a restart.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Replicas that lag are left out of reads, and come back by themselves.
 
-A replica is asked itself, on the connection that is to be read from: that needs no primary and no worker, and what it says is as new as
-the answer it would give. Each server is asked a few times a second by each process. One that is too far behind is left out for a second:
-connections to it are given back, new ones go to the others (`databases.left_out`); then it is asked again.
+A replica is asked itself, on the connection that is to be read from: that needs no primary and no worker, and what it
+says is as new as the answer it would give. Each server is asked a few times a second by each process. One that is too
+far behind is left out for a second: connections to it are given back, new ones go to the others (`databases.left_out`);
+then it is asked again.
 
 Two things bound how far behind it is. The commit that it applied last was made so long ago; where nothing was written
 for an hour that is an hour, even on a replica without any lag. And earlier looks of this process tell how long what the
-replica has received has waited (`replication.applied`). A process that has not looked for a while cannot tell while there
-is something to apply: it leaves the replica out until its next look.
+replica has received has waited (`replication.applied`). A process that has not looked for a while cannot tell while
+there is something to apply: it leaves the replica out until its next look.
 
-What a replica cannot know is how much it has not been sent. Its receiver notices a primary that is silent after PostgreSQL's
-`wal_receiver_timeout` (10 s in the local cluster); until then such a replica looks fresh.
+What a replica cannot know is how much it has not been sent. Its receiver notices a primary that is silent after
+PostgreSQL's `wal_receiver_timeout` (10 s in the local cluster); until then such a replica looks fresh.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Patroni's REST API of a shard's nodes: the one way in which Tally changes anything about servers.
 
-Any node can be asked about its shard; what changes something goes to the node that it is about, and the shard's configuration to the
-leader, which then acts at once. A node that does not answer is passed over; `PatroniUnavailable` if none does.
+Any node can be asked about its shard; what changes something goes to the node that it is about, and the shard's
+configuration to the leader, which then acts at once. A node that does not answer is passed over; `PatroniUnavailable`
+if none does.
 """
 
 from __future__ import annotations
@@ -203,7 +204,8 @@ def configuration(shard: int) -> dict[str, Any]:
 
 
 def configure(shard: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Change the shard's dynamic configuration (it is in etcd; None removes a name), and return it. Raises `PatroniUnavailable`."""
+    """Change the shard's dynamic configuration (it is in etcd; None removes a name), and return it. Raises
+    `PatroniUnavailable`."""
     for _ in range(_CONFLICTS):
         status, text = act(shard, leader(shard), "PATCH", "/config", changes, seconds=CONFIGURE_SECONDS)
         if status != 409:

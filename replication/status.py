@@ -1,4 +1,5 @@
-"""What the servers of a shard are doing now: each node as Patroni sees it, as it sees itself, and as the primary's walsenders see it.
+"""What the servers of a shard are doing now: each node as Patroni sees it, as it sees itself, and as the primary's
+walsenders see it.
 
 None of the three has to answer for the others to be shown: what is not known is None.
 """
@@ -38,7 +39,8 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """One server of a shard; `write`, `flush` and `replay` are lags, None for the primary and for who is not connected to it.
+    """One server of a shard; `write`, `flush` and `replay` are lags, None for the primary and for who is not connected
+    to it.
 
     `equal` and `differing_keys` are what reconciliation last found, None if it has not looked.
     """

@@ -1,12 +1,14 @@
 """What an operator can ask of a shard: a write quorum, another primary, a node brought back or copied anew, a delay.
 
-Invariant: everything is asked of Patroni, and stands where Patroni keeps it (etcd, or a node's own configuration), so it survives
-restarts and failovers, and no two processes can disagree about it. Every call is recorded with its reason (`interventions`).
+Invariant: everything is asked of Patroni, and stands where Patroni keeps it (etcd, or a node's own configuration), so
+it survives restarts and failovers, and no two processes can disagree about it. Every call is recorded with its reason
+(`interventions`).
 
-The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). Beside it the same change puts two
-settings of ours into PostgreSQL's configuration: `tally.quorum`, by which completion asks for as many replicas (`replication.flush`), and
-`tally.quorum_strict`. Patroni lowers what a commit waits for when replicas are gone (its own strict mode keeps one). That is right where
-writes shall go on; where they shall wait, each transaction looks at `tally.quorum_strict` before it commits.
+The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). Beside it the same
+change puts two settings of ours into PostgreSQL's configuration: `tally.quorum`, by which completion asks for as many
+replicas (`replication.flush`), and `tally.quorum_strict`. Patroni lowers what a commit waits for when replicas are gone
+(its own strict mode keeps one). That is right where writes shall go on; where they shall wait, each transaction looks
+at `tally.quorum_strict` before it commits.
 """
 
 from __future__ import annotations
@@ -47,9 +49,10 @@ _LOOK_SECONDS = 0.1
 class Quorum(msgspec.Struct, frozen=True):
     """A shard's write quorum: what is asked for, and what is so.
 
-    `quorum`: replicas that must confirm before a commit returns, 0 is asynchronous. `strict`: writes wait while fewer follow.
-    `synchronous_commit`: what confirming means: flushed (`on`), or applied as well (`remote_apply`). `confirming`: how many replicas a
-    commit waits for now; `following`: how many there are to do it. `in_force`: the primary does what is asked for.
+    `quorum`: replicas that must confirm before a commit returns, 0 is asynchronous. `strict`: writes wait while fewer
+    follow. `synchronous_commit`: what confirming means: flushed (`on`), or applied as well (`remote_apply`).
+    `confirming`: how many replicas a commit waits for now; `following`: how many there are to do it. `in_force`: the
+    primary does what is asked for.
     """
 
     shard: int
@@ -152,9 +155,11 @@ def switchover(shard: int, candidate: str | None, order: Order) -> str:
 
 
 def failover(shard: int, candidate: str, order: Order) -> str:
-    """Make a replica the primary, whether there is one or not; who is primary now. Raises `Refused`, `PatroniUnavailable`.
+    """Make a replica the primary, whether there is one or not; who is primary now. Raises `Refused`,
+    `PatroniUnavailable`.
 
-    Meant for when there is none and Patroni does not choose: commits that the candidate lacks come again from the journal.
+    Meant for when there is none and Patroni does not choose: commits that the candidate lacks come again from the
+    journal.
     """
     with recorded(shard, "failover", order, candidate) as record:
         node = patroni.member(shard, candidate)
@@ -165,7 +170,8 @@ def failover(shard: int, candidate: str, order: Order) -> str:
 
 
 def rejoin(shard: int, name: str, order: Order) -> str:
-    """Restart a replica's PostgreSQL, which then follows the primary again (after `pg_rewind`, where it went another way).
+    """Restart a replica's PostgreSQL, which then follows the primary again (after `pg_rewind`, where it went another
+    way).
 
     What Patroni says. Raises `Refused`, `PatroniUnavailable`.
     """

@@ -1,7 +1,7 @@
 """Circuit breakers (pybreaker): a component that is down costs one call a time-out, not each call its own.
 
-The journal's Redis, the cache's Redis and the broker have theirs here, in this process's memory. Those of the shards are in
-`sharding.breakers`: their state is shared by all processes.
+The journal's Redis, the cache's Redis and the broker have theirs here, in this process's memory. Those of the shards
+are in `sharding.breakers`: their state is shared by all processes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ log = structlog.get_logger(__name__)
 class Breaker:
     """The breaker of one component. `failures` in a row open it, and after `reset_seconds` it lets one call through.
 
-    An exception counts as a failure if `is_failure` says so: only trouble with the connection should. While the breaker is open, a call
-    raises what `refusal` makes of a sentence.
+    An exception counts as a failure if `is_failure` says so: only trouble with the connection should. While the breaker
+    is open, a call raises what `refusal` makes of a sentence.
 
-    pybreaker holds an object's lock for the whole call, so one object would let one thread at a time through: each thread has its own,
-    over the same `storage`.
+    pybreaker holds an object's lock for the whole call, so one object would let one thread at a time through: each
+    thread has its own, over the same `storage`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that breakers differ in

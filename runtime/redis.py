@@ -1,4 +1,5 @@
-"""The two Redis of this process, the journal's and the cache's: for threads, and for the event loop that opens a client.
+"""The two Redis of this process, the journal's and the cache's: for threads, and for the event loop that opens a
+client.
 
 Celery has connections of its own to its broker. Nothing is repeated behind the caller's back.
 """
@@ -56,7 +57,8 @@ def open_cache() -> AsyncRedis:
 
 @once
 def cache_unguarded() -> Any:
-    """Django's own connections to the cache (django-redis), for what the breaker must not stop: a probe, a subscription."""
+    """Django's own connections to the cache (django-redis), for what the breaker must not stop: a probe, a
+    subscription."""
     return get_redis_connection("default")
 
 

@@ -1,7 +1,7 @@
 """A circuit breaker for each shard and role, its state shared by all processes through the cache's Redis.
 
-Only trouble with the connection counts as failure: a query that PostgreSQL answered with an error shows that the shard is up. Without the
-cache's Redis the breakers count as closed.
+Only trouble with the connection counts as failure: a query that PostgreSQL answered with an error shows that the shard
+is up. Without the cache's Redis the breakers count as closed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def _breaker(alias: str) -> Breaker:
 
 
 def call(alias: str, function: Callable[[], T]) -> T:
-    """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function raised."""
+    """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function
+    raised."""
     try:
         return _breaker(alias).call(function)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

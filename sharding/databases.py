@@ -1,10 +1,11 @@
 """Names of the databases, the router between them, and the ways to connect to them.
 
-One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now), `shard-N-replica`
-(any replica, the primary if none is there). libpq finds the node (`target_session_attrs`), so a failover needs no restart and no proxy.
+One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now),
+`shard-N-replica` (any replica, the primary if none is there). libpq finds the node (`target_session_attrs`), so a
+failover needs no restart and no proxy.
 
-Counters are reached with `connection(alias)`: psycopg from Django's pool, held for the one query, not Django's wrapper, which
-would hold it until the request ends and so let ten waiting requests take the whole pool.
+Counters are reached with `connection(alias)`: psycopg from Django's pool, held for the one query, not Django's wrapper,
+which would hold it until the request ends and so let ten waiting requests take the whole pool.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ left_out = LeftOut()
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which nothing takes longer than `timeout` seconds.
 
-    PostgreSQL's own time-outs and TCP's work while its process, or the other host's kernel, works. A server that stands still
-    (stopped, paged out, behind a dead link) answers none of them, and a thread would wait for ever.
+    PostgreSQL's own time-outs and TCP's work while its process, or the other host's kernel, works. A server that stands
+    still (stopped, paged out, behind a dead link) answers none of them, and a thread would wait for ever.
     """
 
     timeout: float | None = 10.0

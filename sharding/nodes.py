@@ -1,4 +1,5 @@
-"""The servers that the settings name: a shard, its nodes, and a connection to a certain one, not to whichever libpq would choose."""
+"""The servers that the settings name: a shard, its nodes, and a connection to a certain one, not to whichever libpq
+would choose."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Node(BaseModel):
 
 
 class Shard(BaseModel):
-    """One PostgreSQL cluster; the first node is the primary only by chance, libpq finds out (`target_session_attrs`)."""
+    """One PostgreSQL cluster; the first node is the primary only by chance, libpq finds out
+    (`target_session_attrs`)."""
 
     nodes: Annotated[list[Node], Field(min_length=1)]
 

@@ -1,7 +1,8 @@
-"""The topology in force: the versioned map of slots to shards and lanes. Every shard holds a copy, in its `shard_state` row.
+"""The topology in force: the versioned map of slots to shards and lanes. Every shard holds a copy, in its `shard_state`
+row.
 
-The copies are what makes it safe (I6): a worker reads its shard's own inside the applying transaction. They also make it available:
-a process that starts while some shard is down learns the map from any other. The highest version wins.
+The copies are what makes it safe (I6): a worker reads its shard's own inside the applying transaction. They also make
+it available: a process that starts while some shard is down learns the map from any other. The highest version wins.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class NoTopology(Exception):
 
 @dataclass(frozen=True)
 class Topology:
-    """`owners[slot]` is the number of the shard that owns the slot; `lane_count` is the number of lanes that each shard has."""
+    """`owners[slot]` is the number of the shard that owns the slot; `lane_count` is the number of lanes that each shard
+    has."""
 
     version: int
     owners: tuple[int, ...]
@@ -141,7 +143,8 @@ def _read_any(shard: int) -> Topology | None:
 
 
 def read(conn: psycopg.Connection[Any], shard: int) -> Topology | None:
-    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than they think."""
+    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than
+    they think."""
     question = ask(shard)
     return question.answer(conn.execute(*question.query).fetchone())
 
@@ -177,7 +180,8 @@ def lane_count(shard: int) -> int:
 
 
 def ask(shard: int) -> Question:
-    """The question for a shard's own copy. The owners are sent only if their version is not the one that was read last."""
+    """The question for a shard's own copy. The owners are sent only if their version is not the one that was read
+    last."""
     return Question(shard, _copies.get(shard))
 
 
@@ -229,7 +233,8 @@ def is_without_lanes(shards: int) -> bool:
 
 
 def change_lanes(shards: int, lane_count: int) -> Topology:
-    """Put the same map with another number of lanes in force. The journals must be empty and closed: see `counters.apply.lane_count`."""
+    """Put the same map with another number of lanes in force. The journals must be empty and closed: see
+    `counters.apply.lane_count`."""
     before = max(_known(shards), key=lambda one: one.version)
     after = Topology(before.version + 1, before.owners, lanes.check(lane_count))
     _write(after, shards)

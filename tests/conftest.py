@@ -48,7 +48,8 @@ def put_away() -> Iterator[Callable[[Path], None]]:
 
 @pytest.fixture(autouse=True)
 def checked_connections() -> None:
-    """Django's connection of this process is looked at before it is used, as in each request: a test may have killed its server."""
+    """Django's connection of this process is looked at before it is used, as in each request: a test may have killed
+    its server."""
     close_old_connections()
 
 
@@ -67,7 +68,8 @@ def key() -> str:
 
 @pytest.fixture(scope="module")
 def browse(cluster: Cluster) -> Iterator[Callable[..., Browser]]:
-    """Makes browsers: of a superuser, or of staff who have certain permissions. Each comes from an address of its own."""
+    """Makes browsers: of a superuser, or of staff who have certain permissions. Each comes from an address of its
+    own."""
     from django.contrib.auth import models  # noqa: PLC0415 - Django is not set up when this file is read
 
     opened: list[Browser] = []
@@ -75,7 +77,8 @@ def browse(cluster: Cluster) -> Iterator[Callable[..., Browser]]:
     users: list[models.User] = []
 
     def browse(*permissions: str, superuser: bool = False, log_in: bool = True) -> Browser:
-        # Straight to an API process, where X-Real-IP is the test's to give: so one test's log-ins do not count for another.
+        # Straight to an API process, where X-Real-IP is the test's to give: so one test's log-ins do not count for
+        # another.
         last = uuid4().bytes
         headers = {"X-Real-IP": f"10.{last[0]}.{last[1]}.{last[2]}", "Host": cluster.url.removeprefix("http://")}
         browser = Browser(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, follow_redirects=True)

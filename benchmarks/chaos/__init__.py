@@ -9,6 +9,6 @@
     report     tables and chaos.json                    picture   docs/img/chaos.png
     broken     builds broken on purpose                 stock     the same kills against Celery as it comes
 
-The rule is equality: a client that gets no answer repeats with the same Idempotency-Key until it has one, so in the end each key counts
-exactly what was acknowledged. Outside: nothing imports it but its test.
+The rule is equality: a client that gets no answer repeats with the same Idempotency-Key until it has one, so in the end
+each key counts exactly what was acknowledged. Outside: nothing imports it but its test.
 """

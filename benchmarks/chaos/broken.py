@@ -1,15 +1,18 @@
-"""Builds broken on purpose, to see that the bench notices: a copy of the work tree with one change, and the faults that expose it.
+"""Builds broken on purpose, to see that the bench notices: a copy of the work tree with one change, and the faults that
+expose it.
 
 The product has no switch for any of this. Each must be caught within two minutes of `--break NAME`.
 
-`ledger`: doubled messages and lost leases make two shifts of a lane read the same batches. Without the ledger both count them.
+`ledger`: doubled messages and lost leases make two shifts of a lane read the same batches. Without the ledger both
+count them.
 
-`lock`: the ledger alone keeps two shifts apart as long as a transaction asks it first. The second shift's window begins where the lane's
-committed batches end, so it has every batch that the first has not committed yet, and its insert into the ledger waits for the first to
-commit. What it reads afterwards is true. So this build gives up that order, too: it reads rows first and asks the ledger last, which is
-as good as before where there is a lock. Without one, the second shift computes a value from a row that the first has changed meanwhile, and
-writes it over the first one's. Increments that nobody waits for stay right even so, as they are added in place. So a crowd increments one
-key of each shard and waits for the results. And every shift gets the lease, so that shifts which doubled messages start go on side by side.
+`lock`: the ledger alone keeps two shifts apart as long as a transaction asks it first. The second shift's window begins
+where the lane's committed batches end, so it has every batch that the first has not committed yet, and its insert into
+the ledger waits for the first to commit. What it reads afterwards is true. So this build gives up that order, too: it
+reads rows first and asks the ledger last, which is as good as before where there is a lock. Without one, the second
+shift computes a value from a row that the first has changed meanwhile, and writes it over the first one's. Increments
+that nobody waits for stay right even so, as they are added in place. So a crowd increments one key of each shard and
+waits for the results. And every shift gets the lease, so that shifts which doubled messages start go on side by side.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ CROWD = 8
 
 @dataclass(frozen=True)
 class Break:
-    """Changes (old text, new text) of files by their path, and what brings them to light. `missing` is what the build does not have.
+    """Changes (old text, new text) of files by their path, and what brings them to light. `missing` is what the build
+    does not have.
 
     `crowd`: see `Load`.
     """

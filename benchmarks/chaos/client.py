@@ -133,7 +133,8 @@ class Client:
         owned.changed(value, answer.json.get("version"))
 
     def compare_and_set(self, owned: Owned, value: int) -> None:
-        """Set an owned key if it has the version told last: that must work if nothing has changed it since, and else must not."""
+        """Set an owned key if it has the version told last: that must work if nothing has changed it since, and else
+        must not."""
         matches = owned.told
         version = owned.version
         if matches and self.rng.random() < 0.4 and version > 0:

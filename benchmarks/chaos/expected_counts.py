@@ -2,11 +2,13 @@
 
 The invariant of the bench: for every key, counted == `counts_of(all clients)`.
 
-- A *shared* key only takes increments, from anybody: its count is the sum of the acknowledged deltas, in whatever order.
-- An *owned* key takes sets, resets and compare-and-sets too, from one client that waits for each answer before the next write. So the
-  order is known, and with it each value, each version that must match, and each operation that must be rejected (`Owned`).
-- A *favour* is an increment of an owned key by another client. While favours are out the owner leaves the key alone, and then sets it:
-  the journal has them before the set, so they are void.
+- A *shared* key only takes increments, from anybody: its count is the sum of the acknowledged deltas, in whatever
+  order.
+- An *owned* key takes sets, resets and compare-and-sets too, from one client that waits for each answer before the next
+  write. So the order is known, and with it each value, each version that must match, and each operation that must be
+  rejected (`Owned`).
+- A *favour* is an increment of an owned key by another client. While favours are out the owner leaves the key alone,
+  and then sets it: the journal has them before the set, so they are void.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Favour:
 
 @dataclass(slots=True, eq=False)
 class Owned:
-    """What a key of one client must be. `version` is the newest that was told; `told` is whether nothing has changed since."""
+    """What a key of one client must be. `version` is the newest that was told; `told` is whether nothing has changed
+    since."""
 
     key: str
     value: int = 0
@@ -60,7 +63,8 @@ class Owned:
 
 
 class Entry(NamedTuple):
-    """An acknowledged write. `deltas` is what it adds to shared keys and favours; times are seconds of the monotonic clock."""
+    """An acknowledged write. `deltas` is what it adds to shared keys and favours; times are seconds of the monotonic
+    clock."""
 
     kind: str
     id: str
@@ -109,8 +113,8 @@ def counts_of(clients: Iterable[ExpectedCounts]) -> dict[str, int]:
 def out_of_order(waited: Iterable[Waited], totals: Mapping[str, int]) -> list[str]:
     """What is wrong with the results of waited increments of keys that take nothing else.
 
-    In the order of versions each value is at least its delta above the one before, and where no result is missing (the deltas make up the
-    total) exactly that.
+    In the order of versions each value is at least its delta above the one before, and where no result is missing (the
+    deltas make up the total) exactly that.
     """
     by_key: dict[str, list[Waited]] = {}
     for one in waited:

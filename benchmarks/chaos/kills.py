@@ -28,7 +28,8 @@ LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni'
 
 
 def kill(victims: Iterable[psutil.Process]) -> None:
-    """SIGKILL each that is still there, and see that it is gone: a process takes a moment to die, and would still look well."""
+    """SIGKILL each that is still there, and see that it is gone: a process takes a moment to die, and would still look
+    well."""
     victims = list(victims)
     processes.send(victims, signal.SIGKILL)
     processes.wait(victims, GONE_SECONDS)
@@ -129,7 +130,8 @@ def kill_node(scene: Scene) -> str:
 
 
 def lose_node(scene: Scene) -> str:
-    """A primary's node that is gone and stays away until its replica has been promoted: Patroni is stopped, so nothing restarts it."""
+    """A primary's node that is gone and stays away until its replica has been promoted: Patroni is stopped, so nothing
+    restarts it."""
     shard = scene.shard()
     replica_of(scene, shard)
     row = primary_of(scene, shard)

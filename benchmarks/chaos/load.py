@@ -1,4 +1,5 @@
-"""The load: clients of the mix, the probes and the sampler, each a thread; started, and stopped with every write answered."""
+"""The load: clients of the mix, the probes and the sampler, each a thread; started, and stopped with every write
+answered."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ CLIENTS = 6
 
 
 class Load:
-    """Everything that writes, reads and watches. `crowd` more clients of each shard increment its waiter's key, without a pause."""
+    """Everything that writes, reads and watches. `crowd` more clients of each shard increment its waiter's key, without
+    a pause."""
 
     def __init__(self, subject: Subject, prefix: str, seed: int, clients: int = CLIENTS, crowd: int = 0) -> None:
         self.names = Names(prefix)

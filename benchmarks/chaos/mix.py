@@ -119,7 +119,8 @@ class Mixer:
                 self._overflow()
 
     def _overflow(self) -> None:
-        """Increments of a key at the edge of its range: only positive ones, so that folding them cannot make a rejected one fit."""
+        """Increments of a key at the edge of its range: only positive ones, so that folding them cannot make a rejected
+        one fit."""
         if self.edge.value < MAX_VALUE - 1000 or self.rng.random() < 0.1:
             self.client.put(self.edge, MAX_VALUE - 100)
         else:

@@ -1,4 +1,5 @@
-"""The same kills against Celery as it comes (`stock_app`), on the same machine: what it loses and what it counts twice."""
+"""The same kills against Celery as it comes (`stock_app`), on the same machine: what it loses and what it counts
+twice."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ QUEUE = "celery"
 
 
 def compare(subject: Subject, *, times: int, seed: int, console: Console) -> dict[str, int]:
-    """Kill a stock worker so many times under writes, then count. The table is in shard 0's database, and dropped in the end."""
+    """Kill a stock worker so many times under writes, then count. The table is in shard 0's database, and dropped in
+    the end."""
     with (
         tempfile.TemporaryDirectory(prefix="tally-stock-") as directory,
         _redis(Path(directory)) as broker,
@@ -117,7 +119,8 @@ def _worker(environment: dict[str, str], log: Path) -> Iterator[None]:
 
 
 def _wait_until_empty(broker: str) -> None:
-    """Until nothing is queued and nothing unacknowledged: kombu looks for what is to be delivered again every ten seconds."""
+    """Until nothing is queued and nothing unacknowledged: kombu looks for what is to be delivered again every ten
+    seconds."""
     redis: Any = Redis.from_url(broker)
     polling.until(lambda: not (redis.llen(QUEUE) or redis.hlen("unacked")), QUIET_SECONDS, pause=0.5)
     time.sleep(1)

@@ -69,7 +69,8 @@ def run(  # noqa: PLR0913
     count: int,
     tell: Callable[[str, int], None],
 ) -> Trial:
-    """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is done and how many."""
+    """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is
+    done and how many."""
     rng = stream(seed, "faults")
     scene = Scene(subject, rng, load.epoch)
     started = time.monotonic()

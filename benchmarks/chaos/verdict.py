@@ -30,7 +30,8 @@ SHOWN = 12
 COUNTERS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
 COPY = "SELECT key, value, version FROM counter"
 REJECTED = "SELECT id, index FROM outcome WHERE status = 'rejected' AND key >= %s AND key < %s"
-# An increment that a set voided in the same transaction: nobody has looked whether it would have fitted, and it makes no difference.
+# An increment that a set voided in the same transaction: nobody has looked whether it would have fitted, and it makes
+# no difference.
 VOIDED = """
 SELECT FROM ledger JOIN outcome ON outcome.applied_at = ledger.applied_at
 WHERE ledger.id = %s AND ledger.lane = %s AND outcome.key = %s AND outcome.status = 'applied' AND outcome.version > ledger.position"""
@@ -39,7 +40,8 @@ IN_LEDGER = "SELECT id, lane FROM ledger JOIN unnest(%s::uuid[], %s::smallint[])
 
 @dataclass
 class Verdict:
-    """`findings` are differences, each a sentence: exact means that there are none. `figures` tell how much was checked."""
+    """`findings` are differences, each a sentence: exact means that there are none. `figures` tell how much was
+    checked."""
 
     findings: list[str] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)

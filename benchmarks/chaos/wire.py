@@ -1,4 +1,5 @@
-"""One HTTP connection, kept open, of one thread. The standard library's: the load must cost little beside what it tests."""
+"""One HTTP connection, kept open, of one thread. The standard library's: the load must cost little beside what it
+tests."""
 
 from __future__ import annotations
 

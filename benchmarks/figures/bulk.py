@@ -23,7 +23,8 @@ TALLY = {size: f"Tally, Arrow bodies of {size:,}" for size in GOALS}
 
 
 class Bulk:
-    """Tally's side: the same bodies again and again. `operations`: those accepted so far, folded, so one for each key of each body."""
+    """Tally's side: the same bodies again and again. `operations`: those accepted so far, folded, so one for each key
+    of each body."""
 
     def __init__(self, context: Context, part: Part, *, counters: int = COUNTERS, prefix: str = "b") -> None:
         self._context = context
@@ -50,7 +51,8 @@ class Bulk:
         return self._requests[format, size]
 
     def measure(self, format: str, seconds: float, rate: float = 0, size: int = BODY) -> float:
-        """Increments a second from the first byte sent until the replicas have them all. `rate`: bodies a second, 0 for all it takes."""
+        """Increments a second from the first byte sent until the replicas have them all. `rate`: bodies a second, 0 for
+        all it takes."""
         context, drawn, requests = self._context, self.drawn(size), self.requests(format, size)
         with cpu_used(context.subject) as used:
             result = context.load(

@@ -1,4 +1,5 @@
-"""Cached reads beside an empty view on the same server, their latency against the load, and a hundred keys in one request."""
+"""Cached reads beside an empty view on the same server, their latency against the load, and a hundred keys in one
+request."""
 
 from __future__ import annotations
 

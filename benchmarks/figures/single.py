@@ -160,7 +160,8 @@ def _fastapi(single: Single, stack: contextlib.ExitStack) -> Callable[[], float]
 
 
 def _celery(single: Single, stack: contextlib.ExitStack) -> Callable[[], float]:
-    """A Redis with AOF as broker, a worker of two processes. What counts is the rate at which increments are committed."""
+    """A Redis with AOF as broker, a worker of two processes. What counts is the rate at which increments are
+    committed."""
     context = single.context
     database = stack.enter_context(house.database(context.subject, "bench_celery", single.names))
     url = stack.enter_context(house.redis(context, *house.AOF))

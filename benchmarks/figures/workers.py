@@ -1,4 +1,5 @@
-"""One to four workers a shard: how fast bulk is, and what it costs. Beside that, whether Celery's tasks report all that was accepted."""
+"""One to four workers a shard: how fast bulk is, and what it costs. Beside that, whether Celery's tasks report all that
+was accepted."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Measure:
 
 
 def run(context: Context) -> Part:
-    """On the cluster of the run, which gets its workers back. The numbers take turns, so that each meets the same noise."""
+    """On the cluster of the run, which gets its workers back. The numbers take turns, so that each meets the same
+    noise."""
     part, subject = Part(), context.subject
     before = subject.count("worker")
     with reports(subject) as reported:

@@ -11,9 +11,9 @@ import msgspec
 class Load(msgspec.Struct, array_like=True, kw_only=True):
     """Requests to send, over and over in their order, to `addresses` (host, port), `connections` spread over them.
 
-    `rate` is in requests a second; 0 sends the next as soon as an answer is there. With a rate, a latency counts from the moment
-    when the request was due, whether or not a connection was free then. `lines`: 0 for HTTP, where `status` is the only good answer;
-    else an answer is so many lines of the Redis protocol.
+    `rate` is in requests a second; 0 sends the next as soon as an answer is there. With a rate, a latency counts from
+    the moment when the request was due, whether or not a connection was free then. `lines`: 0 for HTTP, where `status`
+    is the only good answer; else an answer is so many lines of the Redis protocol.
     """
 
     addresses: list[tuple[str, int]]
@@ -28,7 +28,8 @@ class Load(msgspec.Struct, array_like=True, kw_only=True):
 class Result(msgspec.Struct, array_like=True, kw_only=True):
     """`answered[i]`: good answers to request i. `seconds`: from the first byte sent to the last answer.
 
-    `started` is on the clock of `time.monotonic`. `latencies`: seconds, float32. `failures`: what else came back, and how often.
+    `started` is on the clock of `time.monotonic`. `latencies`: seconds, float32. `failures`: what else came back, and
+    how often.
     """
 
     answered: list[int]

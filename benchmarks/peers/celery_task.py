@@ -1,4 +1,5 @@
-"""A Celery task for each write: the view queues it in Redis, a worker of two processes updates the row. Stock settings, `acks_late`."""
+"""A Celery task for each write: the view queues it in Redis, a worker of two processes updates the row. Stock settings,
+`acks_late`."""
 
 import json
 import os

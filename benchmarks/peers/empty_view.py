@@ -1,6 +1,7 @@
 """A Django view that does nothing, without middleware: what the server and the framework cost.
 
-On the event loop, as Tally answers a cached read: by WSGI with 64 threads it costs twice the processor time (126 beside 53 µs).
+On the event loop, as Tally answers a cached read: by WSGI with 64 threads it costs twice the processor time (126 beside
+53 µs).
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,5 @@
-"""Starts peers, and ends them: servers behind an nginx like Tally's, a Redis from the same binary, a database on shard 0's primary."""
+"""Starts peers, and ends them: servers behind an nginx like Tally's, a Redis from the same binary, a database on shard
+0's primary."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def listening(ports: Sequence[int], log: Path) -> None:
 def server(
     context: Context, app: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> Iterator[list[Address]]:
-    """Processes of an app (`benchmarks.peers.…`), where the load for them goes: to an nginx in front, or straight to them."""
+    """Processes of an app (`benchmarks.peers.…`), where the load for them goes: to an nginx in front, or straight to
+    them."""
     ports = free_ports(PROCESSES + 1)
     log = context.directory / f"{app.rpartition(':')[0].rpartition('.')[2]}.log"
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,5 @@
-"""`manage.py quorum_report`: exit status 0 if every follower has what the leader has, and the leader what was acknowledged."""
+"""`manage.py quorum_report`: exit status 0 if every follower has what the leader has, and the leader what was
+acknowledged."""
 
 from __future__ import annotations
 

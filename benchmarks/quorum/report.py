@@ -46,7 +46,8 @@ class Latency:
 
 @dataclass
 class Step:
-    """One quorum. `mismatched_keys`: on all followers together, beside the leader, and on the leader beside what was acknowledged."""
+    """One quorum. `mismatched_keys`: on all followers together, beside the leader, and on the leader beside what was
+    acknowledged."""
 
     quorum: int
     in_force_seconds: float

@@ -16,7 +16,8 @@ TIMEOUT_SECONDS = 45.0
 
 
 def ask(subject: Subject, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What is answered with 200; again for a while after 202 (not yet so) and 503. Raises `RuntimeError` for anything else, `NoAnswer`."""
+    """What is answered with 200; again for a while after 202 (not yet so) and 503. Raises `RuntimeError` for anything
+    else, `NoAnswer`."""
     wire = subject.wire()
     data, headers = (
         (json.dumps(body).encode(), {"Content-Type": "application/json"}) if body is not None else (None, {})
@@ -46,7 +47,8 @@ def set_delays(subject: Subject, milliseconds: Mapping[str, int]) -> None:
 
 
 def set_quorum(subject: Subject, quorum: int) -> float:
-    """So many followers, out of all, must have applied a commit; the seconds until that was in force. Raises `TimeoutError`."""
+    """So many followers, out of all, must have applied a commit; the seconds until that was in force. Raises
+    `TimeoutError`."""
     started = time.monotonic()
     ask(
         subject,

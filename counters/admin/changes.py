@@ -23,7 +23,8 @@ WAIT_SECONDS = 10.0  # somebody looks at an empty page meanwhile
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`what` was asked for, and the `sentence` on what it came to. `final`: sending the same form again would change nothing."""
+    """`what` was asked for, and the `sentence` on what it came to. `final`: sending the same form again would change
+    nothing."""
 
     what: str
     sentence: str
@@ -33,7 +34,8 @@ class Result:
 
 
 def make(step: Step, token: UUID, user: object) -> Result:
-    """Put a step into the journal and wait for its outcome. A form (known by `token`) that is sent again is counted once."""
+    """Put a step into the journal and wait for its outcome. A form (known by `token`) that is sent again is counted
+    once."""
     claim = idempotency.claim(f"admin:{user}", str(token), "POST", step.key, msgspec.json.encode(step))
     what = _in_words(step)
     try:

@@ -1,4 +1,5 @@
-"""The journal in the admin: how full it is, its entries, and the batches that were set aside, to be dispatched, retried, discarded."""
+"""The journal in the admin: how full it is, its entries, and the batches that were set aside, to be dispatched,
+retried, discarded."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ log = structlog.get_logger(__name__)
 
 
 def client_address(_group: str, request: HttpRequest) -> str:
-    """The client's address as nginx tells it (it overwrites what a client sends), or the connection's; of IPv6 the network."""
+    """The client's address as nginx tells it (it overwrites what a client sends), or the connection's; of IPv6 the
+    network."""
     text: str = request.META.get("HTTP_X_REAL_IP") or request.META.get("REMOTE_ADDR", "")
     try:
         address = ip_address(text)

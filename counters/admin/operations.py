@@ -33,10 +33,11 @@ JOURNAL_AWAY = "The journal's Redis does not answer now"
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`run(id)` gives "" if it was done, or a sentence on why not; it may raise `RedisError` and kombu's `OperationalError`.
-    What else it is given, `OperationsAdmin.more` says.
+    """`run(id)` gives "" if it was done, or a sentence on why not; it may raise `RedisError` and kombu's
+    `OperationalError`. What else it is given, `OperationsAdmin.more` says.
 
-    `done` is what the history says. `asks` is the question of the page that asks for a reason; without one, none is asked for.
+    `done` is what the history says. `asks` is the question of the page that asks for a reason; without one, none is
+    asked for.
     """
 
     label: str
@@ -46,7 +47,8 @@ class Action:
 
 
 class OperationsAdmin(ViewsAdmin):
-    """A subclass names its filters and its template (see `operations/list.html`), finds the rows, and has the actions."""
+    """A subclass names its filters and its template (see `operations/list.html`), finds the rows, and has the
+    actions."""
 
     filters: ClassVar[type[Filter]]
     template: ClassVar[str]

@@ -1,4 +1,5 @@
-"""Shards and their servers in the admin: what they do, and what can be asked of them; and what was asked of them, by whom and why."""
+"""Shards and their servers in the admin: what they do, and what can be asked of them; and what was asked of them, by
+whom and why."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
     request ─ body ─┬─ `fast_path`: a coroutine, if the call is plain and this process knows the topology and the keys
                     └─ Django in a thread: its own middleware and views, for all other calls, the admin and the pages
 
-One event loop, and `TALLY_API_THREADS` threads for Django. Django's own ASGI handler runs all synchronous code in one thread.
+One event loop, and `TALLY_API_THREADS` threads for Django. Django's own ASGI handler runs all synchronous code in one
+thread.
 """
 
 from __future__ import annotations

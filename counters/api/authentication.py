@@ -1,8 +1,8 @@
 """`Authorization: Api-Key …`: who calls, and what the key allows.
 
-The keys are few and looked up on every request, so each process holds all of them. It reads them anew every `TALLY_API_KEY_TTL_SECONDS`
-(`counters.api.application`), and for a key that it does not know, at most twice a second. While the control database is down it goes on
-with what it knows.
+The keys are few and looked up on every request, so each process holds all of them. It reads them anew every
+`TALLY_API_KEY_TTL_SECONDS` (`counters.api.application`), and for a key that it does not know, at most twice a second.
+While the control database is down it goes on with what it knows.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Keyring:
         return None if found is None or _has_expired(found) else caller
 
     def caller(self, key: str) -> Caller | None:
-        """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if that cannot be found out."""
+        """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if that cannot be found
+        out."""
         if (caller := self.known(key)) is not None:
             return caller
         prefix = key.partition(".")[0]
@@ -74,7 +75,8 @@ class Keyring:
         return self._checked[key][1]
 
     def _fresh(self) -> dict[str, ApiKey]:
-        """The keys as they were a moment ago, if the database answers. One thread asks it, the others wait for that a little."""
+        """The keys as they were a moment ago, if the database answers. One thread asks it, the others wait for that a
+        little."""
         if not self._lock.acquire(timeout=_READ_SECONDS):
             raise unavailable(
                 "keys-unavailable", "The control database does not answer, and this API key is not known yet."
@@ -130,7 +132,8 @@ def known_caller(header: str) -> Caller | None:
 
 
 def caller_of(header: str) -> Caller | None:
-    """Whose key an `Authorization` header has; None if there is no header. Raises `AuthenticationFailed`, `Problem` 503."""
+    """Whose key an `Authorization` header has; None if there is no header. Raises `AuthenticationFailed`, `Problem`
+    503."""
     keyword, _, key = header.partition(" ")
     if not keyword:
         return None

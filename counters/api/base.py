@@ -17,7 +17,8 @@ _allowed: dict[type[APIView], list[str]] = {}
 
 
 class Response(HttpResponse):
-    """A JSON answer, encoded at once. DRF's own is rendered later, by a renderer found for it: that costs more than the encoding."""
+    """A JSON answer, encoded at once. DRF's own is rendered later, by a renderer found for it: that costs more than the
+    encoding."""
 
     def __init__(self, data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(msgspec.json.encode(data), status=status, headers=headers, content_type=JSON)
@@ -38,7 +39,8 @@ class ApiView(APIView):
         return _allowed[kind]
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
-        """DRF's, without what it keeps for parsers: a cycle, so that each body would stay until the collector finds it."""
+        """DRF's, without what it keeps for parsers: a cycle, so that each body would stay until the collector finds
+        it."""
         made = super().initialize_request(request, *args, **kwargs)
         made.parser_context.clear()
         return made

@@ -26,7 +26,8 @@ class DigestView(ApiView):
 
     @schema.digest
     def get(self, request: Request, shard: str) -> Response:
-        """Whether a shard's replicas, and the cache, have what its primary has. With `wait`, or if none is known, they are compared now."""
+        """Whether a shard's replicas, and the cache, have what its primary has. With `wait`, or if none is known, they
+        are compared now."""
         number, seconds = shard_of(shard), waiting.seconds(request)
         found = None if seconds else rounds.last(number)
         found = found or _fresh(number, seconds)

@@ -2,8 +2,9 @@
 
     decode ─ submit ─ answer: the same steps as in the view of the call (`media`, `answers`), without Django's request and middleware.
 
-A call declines whatever is not plain: another query, a header that asks for something, anything that is invalid or not allowed. It does so
-before it has acted, and the view answers then, in a thread. So both give the same answer (tests/cluster/test_fast_path.py).
+A call declines whatever is not plain: another query, a header that asks for something, anything that is invalid or not
+allowed. It does so before it has acted, and the view answers then, in a thread. So both give the same answer
+(tests/cluster/test_fast_path.py).
 """
 
 from __future__ import annotations

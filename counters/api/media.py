@@ -88,7 +88,8 @@ def decode(data: bytes, kind: type[T]) -> T:
 
 
 def decode_lines(data: bytes, kind: type[T], within: str) -> list[T]:
-    """An NDJSON body, one of a type a line; `within` is the field that problems name for all of it. Raises `Problem` 400."""
+    """An NDJSON body, one of a type a line; `within` is the field that problems name for all of it. Raises `Problem`
+    400."""
     return _decode(_json(kind).decode_lines, data, within)  # type: ignore[no-any-return, arg-type]
 
 

@@ -42,7 +42,8 @@ def favicon(_request: HttpRequest) -> HttpResponse:
 
 @read_only
 def index(request: HttpRequest) -> HttpResponse:
-    """`/`, under a content security policy that lets only this page's own script and style in, and calls to this API."""
+    """`/`, under a content security policy that lets only this page's own script and style in, and calls to this
+    API."""
     nonce = token_urlsafe(16)
     context = {"nonce": nonce, "url": f"{request.scheme}://{request.get_host()}"}
     own = f"'nonce-{nonce}'"

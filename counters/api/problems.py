@@ -125,7 +125,8 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
 
 
 def handle(error: Exception, _context: dict[str, Any]) -> HttpResponse | None:
-    """DRF's EXCEPTION_HANDLER. Whatever the view renders otherwise, a problem is JSON; DRF adds `Allow` to every answer."""
+    """DRF's EXCEPTION_HANDLER. Whatever the view renders otherwise, a problem is JSON; DRF adds `Allow` to every
+    answer."""
     problem = of(error)
     return None if problem is None else response(problem)
 
@@ -163,5 +164,6 @@ def bad_request(_request: HttpRequest, exception: Exception | None = None) -> Ht
 
 
 def server_error(_request: HttpRequest) -> HttpResponse:
-    """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same Idempotency-Key."""
+    """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same
+    Idempotency-Key."""
     return response(_BUG)

@@ -50,7 +50,8 @@ def unknown_write() -> Problem:
 
 
 def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answer]) -> HttpResponse:
-    """The counters as the request wants them, given to `show`; 202 if the write in `after` was not applied in time. Raises `Problem`."""
+    """The counters as the request wants them, given to `show`; 202 if the write in `after` was not applied in time.
+    Raises `Problem`."""
     asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
     text = request.query_params.get("after")
     if text is None:
@@ -67,7 +68,8 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
 
 
 def _primary(keys: list[str]) -> list[Counter]:
-    """A switchover takes the primary away for a moment: one waits for the next, where there is room. Raises `ShardUnavailable`."""
+    """A switchover takes the primary away for a moment: one waits for the next, where there is room. Raises
+    `ShardUnavailable`."""
     deadline = time.monotonic() + settings.TALLY.primary_wait_seconds
     try:
         return reads.get_many(keys, "primary")

@@ -1,4 +1,5 @@
-"""What requests and answers look like: msgspec types that decode and check, and that the OpenAPI schema is made from."""
+"""What requests and answers look like: msgspec types that decode and check, and that the OpenAPI schema is made
+from."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ class Changed(msgspec.Struct):
 
 
 class Pending(msgspec.Struct):
-    """A set or reset that is durable but was not applied within the time a request may wait; `GET /v1/writes/{id}` tells when it is."""
+    """A set or reset that is durable but was not applied within the time a request may wait; `GET /v1/writes/{id}`
+    tells when it is."""
 
     id: str
     key: str
@@ -152,8 +154,8 @@ class KeyDifference(msgspec.Struct):
 
 
 class ReplicaDigest(msgspec.Struct):
-    """A replica beside its primary. `equal` is null if they could not be compared; `detail` says why. At most 100 differences are listed,
-    and at most 10,000 counted. `digest` is of each lane's moment, none newer than `version`."""
+    """A replica beside its primary. `equal` is null if they could not be compared; `detail` says why. At most 100
+    differences are listed, and at most 10,000 counted. `digest` is of each lane's moment, none newer than `version`."""
 
     node: str
     equal: bool | None
@@ -178,8 +180,8 @@ class CacheDigest(msgspec.Struct):
 
 
 class Digest(msgspec.Struct):
-    """The last reconciliation of a shard. `equal`: true if all was the same, false if something was not, null if not all could be compared.
-    `altered_slots` have counters that were changed since the round before, but not by Tally."""
+    """The last reconciliation of a shard. `equal`: true if all was the same, false if something was not, null if not
+    all could be compared. `altered_slots` have counters that were changed since the round before, but not by Tally."""
 
     shard: int
     equal: bool | None

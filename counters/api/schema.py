@@ -1,4 +1,5 @@
-"""The OpenAPI description of each call, made from the types in `requests`. One name for each view method; see `views`."""
+"""The OpenAPI description of each call, made from the types in `requests`. One name for each view method; see
+`views`."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def add_types(types: Sequence[type]) -> None:
 
 
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """drf-spectacular's postprocessing: put the types into the document, and say that a body must be there where there can be one."""
+    """drf-spectacular's postprocessing: put the types into the document, and say that a body must be there where there
+    can be one."""
     result.setdefault("components", {}).setdefault("schemas", {}).update(COMPONENTS)
     for call in (call for path in result["paths"].values() for call in path.values()):
         if "requestBody" in call:
@@ -100,7 +102,8 @@ def reference(kind: type) -> dict[str, str]:
 
 
 def answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
-    """The answers of a call: status → type and meaning, and the statuses of problems (beside those that every call has)."""
+    """The answers of a call: status → type and meaning, and the statuses of problems (beside those that every call
+    has)."""
     answers: dict[Any, Any] = {
         (status, JSON): OpenApiResponse(reference(kind), description=description)
         for status, (kind, description) in good.items()

@@ -1,4 +1,5 @@
-"""What the calls on shards take and answer; see `requests`. What is told of servers are the types of `replication.status`."""
+"""What the calls on shards take and answer; see `requests`. What is told of servers are the types of
+`replication.status`."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ class IncrementsView(ApiView):
 
     @schema.increment
     def post(self, request: Request, key: str) -> HttpResponse:
-        """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the new value comes back."""
+        """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the new value comes
+        back."""
         key = checked_key(key)
         refuse_condition(request)
         seconds = waiting.seconds(request)
@@ -90,7 +91,8 @@ class CounterView(ApiView):
 
     @schema.put
     def put(self, request: Request, key: str) -> HttpResponse:
-        """Give a counter a value; with `If-Match`, only if it has that version. Every increment accepted earlier is void."""
+        """Give a counter a value; with `If-Match`, only if it has that version. Every increment accepted earlier is
+        void."""
         key = checked_key(key)
         value = media.decode(media.json_body(request._request), requests.Set).value
         return self._change(

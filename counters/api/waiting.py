@@ -1,7 +1,7 @@
 """`?wait=`: how long a request may wait to be applied, and how many may at once.
 
-For a moment any number of requests waits for the worker's word. What takes longer is waited for in a thread, which asks the shard as well;
-while a shard is down, the threads that are left serve the others.
+For a moment any number of requests waits for the worker's word. What takes longer is waited for in a thread, which asks
+the shard as well; while a shard is down, the threads that are left serve the others.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def room(seconds: float) -> Iterator[bool]:
 
 
 def applied(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
-    """Submit a step, from a thread: in the journal, and its outcome; None if that takes longer, or too many wait for theirs already.
+    """Submit a step, from a thread: in the journal, and its outcome; None if that takes longer, or too many wait for
+    theirs already.
 
     Raises as `Service.submit`.
     """

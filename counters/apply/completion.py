@@ -1,12 +1,13 @@
 """Completion: a batch leaves the journal when enough replicas have flushed its commit.
 
-I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is flushed by the
-replicas required: as many as the setting says, or the shard's write quorum where that is more. Positions of one server mean nothing on
-another, so what is noted lives no longer than a shift's connection: the next shift asks the ledger of the server that it finds for
-all that the journal still has, and notes that again (`adopt`).
+I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is
+flushed by the replicas required: as many as the setting says, or the shard's write quorum where that is more. Positions
+of one server mean nothing on another, so what is noted lives no longer than a shift's connection: the next shift asks
+the ledger of the server that it finds for all that the journal still has, and notes that again (`adopt`).
 
-While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only the primary has
-it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is replicated again.
+While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only
+the primary has it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is
+replicated again.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class Completion:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a look: not after each commit, as the journal writes and flushes what is removed, too."""
+        """Whether it is time for a look: not after each commit, as the journal writes and flushes what is removed,
+        too."""
         return self.pending and time.monotonic() - self._looked_at >= settings.TALLY.completion_interval_seconds
 
     def complete(self, conn: psycopg.Connection[Any]) -> None:

@@ -1,7 +1,9 @@
-"""Dead letters: Celery messages that no task could take, kept with the reason so that an operator can retry or discard them.
+"""Dead letters: Celery messages that no task could take, kept with the reason so that an operator can retry or discard
+them.
 
-An unknown task (another version of the code sent it), arguments that do not fit, a body that cannot be decoded. No count depends on them:
-what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal (`intake.set_aside`).
+An unknown task (another version of the code sent it), arguments that do not fit, a body that cannot be decoded. No
+count depends on them: what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal
+(`intake.set_aside`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message: the task that it names, its arguments as text (they may be anything), its queue, and why it is here."""
+    """A message: the task that it names, its arguments as text (they may be anything), its queue, and why it is
+    here."""
 
     task: str
     arguments: str

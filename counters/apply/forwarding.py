@@ -1,7 +1,8 @@
 """Forwarding: operations on slots of another lane go into that lane's journal.
 
-I6 lives here. The forwarded batch has an id made from the old one and the lanes it goes from and to, so that forwarding the same batch
-twice appends, or at least applies, it once. It is in the other journal before this lane's transaction commits.
+I6 lives here. The forwarded batch has an id made from the old one and the lanes it goes from and to, so that forwarding
+the same batch twice appends, or at least applies, it once. It is in the other journal before this lane's transaction
+commits.
 """
 
 from __future__ import annotations

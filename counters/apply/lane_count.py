@@ -1,7 +1,8 @@
 """Another number of lanes: the journals are closed and drained, then every shard gets the new map.
 
-Meanwhile writes are refused with 503, for seconds. What a lane has in its journal was routed by the old map, and order is only kept within
-a lane; so nothing may be left when the new map comes into force. If a journal is not empty in time, the old map stays.
+Meanwhile writes are refused with 503, for seconds. What a lane has in its journal was routed by the old map, and order
+is only kept within a lane; so nothing may be left when the new map comes into force. If a journal is not empty in time,
+the old map stays.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class NotDrained(Exception):
 
 
 def change(count: int, *, seconds: float, tell: Tell = lambda _: None) -> Topology:
-    """Give every shard so many lanes. Raises `NotDrained` (all is as before), `ValueError`, `RedisError`, `psycopg.Error`."""
+    """Give every shard so many lanes. Raises `NotDrained` (all is as before), `ValueError`, `RedisError`,
+    `psycopg.Error`."""
     lanes.check(count)
     version = topology.reload().version
     try:

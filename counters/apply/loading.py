@@ -1,17 +1,21 @@
 """The loader: reads a lane's journal, decodes and folds, also ahead of time while the shift rests.
 
-A `Window` is a run of the journal without gaps: every entry that stood between `after` and `end` when it was read. It is read before the
-lane's lock is taken, so by the time it is applied another shift may have applied a part of it, or all. It is right all the same:
+A `Window` is a run of the journal without gaps: every entry that stood between `after` and `end` when it was read. It
+is read before the lane's lock is taken, so by the time it is applied another shift may have applied a part of it, or
+all. It is right all the same:
 
-- Nothing is put into a run later: the clock of the journal only rises. (A batch that was set aside and is retried by hand is late, and
-  planned as such, see `plan`.)
-- Whatever has left the journal was committed: completion alone removes it. So a run that has nothing means that nothing is left to do.
-- What is applied of a lane is always the beginning of its journal. A shift applies a run only where it continues what the shard had
-  applied when the shift began, and what the shift has committed itself (`Window.after` is its cursor), under the lock, and without
-  what the ledger has. If another shift went further than this run, the ledger has all of it; if not so far, what is left is the next
-  in order.
-- What is folded ahead is used only if the ledger has none of the run and nothing in it depends on rows; else it is planned anew.
-- Reading changes nothing, so a run may be thrown away: after a failover, or to take batches singly, the shift asks for another beginning.
+- Nothing is put into a run later: the clock of the journal only rises. (A batch that was set aside and is retried by
+  hand is late, and planned as such, see `plan`.)
+- Whatever has left the journal was committed: completion alone removes it. So a run that has nothing means that nothing
+  is left to do.
+- What is applied of a lane is always the beginning of its journal. A shift applies a run only where it continues what
+  the shard had applied when the shift began, and what the shift has committed itself (`Window.after` is its cursor),
+  under the lock, and without what the ledger has. If another shift went further than this run, the ledger has all of
+  it; if not so far, what is left is the next in order.
+- What is folded ahead is used only if the ledger has none of the run and nothing in it depends on rows; else it is
+  planned anew.
+- Reading changes nothing, so a run may be thrown away: after a failover, or to take batches singly, the shift asks for
+  another beginning.
 """
 
 from __future__ import annotations
@@ -85,7 +89,8 @@ class Loader:
         self._next = Window(0, 0)
 
     def take(self, after: int, most: int) -> Window:
-        """What the journal has beyond a position, `most` batches at most: whatever was appended before this call is seen.
+        """What the journal has beyond a position, `most` batches at most: whatever was appended before this call is
+        seen.
 
         Raises `RedisError`.
         """

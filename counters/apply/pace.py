@@ -36,7 +36,8 @@ class Pace:
 def rest(entries: int, seconds: float, lanes: int) -> float:
     """Seconds to rest after a window of so many entries that took `seconds`, in a shard of so many lanes.
 
-    All lanes of the shard share its processors, so each rests for all of them. A window of a single batch shows no load.
+    All lanes of the shard share its processors, so each rests for all of them. A window of a single batch shows no
+    load.
     """
     if entries == 1:
         return _REST_SECONDS

@@ -1,7 +1,8 @@
 """Time partitions of the ledger and its neighbours: made ahead, dropped when old.
 
-I2 needs a ledger row for as long as its batch can come again: a partition goes only when it is older than the retention *and* than the
-oldest entry of the shard's journals. What falls outside every partition (an odd clock) is kept in the default one and deleted row by row.
+I2 needs a ledger row for as long as its batch can come again: a partition goes only when it is older than the retention
+*and* than the oldest entry of the shard's journals. What falls outside every partition (an odd clock) is kept in the
+default one and deleted row by row.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 
 def maintain(shard: int) -> list[str]:
-    """Make what is due and drop what is old, and say in the journal's Redis when that was done; returns the names of what was dropped.
+    """Make what is due and drop what is old, and say in the journal's Redis when that was done; returns the names of
+    what was dropped.
 
     Raises `psycopg.Error`, `RedisError`.
     """
@@ -68,7 +70,8 @@ def create_ahead(shard: int, now: datetime | None = None) -> None:
 def drop_old(
     shard: int, *, retention_days: int, oldest_entry: datetime | None, now: datetime | None = None
 ) -> list[str]:
-    """Drop what is older than the retention and than the journal's oldest entry; returns the names. Raises `psycopg.Error`."""
+    """Drop what is older than the retention and than the journal's oldest entry; returns the names. Raises
+    `psycopg.Error`."""
     now = now or datetime.now(UTC)
     oldest = min(now - timedelta(days=retention_days), oldest_entry or now)
     with databases.connect(databases.primary(shard), autocommit=True) as conn:

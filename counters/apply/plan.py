@@ -3,11 +3,12 @@
 Batches come in the journal's order. Each key takes one of two ways:
 
 - *added*: only increments, and no reason to look at the row. Their sum goes down as a delta.
-- *read*: some operation's result depends on the value (compare-and-set, a waited increment), or a batch is older than the shard's last
-  set, or the sum would overflow. The row is read, each operation is applied to it in turn, and the result is written as a value.
+- *read*: some operation's result depends on the value (compare-and-set, a waited increment), or a batch is older than
+  the shard's last set, or the sum would overflow. The row is read, each operation is applied to it in turn, and the
+  result is written as a value.
 
-A set that nothing conditional precedes needs no row: it and what follows fold onto its base.
-Version of a counter: position of the batch that changed it last + index of the write in it (see `intake.journal`).
+A set that nothing conditional precedes needs no row: it and what follows fold onto its base. Version of a counter:
+position of the batch that changed it last + index of the write in it (see `intake.journal`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Placed(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """Changes by key: `added` is a delta, `versions` its version, `put` the whole new row. `last_version` is the newest in these batches.
+    """Changes by key: `added` is a delta, `versions` its version, `put` the whole new row. `last_version` is the newest
+    in these batches.
 
     `read` are the keys whose rows it went by.
     """

@@ -1,4 +1,5 @@
-"""The refresher: puts into the cache what a worker's transactions have changed, and later what it could not put at once."""
+"""The refresher: puts into the cache what a worker's transactions have changed, and later what it could not put at
+once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The relay: a lane whose journal has something overdue and that nobody applies gets a task.
 
-One message a lane and round at most, and none while another is under way or a shift runs, so a storm is impossible. Workers look after
-their lanes themselves (`worker`); the relay is for a shard whose workers do not, and what it sends waits for the next one in the queue.
+One message a lane and round at most, and none while another is under way or a shift runs, so a storm is impossible.
+Workers look after their lanes themselves (`worker`); the relay is for a shard whose workers do not, and what it sends
+waits for the next one in the queue.
 """
 
 from __future__ import annotations

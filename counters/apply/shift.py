@@ -3,15 +3,17 @@
 Invariants, and what keeps them:
 
 - I2, I6: see `transaction`, which is what is done between the lock and the commit.
-- Order: windows of the lane's journal are applied one after the other, each from the cursor on, and whoever applied the last transaction,
-  batches are applied in the order of their positions: see `loading`.
-- The cursor is the newest version that the shard says this lane has applied (`apply_state`), asked anew with each connection: after a
-  failover the new primary may lack commits, and tells an older one. What the journal still has up to the cursor was applied, and waits
-  for its replicas, or is late (set aside, then retried by hand): the ledger tells which.
-- Of two shifts of a lane at once, one waits for the other's lock, and finds in the ledger what that one has done. The lease makes this
-  rare.
+- Order: windows of the lane's journal are applied one after the other, each from the cursor on, and whoever applied the
+  last transaction, batches are applied in the order of their positions: see `loading`.
+- The cursor is the newest version that the shard says this lane has applied (`apply_state`), asked anew with each
+  connection: after a failover the new primary may lack commits, and tells an older one. What the journal still has up
+  to the cursor was applied, and waits for its replicas, or is late (set aside, then retried by hand): the ledger tells
+  which.
+- Of two shifts of a lane at once, one waits for the other's lock, and finds in the ledger what that one has done. The
+  lease makes this rare.
 
-A database or a Redis that is down costs time and a log line; what is left in the journal when a shift ends is for the next one.
+A database or a Redis that is down costs time and a log line; what is left in the journal when a shift ends is for the
+next one.
 """
 
 from __future__ import annotations
@@ -96,7 +98,8 @@ class Shift:
         self._ends = self._renewed = 0.0  # monotonic seconds
 
     def run(self) -> bool:
-        """Apply the lane. Returns True if it has more, or may have: then the lease is nobody's, and a task must be sent."""
+        """Apply the lane. Returns True if it has more, or may have: then the lease is nobody's, and a task must be
+        sent."""
         self._ends = time.monotonic() + settings.TALLY.shift_seconds
         try:
             self._renew()
@@ -175,7 +178,8 @@ class Shift:
                 return False
 
     def _resume(self, conn: psycopg.Connection[Any]) -> None:
-        """Find out where the lane is, as this server has it, and take over what earlier shifts have left in the journal."""
+        """Find out where the lane is, as this server has it, and take over what earlier shifts have left in the
+        journal."""
         self._completion.forget()
         row = conn.execute(CURSOR, (self.lane.number,)).fetchone()
         self._cursor = row[0] if row else 0

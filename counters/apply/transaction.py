@@ -1,11 +1,11 @@
 """One transaction of a lane: lock, ledger, plan, counters, applied records, commit.
 
-I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6, too: the topology
-is read in it, and operations on slots of another lane, of this shard or of another, are forwarded.
+I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6,
+too: the topology is read in it, and operations on slots of another lane, of this shard or of another, are forwarded.
 
-It has two round trips, two pipelines of libpq: all that is to be asked, behind the lock (each statement has a snapshot of its own, so those
-behind the lock see what its last holder committed), and all that is to be written, up to the COMMIT. If one statement fails, those behind
-it are not executed.
+It has two round trips, two pipelines of libpq: all that is to be asked, behind the lock (each statement has a snapshot
+of its own, so those behind the lock see what its last holder committed), and all that is to be written, up to the
+COMMIT. If one statement fails, those behind it are not executed.
 
 Arrays go to PostgreSQL as literals (`literal`): the driver's own way costs ten times as much for each element.
 """
@@ -76,7 +76,8 @@ def text_literal(keys: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a transaction did. `stale`: keys to be refreshed in the cache; `written`: WAL position behind the commit, in bytes."""
+    """What a transaction did. `stale`: keys to be refreshed in the cache; `written`: WAL position behind the commit, in
+    bytes."""
 
     fresh: list[Placed]
     plan: Plan
@@ -113,8 +114,8 @@ class _Additions:
 def apply(conn: psycopg.Connection[Any], lane: Lane, window: Window) -> Committed:
     """Do what the new batches of a window ask for, and commit it; `conn` is in autocommit mode.
 
-    Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`. Nothing is committed then,
-    except perhaps if the connection was lost.
+    Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`.
+    Nothing is committed then, except perhaps if the connection was lost.
     """
     try:
         return _apply(conn, lane, window, overflows=False)
@@ -254,7 +255,8 @@ def _write(  # noqa: PLR0913, PLR0917
 
 
 def is_dense(conn: psycopg.Connection[Any], keys: int, lane_count: int) -> bool:
-    """Whether so many keys are so good a part of a lane's counters that reading all of them once is the quickest way to their rows."""
+    """Whether so many keys are so good a part of a lane's counters that reading all of them once is the quickest way to
+    their rows."""
     if keys < _DENSE_KEYS:
         return False
     size: int = conn.execute(SIZE).fetchone()[0]  # type: ignore[index]

@@ -1,7 +1,7 @@
 """What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
 
-The watch is for lanes that no message reaches: the broker is down, or has lost one. It looks at the worker's lanes every second, and runs a
-shift itself for one that is neglected. As long as messages arrive it finds nothing.
+The watch is for lanes that no message reaches: the broker is down, or has lost one. It looks at the worker's lanes
+every second, and runs a shift itself for one that is neglected. As long as messages arrive it finds nothing.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class Worker:
     def apply(self, lane: Lane) -> Report:
         """Run one shift of a lane, and send the next task if there is more; if the broker does not take that, go on.
 
-        Nothing is done if this worker has two shifts of the lane already. A shift that is held up loses its lease, and each that follows
-        waits for the same lock: without a bound they would take one thread after the other from the other lanes.
+        Nothing is done if this worker has two shifts of the lane already. A shift that is held up loses its lease, and
+        each that follows waits for the same lock: without a bound they would take one thread after the other from the
+        other lanes.
         """
         report = Report(*lane)
         with self._lock:
@@ -101,7 +102,8 @@ class Worker:
                 log.debug("watch_blind", error=str(error))
 
     def _take_over(self) -> None:
-        """Send tasks for what a predecessor of the same name has left: its leases, and messages that died with it. Raises `RedisError`."""
+        """Send tasks for what a predecessor of the same name has left: its leases, and messages that died with it.
+        Raises `RedisError`."""
         for lane in (lane for shard in self.shards for lane in journal.occupied(shard)):
             lease = Lease(lane)
             holder = lease.holder() or ""
@@ -115,10 +117,11 @@ class Worker:
 
 
 def is_neglected(lane: Lane) -> bool:
-    """Whether a lane's journal has something, while nobody applies the lane and no message comes for it. Raises `RedisError`.
+    """Whether a lane's journal has something, while nobody applies the lane and no message comes for it. Raises
+    `RedisError`.
 
-    While the broker is down, each append that finds the lease run out takes it anew for a message, so a lease without a shift says little:
-    then the age of the oldest entry tells.
+    While the broker is down, each append that finds the lease run out takes it anew for a message, so a lease without a
+    shift says little: then the age of the oldest entry tells.
     """
     holder = Lease(lane).holder()
     if holder:

@@ -26,7 +26,8 @@ class Stopped(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Import:
-    """An import known by its name and prefix, and its sums so far. `on_rejected` is told of each sum that could not be applied."""
+    """An import known by its name and prefix, and its sums so far. `on_rejected` is told of each sum that could not be
+    applied."""
 
     name: str
     prefix: str
@@ -55,7 +56,8 @@ class Import:
         self._wait_for(IN_FLIGHT)
 
     def finish(self) -> None:
-        """Wait until all of it is applied (if it is to be waited for). Raises `Stopped` where a chunk takes more than a minute."""
+        """Wait until all of it is applied (if it is to be waited for). Raises `Stopped` where a chunk takes more than a
+        minute."""
         self._wait_for(0)
 
     def _submit(self, chunk: Chunk) -> writes.Accepted:

@@ -1,7 +1,7 @@
 """Increments from a file: lines of CSV or NDJSON in, chunks of folded increments out. Pure.
 
-Chunk n is the n-th run of `size` lines that are not blank (a CSV's header apart), whether bad lines are skipped or not. So the same
-file gives the same chunks in every run, and a chunk's number and bytes are enough to know it again.
+Chunk n is the n-th run of `size` lines that are not blank (a CSV's header apart), whether bad lines are skipped or not.
+So the same file gives the same chunks in every run, and a chunk's number and bytes are enough to know it again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class BadLine(ValueError):
 
 @dataclass(slots=True)
 class Chunk:
-    """Increments of one write. `first_line` and `last_line` count from 1, `end` is how many bytes of the file lie before its end."""
+    """Increments of one write. `first_line` and `last_line` count from 1, `end` is how many bytes of the file lie
+    before its end."""
 
     number: int
     first_line: int
@@ -112,7 +113,8 @@ def _lines(lines: Iterable[bytes], form: Format) -> Iterator[tuple[int, int, byt
 def chunks(
     lines: Iterable[bytes], form: Format, *, prefix: str = "", size: int = 10_000, skip_bad: bool = False
 ) -> Iterator[Chunk]:
-    """Chunks of `size` lines, `prefix` put before each key. Raises `BadLine`, unless bad lines are to be skipped (and counted)."""
+    """Chunks of `size` lines, `prefix` put before each key. Raises `BadLine`, unless bad lines are to be skipped (and
+    counted)."""
     chunk, seen, hashed = None, 0, blake2b(digest_size=16)
     number = 0
     for line_number, end, line in _lines(lines, form):

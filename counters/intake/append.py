@@ -1,7 +1,7 @@
 """Append: one flush goes into the journals of its lanes, all or none (`lua/append.lua`).
 
-I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. It comes twice, for a thread and for an event
-loop.
+I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. It comes twice, for a
+thread and for an event loop.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Appended:
 class Flush:
     """A payload for each lane, under one id, as `lua/append.lua` takes them.
 
-    `routed_by` is the version of the topology that named the lanes. None stands for what a worker forwards: that is never refused.
+    `routed_by` is the version of the topology that named the lanes. None stands for what a worker forwards: that is
+    never refused.
     """
 
     def __init__(
@@ -89,7 +90,8 @@ class Flush:
         self.args += [settings.TALLY.retention_days * 86400, *tokens.values()]
 
     def appended(self, reply: Any) -> Appended:
-        """What the script's reply means. Raises `TokensTaken` and `Moved` (nothing was written), `JournalUnavailable`."""
+        """What the script's reply means. Raises `TokensTaken` and `Moved` (nothing was written),
+        `JournalUnavailable`."""
         match reply[0]:
             case b"appended":
                 return Appended(

@@ -1,10 +1,12 @@
 """Dispatch: the Celery task that applies a lane.
 
-A task is sent when something was appended to a lane that nobody applies and for which no task is under way (`lua/append.lua`). The message
-names the lane and carries nothing: the journal has the batches, and their order. It may be lost (I4): the lease that `append` took for it
-runs out, and then the next append, a worker's own watch (`apply.worker`) or the relay starts a shift.
+A task is sent when something was appended to a lane that nobody applies and for which no task is under way
+(`lua/append.lua`). The message names the lane and carries nothing: the journal has the batches, and their order. It may
+be lost (I4): the lease that `append` took for it runs out, and then the next append, a worker's own watch
+(`apply.worker`) or the relay starts a shift.
 
-Sending never holds up a flush: a thread of its own does it, so a slow broker costs nothing but the time until a shift starts.
+Sending never holds up a flush: a thread of its own does it, so a slow broker costs nothing but the time until a shift
+starts.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def queue_of(shard: int) -> str:
 
 
 def send(lane: Lane) -> bool:
-    """Send the task of a lane now; whether the broker took it. A broker that gave no answer is left alone for some seconds."""
+    """Send the task of a lane now; whether the broker took it. A broker that gave no answer is left alone for some
+    seconds."""
     task = partial(
         current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False
     )
@@ -51,7 +54,8 @@ def send(lane: Lane) -> bool:
 
 
 class Sender:
-    """Sends tasks from a thread of its own, which starts when it is first needed. A lane that waits already is sent once."""
+    """Sends tasks from a thread of its own, which starts when it is first needed. A lane that waits already is sent
+    once."""
 
     def __init__(self) -> None:
         self._waiting: set[Lane] = set()

@@ -92,7 +92,8 @@ class Intake:
                     one.fail(error)
 
     async def _flush_distinct(self, writes: list[_Submitted]) -> list[_Submitted]:
-        """Flush those that do not repeat an idempotency token of this flush; what is left is to be flushed after them."""
+        """Flush those that do not repeat an idempotency token of this flush; what is left is to be flushed after
+        them."""
         now, later, tokens = [], [], set()
         for one in writes:
             claim = one.write.claim
@@ -161,7 +162,8 @@ class Intake:
 
 
 def _home(write: Write, claim: Claim) -> Lane:
-    """The lane that takes a write's idempotency record into the token's home shard: one that the write touches, if it does."""
+    """The lane that takes a write's idempotency record into the token's home shard: one that the write touches, if it
+    does."""
     shard = claim.home_shard
     return next((lane for lane in write.operations if lane.shard == shard), Lane(shard, 0))
 

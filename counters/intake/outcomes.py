@@ -1,7 +1,7 @@
 """Results of steps: what a set, a reset or a waited increment came to, from the worker back to the request that waits.
 
-The worker publishes them after its commit, on the channel that the batch names; a listener in each process resolves the futures.
-Publishing may fail and nobody minds: every step's outcome stands in its shard, and `status` reads it there.
+The worker publishes them after its commit, on the channel that the batch names; a listener in each process resolves the
+futures. Publishing may fail and nobody minds: every step's outcome stands in its shard, and `status` reads it there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def publish(channel: str, outcomes: list[Outcome]) -> None:
 
 
 class Listener:
-    """The results that a process waits for, and the task on its event loop that resolves them. Its futures may be waited for anywhere."""
+    """The results that a process waits for, and the task on its event loop that resolves them. Its futures may be
+    waited for anywhere."""
 
     def __init__(self, cache: AsyncRedis) -> None:
         self.channel = f"outcomes:{os.getpid()}:{uuid4().hex}"

@@ -32,7 +32,8 @@ class Accepted:
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """What one request wants: an encoded operation for each lane concerned, as that version of the topology routes them."""
+    """What one request wants: an encoded operation for each lane concerned, as that version of the topology routes
+    them."""
 
     operations: dict[Lane, msgspec.Raw]
     topology_version: int

@@ -17,7 +17,8 @@ from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
 from sharding.lanes import Lane
 
-# Newest first; a range of the partial index `outcome_rejected` in each of a dozen partitions, merged: it reads `LIMIT` rows and a few.
+# Newest first; a range of the partial index `outcome_rejected` in each of a dozen partitions, merged: it reads `LIMIT`
+# rows and a few.
 REJECTED = """
 SELECT applied_at, id, index, key, value, version, reason, array(SELECT lane FROM ledger WHERE ledger.id = outcome.id ORDER BY lane)
 FROM outcome
@@ -112,7 +113,8 @@ def _rejected(shard: int, query: str, arguments: tuple[Any, ...]) -> list[Reject
 
 
 def _forwarded_to(shard: int, write: WriteId) -> list[UUID]:
-    """Ids under which batches of a write were forwarded to a shard, as far as the shards that its id names can be asked."""
+    """Ids under which batches of a write were forwarded to a shard, as far as the shards that its id names can be
+    asked."""
     found = []
     for origin in write.shards:
         if origin != shard:
@@ -128,7 +130,8 @@ def forwarded(shard: int, *, after: ForwardedPlace, limit: int) -> list[Forwarde
 
 
 def applied(shard: int, batches: Collection[UUID]) -> set[tuple[UUID, int]] | None:
-    """Which lanes have which of these batches in the ledger, on the primary, or on a replica while it is down. None: no server answers."""
+    """Which lanes have which of these batches in the ledger, on the primary, or on a replica while it is down. None: no
+    server answers."""
 
     def query(conn: psycopg.Connection[Any]) -> set[tuple[UUID, int]]:
         return {(id, lane) for id, lane in conn.execute(IN_LEDGER, (list(batches),))}
@@ -144,6 +147,7 @@ def applied(shard: int, batches: Collection[UUID]) -> set[tuple[UUID, int]] | No
 
 
 def write_of(batch: UUID, shards: Iterable[int]) -> WriteId | None:
-    """The first write of a flush, by the lanes of these shards that have applied it; None if none has, or none can tell."""
+    """The first write of a flush, by the lanes of these shards that have applied it; None if none has, or none can
+    tell."""
     lanes = [Lane(shard, number) for shard in shards for _, number in sorted(applied(shard, [batch]) or ())]
     return WriteId(batch, 0, tuple(lanes)) if lanes else None

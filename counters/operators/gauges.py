@@ -1,6 +1,7 @@
 """Gauges of what the journal's Redis holds, read at the scrape: every process tells the same, whatever its own past.
 
-While Redis is down they are missing, and nothing is said that may be old. Counters of a process's own doings stand beside the code.
+While Redis is down they are missing, and nothing is said that may be old. Counters of a process's own doings stand
+beside the code.
 """
 
 from __future__ import annotations

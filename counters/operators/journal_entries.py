@@ -1,4 +1,5 @@
-"""What the journal holds, for people: how full it is for each shard, its entries, and whether they are applied already."""
+"""What the journal holds, for people: how full it is for each shard, its entries, and whether they are applied
+already."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A batch that the journal holds. `writes` and `keys` are None if they were not counted, `reason` is why it was set aside."""
+    """A batch that the journal holds. `writes` and `keys` are None if they were not counted, `reason` is why it was set
+    aside."""
 
     lane: Lane
     batch: UUID
@@ -103,7 +105,8 @@ def _held(shard: int, found: Sequence[tuple[Lane, Entry]]) -> list[Held]:
 
 
 def set_aside(shard: int, *, before: tuple[UUID, Lane] | None, limit: int) -> list[Held]:
-    """Batches that a shard's workers set aside, by falling (id, lane), from below such a place on. Raises `RedisError`."""
+    """Batches that a shard's workers set aside, by falling (id, lane), from below such a place on. Raises
+    `RedisError`."""
     lanes = lanes_with_set_aside(shard)
     places = sorted(((id, lane) for lane in lanes for id in SetAsideBatches(lane).ids()), reverse=True)
     return _set_aside([place for place in places if before is None or place < before][:limit])

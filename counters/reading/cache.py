@@ -1,12 +1,14 @@
 """The cache: values of counters in Redis, those that somebody reads.
 
-A read puts an entry there, and so does a write whose result was asked for: whoever was told it reads it again. From then on its lane's
-shifts refresh it after each commit that changes it. I5 lives here: an entry carries its version, and the script that writes it compares.
+A read puts an entry there, and so does a write whose result was asked for: whoever was told it reads it again. From
+then on its lane's shifts refresh it after each commit that changes it. I5 lives here: an entry carries its version, and
+the script that writes it compares.
 
-A shift asks which of a transaction's keys are cached *before* it commits, and announces the version that its lane is about to commit
-(`announce`). A fill tells how far each lane of the node was that it read from: if that is behind the announced version, the value may be
-about to change without the shift knowing of the entry, and it is kept for a second only. So an entry is never older than that for long,
-whatever lags, and a window of writes costs the cache nothing for counters that nobody reads.
+A shift asks which of a transaction's keys are cached *before* it commits, and announces the version that its lane is
+about to commit (`announce`). A fill tells how far each lane of the node was that it read from: if that is behind the
+announced version, the value may be about to change without the shift knowing of the entry, and it is kept for a second
+only. So an entry is never older than that for long, whatever lags, and a window of writes costs the cache nothing for
+counters that nobody reads.
 
 Reads and fills do not raise for a cache that is down: a read goes on to the replica. A value that the worker could not
 put is put later (`apply.refresher`). An entry lives a minute at most, so even if that worker dies first, what the cache
@@ -77,7 +79,8 @@ def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> dict[str, tup
 
 
 def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> None:
-    """Keep what a read found on a node of a shard; `through` has, for each of its lanes, the newest version that the node had applied."""
+    """Keep what a read found on a node of a shard; `through` has, for each of its lanes, the newest version that the
+    node had applied."""
     try:
         _put(shard, values, settings.TALLY.cache_fill_ttl_seconds, through)
     except RedisError as error:
@@ -85,7 +88,8 @@ def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> Non
 
 
 def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
-    """Before a commit of these keys: those that are to be refreshed after it (all of them if the cache does not answer).
+    """Before a commit of these keys: those that are to be refreshed after it (all of them if the cache does not
+    answer).
 
     `version`: the newest of the transaction, 0 for none.
     """

@@ -1,7 +1,7 @@
 """How a value is asked for: cache → replica → primary, and where the answer came from.
 
-Replicas share the reads; one that lags is left out (`replication.lag`), unless nobody else answers. A shard's trouble stays with its
-keys: `ShardUnavailable` names it, cached keys are answered all the same.
+Replicas share the reads; one that lags is left out (`replication.lag`), unless nobody else answers. A shard's trouble
+stays with its keys: `ShardUnavailable` names it, cached keys are answered all the same.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _LAST = "\x7f"  # after every character of a key
 
 
 class Rows(NamedTuple):
-    """What a server has: (value, version) of those keys that it has, and for each of its lanes the newest version that it has applied."""
+    """What a server has: (value, version) of those keys that it has, and for each of its lanes the newest version that
+    it has applied."""
 
     found: dict[str, tuple[int, int]]
     through: dict[int, int]
@@ -106,10 +107,11 @@ def counters(keys: Sequence[str], rows: Rows, source: Source, shard: int) -> lis
 
 
 def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:
-    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is down, on one that lags.
+    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is down, on one
+    that lags.
 
-    With `replicas` none of these is waited for longer than half of `database_timeout_seconds`. Without, the primary alone is asked.
-    Raises `ShardUnavailable`.
+    With `replicas` none of these is waited for longer than half of `database_timeout_seconds`. Without, the primary
+    alone is asked. Raises `ShardUnavailable`.
     """
     replica, primary = databases.replica(shard), databases.primary(shard)
     if not replicas:
@@ -139,7 +141,8 @@ def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: floa
 def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: float) -> tuple[T, Source] | None:
     """The answer of a replica that does not lag, or of the primary where no replica runs; None if all lag.
 
-    A connection to a replica that lags is given up for one to another; one to the primary, after a second, as a replica may be back.
+    A connection to a replica that lags is given up for one to another; one to the primary, after a second, as a replica
+    may be back.
     """
     while not left_out.has_all(alias):
         with databases.connection(alias, seconds) as conn:
@@ -154,7 +157,8 @@ def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds
 
 
 def listing(prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:
-    """Written counters whose key starts with `prefix`, in byte order, from behind `after`. Raises `ShardUnavailable`."""
+    """Written counters whose key starts with `prefix`, in byte order, from behind `after`. Raises
+    `ShardUnavailable`."""
     shards = sorted(set(topology.current().owners))
     pages = [listing_of(shard, prefix, after=after, limit=limit, consistency=consistency) for shard in shards]
     return list(islice(merge(*pages), limit))

@@ -1,4 +1,5 @@
-"""What became of a write: asked of the journal and of the shards and lanes that its id names. Nothing else is kept for it."""
+"""What became of a write: asked of the journal and of the shards and lanes that its id names. Nothing else is kept for
+it."""
 
 from __future__ import annotations
 

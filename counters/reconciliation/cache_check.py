@@ -1,10 +1,12 @@
 """What the cache has, compared with the primaries, and repaired.
 
-An entry is *wrong* if no moment of the counter had it: no number, another value at the same version, or a version that the primary has
-not. It is *stale* if the primary is ahead (a worker died before it could put the new value, or a lagging replica filled it); it would
-be gone within a minute. Between a commit and its refresh both happen by rights, so only an entry that is the same a second later counts.
+An entry is *wrong* if no moment of the counter had it: no number, another value at the same version, or a version that
+the primary has not. It is *stale* if the primary is ahead (a worker died before it could put the new value, or a
+lagging replica filled it); it would be gone within a minute. Between a commit and its refresh both happen by rights, so
+only an entry that is the same a second later counts.
 
-Repairs keep I5: a stale entry is overwritten by the script that compares versions; a wrong one is deleted if it still is what was seen.
+Repairs keep I5: a stale entry is overwritten by the script that compares versions; a wrong one is deleted if it still
+is what was seen.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ Tell = Callable[[int], None]  # how many more entries were looked at
 
 @dataclass
 class CacheCheck:
-    """What the cache had of one shard: entries checked, refreshed, deleted; 100 keys of the deleted. `detail`: why it is not whole."""
+    """What the cache had of one shard: entries checked, refreshed, deleted; 100 keys of the deleted. `detail`: why it
+    is not whole."""
 
     checked: int = 0
     stale: int = 0
@@ -46,7 +49,8 @@ class CacheCheck:
 
 
 class _Found(NamedTuple):
-    """Entries that are wrong, and the values of those that are stale on a primary whose lanes had applied all up to `through`."""
+    """Entries that are wrong, and the values of those that are stale on a primary whose lanes had applied all up to
+    `through`."""
 
     wrong: dict[str, bytes]
     newer: dict[str, Value]

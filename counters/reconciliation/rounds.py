@@ -1,7 +1,7 @@
 """Reconciliation: what should be the same, compared: a shard's replicas with its primary, the cache with the primaries.
 
-A *round* does both for some shards and keeps a report of each. It runs every `TALLY_RECONCILE_INTERVAL_SECONDS` as a Celery task on a
-queue of low priority, and whenever somebody asks (`request`); a process does one round at a time.
+A *round* does both for some shards and keeps a report of each. It runs every `TALLY_RECONCILE_INTERVAL_SECONDS` as a
+Celery task on a queue of low priority, and whenever somebody asks (`request`); a process does one round at a time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Report:
 
     @property
     def equal(self) -> bool | None:
-        """True: all is the same. False: something was not (a wrong cached value is mended). None: something could not be compared."""
+        """True: all is the same. False: something was not (a wrong cached value is mended). None: something could not
+        be compared."""
         if self.cache.wrong or (self.replicas and (self.replicas.equal is False or self.replicas.altered)):
             return False
         return self.replicas.equal if self.replicas and not self.cache.detail else None

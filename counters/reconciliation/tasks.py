@@ -16,7 +16,8 @@ _AGAIN_SECONDS = 1.0
 
 @shared_task(name=rounds.TASK, bind=True, ignore_result=True, max_retries=None)
 def reconcile(self: Any, shards: Sequence[int] | None = None, asked: float = 0.0) -> None:
-    """A round over some shards, or all; not those that had one since they were asked for. While another runs, it comes back later."""
+    """A round over some shards, or all; not those that had one since they were asked for. While another runs, it comes
+    back later."""
     known = range(settings.TALLY.shard_count)
     wanted = list(known if shards is None else shards)
     if unknown := set(wanted) - set(known):

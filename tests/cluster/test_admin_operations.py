@@ -1,4 +1,5 @@
-"""The operators' pages of the admin, against the real journal, queues and shards: what they show, what their actions do, who may."""
+"""The operators' pages of the admin, against the real journal, queues and shards: what they show, what their actions
+do, who may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Shards and their servers in the admin: what the pages show, what their actions do, who may, and that the reason is kept."""
+"""Shards and their servers in the admin: what the pages show, what their actions do, who may, and that the reason is
+kept."""
 
 from __future__ import annotations
 

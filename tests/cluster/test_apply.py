@@ -1,4 +1,5 @@
-"""The way down, against the real journal, workers and shards: doubles, disorder, bad batches, forwarding, lost commits."""
+"""The way down, against the real journal, workers and shards: doubles, disorder, bad batches, forwarding, lost
+commits."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ from tests.support.shards import primary_of, rows
 
 
 def test_doubled_and_disordered_messages_change_nothing(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """I4: messages for every lane of the shard, fifty each, in any order, before, while and after there is something to apply."""
+    """I4: messages for every lane of the shard, fifty each, in any order, before, while and after there is something to
+    apply."""
     lane = lane_of(key)
     messages = [one for one in topology.current().lanes_of(lane.shard) for _ in range(50)]
     random.shuffle(messages)
@@ -172,7 +174,8 @@ def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Clien
 
 
 def test_misrouted_batch_is_forwarded(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """I6: operations on slots of other lanes, here and on another shard, reach them, once, and the write's status follows them."""
+    """I6: operations on slots of other lanes, here and on another shard, reach them, once, and the write's status
+    follows them."""
     current = topology.current()
     keys = [f"{key}:{n}" for n in range(20)]
     wrong = Lane(0, 0)
@@ -224,7 +227,8 @@ def lagging_replica(cluster: Cluster) -> Iterator[psutil.Process]:
 def test_commits_that_the_replica_never_got_are_applied_again(
     cluster: Cluster, client: httpx.Client, key: str, lagging_replica: psutil.Process
 ) -> None:
-    """I3: the primary dies with commits of its own; the journal has them still, and gives the new primary exactly those."""
+    """I3: the primary dies with commits of its own; the journal has them still, and gives the new primary exactly
+    those."""
     keys = [one for n in range(40) if topology.current().shard_of(one := f"{key}:{n}") == 1][:5]
     answers = {}
     for one in keys:
@@ -312,7 +316,8 @@ def test_every_slot_has_one_owner(cluster: Cluster) -> None:
 
 
 def test_a_window_over_most_counters_is_written_as_any_other(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """Both ways to add: one row at a time, and with the whole table (`add_dense.sql`); new rows, known rows, and one that overflows."""
+    """Both ways to add: one row at a time, and with the whole table (`add_dense.sql`); new rows, known rows, and one
+    that overflows."""
     few, many = [f"{key}:{n}" for n in range(500)], [f"{key}:{n}" for n in range(60_000)]
     with databases.connection(databases.primary(0)) as conn:
         assert not transaction.is_dense(conn, len(few) // 2, 4)

@@ -1,4 +1,5 @@
-"""Bad input: each is answered with its problem document (RFC 9457), says which field breaks which rule, and counts nothing."""
+"""Bad input: each is answered with its problem document (RFC 9457), says which field breaks which rule, and counts
+nothing."""
 
 from __future__ import annotations
 
@@ -615,7 +616,8 @@ LENGTHS = {
 def test_a_wrong_length_neither_hangs_nor_counts(
     cluster: Cluster, apis: list[httpx.Client], key: str, name: str, front: str
 ) -> None:
-    """The connection is closed, with a 400 unless the client was gone first; nothing is counted, by nginx or by the API alone."""
+    """The connection is closed, with a 400 unless the client was gone first; nothing is counted, by nginx or by the API
+    alone."""
     head, body, close = LENGTHS[name]
     before = accepted(apis)
     path, media = ("/v1/increments", NDJSON) if b"X-Bulk" in head else (f"/v1/counters/{key}/increments", JSON)
@@ -638,7 +640,8 @@ def _counts(api: httpx.Client, key: str, value: int) -> bool:
 
 
 def test_chunks_with_a_length_are_one_request(cluster: Cluster, apis: list[httpx.Client], key: str) -> None:
-    """nginx refuses it; the API alone goes by the chunks, as RFC 9112 (6.3) allows. Neither takes what follows for another request."""
+    """nginx refuses it; the API alone goes by the chunks, as RFC 9112 (6.3) allows. Neither takes what follows for
+    another request."""
     head = f"Host: 127.0.0.1\r\nAuthorization: Api-Key {cluster.key}\r\nContent-Type: {JSON}\r\n"
     post = f"POST /v1/counters/{key}/increments HTTP/1.1\r\n{head}"
     chunks = 'Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nc\r\n{"delta": 1}\r\n0\r\n\r\n'

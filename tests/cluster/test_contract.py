@@ -1,4 +1,5 @@
-"""The contract: every call of the schema answers as the schema says, whatever it is asked. And the documents about it are whole."""
+"""The contract: every call of the schema answers as the schema says, whatever it is asked. And the documents about it
+are whole."""
 
 from __future__ import annotations
 
@@ -48,10 +49,11 @@ PHASES = ("examples,coverage", "fuzzing,stateful")
 
 @pytest.mark.timeout(240)
 def test_every_call_answers_as_documented(cluster: Cluster, tmp_path: Path) -> None:
-    """All checks of schemathesis over the schema that nginx serves: examples, the edges of every rule, random data, and sequences.
+    """All checks of schemathesis over the schema that nginx serves: examples, the edges of every rule, random data, and
+    sequences.
 
-    Its command rather than its pytest plugin: only the command has all four phases. They are spread over two processes, as it waits for
-    answers most of the time, and its own threads (`--workers`) fail within hypothesis.
+    Its command rather than its pytest plugin: only the command has all four phases. They are spread over two processes,
+    as it waits for answers most of the time, and its own threads (`--workers`) fail within hypothesis.
     """
     command = [
         *(

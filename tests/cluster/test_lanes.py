@@ -60,7 +60,8 @@ def held_up(lane: Lane) -> Iterator[psycopg.Connection[Any]]:
 
 
 def test_lanes_of_one_shard_commit_side_by_side(client: httpx.Client, key: str) -> None:
-    """One lane's transaction is open, its rows written, and waits at its commit's door; the others of the shard commit meanwhile."""
+    """One lane's transaction is open, its rows written, and waits at its commit's door; the others of the shard commit
+    meanwhile."""
     by_lane = keys_by_lane(key, 0)
     (slow, [mine]), *others = by_lane.items()
     increment(client, mine, wait=10)
@@ -124,7 +125,8 @@ def test_a_lane_that_is_held_up_takes_two_threads_of_a_worker_at_most(client: ht
 
 @contextmanager
 def results() -> Iterator[list[dict[str, int]]]:
-    """Results of the tasks that succeed while the block runs, as Celery tells them to whoever listens (Flower, for one)."""
+    """Results of the tasks that succeed while the block runs, as Celery tells them to whoever listens (Flower, for
+    one)."""
     found: list[dict[str, int]] = []
     heard = threading.Event()
 
@@ -172,7 +174,8 @@ def test_what_tasks_report_adds_up_to_what_was_accepted(client: httpx.Client, ke
 
 
 def test_an_emptied_broker_costs_one_message(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """What it had is found by the workers' watch; what is sent afterwards arrives, although nobody has declared anything again."""
+    """What it had is found by the workers' watch; what is sent afterwards arrives, although nobody has declared
+    anything again."""
     for lane in topology.current().lanes * 2:  # each API process has sent messages, so it declares no queue any more
         dispatch.send(lane)
     for n in range(20):

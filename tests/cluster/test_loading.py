@@ -1,4 +1,5 @@
-"""Windows that were read ahead, against the real journal and shards: another shift, other beginnings, results that are waited for."""
+"""Windows that were read ahead, against the real journal and shards: another shift, other beginnings, results that are
+waited for."""
 
 from __future__ import annotations
 
@@ -161,7 +162,8 @@ def test_a_rest_ends_when_somebody_waits(lane: Lane, loader: Callable[[], Loader
 
 @contextmanager
 def several(lane: Lane, number: int) -> Iterator[None]:
-    """So many workers that apply a lane again and again while the block runs, and lose its lease, so that their shifts overlap."""
+    """So many workers that apply a lane again and again while the block runs, and lose its lease, so that their shifts
+    overlap."""
     stop = threading.Event()
 
     def apply(name: str) -> None:

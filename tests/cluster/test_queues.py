@@ -1,4 +1,5 @@
-"""The wiring of Celery: a message goes to its queue, and to no other; a broker that answers with errors is one that is away."""
+"""The wiring of Celery: a message goes to its queue, and to no other; a broker that answers with errors is one that is
+away."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from tests.support.load import assert_exact, load
 
 
 def test_a_message_reaches_the_workers_of_its_queue_alone(cluster: Cluster) -> None:
-    """Each message is of an unknown task, so whoever gets it keeps a dead letter that names the queue it came through."""
+    """Each message is of an unknown task, so whoever gets it keeps a dead letter that names the queue it came
+    through."""
     queues = [dispatch.queue_of(0), dispatch.queue_of(1), "maintenance"]
     task = f"counters.no_such_task_{uuid4().hex}"
     for queue in queues:

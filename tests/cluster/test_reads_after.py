@@ -1,4 +1,5 @@
-"""Reads that a replica's lag must not spoil: a replica that lags is left out, and `?after=` is never older than asked."""
+"""Reads that a replica's lag must not spoil: a replica that lags is left out, and `?after=` is never older than
+asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Reconciliation against real servers: equal while writes go on, and every kind of difference found, named and mended."""
+"""Reconciliation against real servers: equal while writes go on, and every kind of difference found, named and
+mended."""
 
 from __future__ import annotations
 
@@ -212,7 +213,8 @@ def test_garbage_in_the_cache_is_no_answer(client: httpx.Client, counter: str) -
 
 @contextmanager
 def paused(replica: Replica) -> Iterator[Callable[[], object]]:
-    """A replica that gets everything and replays nothing, at most until what this gives is called (Patroni ends PostgreSQL's own pause)."""
+    """A replica that gets everything and replays nothing, at most until what this gives is called (Patroni ends
+    PostgreSQL's own pause)."""
     postmaster = psutil.Process(int((replica.data / "postmaster.pid").read_text().split()[0]))
     (startup,) = (child for child in postmaster.children() if "startup" in " ".join(child.cmdline()))
     startup.suspend()

@@ -1,4 +1,5 @@
-"""The schema names each status that a call on data answers, and no other: each is made to happen here, or needs an outage."""
+"""The schema names each status that a call on data answers, and no other: each is made to happen here, or needs an
+outage."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ OUTAGE = {
 
 @dataclass
 class Call:
-    """Requests of one call. `{key}` is a key of the test, `{full}` one whose counter is at its limit, `{write}` a write."""
+    """Requests of one call. `{key}` is a key of the test, `{full}` one whose counter is at its limit, `{write}` a
+    write."""
 
     method: str
     path: str

@@ -1,4 +1,5 @@
-"""A broker that is no part of the cluster: all goes through it, and while it is away writes are taken, applied and read as before (I4)."""
+"""A broker that is no part of the cluster: all goes through it, and while it is away writes are taken, applied and read
+as before (I4)."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class Subject:
         return letters
 
     def is_consumed(self) -> bool:
-        """Whether a message of an unknown task, sent now, becomes a dead letter: its worker is at the broker's other end."""
+        """Whether a message of an unknown task, sent now, becomes a dead letter: its worker is at the broker's other
+        end."""
         name = f"unknown.{uuid4().hex}"
         with Celery(broker=self.broker.url, set_as_current=False) as app:
             app.conf.task_queues = [Queue("shard-0", Exchange("tally", type="direct"), routing_key="shard-0")]
@@ -141,7 +143,8 @@ def test_beat_and_relay_go_through_it(subject: Subject, client: httpx.Client, ke
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_without_it_nothing_stops(subject: Subject, client: httpx.Client, key: str, how: str) -> None:
-    """Writes are taken and not slow, they are applied and read; a worker may even die. When it is back, it is used again."""
+    """Writes are taken and not slow, they are applied and read; a worker may even die. When it is back, it is used
+    again."""
     with load(subject.cluster, key) as running:
         running.goes_on()
         subject.broker.kill() if how == "killed" else subject.broker.send(signal.SIGSTOP)

@@ -27,7 +27,8 @@ def whole(cluster: Cluster) -> Iterator[None]:
 
 
 def kill(cluster: Cluster, role: str, **which: Any) -> None:
-    """SIGKILL every process of a role, and see that it is gone: a process takes a moment to die, and would still look well."""
+    """SIGKILL every process of a role, and see that it is gone: a process takes a moment to die, and would still look
+    well."""
     victims = [psutil.Process(process["pid"]) for process in cluster.processes(role, **which)]
     for victim in victims:
         victim.kill()

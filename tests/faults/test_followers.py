@@ -1,4 +1,5 @@
-"""One primary and several followers, in a cluster of their own: shared reads, quorums above one, delays from the command line."""
+"""One primary and several followers, in a cluster of their own: shared reads, quorums above one, delays from the
+command line."""
 
 from __future__ import annotations
 

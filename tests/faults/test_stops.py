@@ -1,4 +1,5 @@
-"""SIGTERM under load: what a process has taken it finishes, what it has not taken was never counted, and it ends by itself."""
+"""SIGTERM under load: what a process has taken it finishes, what it has not taken was never counted, and it ends by
+itself."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class End:
 
 @dataclass
 class Direct:
-    """Clients that write straight to one API process until it refuses them: nothing stands between that could hide a lost answer."""
+    """Clients that write straight to one API process until it refuses them: nothing stands between that could hide a
+    lost answer."""
 
     url: str
     headers: dict[str, str]
@@ -98,7 +100,8 @@ def post(client: httpx.Client, key: str, token: str, wait: int) -> httpx.Respons
 
 @pytest.mark.parametrize("whom", ["its main process", "both of its processes"])
 def test_an_api_process_answers_what_it_has_taken(cluster: Cluster, client: httpx.Client, key: str, whom: str) -> None:
-    """Counted is what was answered, no more and no less; the rest was not taken, and is counted once when it is repeated."""
+    """Counted is what was answered, no more and no less; the rest was not taken, and is counted once when it is
+    repeated."""
     api = cluster.processes("api")[0]
     main = psutil.Process(api["pid"])
     processes = [main, *main.children()]
@@ -146,7 +149,8 @@ def test_an_api_process_has_time_for_the_longest_wait(cluster: Cluster, key: str
 
 
 def test_a_worker_commits_the_transaction_in_hand(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """It is held up within its transaction by the lock that shifts take; the ledger has the batch as soon as the process is gone."""
+    """It is held up within its transaction by the lock that shifts take; the ledger has the batch as soon as the
+    process is gone."""
     lane = topology.current().lane_of(key)
     shard = lane.shard
     worker = cluster.processes("worker", shard)[0]

@@ -35,7 +35,8 @@ def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
 
 
 class Reads:
-    """Reads without the cache, of a replica and of the primary, until told to stop; `failed` are the answers that were not 200."""
+    """Reads without the cache, of a replica and of the primary, until told to stop; `failed` are the answers that were
+    not 200."""
 
     def __init__(self, cluster: Cluster, key: str) -> None:
         self.cluster, self.key = cluster, key

@@ -1,4 +1,5 @@
-"""From the version before lanes to this one: the journal is drained, the tables are migrated, and nothing is lost or counted twice."""
+"""From the version before lanes to this one: the journal is drained, the tables are migrated, and nothing is lost or
+counted twice."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def directory(tmp_path: Path, put_away: Callable[[Path], None]) -> Iterator[Path
 
 
 def test_an_upgrade_counts_what_the_version_before_had_accepted(old_tree: Path, directory: Path) -> None:
-    """Writes that were applied, and writes that its journals still have: plain ones, a set between them, bulk ones, idempotency keys."""
+    """Writes that were applied, and writes that its journals still have: plain ones, a set between them, bulk ones,
+    idempotency keys."""
     manage(old_tree, directory, "up", "--port", "0", "--shards", "2", "--replicas", "1", "--api", "1", "--detach")
     keys = [f"upgrade:{n}" for n in range(40)]
     token = {"Idempotency-Key": uuid4().hex}

@@ -140,7 +140,8 @@ def test_a_quorum_that_is_lost_and_not_strict_lets_writes_go_on(
 
 
 def test_a_lost_quorum_can_be_lowered(cluster: Cluster, client: httpx.Client, key: str) -> None:
-    """Of shard 0, where the control database is: what an operator does about it must not wait for the replica that is gone."""
+    """Of shard 0, where the control database is: what an operator does about it must not wait for the replica that is
+    gone."""
     key = key_on(0, key)
     assert client.put("/v1/shards/0/quorum", json={"quorum": 1, "strict": True}).status_code == 200
     with replica_away(cluster, client, 0):

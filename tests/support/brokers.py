@@ -1,4 +1,5 @@
-"""Brokers of a test's own, as processes on 127.0.0.1 that can be killed and started again: a Redis, and a RabbitMQ where there is one."""
+"""Brokers of a test's own, as processes on 127.0.0.1 that can be killed and started again: a Redis, and a RabbitMQ
+where there is one."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ class Browser(httpx.Client):
         )
 
     def resume(self, user: Any) -> None:
-        """Go on with a session of a user: hashing a password twice, to make it and to check it, is most of what a log-in costs."""
+        """Go on with a session of a user: hashing a password twice, to make it and to check it, is most of what a
+        log-in costs."""
         session = Client()
         session.force_login(user)
         self.cookies.set(settings.SESSION_COOKIE_NAME, session.cookies[settings.SESSION_COOKIE_NAME].value)

@@ -39,7 +39,8 @@ class Cluster:
         self.env = read_env(self.dir)
 
     def status(self) -> dict[str, Any]:
-        """What `cluster status --json` prints (test_cluster_status.py compares them) but for lanes, without starting the command."""
+        """What `cluster status --json` prints (test_cluster_status.py compares them) but for lanes, without starting
+        the command."""
         return state.current(Directory(self.dir)).public({})
 
     def processes(self, role: str, shard: int | None = None) -> list[dict[str, Any]]:
@@ -48,7 +49,8 @@ class Cluster:
         return [one for one in found if one["role"] == role and (shard is None or one["shard"] == shard)]
 
     def all_running(self, role: str | None = None) -> bool:
-        """Whether all processes (of a role) are up: so says the supervisor, and each pid lives, as it takes a moment to see an end."""
+        """Whether all processes (of a role) are up: so says the supervisor, and each pid lives, as it takes a moment to
+        see an end."""
         rows = [row for row in state.current(Directory(self.dir)).processes if role in (None, row["role"])]
         return all(row["state"] == "running" and processes.known(row) for row in rows)
 
@@ -60,7 +62,8 @@ class Cluster:
         )
 
     def command(self, name: str, *args: str) -> str:
-        """What a management command says, run in this process, which has the settings of the cluster; `manage` tests the command line."""
+        """What a management command says, run in this process, which has the settings of the cluster; `manage` tests
+        the command line."""
         said = StringIO()
         call_command(name, *args, stdout=said)
         return said.getvalue().strip()

@@ -1,10 +1,12 @@
 """The cluster of a test run.
 
-It is laid out before Django's settings are read, as they come from the environment. It is started when tests were selected that need it:
-those that use the fixture `cluster`, themselves or through another fixture.
-`TALLY_TEST_CLUSTER=DIR` uses a cluster that runs already (`manage.py cluster up --dir DIR --detach`) and leaves it alone.
+It is laid out before Django's settings are read, as they come from the environment. It is started when tests were
+selected that need it: those that use the fixture `cluster`, themselves or through another fixture.
+`TALLY_TEST_CLUSTER=DIR` uses a cluster that runs already (`manage.py cluster up --dir DIR --detach`) and leaves it
+alone.
 
-Where the cluster is not whole and does not become so, the run ends: each of the tests to come would wait for it in vain.
+Where the cluster is not whole and does not become so, the run ends: each of the tests to come would wait for it in
+vain.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Damage that streaming never mends: other bytes in a row of a replica's own files, its page checksum right. As a bad disk controller, a
-restored file or a bug would leave it. The replica is stopped meanwhile, with Patroni paused."""
+"""Damage that streaming never mends: other bytes in a row of a replica's own files, its page checksum right. As a bad
+disk controller, a restored file or a bug would leave it. The replica is stopped meanwhile, with Patroni paused."""
 
 from __future__ import annotations
 

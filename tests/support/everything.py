@@ -1,7 +1,7 @@
 """`make test`: all tests, in two runs beside each other, as they wait most of the time.
 
-One has the cluster of the run; the other has the tests that make clusters of their own, and says what it found at the end. With
-arguments it is pytest, and nothing else.
+One has the cluster of the run; the other has the tests that make clusters of their own, and says what it found at the
+end. With arguments it is pytest, and nothing else.
 """
 
 from __future__ import annotations

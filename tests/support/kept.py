@@ -1,4 +1,5 @@
-"""A cluster that is kept from run to run: `python -m tests.support.kept DIR` returns when it is up and runs the code as it is now.
+"""A cluster that is kept from run to run: `python -m tests.support.kept DIR` returns when it is up and runs the code as
+it is now.
 
 Processes that run older code are told to end, and their supervisor starts them again. Where the cluster's own code or a
 table has changed, all of the cluster starts again; where that fails, with a new one.

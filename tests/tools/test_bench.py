@@ -1,4 +1,5 @@
-"""The bench itself (`make bench`), tiny: what it writes, and that a wrong count does not pass. No figure is asserted."""
+"""The bench itself (`make bench`), tiny: what it writes, and that a wrong count does not pass. No figure is
+asserted."""
 
 from __future__ import annotations
 

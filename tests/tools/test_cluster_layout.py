@@ -1,4 +1,5 @@
-"""The pure parts of the local cluster: layout, scale, ports, back-off, order of a stop, lanes, texts of the configuration files."""
+"""The pure parts of the local cluster: layout, scale, ports, back-off, order of a stop, lanes, texts of the
+configuration files."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_house_is_as_the_page_says() -> None:
-    """Each row of the table in docs/architecture.md is a folder; what its second column names is a module, file or folder there."""
+    """Each row of the table in docs/architecture.md is a folder; what its second column names is a module, file or
+    folder there."""
     table = (
         (ROOT / "docs" / "architecture.md").read_text().partition("## The house")[2].partition("## A write's way")[0]
     )

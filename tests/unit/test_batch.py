@@ -99,7 +99,8 @@ GOOD = encoded(
 @settings(max_examples=500)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.booleans())
 def test_a_damaged_batch_is_refused_or_still_fits(place: int, byte: int, cut: bool) -> None:
-    """No damage raises anything but `BadBatch`; what is let through has the shape that a shift and PostgreSQL rely on."""
+    """No damage raises anything but `BadBatch`; what is let through has the shape that a shift and PostgreSQL rely
+    on."""
     data = GOOD[:place] if cut else GOOD[:place] + bytes([byte]) + GOOD[place + 1 :]
     try:
         batch = decode(data)

@@ -1,8 +1,9 @@
 """Fold and plan: folding anywhere gives what applying one by one gives. Pure.
 
-`Reference` applies operations singly, with nothing but a dictionary; `Shard` drives `plan` as a shift does, with a dictionary for
-PostgreSQL. One freedom is the plan's own: increments commute, so those of a key whose row it need not read are one sum, and only that
-must fit into 64 bits, whatever it was on the way. `Reference.summed` says which keys may have it.
+`Reference` applies operations singly, with nothing but a dictionary; `Shard` drives `plan` as a shift does, with a
+dictionary for PostgreSQL. One freedom is the plan's own: increments commute, so those of a key whose row it need not
+read are one sum, and only that must fit into 64 bits, whatever it was on the way. `Reference.summed` says which keys
+may have it.
 """
 
 from __future__ import annotations
@@ -265,7 +266,8 @@ def test_windows_agree_with_one_by_one_at_the_ends_of_the_range(
 @settings(max_examples=250)
 @given(runs(small), st.lists(st.booleans(), min_size=5, max_size=5))
 def test_late_increments_before_an_applied_set_are_void(run: list[Placed], late: list[bool]) -> None:
-    """Some batches of increments come after everything else: of what they add, only what no set of that key follows is counted."""
+    """Some batches of increments come after everything else: of what they add, only what no set of that key follows is
+    counted."""
     latecomers = [placed for placed, is_late in zip(run, late, strict=False) if is_late and _only_increments(placed)]
     punctual = [placed for placed in run if placed not in latecomers]
     shard = Shard()
@@ -287,7 +289,8 @@ def test_late_increments_before_an_applied_set_are_void(run: list[Placed], late:
 @settings(max_examples=300)
 @given(runs(small), st.lists(st.booleans(), min_size=5, max_size=5))
 def test_a_late_window_agrees_with_one_by_one(run: list[Placed], late: list[bool]) -> None:
-    """Whatever comes late: the same values and outcomes. Increments that are only added may raise a version once instead of each time."""
+    """Whatever comes late: the same values and outcomes. Increments that are only added may raise a version once
+    instead of each time."""
     latecomers = [placed for placed, is_late in zip(run, late, strict=False) if is_late]
     shard = Shard()
     shard.apply([placed for placed in run if placed not in latecomers])

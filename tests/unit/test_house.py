@@ -1,7 +1,7 @@
 """The house: imports point one way and never in a circle, and what is called pure is pure. Read from the sources.
 
-An import counts wherever it stands, within a function or for types alone, but for circles of modules: those are about what
-happens when a module is imported.
+An import counts wherever it stands, within a function or for types alone, but for circles of modules: those are about
+what happens when a module is imported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Cost of an increment and of a read from 10³ to 10⁷ counters. The thousand that are used are drawn from all that there are."""
+"""Cost of an increment and of a read from 10³ to 10⁷ counters. The thousand that are used are drawn from all that there
+are."""
 
 from __future__ import annotations
 

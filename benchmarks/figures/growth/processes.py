@@ -1,4 +1,5 @@
-"""Cost of a flush with 1 to 4 API processes: the time that the journal's Redis needs for one, at the same number of writes a second."""
+"""Cost of a flush with 1 to 4 API processes: the time that the journal's Redis needs for one, at the same number of
+writes a second."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""`manage.py ingest FILE`: count the increments of a CSV or NDJSON file, each exactly once, however often the command is run.
+"""`manage.py ingest FILE`: count the increments of a CSV or NDJSON file, each exactly once, however often the command
+is run.
 
-Every chunk is a write with an idempotency key made of the file's SHA-256 (or `--name`), the prefix and the chunk's number, so a run that
-was cut short goes on when it is repeated: chunks that were taken before are answered as repeats.
+Every chunk is a write with an idempotency key made of the file's SHA-256 (or `--name`), the prefix and the chunk's
+number, so a run that was cut short goes on when it is repeated: chunks that were taken before are answered as repeats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Loaded by schemathesis (SCHEMATHESIS_HOOKS): how to write the bulk call's media types, and what to mend in its good data."""
+"""Loaded by schemathesis (SCHEMATHESIS_HOOKS): how to write the bulk call's media types, and what to mend in its good
+data."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ def as_arrow(_context: schemathesis.SerializationContext, value: Any) -> bytes:
 def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any], _options: dict[str, Any]) -> None:
     """Mend what is meant to be good data.
 
-    1.0 is an integer to JSON Schema and none to this API, which takes no floats. A schema cannot say that columns have the
-    same length. And schemathesis 4.32 reads a header's `"0"` as JSON.
+    1.0 is an integer to JSON Schema and none to this API, which takes no floats. A schema cannot say that columns have
+    the same length. And schemathesis 4.32 reads a header's `"0"` as JSON.
     """
     if case.meta is None:
         return
