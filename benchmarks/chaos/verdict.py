@@ -165,7 +165,8 @@ def _touching(clients: list[ExpectedCounts]) -> Callable[[str, int], Iterator[En
 
 def _told(entry: Entry, trial: Trial) -> str:
     during = next((one.name for one in reversed(trial.struck) if one.at <= entry.answered), "no fault yet")
-    return f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s, attempts {entry.attempts}, ({during})"
+    answered = f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s"
+    return f"{answered}, attempts {entry.attempts}, ({during})"
 
 
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
