@@ -1,16 +1,26 @@
 # Every target installs what it needs into .venv (Python >= 3.11 is all that must be there).
 PYTHON ?= python3
 VENV := .venv
+UPGRADE := --upgrade
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 
-.PHONY: run test demo chaos bench lint types format lock install clean
+.PHONY: run test check smoke demo chaos bench lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
 
-test: install  ## all tests, against a cluster of their own
-	$(BIN)/python -m pytest $(ARGS)
+test: install  ## all tests, against clusters of their own; ARGS="tests/unit -k fold" for some of them
+	$(BIN)/python -m tests.support.everything $(ARGS)
+
+check: install  ## style, types, unit tests and a few of each kind on a cluster that is kept in .cluster-test: under a minute
+	$(MAKE) --no-print-directory -j2 lint smoke
+
+smoke: install
+	$(BIN)/python -m tests.support.kept .cluster-test
+	TALLY_TEST_CLUSTER=.cluster-test $(BIN)/python -m pytest -q -m smoke $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -35,15 +45,18 @@ format: install
 
 install: $(STAMP)
 
-$(STAMP): requirements/all.txt
+# Two packages have no wheels (python-etcd and ydiff, pure Python). A pinned setuptools builds them, so pip fetches nothing that has no hash.
+$(STAMP): requirements/build.txt requirements/all.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tally needs Python 3.11 or newer; say make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "python3 has no venv module: install it (Debian: python3-venv), or say make PYTHON=..."; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/all.txt
+	$(PIP_INSTALL) --only-binary :all: -r requirements/build.txt
+	$(PIP_INSTALL) --only-binary :all: --no-binary python-etcd,ydiff --no-build-isolation --use-pep517 -r requirements/all.txt
 	@touch $@
 
-lock: install  ## pin the newest versions that pyproject.toml allows, with hashes and without addresses
-	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements/production.txt
-	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --all-extras --constraint requirements/production.txt pyproject.toml -o requirements/all.txt
+lock: install  ## pin the newest versions that pyproject.toml allows, with hashes and without addresses; UPGRADE= keeps the versions there are
+	$(LOCK) $(UPGRADE) pyproject.toml -o requirements/production.txt
+	$(LOCK) $(UPGRADE) --all-extras --constraint requirements/production.txt pyproject.toml -o requirements/all.txt
+	$(LOCK) $(UPGRADE) --group build -o requirements/build.txt
 
 clean:  ## the environment and caches; the cluster's data is destroyed by: manage.py cluster destroy
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

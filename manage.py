@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Entry point of every command. `cluster` and `quorum_report` run before there are settings to load, so they bypass Django."""
+"""Entry point of every command. `cluster` and `quorum_report` run before there are settings to load, so they bypass
+Django."""
 
 import os
 import sys

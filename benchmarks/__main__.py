@@ -46,10 +46,20 @@ def named(names: str) -> list[str]:
 def run(cluster: Subject, names: list[str], options: argparse.Namespace) -> dict[str, Part]:
     """Measure the figures, one after the other, each in a directory of its own."""
     parts = {}
-    with tempfile.TemporaryDirectory(prefix="tally-bench-peers-") as directory, Progress(*COLUMNS, console=console) as progress:
+    with (
+        tempfile.TemporaryDirectory(prefix="tally-bench-peers-") as directory,
+        Progress(*COLUMNS, console=console) as progress,
+    ):
         bar = progress.add_task("", total=len(names), figure="")
         context = Context(
-            cluster, Path(directory), progress, bar, options.repeats, options.scale, direct=options.direct, minutes=options.minutes
+            cluster,
+            Path(directory),
+            progress,
+            bar,
+            options.repeats,
+            options.scale,
+            direct=options.direct,
+            minutes=options.minutes,
         )
         for name in names:
             progress.update(bar, figure=name)
@@ -61,7 +71,8 @@ def run(cluster: Subject, names: list[str], options: argparse.Namespace) -> dict
 
 
 def measured(context: Context, name: str) -> Part:
-    """One figure; once more with other keys if an answer failed, as then its counts cannot be told. It never ends the run."""
+    """One figure; once more with other keys if an answer failed, as then its counts cannot be told. It never ends the
+    run."""
     reasons = []
     for _ in range(ATTEMPTS):
         context.run = fresh()
@@ -114,13 +125,24 @@ def _parser() -> argparse.ArgumentParser:
         help=f"only these, separated by commas: {', '.join(FIGURES)}; or quorum, which has the options of manage.py quorum_report",
     )
     parser.add_argument("--repeats", type=int, default=3, help="how often each side is measured (default: 3)")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies every duration, for a first look (default: 1)")
-    parser.add_argument("--minutes", type=float, default=1.5, help="of half load while memory is watched, in growth (default: 1.5)")
-    parser.add_argument("--direct", action="store_true", help="load the server processes themselves instead of the nginx before them")
-    parser.add_argument("--dir", type=Path, help="use the running cluster in this directory instead of one of its own")
-    parser.add_argument("--json", type=Path, default=document.PATH, help="the document that is written, or brought up to date")
     parser.add_argument(
-        "--write", action=argparse.BooleanOptionalAction, default=True, help="draw the pictures, write the tables (default)"
+        "--scale", type=float, default=1.0, help="multiplies every duration, for a first look (default: 1)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=1.5, help="of half load while memory is watched, in growth (default: 1.5)"
+    )
+    parser.add_argument(
+        "--direct", action="store_true", help="load the server processes themselves instead of the nginx before them"
+    )
+    parser.add_argument("--dir", type=Path, help="use the running cluster in this directory instead of one of its own")
+    parser.add_argument(
+        "--json", type=Path, default=document.PATH, help="the document that is written, or brought up to date"
+    )
+    parser.add_argument(
+        "--write",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw the pictures, write the tables (default)",
     )
     return parser
 

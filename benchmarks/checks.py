@@ -21,22 +21,31 @@ def bounds(prefix: str) -> tuple[str, str]:
 
 
 def settled(subject: Subject, prefix: str, total: int, patience: float) -> float:
-    """When the replicas (the primary of a shard without) showed the whole sum, by `time.monotonic`. Raises `TimeoutError`."""
+    """When the replicas (the primary of a shard without) showed the whole sum, by `time.monotonic`. Raises
+    `TimeoutError`."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        copies = [stack.enter_context(subject.database(shard, subject.last_copy(shard))) for shard in range(len(subject.shards))]
+        copies = [
+            stack.enter_context(subject.database(shard, subject.last_copy(shard)))
+            for shard in range(len(subject.shards))
+        ]
         while True:
             found = sum(conn.execute(SUM, bounds(prefix)).fetchall()[0][0] for conn in copies)
             now = time.monotonic()
             if found == total:
                 return now
             if now - began > patience:
-                raise TimeoutError(f"{found:,} of {total:,} increments of {prefix} are on the replicas after {patience:g} s")
-            time.sleep(max(PAUSE_SECONDS, (now - began) / 50))  # looking costs what is measured; a fiftieth is exact enough
+                raise TimeoutError(
+                    f"{found:,} of {total:,} increments of {prefix} are on the replicas after {patience:g} s"
+                )
+            time.sleep(
+                max(PAUSE_SECONDS, (now - began) / 50)
+            )  # looking costs what is measured; a fiftieth is exact enough
 
 
 def differences(subject: Subject, prefix: str, expected: Mapping[str, int]) -> list[str]:
-    """Counters of a prefix that are not what they must be, on the primary or on a replica: a sentence for each, the first few."""
+    """Counters of a prefix that are not what they must be, on the primary or on a replica: a sentence for each, the
+    first few."""
     wrong: list[str] = []
     for target in ("primary", "standby"):
         counted: Counter[str] = Counter()

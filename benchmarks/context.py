@@ -1,4 +1,5 @@
-"""What a figure's `run` is given: the cluster under test, the load generator, the peers' house, repeats, progress, and the books."""
+"""What a figure's `run` is given: the cluster, the load generator, the peers' house, repeats, progress, expected
+counts."""
 
 from __future__ import annotations
 
@@ -27,7 +28,19 @@ from benchmarks.load.wire import Load, Result
 Address = tuple[str, int]
 WARM_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0  # for what was accepted to be on the replicas
-ROLES = ("nginx", "api", "redis-journal", "redis-cache", "worker", "spill-worker", "beat", "flower", "postgres", "patroni", "etcd")
+ROLES = (
+    "nginx",
+    "api",
+    "redis-journal",
+    "redis-cache",
+    "worker",
+    "spill-worker",
+    "beat",
+    "flower",
+    "postgres",
+    "patroni",
+    "etcd",
+)
 
 
 def fresh() -> str:
@@ -37,7 +50,8 @@ def fresh() -> str:
 
 @dataclass
 class Context:
-    """One run. `scale` multiplies every duration (a smoke test has a small one), `repeats` is how often each side is measured."""
+    """One run. `scale` multiplies every duration (a smoke test has a small one), `repeats` is how often each side is
+    measured."""
 
     subject: Subject
     directory: Path
@@ -112,22 +126,22 @@ class Context:
 
 
 @dataclass
-class Books:
+class ExpectedCounts:
     """The expected counts of one prefix, and what comparing them found."""
 
     context: Context
     prefix: str
     part: Part
     subject: Subject
-    expected: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, counted: Mapping[str, int]) -> None:
         """Acknowledged increments."""
-        self.expected.update(counted)
+        self.counts.update(counted)
 
     def settled(self, patience: float = PATIENCE_SECONDS) -> float:
         """When the replicas had it all, by `time.monotonic`. Raises `TimeoutError`."""
-        return checks.settled(self.subject, self.prefix, self.expected.total(), patience)
+        return checks.settled(self.subject, self.prefix, self.counts.total(), patience)
 
     def compare(self, patience: float = PATIENCE_SECONDS) -> None:
         """Compare each count on every copy, and note it in the part."""
@@ -135,7 +149,9 @@ class Books:
             self.settled(patience)
         except TimeoutError as error:
             self.part.wrong.append(str(error))
-        note(self.part, f"Tally, {self.prefix}*", checks.differences(self.subject, self.prefix, self.expected), self.expected)
+        note(
+            self.part, f"Tally, {self.prefix}*", checks.differences(self.subject, self.prefix, self.counts), self.counts
+        )
 
 
 def note(part: Part, whose: str, wrong: Sequence[str], expected: Mapping[str, int]) -> None:

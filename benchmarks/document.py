@@ -1,4 +1,5 @@
-"""What a run found: figures, curves and checks, kept in `results/bench.json`; a part of a run replaces its own figures only."""
+"""What a run found: figures, curves and checks, kept in `results/bench.json`; a part of a run replaces its own figures
+only."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Goal(msgspec.Struct, frozen=True):
 class Figure(msgspec.Struct, kw_only=True):
     """One line of the table. `value` and `peer_value` are medians in `unit`, `ratio` the first by the second.
 
-    `spread`: (most - least) of the samples in percent of the median. `of`: what was measured for it, by the name of `ONLY=`.
+    `spread`: (most - least) of the samples in percent of the median. `of`: what was measured for it, by the name of
+    `ONLY=`.
     """
 
     name: str
@@ -155,7 +157,8 @@ def load(path: Path = PATH) -> dict[str, Any]:
 
 
 def merge(old: dict[str, Any], parts: dict[str, Part], order: Sequence[str], minutes: float) -> dict[str, Any]:
-    """The document after a run: `parts` replace what was there of the same name, the rest stays with its commit and time."""
+    """The document after a run: `parts` replace what was there of the same name, the rest stays with its commit and
+    time."""
     now, this = datetime.now(UTC).isoformat(timespec="seconds"), commit()
     figures = [one for one in old["figures"] if one["of"] not in parts]
     for name, part in parts.items():
@@ -163,7 +166,13 @@ def merge(old: dict[str, Any], parts: dict[str, Part], order: Sequence[str], min
             one.of, one.at, one.commit = name, now, this
             figures.append(msgspec.to_builtins(one))
     figures.sort(key=lambda one: order.index(one["of"]) if one["of"] in order else len(order))
-    kept: dict[str, Any] = {"figures": figures, "machine": machine(), "commit": this, "at": now, "minutes": round(minutes, 1)}
+    kept: dict[str, Any] = {
+        "figures": figures,
+        "machine": machine(),
+        "commit": this,
+        "at": now,
+        "minutes": round(minutes, 1),
+    }
     for kind in ("curves", "details", "checks", "wrong"):
         kept[kind] = {**old.get(kind, {}), **{name: getattr(part, kind) for name, part in parts.items()}}
     return kept

@@ -1,4 +1,5 @@
-"""The table of figures: on the console, in docs/performance.md, and the short one in README.md, each between its markers."""
+"""The table of figures: on the console, in docs/performance.md, and the short one in README.md, each between its
+markers."""
 
 from __future__ import annotations
 
@@ -34,7 +35,15 @@ def cells(one: dict[str, Any]) -> tuple[str, ...]:
     met = {True: "met", False: "**not met**", None: ""}[one["met"]]
     ratio = f"{one['ratio']:.2f}" if one["ratio"] is not None else ""
     value = f"{number(one['value'])} {one['unit']}{spread}"
-    return one["name"], value, one["peer"] or "", f"{number(one['peer_value'])}{peer_spread}", ratio, one["goal"] or "", met
+    return (
+        one["name"],
+        value,
+        one["peer"] or "",
+        f"{number(one['peer_value'])}{peer_spread}",
+        ratio,
+        one["goal"] or "",
+        met,
+    )
 
 
 def markdown(figures: Sequence[dict[str, Any]]) -> str:
@@ -63,9 +72,15 @@ def write(found: dict[str, Any]) -> None:
     commits = sorted({one["commit"] for one in found["figures"]})
     told = f"\nMedians of one run each, ± half of the spread between repeats; {where}; commit {', '.join(commits)}.\n"
     names = dict.fromkeys(one["of"] for one in found["figures"])
-    between(PAGE, "bench", markdown(found["figures"]) + told + "".join(f"\n![{name}](img/bench-{name}.png)\n" for name in names))
+    between(
+        PAGE,
+        "bench",
+        markdown(found["figures"]) + told + "".join(f"\n![{name}](img/bench-{name}.png)\n" for name in names),
+    )
     leading = [one for one in found["figures"] if one["goal"] and one["peer"]]
-    picture = "\n![Increments a second until they are on the replicas](docs/img/bench-bulk.png)\n" if "bulk" in names else ""
+    picture = (
+        "\n![Increments a second until they are on the replicas](docs/img/bench-bulk.png)\n" if "bulk" in names else ""
+    )
     between(README, "bench", _short(leading) + picture)
 
 

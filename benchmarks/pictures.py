@@ -31,7 +31,9 @@ def draw(found: Found, names: Sequence[str], folder: Path = FOLDER) -> None:
             if not figures:
                 continue
             canvas = PAINTERS.get(name, _only_bars)(figures, found["curves"].get(name, {}))
-            canvas.savefig(folder / f"bench-{name}.png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+            canvas.savefig(
+                folder / f"bench-{name}.png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15
+            )
             plt.close(canvas)
 
 
@@ -40,12 +42,20 @@ def bars(axes: Axes, figures: Sequence[Found]) -> None:
     first = figures[0]
     rows = [("Tally", first["samples"], first["value"], "")]
     rows += [
-        (one["peer"], one["peer_samples"], one["peer_value"], f"   Tally: {one['ratio']:.2g} times") for one in figures if one["peer_value"]
+        (one["peer"], one["peer_samples"], one["peer_value"], f"   Tally: {one['ratio']:.2g} times")
+        for one in figures
+        if one["peer_value"]
     ]
     for place, (_, samples, value, text) in enumerate(rows):
         axes.barh(place, value, color=PEER if place else TALLY, height=0.62)
         axes.plot([min(samples), max(samples)], [place, place], color=INK, lw=1.2)
-        axes.text(max([*samples, value]), place, f"  {number(value)}{text}", va="center", fontweight="normal" if place else "bold")
+        axes.text(
+            max([*samples, value]),
+            place,
+            f"  {number(value)}{text}",
+            va="center",
+            fontweight="normal" if place else "bold",
+        )
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
     axes.invert_yaxis()
     axes.locator_params(axis="x", nbins=5)
@@ -69,7 +79,9 @@ def lines(axes: Axes, points: Sequence[Found], across: str, up: dict[str, str]) 
 
 
 def _canvas(title: str, parts: int, height: float = 2.6) -> tuple[Canvas, list[Axes]]:
-    canvas, axes = plt.subplots(1, parts, figsize=(9.5 if parts > 1 else 8.0, height), squeeze=False, layout="constrained")
+    canvas, axes = plt.subplots(
+        1, parts, figsize=(9.5 if parts > 1 else 8.0, height), squeeze=False, layout="constrained"
+    )
     canvas.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return canvas, list(axes[0])
 
@@ -105,7 +117,10 @@ def _latency(axes: Axes, points: Sequence[Found], across: str, label: str) -> No
 
 def _reduction(figures: Sequence[Found], _curves: Found) -> Canvas:
     canvas, (axes,) = _canvas("Row writes for a thousand increments", 1, 2.0)
-    rows = [*((one["name"].partition(", ")[2], 1000 * one["value"], TALLY) for one in figures), ("F() update", 1000.0, PEER)]
+    rows = [
+        *((one["name"].partition(", ")[2], 1000 * one["value"], TALLY) for one in figures),
+        ("F() update", 1000.0, PEER),
+    ]
     for place, (_, value, colour) in enumerate(rows):
         axes.barh(place, value, color=colour, height=0.62)
         axes.text(value, place, f"  {number(value)}", va="center")
@@ -135,11 +150,20 @@ def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
     canvas, grid = plt.subplots(2, 2, figsize=(10.5, 6.4), layout="constrained")
     canvas.suptitle("Growth: what one operation costs, and memory", x=0.01, ha="left", fontsize=12, fontweight="bold")
     (counters, processes), (shards, memory) = grid
-    lines(counters, curves["counters"], "counters", {"increment_us": "increment", "primary_read_us": "read of primary", "read_us": "read"})
+    lines(
+        counters,
+        curves["counters"],
+        "counters",
+        {"increment_us": "increment", "primary_read_us": "read of primary", "read_us": "read"},
+    )
     counters.set_xscale("log")
     counters.set(xlabel="counters", ylabel="µs of processor time")
     lines(processes, curves["processes"], "processes", {"flush_us": "flush"})
-    processes.set(xlabel="API processes", ylabel="µs in the journal's Redis", xticks=[point["processes"] for point in curves["processes"]])
+    processes.set(
+        xlabel="API processes",
+        ylabel="µs in the journal's Redis",
+        xticks=[point["processes"] for point in curves["processes"]],
+    )
     lines(shards, curves["shards"], "shards", {"increment_us": "increment"})
     shards.set(xlabel="shards", ylabel="µs of processor time", xticks=[point["shards"] for point in curves["shards"]])
     _memory(memory, curves["memory"])
@@ -148,7 +172,11 @@ def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
 
 def _memory(axes: Axes, samples: Sequence[Found]) -> None:
     """Of the five largest processes."""
-    names = sorted((name for name in samples[-1] if name != "minutes"), key=lambda name: -samples[-1][name])[:5] if samples else []
+    names = (
+        sorted((name for name in samples[-1] if name != "minutes"), key=lambda name: -samples[-1][name])[:5]
+        if samples
+        else []
+    )
     for name, colour in zip(names, (TALLY, THIRD, "#2e7d32", "#7a3e9d", MUTED), strict=False):
         told = [(sample["minutes"], sample[name]) for sample in samples if name in sample]
         axes.plot(*zip(*told, strict=True), color=colour, lw=1.3, label=name)
@@ -160,7 +188,28 @@ def _memory(axes: Axes, samples: Sequence[Found]) -> None:
         axes.legend(frameon=False, fontsize=8, ncols=2)
 
 
+def _bulk(figures: Sequence[Found], _curves: Found) -> Canvas:
+    """A bar for each format, and one for each peer."""
+    peers = {one["peer"]: one for one in figures}
+    rows = [
+        (one["name"].split(", beside")[0], one["value"], TALLY) for one in figures if one["peer"] == figures[0]["peer"]
+    ]
+    rows += [(name, one["peer_value"], PEER) for name, one in peers.items()]
+    canvas, (axes,) = _canvas("Bulk: increments a second until they are on the replicas", 1, 1.3 + 0.36 * len(rows))
+    for place, (_, value, colour) in enumerate(rows):
+        axes.barh(place, value, color=colour, height=0.62)
+        axes.text(value, place, f"  {number(value)}", va="center")
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK, fontsize=8)
+    axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlim(0, 1.25 * max(value for _, value, _ in rows))
+    axes.xaxis.set_major_formatter(lambda value, _place: number(value))
+    axes.tick_params(length=0)
+    return canvas
+
+
 PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
+    "bulk": _bulk,
     "reads": _reads,
     "convergence": _convergence,
     "reduction": _reduction,

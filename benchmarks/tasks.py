@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from celery import Celery
 
 from benchmarks.chaos.subject import Subject
 from benchmarks.document import Part
+from runtime import polling
 
 FIRST_SECONDS = 15.0  # for the first event: a worker sends a heartbeat every two seconds
 LAST_SECONDS = 10.0  # for a report: a task sends it when its shift is over
@@ -43,9 +43,7 @@ class Reports:
 
     def wait(self, operations: int) -> None:
         """Until so many are reported, or for some seconds."""
-        deadline = time.monotonic() + LAST_SECONDS
-        while self.operations < operations and time.monotonic() < deadline:
-            time.sleep(0.05)
+        polling.until(lambda: self.operations >= operations, LAST_SECONDS, pause=0.05)
 
     def compare(self, part: Part, accepted: int) -> None:
         """Note in the part whether the reports add up to what was accepted."""
@@ -61,7 +59,10 @@ def reports(subject: Subject) -> Iterator[Reports]:
     """What is reported while the block runs. Raises `TimeoutError` if no worker sends events."""
     found = Reports()
     handlers = {"task-succeeded": found.take, "*": lambda _event: found.heard.set()}
-    with Celery(broker=subject.env["TALLY_BROKER_URL"], set_as_current=False) as app, app.connection_for_read() as connection:
+    with (
+        Celery(broker=subject.env["TALLY_BROKER_URL"], set_as_current=False) as app,
+        app.connection_for_read() as connection,
+    ):
         receiver = app.events.Receiver(connection, handlers=handlers)
         thread = threading.Thread(target=found.capture, args=(receiver,), daemon=True)
         thread.start()

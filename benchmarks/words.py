@@ -1,4 +1,5 @@
-"""`make demo`: count every word of Python's standard library through the bulk call, and compare each count with the one computed here.
+"""`make demo`: count every word of Python's standard library through the bulk call, and compare each count with the one
+computed here.
 
 `--ndjson FILE` writes the same increments for `manage.py ingest`, `--check-only` compares without counting first.
 """
@@ -20,6 +21,8 @@ import httpx
 from rich.console import Console
 from rich.progress import Progress, track
 
+from runtime import polling
+
 BODY = 10_000  # increments a request
 CLIENTS = 4
 WORD = re.compile(r"[A-Za-z0-9_]{1,190}")
@@ -35,7 +38,8 @@ def words() -> Iterator[str]:
 
 
 def count(client: httpx.Client, keys: list[str], run: str) -> float:
-    """Send one increment a key; the seconds that took. Bodies have an idempotency key, so a repeated run counts nothing twice."""
+    """Send one increment a key; the seconds that took. Bodies have an idempotency key, so a repeated run counts nothing
+    twice."""
     bodies = [keys[start : start + BODY] for start in range(0, len(keys), BODY)]
     started = time.perf_counter()
     with Progress(console=console) as progress, ThreadPoolExecutor(CLIENTS) as pool:
@@ -66,9 +70,9 @@ def differences(client: httpx.Client, expected: Counter[str]) -> dict[str, tuple
 
 def compare(client: httpx.Client, expected: Counter[str], seconds: float) -> dict[str, tuple[int, int]]:
     """Differences once the counts have come down, or after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while (wrong := differences(client, expected)) and time.monotonic() < deadline:
-        time.sleep(1)
+    for _ in polling.attempts(seconds, pause=1):
+        if not (wrong := differences(client, expected)):
+            break
     return wrong
 
 
@@ -78,7 +82,9 @@ def main() -> int:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--key-file", type=Path, default=Path(".cluster/api-key"))
     parser.add_argument("--prefix", default="word:")
-    parser.add_argument("--run", default=f"words-{time.time_ns()}", help="name of the run: the same name counts nothing twice")
+    parser.add_argument(
+        "--run", default=f"words-{time.time_ns()}", help="name of the run: the same name counts nothing twice"
+    )
     parser.add_argument("--ndjson", type=Path, help="write the increments to this file and count nothing")
     parser.add_argument("--check-only", action="store_true")
     options = parser.parse_args()
@@ -106,7 +112,9 @@ def main() -> int:
 
 def current(client: httpx.Client, keys: set[str]) -> Counter[str]:
     """Counts that an earlier run left."""
-    return Counter({key: counted for key, (counted, _) in differences(client, Counter(dict.fromkeys(keys, -1))).items()})
+    return Counter(
+        {key: counted for key, (counted, _) in differences(client, Counter(dict.fromkeys(keys, -1))).items()}
+    )
 
 
 if __name__ == "__main__":

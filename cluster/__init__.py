@@ -4,9 +4,9 @@ What this room is for: `manage.py cluster up|status|down|destroy|scale`. It is n
 docker-compose.production.yml), it never starts, stops or promotes PostgreSQL itself (that is Patroni's work; only an
 orphan whose Patroni is gone is stopped here), and it knows Tally only by its commands and its `TALLY_*` settings.
 
-It imports no Django, of the other packages of the project only pure modules (`replication.apply_delay`, `sharding.lanes`), and nothing
-imports it. Only `cluster.cli.main` is for others.
-No invariant lives here; the room must not break them: what was acknowledged is in directories that `up` reuses.
+It imports no Django, of the other packages of the project only pure modules (`replication.apply_delay`,
+`sharding.lanes`), and nothing imports it. Only `cluster.cli.main` is for others. No invariant lives here; the room must
+not break them: what was acknowledged is in directories that `up` reuses.
 """
 
 

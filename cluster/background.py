@@ -24,7 +24,9 @@ def up(directory: Directory, options: Sequence[str]) -> int:
     began = log.stat().st_size if log.exists() else 0
     command = [sys.executable, str(PROJECT / "manage.py"), "cluster", "up", "--dir", str(directory.root), *options]
     with log.open("ab") as output:
-        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=PROJECT)
+        daemon = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=PROJECT
+        )
     try:
         _wait(directory, daemon, log, began)
     except KeyboardInterrupt:
@@ -32,8 +34,7 @@ def up(directory: Directory, options: Sequence[str]) -> int:
         daemon.wait()
         raise
     now = state.read(directory)
-    primaries = {f"postgres-{shard}-{node}" for shard, node in now.primaries.items()}
-    Console().ready(now.url or "", now.processes, primaries)
+    Console().ready(now.url or "", now.processes, now.primary_names)
     return 0
 
 

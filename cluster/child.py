@@ -16,7 +16,6 @@ from .plan import Spec
 from .processes import create_time, kill_group
 
 PROBE_SECONDS = 0.1  # between two questions whether a process is ready
-SETTLE_SECONDS = 2.0  # of life, after which a process that cannot be asked counts as ready
 HEALTHY_SECONDS = 10.0  # of running, after which its next death is a first one
 HOPELESS_STARTS = 4  # deaths before it was ever ready, at which the start of the cluster is given up
 SIGNS = ("FATAL", "PANIC", "rror", "emerg", "CRITICAL")  # of a line that tells of a failure
@@ -138,11 +137,8 @@ class Child:
 
     async def _watch(self) -> float:
         """Wait until it is ready; the monotonic time of that."""
-        if self.spec.ready is None:
-            await asyncio.sleep(SETTLE_SECONDS)
-        else:
-            while not await self.spec.ready.check():
-                await asyncio.sleep(PROBE_SECONDS)
+        while not await self.spec.ready.check():
+            await asyncio.sleep(PROBE_SECONDS)
         self._set("running", self.pid)
         self.ready.set()
         return time.monotonic()

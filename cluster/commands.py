@@ -7,11 +7,11 @@ import asyncio
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from replication.apply_delay import RULE, ApplyDelay
+from runtime import polling
 
 from . import ClusterError, background, console, lanes, layout, leftovers, prepare, processes, state
 from .layout import Asked, Directory
@@ -35,13 +35,18 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     """Start the cluster and stay until it is told to stop; with --detach return as soon as it is ready."""
     directory.prepare()
     if options.detach:
-        given = {name: getattr(options, name) for name in ("shards", "replicas", "api", "port", "broker", "apply_delay")}
-        return background.up(directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None])
+        given = {
+            name: getattr(options, name) for name in ("shards", "replicas", "api", "port", "broker", "apply_delay")
+        }
+        return background.up(
+            directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+        )
     with prepare.lock(directory):
         if left := leftovers.stop(directory):
             console.Console().say(f"stopped what was left of the last run: {', '.join(left)}")
         plan = prepare.planner(
-            directory, Asked(options.shards, options.replicas, options.api, options.port, options.broker, options.apply_delay)
+            directory,
+            Asked(options.shards, options.replicas, options.api, options.port, options.broker, options.apply_delay),
         )
         asyncio.run(_supervise(plan))
     return 0
@@ -61,7 +66,7 @@ def status(options: argparse.Namespace, directory: Directory) -> int:
     else:
         screen = console.Console()
         screen.say(f"{now.phase}: {now.url or directory.root}")
-        screen.table(now.processes, _primaries(now), applied)
+        screen.table(now.processes, now.primary_names, applied)
     return 0 if running else 1
 
 
@@ -103,14 +108,17 @@ def scale(options: argparse.Namespace, directory: Directory) -> int:
     revision = now.revision + 1
     layout.write_private(directory["scale.json"], json.dumps({"revision": revision, "counts": {name: number}}))
     supervisor.send_signal(background.RESCALE_SIGNAL)
-    deadline = time.monotonic() + SCALE_SECONDS
-    while (now := _current(directory)).revision < revision:
-        if state.supervisor(now) is None or time.monotonic() > deadline:
-            raise ClusterError(f"the cluster did not scale to {name}={number}: `cluster status`, and logs in {directory.logs}")
-        time.sleep(0.1)
+    for _ in polling.attempts(SCALE_SECONDS, pause=0.1):
+        now = _current(directory)
+        if now.revision >= revision or state.supervisor(now) is None:
+            break
+    if now.revision < revision:
+        raise ClusterError(
+            f"the cluster did not scale to {name}={number}: `cluster status`, and logs in {directory.logs}"
+        )
     if now.error:
         raise ClusterError(now.error)
-    console.Console().table(now.processes, _primaries(now))
+    console.Console().table(now.processes, now.primary_names)
     return 0
 
 
@@ -118,10 +126,6 @@ def _current(directory: Directory) -> state.State:
     if not directory["state.json"].exists():
         raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one, --dir names another")
     return state.current(directory)
-
-
-def _primaries(now: state.State) -> set[str]:
-    return {f"postgres-{shard}-{node}" for shard, node in now.primaries.items()}
 
 
 def _stop(directory: Directory, screen: console.Console) -> None:
@@ -143,22 +147,36 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Callable[[argparse.Namespace, Directory], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__)
-        sub.add_argument("--dir", default=str(layout.PROJECT / ".cluster"), help="the cluster's directory (default: .cluster)")
+        sub.add_argument(
+            "--dir", default=str(layout.PROJECT / ".cluster"), help="the cluster's directory (default: .cluster)"
+        )
         sub.set_defaults(command=command)
         return sub
 
     starting = add("up", up)
-    starting.add_argument("--shards", type=_whole(1, 64), help="PostgreSQL clusters to spread counters over (default: 2)")
+    starting.add_argument(
+        "--shards", type=_whole(1, 64), help="PostgreSQL clusters to spread counters over (default: 2)"
+    )
     starting.add_argument("--replicas", type=_whole(0, 8), help="streaming replicas of each shard (default: 1)")
     starting.add_argument("--api", type=_whole(*layout.SCALABLE["api"]), help="API processes (default: 2)")
-    starting.add_argument("--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)")
-    starting.add_argument("--broker", type=_broker, metavar="URL", help="Celery's broker for this run (default: the journal's Redis)")
-    starting.add_argument("--apply-delay", type=_delay, metavar="TIME", help=f"lag of each replica: {RULE} (default: as it was)")
-    starting.add_argument("--detach", action="store_true", help="return when ready; the cluster stays in the background")
+    starting.add_argument(
+        "--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)"
+    )
+    starting.add_argument(
+        "--broker", type=_broker, metavar="URL", help="Celery's broker for this run (default: the journal's Redis)"
+    )
+    starting.add_argument(
+        "--apply-delay", type=_delay, metavar="TIME", help=f"lag of each replica: {RULE} (default: as it was)"
+    )
+    starting.add_argument(
+        "--detach", action="store_true", help="return when ready; the cluster stays in the background"
+    )
     add("status", status).add_argument("--json", action="store_true", help="one JSON object")
     add("down", down)
     add("destroy", destroy).add_argument("--yes", action="store_true", help="do not ask")
-    add("scale", scale).add_argument("count", type=_role_count, metavar="ROLE=N", help=f"{SCALED}; `worker` is for every shard")
+    add("scale", scale).add_argument(
+        "count", type=_role_count, metavar="ROLE=N", help=f"{SCALED}; `worker` is for every shard"
+    )
     return parser
 
 

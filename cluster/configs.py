@@ -18,14 +18,22 @@ DATABASE = "tally"
 ROLE = "tally"
 PATRONI_USER = "tally"
 
+MOST_HEADERS = 90  # header lines of a request: an API process takes 100, and nginx adds some
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
 PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
     ((400,), 400, "bad-request", "Bad request", "This is not a well-formed HTTP request."),
     ((405,), 405, "method-not-allowed", "Method not allowed", "This method is not served."),
+    ((403, 404), 404, "not-found", "Not found", "There is nothing at this address."),
     ((408,), 408, "request-timeout", "Request timeout", "The request did not arrive in time."),
     ((413,), 413, "payload-too-large", "Payload too large", "A request body has at most 16 MiB; split the batch."),
     ((414,), 414, "uri-too-long", "URI too long", "The request line is longer than 256 KiB."),
-    ((494, 431), 431, "headers-too-large", "Request header fields too large", "A header line is longer than 256 KiB."),
+    (
+        (494, 431),
+        431,
+        "headers-too-large",
+        "Request header fields too large",
+        f"A header line is longer than 256 KiB, or there are more than {MOST_HEADERS}.",
+    ),
     ((500,), 500, "internal-error", "Internal error", "The proxy failed; its log says why."),
     ((501,), 501, "not-implemented", "Not implemented", "This transfer encoding is not served."),
     ((505,), 505, "http-version", "HTTP version not supported", "HTTP/1.1 and HTTP/1.0 are served."),
@@ -33,13 +41,17 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
 )
 
 
-def nginx(layout: Layout, directory: Directory, *, as_root: bool) -> str:
-    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`."""
+def nginx(layout: Layout, directory: Directory, *, as_root: bool, counts_headers: bool = True) -> str:
+    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`.
+
+    `counts_headers`: this nginx can limit how many headers a request has.
+    """
     api_ports = [layout.ports[f"api-{i}"] for i in range(1, layout.scale["api"] + 1)]
     fields = {
         "USER": "user root;" if as_root else "",
         "PORT": str(layout.ports["nginx"]),
         "STATIC": str(directory["static"]),
+        "MAX_HEADERS": f"max_headers {MOST_HEADERS};" if counts_headers else "",
         "SERVERS": "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
         "ERROR_PAGES": "\n".join(_error_page(*problem[:2]) for problem in PROBLEMS),
         "PROBLEMS": "\n".join(_problem(*problem[1:]) for problem in PROBLEMS),
@@ -77,7 +89,10 @@ def redis_journal(port: int, password: str, directory: Path) -> str:
 
 def redis_cache(port: int, password: str, directory: Path) -> str:
     """Cache: nothing on the disk, the least recently used goes first."""
-    return _redis(port, password, directory) + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
+    return (
+        _redis(port, password, directory)
+        + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
+    )
 
 
 def _redis(port: int, password: str, directory: Path) -> str:
@@ -98,7 +113,8 @@ def patroni(  # noqa: PLR0913
     lz4: bool,
     delay: int = 0,
 ) -> str:
-    """patroni.yml of one node, with an apply delay (ms); ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own rule.
+    """patroni.yml of one node, with an apply delay (ms); ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own
+    rule.
 
     What is steered at run time must not stand here: it would win over what Patroni keeps in etcd.
     """
@@ -217,7 +233,9 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
     }
 
 
-def environment(layout: Layout, directory: Directory, secrets: Mapping[str, str], broker: str | None = None) -> dict[str, str]:
+def environment(
+    layout: Layout, directory: Directory, secrets: Mapping[str, str], broker: str | None = None
+) -> dict[str, str]:
     """The settings of this cluster: `TALLY_*` names of counter_project/config.py and their values.
 
     `broker`: URL of a broker that is none of the cluster's processes.

@@ -59,9 +59,13 @@ class Console:
         self.table(rows, primaries)
 
     def table(
-        self, rows: Iterable[Mapping[str, Any]], primaries: Collection[str] = (), lanes: Mapping[str, Sequence[int]] | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        primaries: Collection[str] = (),
+        lanes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """What runs where. `primaries`: names of the PostgreSQL servers that take writes; `lanes`: what each worker applies, by name."""
+        """What runs where. `primaries`: names of the PostgreSQL servers that take writes; `lanes`: what each worker
+        applies, by name."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("name", "role", "shard", "pid", "port", "metrics", "state", "restarts"):
             justify: Literal["left", "right"] = "left" if heading in ("name", "role", "state") else "right"

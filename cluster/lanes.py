@@ -1,8 +1,8 @@
 """Which worker applies which lane now, as the leases in the journal's Redis tell.
 
-The lease of a lane is the hash `journal:SHARD.LANE:shift`. `until` is when it runs out, in microseconds since 1970 by Redis' clock.
-`holder` is the Celery name of a worker with an id of its shift, `worker-0-1@host#1a2b3c`; it is missing while a task was only sent.
-A lane that has had nothing to apply for a moment has no lease.
+The lease of a lane is the hash `journal:SHARD.LANE:shift`. `until` is when it runs out, in microseconds since 1970 by
+Redis' clock. `holder` is the Celery name of a worker with an id of its shift, `worker-0-1@host#1a2b3c`; it is missing
+while a task was only sent. A lane that has had nothing to apply for a moment has no lease.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Lease(NamedTuple):
 
 
 def by_worker(leases: Iterable[Lease], now: int) -> dict[str, list[int]]:
-    """Numbers of the lanes that each worker applies `now` (microseconds), in order, by the part of its name before the `@`."""
+    """Numbers of the lanes that each worker applies `now` (microseconds), in order, by the part of its name before the
+    `@`."""
     found: dict[str, list[int]] = {}
     for lane, holder, until in sorted(leases, key=lambda lease: lease.lane):
         if holder and until and until.isdecimal() and int(until) > now:
@@ -42,7 +43,8 @@ def by_worker(leases: Iterable[Lease], now: int) -> dict[str, list[int]]:
 
 
 def read(directory: Directory) -> dict[str, list[int]]:
-    """Numbers of the lanes that each worker of a running cluster applies now, by its name; empty if the journal's Redis does not answer."""
+    """Numbers of the lanes that each worker of a running cluster applies now, by its name; empty if the journal's Redis
+    does not answer."""
     try:
         stored = layout.load(directory)
         if stored is None:

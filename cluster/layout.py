@@ -1,7 +1,8 @@
 """What a cluster consists of: its directory, its counts of processes, its ports and its secrets, as remembered on disk.
 
-Pure as far as possible: `reconcile`, `scaled`, `choose_ports` and `port_names` take values and return values; reading and writing
-stand in `load`, `save` and `load_secrets`. It is not the plan of processes (plan.py), nor what runs now (state.py).
+Pure as far as possible: `reconcile`, `scaled`, `choose_ports` and `port_names` take values and return values; reading
+and writing stand in `load`, `save` and `load_secrets`. It is not the plan of processes (plan.py), nor what runs now
+(state.py).
 """
 
 from __future__ import annotations
@@ -69,15 +70,17 @@ class Directory:
             self["writable"].unlink()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ClusterError(f"cannot write to {self.root} ({reason}): give a directory of your own with --dir") from error
+            raise ClusterError(
+                f"cannot write to {self.root} ({reason}): give a directory of your own with --dir"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Layout:
     """Counts and ports. Shards are numbered from 0; nodes of a shard, API processes and workers from 1.
 
-    `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is the number of
-    workers of shard 0, where that one has a number of its own.
+    `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is
+    the number of workers of shard 0, where that one has a number of its own.
     """
 
     shards: int = 2
@@ -118,13 +121,16 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
     if asked.shards not in (None, layout.shards):
         raise ClusterError(f"{directory} was made with {count(layout.shards, 'shard')}, not {asked.shards}: {other}")
     if asked.replicas is not None and asked.replicas < layout.replicas:
-        raise ClusterError(f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}")
+        raise ClusterError(
+            f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}"
+        )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
     return replace(layout, replicas=layout.replicas if asked.replicas is None else asked.replicas, scale=scale)
 
 
 def role_of(name: str) -> str | None:
-    """The role that `cluster scale NAME=N` counts; NAME is the role itself, or `worker-SHARD`. None where it is neither."""
+    """The role that `cluster scale NAME=N` counts; NAME is the role itself, or `worker-SHARD`. None where it is
+    neither."""
     role = name if shard_of(name) is None else "worker"
     return role if role in SCALABLE else None
 
@@ -138,7 +144,8 @@ def shard_of(name: str) -> int | None:
 def scaled(layout: Layout, name: str, number: int) -> Layout:
     """The layout with another number of processes of a role, or of workers of one shard (`worker-0`).
 
-    `worker` sets every shard, also those that had a number of their own. Raises `ClusterError` for a shard that the cluster does not have.
+    `worker` sets every shard, also those that had a number of their own. Raises `ClusterError` for a shard that the
+    cluster does not have.
     """
     shard = shard_of(name)
     if shard is not None and shard >= layout.shards:
@@ -156,14 +163,16 @@ def count(number: int, noun: str) -> str:
 
 def port_names(layout: Layout) -> list[str]:
     """Every port that this layout needs, apart from nginx's: the name of its process (`etcd-peer` beside `etcd`)."""
-    names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "flower"]
+    names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "beat", "flower"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]
     return names
 
 
-def choose_ports(names: Iterable[str], remembered: Mapping[str, int], is_free: Callable[[int], bool], start: int) -> dict[str, int]:
+def choose_ports(
+    names: Iterable[str], remembered: Mapping[str, int], is_free: Callable[[int], bool], start: int
+) -> dict[str, int]:
     """The remembered ports and one for each of `names`: the remembered while it is free, else the next free one."""
     chosen = dict(remembered)
     reserved = set(remembered.values())
@@ -173,7 +182,9 @@ def choose_ports(names: Iterable[str], remembered: Mapping[str, int], is_free: C
         if name not in chosen or not is_free(chosen[name]):
             port = next(candidates, None)
             if port is None:
-                raise ClusterError(f"no free port between {PORT_RANGE.start} and {PORT_RANGE.stop - 1}: stop other clusters")
+                raise ClusterError(
+                    f"no free port between {PORT_RANGE.start} and {PORT_RANGE.stop - 1}: stop other clusters"
+                )
             chosen[name] = port
     return chosen
 
@@ -226,7 +237,9 @@ def load_secrets(directory: Directory) -> dict[str, str]:
         try:
             kept = {str(name): str(value) for name, value in json.loads(path.read_text()).items()}
         except (OSError, ValueError, AttributeError) as error:
-            raise ClusterError(f"{path} is broken ({error!r}): restore it, or `cluster destroy` this cluster") from error
+            raise ClusterError(
+                f"{path} is broken ({error!r}): restore it, or `cluster destroy` this cluster"
+            ) from error
     elif directory["shards"].exists():
         raise ClusterError(f"{path} is missing, and the databases beside it need it: restore it, or `cluster destroy`")
     wanted = {name: kept.get(name) or random_secrets.token_urlsafe(36) for name in SECRET_NAMES}

@@ -38,7 +38,7 @@ class Spec:
     name: str
     role: str
     argv: tuple[str, ...]
-    ready: probes.Probe | None  # None: nothing can be asked; it is ready when it has lived a while
+    ready: probes.Probe
     after: tuple[str, ...] = ()
     shard: int | None = None
     port: int | None = None
@@ -85,7 +85,9 @@ class Planner:
             *("--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--snapshot-count=10000"),
         )
         ready = probes.Answers(port, "/health", 200)
-        return Spec(name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base)
+        return Spec(
+            name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base
+        )
 
     def _patroni(self, shard: int, node: int) -> Spec:
         port = self.layout.ports[f"patroni-{shard}-{node}"]
@@ -108,7 +110,7 @@ class Planner:
         return Spec(
             name=name,
             role=name,
-            argv=(str(self.programs.redis), str(self.directory[name] / "redis.conf")),
+            argv=(str(self.programs.redis), str(self.directory[name] / "redis.conf"), *self.programs.redis_options),
             ready=probes.Pongs(port, self.secrets[name]),
             port=port,
             environment=self.base,
@@ -120,7 +122,10 @@ class Planner:
         return self._celery_worker(f"worker-{shard}-{number}", "worker", shard, ("-Q", f"shard-{shard}"))
 
     def _spill_worker(self, number: int) -> Spec:
-        return self._celery_worker(f"spill-worker-{number}", "spill-worker", None, ("-Q", "maintenance,low-priority", "-c", "4"))
+        """A worker of the queues that belong to no shard: upkeep, and what may take long."""
+        return self._celery_worker(
+            f"spill-worker-{number}", "spill-worker", None, ("-Q", "maintenance,low-priority", "-c", "4")
+        )
 
     def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:
         """A worker; Celery puts the name of the host in place of `%h`."""
@@ -139,14 +144,16 @@ class Planner:
         )
 
     def _beat(self) -> Spec:
+        port = self.layout.ports["beat"]
         schedule = str(self.directory["beat"] / "schedule")
         return Spec(
             name="beat",
             role="beat",
             argv=(*self._celery("beat"), "-s", schedule, "--pidfile=", "-l", "WARNING"),
-            ready=None,
+            ready=probes.Listens(port),
             after=self._application(),
-            environment=self._of("beat"),
+            metrics_port=port,
+            environment=self._of("beat", port),
         )
 
     def _flower(self) -> Spec:
@@ -168,9 +175,27 @@ class Planner:
         name = f"api-{number}"
         port = self.layout.ports[name]
         argv = (
-            *(sys.executable, "-m", "granian", "--interface", "asginl", "--loop", "uvloop", "--host", "127.0.0.1", "--port", str(port)),
+            *(
+                sys.executable,
+                "-m",
+                "granian",
+                "--interface",
+                "asgi",
+                "--loop",
+                "uvloop",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ),
             *("--workers", "1", "--backpressure", str(API_REQUESTS), "--http", "1", "--no-ws"),
-            *("--workers-kill-timeout", str(ANSWER_SECONDS), "--log-level", "warning", "counter_project.asgi:application"),
+            *(
+                "--workers-kill-timeout",
+                str(ANSWER_SECONDS),
+                "--log-level",
+                "warning",
+                "counter_project.asgi:application",
+            ),
         )
         return Spec(
             name=name,

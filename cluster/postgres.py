@@ -19,6 +19,10 @@ from .configs import CONTROL_DATABASE, DATABASE, ROLE
 STOP_SECONDS = 20.0  # for a fast shutdown, then for an immediate one
 
 
+# Patroni's words while it makes a data directory: no postmaster runs, however long that takes on a busy machine.
+MAKING = {"initializing new cluster", "creating replica"}
+
+
 class Node:
     """One PostgreSQL server, observed: its row in the status, and whether it is the primary."""
 
@@ -66,6 +70,11 @@ class Node:
         if not answered:
             return self.state if self.state == "running" else "starting"
         return "running" if self.said == "running" else "starting"
+
+    @property
+    def failing(self) -> bool:
+        """Whether its PostgreSQL does not start, as far as Patroni has told."""
+        return self.said == "start failed" or (self.said not in {None, *MAKING} and self.pid is None)
 
     @property
     def serving(self) -> bool:

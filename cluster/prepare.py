@@ -66,7 +66,8 @@ def planner(directory: Directory, asked: Asked) -> Planner:
 
 
 def rescaled(plan: Planner, counts: Mapping[str, int]) -> Planner:
-    """The same plan with other counts (see `layout.scaled`): ports chosen for the new processes, layout and nginx.conf written."""
+    """The same plan with other counts (see `layout.scaled`): ports chosen for the new processes, layout and nginx.conf
+    written."""
     wanted = plan.layout
     for name, number in counts.items():
         wanted = layout.scaled(wanted, name, number)
@@ -89,7 +90,8 @@ def schema(project: Path) -> str:
 
 
 def write_nginx(plan: Planner) -> None:
-    text = configs.nginx(plan.layout, plan.directory, as_root=os.geteuid() == 0)
+    counts_headers = plan.programs.nginx_counts_headers
+    text = configs.nginx(plan.layout, plan.directory, as_root=os.geteuid() == 0, counts_headers=counts_headers)
     layout.write_private(plan.directory["nginx"] / "nginx.conf", text)
 
 
@@ -111,7 +113,9 @@ def _require_free(port: int) -> None:
         return
     if port < 1024 and os.geteuid() != 0:
         raise ClusterError(f"port {port} is for root only, or in use: choose another with --port (0: any free one)")
-    raise ClusterError(f"port {port} is in use{_listener(port)}: stop that, or choose another with --port (0: any free one)")
+    raise ClusterError(
+        f"port {port} is in use{_listener(port)}: stop that, or choose another with --port (0: any free one)"
+    )
 
 
 def _listener(port: int) -> str:

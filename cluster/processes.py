@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psutil
+
+from runtime import polling
 
 POLL_SECONDS = 0.05
 
@@ -45,11 +46,11 @@ def is_gone(process: psutil.Process) -> bool:
 
 def wait(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Wait until all have ended, so many seconds at most; those that have not."""
-    deadline = time.monotonic() + seconds
-    alive = [process for process in processes if not is_gone(process)]
-    while alive and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+    alive = list(processes)
+    for _ in polling.attempts(seconds, pause=POLL_SECONDS):
         alive = [process for process in alive if not is_gone(process)]
+        if not alive:
+            break
     return alive
 
 

@@ -29,9 +29,22 @@ class State:
     revision: int = 0  # of the counts that `cluster scale` asked for
 
     def public(self, lanes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """The answer of `status --json`; `lanes` are the lanes that each worker applies, by its name (see `lanes.by_worker`)."""
-        rows = [{name: row[name] for name in ROW} | {"lanes": list(lanes.get(row["name"], ()))} for row in self.processes]
-        return {"url": self.url, "processes": rows}
+        """The answer of `status --json`; `lanes` are the lanes that each worker applies (see `lanes.by_worker`).
+
+        A PostgreSQL server has a `mode` as well: "primary" or "replica".
+        """
+        return {"url": self.url, "processes": [self._public(row, lanes) for row in self.processes]}
+
+    @property
+    def primary_names(self) -> set[str]:
+        """Names of the PostgreSQL servers that were last seen to take writes."""
+        return {f"postgres-{shard}-{node}" for shard, node in self.primaries.items()}
+
+    def _public(self, row: Mapping[str, Any], lanes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        shown = {name: row[name] for name in ROW} | {"lanes": list(lanes.get(row["name"], ()))}
+        if row["role"] == "postgres":
+            shown["mode"] = "primary" if row["name"] in self.primary_names else "replica"
+        return shown
 
 
 def read(directory: Directory) -> State:

@@ -42,7 +42,9 @@ class Step:
 class Steps:
     """The steps of one plan. The supervisor keeps `nodes` up to date; `primaries` is shard → last known primary."""
 
-    def __init__(self, plan: Planner, nodes: list[Node], primaries: Mapping[int, int], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Planner, nodes: list[Node], primaries: Mapping[int, int], say: Callable[[str], None]
+    ) -> None:
         self.plan, self.nodes, self.primaries, self.say = plan, nodes, primaries, say
         self._written_before = {log: size(log) for log in plan.directory.logs.glob("p*.log")}
 
@@ -96,7 +98,7 @@ class Steps:
         failing_since: float | None = None
         while (primary := self._primary(shard)) is None:
             now = time.monotonic()
-            failing = all(node.said == "start failed" or (node.said and not node.pid) for node in self._of(shard))
+            failing = all(node.failing for node in self._of(shard))
             failing_since = (failing_since or now) if failing else None
             if now > deadline or (failing_since and now - failing_since > FAILED_SECONDS):
                 raise ClusterError(self._no_primary(shard))

@@ -57,7 +57,9 @@ class Supervisor:
     async def run(self) -> None:
         """Start all, say `ready:`, stay until a signal, stop all. Raises `ClusterError` if the start fails."""
         self._handle_signals()
-        chores = [asyncio.create_task(chore) for chore in (self._write_states(), self._look(), self._rescale_when_asked())]
+        chores = [
+            asyncio.create_task(chore) for chore in (self._write_states(), self._look(), self._rescale_when_asked())
+        ]
         try:
             if await self._unless_stopped(self._start()):
                 self._become("ready")
@@ -112,7 +114,9 @@ class Supervisor:
             began = time.monotonic()
             await start()
             done[name].set()
-            self.console.progress(name, time.monotonic() - began, [n for n, event in done.items() if not event.is_set()])
+            self.console.progress(
+                name, time.monotonic() - began, [n for n, event in done.items() if not event.is_set()]
+            )
 
         self.console.begin(len(done))
         try:

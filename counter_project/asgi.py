@@ -8,10 +8,13 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 django.setup()
 
-from counter_project.handler import Handler  # noqa: E402 - needs the settings
+from counters.api import bulk  # noqa: E402 - needs the settings
+from counters.api.application import Application  # noqa: E402
 
-application = Handler()
+application = Application()
+bulk.prepare()
 
-# A request leaves no cycles, and what was imported stays: looking through all of it again and again was a twentieth of a bulk write's cost.
+# A request leaves few cycles, and what was imported stays: looking through all of it again and again costs a twentieth
+# of a bulk write.
 gc.freeze()
 gc.set_threshold(10_000, 10, 10)

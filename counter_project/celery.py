@@ -1,4 +1,5 @@
-"""The Celery app: one queue a shard (`shard-N`), `low-priority` for what may take long, `maintenance` for everything else."""
+"""The Celery app: one queue a shard (`shard-N`), `low-priority` for what may take long, `maintenance` for everything
+else."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_init
+from celery.signals import beat_init, setup_logging, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
 app = Celery("tally")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["counters", "counters.apply"])
+app.autodiscover_tasks(["counters.apply", "counters.reconciliation"])
 
 
 @setup_logging.connect
@@ -21,8 +22,9 @@ def keep_logging(**_: Any) -> None:
 
 
 @worker_init.connect
+@beat_init.connect
 def serve_metrics(**_: Any) -> None:
-    """A worker's own /metrics."""
+    """The own /metrics of a worker, or of beat."""
     from django.conf import settings
     from prometheus_client import start_http_server
 

@@ -1,4 +1,4 @@
-"""Every setting of Tally, typed, in one place, read from the environment (or `<NAME>_FILE` for a secret in a file).
+"""Every setting of Tally, typed, in one place, read from the environment (or from the file that `<NAME>_FILE` names).
 
 This is the only reader of `TALLY_*`. The rest of the code asks `django.conf.settings.TALLY`, an instance of `Config`.
 Units stand in the names and descriptions; a bad value stops the start with a sentence (`ConfigError`).
@@ -7,15 +7,31 @@ Units stand in the names and descriptions; a bad value stops the start with a se
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from sharding.lanes import check as check_lanes
+from sharding.nodes import Shard
 
 PREFIX = "TALLY_"
+# Names that are no settings: where manage.py finds the local cluster's settings, the cluster of a test run, and what
+# marks the processes of a local cluster.
+NO_SETTINGS = frozenset({"TALLY_ENV_FILE", "TALLY_TEST_CLUSTER", "TALLY_CLUSTER_DIR"})
+# What Kubernetes puts into each pod beside a service whose name begins with "tally".
+_SERVICE_LINK = re.compile(r"TALLY_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
+_SERVICE_URLS = ("tcp://", "udp://", "sctp://")
 _HINT = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
 
 
@@ -23,23 +39,11 @@ class ConfigError(Exception):
     """A setting is missing or has a bad value; the text says which, and what to do."""
 
 
-class Node(BaseModel):
-    """One PostgreSQL server of a shard."""
+class _Environment(EnvSettingsSource):
+    """The environment; what it does not give itself is taken from the file that `<NAME>_FILE` names."""
 
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)]
-    patroni: str | None = None  # base URL of this node's Patroni REST API
-    patroni_config: Path | None = None  # its patroni.yml, where this host can write it (the local cluster): for apply delays
-
-
-class Shard(BaseModel):
-    """One PostgreSQL cluster; the first is the primary only by chance, libpq finds out (`target_session_attrs`)."""
-
-    nodes: Annotated[list[Node], Field(min_length=1)]
-
-    @property
-    def replicas(self) -> int:
-        return len(self.nodes) - 1
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {**_from_files(self.settings_cls.model_fields), **super()._load_env_vars()}
 
 
 class Config(BaseSettings):
@@ -51,10 +55,16 @@ class Config(BaseSettings):
 
     secret_key: SecretStr = Field(description="Django's signing key; at least 32 characters.")
     debug: bool = Field(default=False, description="Django's debug pages; never in production.")
-    allowed_hosts: list[str] = Field(default=["127.0.0.1", "localhost"], description="Host names that the API answers to.")
-    https: bool = Field(default=True, description="Served over HTTPS: cookies are secure, and browsers are told to keep to HTTPS.")
+    allowed_hosts: list[str] = Field(
+        default=["127.0.0.1", "localhost"], description="Host names that the API answers to."
+    )
+    https: bool = Field(
+        default=True, description="Served over HTTPS: cookies are secure, and browsers are told to keep to HTTPS."
+    )
     node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
-    static_root: Path = Field(default=Path("static"), description="Where collectstatic puts files and nginx finds them.")
+    static_root: Path = Field(
+        default=Path("static"), description="Where collectstatic puts files and nginx finds them."
+    )
 
     shards: list[Shard] = Field(
         min_length=1,
@@ -64,15 +74,21 @@ class Config(BaseSettings):
     database_user: str = Field(default="tally", description="Role of the service in every PostgreSQL; not a superuser.")
     database_password: SecretStr = Field(description="Its password.")
     database_name: str = Field(default="tally", description="The database of the counters, in every shard.")
-    control_database_name: str = Field(default="tally_control", description="Django's own tables, in shard 0's cluster.")
-    database_pool_size: int = Field(default=10, ge=1, le=10, description="Connections per process and database, at most.")
+    control_database_name: str = Field(
+        default="tally_control", description="Django's own tables, in shard 0's cluster."
+    )
+    database_pool_size: int = Field(
+        default=10, ge=1, le=10, description="Connections per process and database, at most."
+    )
     database_timeout_seconds: float = Field(
         default=0.8,
         gt=0,
         description="For a read to get a connection, and to get its answer; half of it where two servers may be asked. nginx allows 0.9 s.",
     )
     replicas_required: int = Field(
-        default=1, ge=0, description="Replicas that must have flushed a commit before its journal entry goes; 0 where a shard has none."
+        default=1,
+        ge=0,
+        description="Replicas that must have flushed a commit before its journal entry goes; 0 where a shard has none.",
     )
 
     replica_lag_seconds: float = Field(
@@ -81,30 +97,51 @@ class Config(BaseSettings):
     primary_wait_seconds: float = Field(
         default=5.0, ge=0, description="How long a read of the primary waits for one, as while another node takes over."
     )
-    patroni_user: str = Field(default="tally", description="User of Patroni's REST API, for the calls that change something.")
-    patroni_password: SecretStr = Field(default=SecretStr(""), description="Its password; without one nothing can be steered.")
+    patroni_user: str = Field(
+        default="tally", description="User of Patroni's REST API, for the calls that change something."
+    )
+    patroni_password: SecretStr = Field(
+        default=SecretStr(""), description="Its password; without one nothing can be steered."
+    )
 
     journal_url: SecretStr = Field(min_length=1, description="Redis of the journal: AOF, fsync always, noeviction.")
-    broker_url: SecretStr = Field(min_length=1, description="Celery's broker: another database of the journal's Redis, or a RabbitMQ.")
+    broker_url: SecretStr = Field(
+        min_length=1, description="Celery's broker: another database of the journal's Redis, or a RabbitMQ."
+    )
     cache_url: SecretStr = Field(min_length=1, description="Redis of the cache: LRU, no persistence.")
-    redis_timeout_seconds: float = Field(default=2.0, gt=0, description="To connect to a Redis and for one answer of it.")
+    redis_timeout_seconds: float = Field(
+        default=2.0, gt=0, description="To connect to a Redis and for one answer of it."
+    )
 
     cache_ttl_seconds: int = Field(default=60, ge=1, description="Life of a value that the worker put into the cache.")
-    cache_fill_ttl_seconds: int = Field(default=30, ge=1, description="Life of a value that a read put there (a replica may lag).")
-    breaker_failures: int = Field(default=5, ge=1, description="Failures in a row that open the breaker of a shard and role.")
-    breaker_reset_seconds: int = Field(default=2, ge=1, description="Time an open breaker waits before it lets one call through.")
+    cache_fill_ttl_seconds: int = Field(
+        default=30, ge=1, description="Life of a value that a read put there (a replica may lag)."
+    )
+    breaker_failures: int = Field(
+        default=5, ge=1, description="Failures in a row that open the breaker of a shard and role."
+    )
+    breaker_reset_seconds: int = Field(
+        default=2, ge=1, description="Time an open breaker waits before it lets one call through."
+    )
 
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body; more gets 413.")
-    max_increments: int = Field(default=100_000, ge=1, description="Most increments in one bulk request; more gets 413.")
+    max_increments: int = Field(
+        default=100_000, ge=1, description="Most increments in one bulk request; more gets 413."
+    )
     max_keys: int = Field(default=1_000, ge=1, description="Most keys of one multi-get and largest page of a listing.")
     max_wait_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
     )
     api_threads: int = Field(
-        default=64, ge=4, le=4096, description="Threads of an API process, for requests that have to wait for a database or to be applied."
+        default=64,
+        ge=4,
+        le=4096,
+        description="Threads of an API process, for requests that have to wait for a database or to be applied.",
     )
     max_writing: int = Field(
-        default=1024, ge=1, description="Writes of a process that may wait for the journal at once; more are refused until it answers."
+        default=1024,
+        ge=1,
+        description="Writes of a process that may wait for the journal at once; more are refused until it answers.",
     )
     max_waiting: int = Field(
         default=24,
@@ -124,47 +161,96 @@ class Config(BaseSettings):
         description="How long a lane is left to a worker that gives no sign of life, or to a message that does not come.",
     )
     shift_seconds: float = Field(
-        default=1.0, gt=0, le=60, description="How long one task applies its lane, about; if there is more, it sends the next task."
+        default=1.0,
+        gt=0,
+        le=60,
+        description="How long one task applies its lane, about; if there is more, it sends the next task.",
     )
     linger_seconds: float = Field(
-        default=0.1, ge=0, le=10, description="How long a task that has applied everything waits for more before it ends."
+        default=0.1,
+        ge=0,
+        le=10,
+        description="How long a task that has applied everything waits for more before it ends.",
     )
     worker_concurrency: int = Field(
-        default=8, ge=1, le=256, description="Tasks that one worker of a shard runs at once: as many lanes can it apply."
+        default=8,
+        ge=1,
+        le=256,
+        description="Tasks that one worker of a shard runs at once: as many lanes can it apply.",
     )
-    worker_prefetch: int = Field(default=1, ge=1, le=64, description="Messages a worker takes ahead for each task it can run at once.")
+    worker_prefetch: int = Field(
+        default=1, ge=1, le=64, description="Messages a worker takes ahead for each task it can run at once."
+    )
     worker_memory_bytes: int = Field(
-        default=0, ge=0, description="A worker that has used more than this ends after its tasks, to be started again; 0: no limit."
+        default=0,
+        ge=0,
+        description="A worker that has used more than this ends after its tasks, to be started again; 0: no limit.",
     )
-    window_seconds: float = Field(default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches.")
-    completion_interval_seconds: float = Field(default=0.01, gt=0, description="Pause between looks at what the replicas have flushed.")
+    window_seconds: float = Field(
+        default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches."
+    )
+    completion_interval_seconds: float = Field(
+        default=0.01, gt=0, description="Pause between looks at what the replicas have flushed."
+    )
     journal_hold_seconds: float = Field(
-        default=600.0, gt=0, description="How long an applied batch stays in the journal for want of replicas; then the shard is degraded."
+        default=600.0,
+        gt=0,
+        description="How long an applied batch stays in the journal for want of replicas; then the shard is degraded.",
     )
     journal_hold_bytes: int = Field(
-        default=256 * 1024 * 1024, ge=0, description="How much of a shard may so stay in the journal; beyond it the shard is degraded."
+        default=256 * 1024 * 1024,
+        ge=0,
+        description="How much of a shard may so stay in the journal; beyond it the shard is degraded.",
     )
-    overdue_seconds: float = Field(default=5.0, gt=0, description="Age from which a journal entry is dispatched again by the relay.")
+    overdue_seconds: float = Field(
+        default=5.0, gt=0, description="Age from which a journal entry is dispatched again by the relay."
+    )
     relay_interval_seconds: float = Field(default=2.0, gt=0, description="Pause between rounds of the relay.")
-    retention_days: int = Field(default=7, ge=1, description="How long the ledger, outcomes and idempotency keys are kept.")
+    retention_days: int = Field(
+        default=7, ge=1, description="How long the ledger, outcomes and idempotency keys are kept."
+    )
     idempotency_redis_seconds: int = Field(
-        default=3600, ge=60, description="How long an idempotency key stays in the journal's Redis after it is safe in its shard."
+        default=3600,
+        ge=60,
+        description="How long an idempotency key stays in the journal's Redis after it is safe in its shard.",
     )
 
     reconcile_interval_seconds: float = Field(
-        default=600.0, gt=0, description="Pause between rounds of reconciliation: replicas and cache compared with the primaries."
+        default=600.0,
+        gt=0,
+        description="Pause between rounds of reconciliation: replicas and cache compared with the primaries.",
     )
     reconcile_seconds: float = Field(
-        default=30.0, gt=0, description="How long a round waits, for each lane, until a replica shows the same moment as its primary."
+        default=30.0,
+        gt=0,
+        description="How long a round waits, for each lane, until a replica shows the same moment as its primary.",
     )
-    reconcile_cache_rate: int = Field(default=20_000, ge=1, description="Entries of the cache that a round looks at in a second.")
+    reconcile_cache_rate: int = Field(
+        default=20_000, ge=1, description="Entries of the cache that a round looks at in a second."
+    )
 
-    api_key_ttl_seconds: float = Field(default=5.0, ge=0, description="A revoked API key is refused by every process after this.")
-    metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Port of this process's own /metrics (workers, beat); none: no server."
+    api_key_ttl_seconds: float = Field(
+        default=5.0, ge=0, description="A revoked API key is refused by every process after this."
     )
-    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
-    log_format: str = Field(default="json", pattern="^(json|console)$", description="One JSON object a line, or for people.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port of this process's own /metrics (workers, beat); none: no server.",
+    )
+    log_level: str = Field(
+        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged."
+    )
+    log_format: str = Field(
+        default="json", pattern="^(json|console)$", description="One JSON object a line, or for people."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **_other: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment is the only source."""
+        return (_Environment(settings_cls),)
 
     @field_validator("lanes")
     @classmethod
@@ -187,9 +273,10 @@ class Config(BaseSettings):
 
 
 def load() -> Config:
-    """Read the environment; a secret may be given as `TALLY_X_FILE=/path`. Raises `ConfigError`."""
+    """Read the environment; any setting may be given as `TALLY_X_FILE=/path`. Raises `ConfigError`."""
+    _refuse_unknown(os.environ)
     try:
-        return Config(**_from_files())
+        return Config()  # type: ignore[call-arg]
     except SettingsError as error:  # its sentence has the field's name in quotes and nothing of the value
         name = PREFIX + str(error).partition('"')[2].partition('"')[0].upper()
         raise ConfigError(f"bad settings:\n  {name}: this is no JSON: {error.__cause__}\n{_HINT}") from error
@@ -202,19 +289,39 @@ def load() -> Config:
         raise ConfigError("bad settings:\n  " + "\n  ".join(lines) + f"\n{_HINT}") from error
 
 
-def _from_files() -> dict[str, Any]:
-    """Secrets that the environment gives as files and not directly."""
+def _from_files(fields: Iterable[str]) -> dict[str, str]:
+    """Settings that the environment gives as files and not directly, named in lower case, as pydantic has them."""
     found = {}
-    for field, info in Config.model_fields.items():
+    for field in fields:
         name = PREFIX + field.upper()
         path = os.environ.get(f"{name}_FILE")
-        if path is None or info.annotation is not SecretStr or name in os.environ:
+        if path is None or name in os.environ:
             continue
         try:
-            found[field] = Path(path).read_text().strip()
+            found[name.lower()] = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name}_FILE: cannot read {path}: {error}") from error
     return found
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    """A name that is misspelt would leave its setting at the default. Raises `ConfigError`."""
+    names = {PREFIX + field.upper() for field in Config.model_fields}
+    known = names | {f"{name}_FILE" for name in names} | NO_SETTINGS
+
+    def is_unknown(name: str, value: str) -> bool:
+        of_kubernetes = _SERVICE_LINK.fullmatch(name) or value.startswith(_SERVICE_URLS)
+        return name.startswith(PREFIX) and name not in known and not of_kubernetes
+
+    unknown = sorted(name for name, value in environ.items() if is_unknown(name, value))
+    if unknown:
+        lines = [f"{name}: there is no such setting{_meant(name, known)}" for name in unknown]
+        raise ConfigError("bad settings:\n  " + "\n  ".join(lines) + "\ndocs/settings.md has all of them.")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    return f"; {nearest[0]} is meant, perhaps" if nearest else ""
 
 
 def markdown() -> str:

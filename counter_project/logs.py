@@ -49,6 +49,9 @@ def logging_config(config: Config) -> None:
                 "celery.app.trace": {"level": "WARNING"},
                 "celery.beat": {"level": "WARNING"},
                 "django.request": {"level": "ERROR"},
+                "django.security.DisallowedHost": {
+                    "level": "CRITICAL"
+                },  # a client's mistake: answered with 400, and counted
                 "psycopg.pool": {"level": "ERROR"},
             },
         }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from kombu import Exchange, Queue
 
 from counter_project import config
+from counter_project.databases import django_databases
 from counter_project.logs import logging_config
 from counters.intake.dispatch import queue_of
-from sharding.databases import Router, django_databases
+from runtime.redis import CACHE_TIMEOUT_SECONDS
+from sharding.databases import Router
 
 TALLY = config.load()
 
@@ -38,10 +40,6 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "counter_project.middleware.ForPeople",
-    "counters.api.plain.PlainCalls",
-]
-PEOPLE_MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -72,28 +70,36 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TALLY.https
 SECURE_HSTS_SECONDS = 31_536_000 if TALLY.https else 0
-SILENCED_SYSTEM_CHECKS = [
-    *("django_ratelimit.E003", "django_ratelimit.W001"),  # its list of backends has no django-redis
-    *("admin.E408", "admin.E409", "admin.E410"),  # the admin's middleware is in PEOPLE_MIDDLEWARE
-]
+LOGIN_REDIRECT_URL = "admin:index"  # where a log-in ends that did not begin at another page
 
 DATABASES = django_databases(TALLY)
 DATABASE_ROUTERS = [f"{Router.__module__}.{Router.__qualname__}"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = TALLY.max_body_bytes
-DATA_UPLOAD_MAX_NUMBER_FIELDS = TALLY.max_keys + 100  # one `key=` for each, other parameters, and room to count those too many
+DATA_UPLOAD_MAX_NUMBER_FIELDS = (
+    TALLY.max_keys + 100
+)  # one `key=` for each, other parameters, and room to count those too many
 
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": TALLY.cache_url.get_secret_value(),
-        "OPTIONS": {"SOCKET_TIMEOUT": 0.5, "SOCKET_CONNECT_TIMEOUT": 0.5, "IGNORE_EXCEPTIONS": True},
+        "OPTIONS": {
+            "SOCKET_TIMEOUT": CACHE_TIMEOUT_SECONDS,
+            "SOCKET_CONNECT_TIMEOUT": CACHE_TIMEOUT_SECONDS,
+            "IGNORE_EXCEPTIONS": True,
+        },
     }
 }
 SESSION_ENGINE = "django.contrib.sessions.backends.db"
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
 ]
 
 REST_FRAMEWORK = {
@@ -109,7 +115,11 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tally",
-    "DESCRIPTION": "A counting service. A write answered with 202 is counted exactly once, whatever dies afterwards.",
+    "DESCRIPTION": "A counting service. A write answered with 202 is counted exactly once, whatever dies "
+    "afterwards.\n\nEvery error is a problem document (RFC 9457). Beside what each call lists, any call may be "
+    "answered with 405 (another method), 408 (the request came too slowly), 414 or 431 (its line or its headers are "
+    "too long) or 500 (a bug, which was logged). "
+    "`OPTIONS` answers 204 with `Allow`, and needs no key.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
@@ -145,9 +155,12 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_BROKER_CHANNEL_ERROR_RETRY = True  # a Redis that is full is like one that is away: the worker waits, and does not end
+CELERY_BROKER_CHANNEL_ERROR_RETRY = (
+    True  # a Redis that is full is like one that is away: the worker waits, and does not end
+)
 CELERY_BROKER_HEARTBEAT = 10  # seconds; RabbitMQ only
-# max_retries is of a sender: it learns at once that the broker is away, and what it sends is found in the journal meanwhile.
+# max_retries is of a sender: it learns at once that the broker is away, and what it sends is found in the journal
+# meanwhile.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"max_retries": 0} | (
     {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True, "health_check_interval": 10}
     if CELERY_BROKER_URL.startswith("redis")

@@ -1,5 +1,6 @@
-"""What a counter is: its value and version, the REST API, reads (cache → replica → primary) and the admin.
+"""What a counter is, and all that is done with it.
 
-`operations`, `keys` and `write_id` are pure and may be imported from anywhere above; `reads` is how a value is asked for, `intake` how a
-write comes in, `apply` how it goes down. I5 lives in `cache`, I1 in `intake`, I2 and I6 in `apply`, I3 in `apply.completion`.
+The pure core may be imported from every room: `operations` (fold), `keys`, `batch` (the codec), `outcome`, `write_id`,
+`rows`. The rooms: `intake` (a write's way in: I1), `apply` (its way down: I2, I3, I4, I6), `reading` (how a value is
+asked for: I5), `imports`, `reconciliation`, `operators` (what operators are shown), `api` and `admin`.
 """

@@ -7,14 +7,15 @@ from django.db.models.signals import post_migrate
 
 
 class CountersConfig(AppConfig):
-    """A freshly migrated shard gets its first time partitions at once (later ones come from the beat), a process the journal's gauges."""
+    """A freshly migrated shard gets its first time partitions at once (later ones come from the beat), a process the
+    journal's gauges."""
 
     name = "counters"
 
     def ready(self) -> None:
         from prometheus_client import REGISTRY
 
-        from counters.gauges import JournalCollector
+        from counters.operators.gauges import JournalCollector
 
         post_migrate.connect(_make_partitions, sender=self)
         REGISTRY.register(JournalCollector())

@@ -1,10 +1,12 @@
-"""Models: API keys, in the control database. Counters are not a Django model of this database: see the migration of the shards."""
+"""Models: API keys, in the control database. Counters are not a Django model of this database: see the migration of the
+shards."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
+from django.core.validators import RegexValidator
 from django.db import models
 from rest_framework_api_key.models import AbstractAPIKey, BaseAPIKeyManager
 
@@ -18,7 +20,8 @@ class Scope(models.TextChoices):
 
 
 class ApiKeyManager(BaseAPIKeyManager):
-    """Makes keys whose id is their prefix. The library's id has the hash in it, and an id is shown in addresses and log entries."""
+    """Makes keys whose id is their prefix. The library's id has the hash in it, and an id is shown in addresses and log
+    entries."""
 
     def assign_key(self, obj: AbstractAPIKey) -> str:
         key = super().assign_key(obj)
@@ -26,12 +29,23 @@ class ApiKeyManager(BaseAPIKeyManager):
         return key
 
 
+MOST_NAME = 50  # characters of an API key's name, as the library's column has them
+NAME_RULE = f"1 to {MOST_NAME} characters, not blank, no control characters"
+# Raises `ValidationError` for what is no name of an API key.
+check_name = RegexValidator(
+    rf"\A(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{MOST_NAME}}}\Z",
+    f"A name has {NAME_RULE}.",
+)
+
+
 class ApiKey(AbstractAPIKey):
     """A key of a client; only its hash is stored. Revoking is final."""
 
     objects: ClassVar[ApiKeyManager] = ApiKeyManager()  # type: ignore[assignment]
 
-    scopes = ArrayField(models.CharField(max_length=10, choices=Scope.choices), default=list, help_text="What the key allows.")
+    scopes = ArrayField(
+        models.CharField(max_length=10, choices=Scope.choices), default=list, help_text="What the key allows."
+    )
 
     class Meta(AbstractAPIKey.Meta):
         verbose_name = "API key"
@@ -40,8 +54,8 @@ class ApiKey(AbstractAPIKey):
 
 
 class Counter(models.Model):
-    """A counter as the admin's permissions, links and log entries name it. It has no table and no manager that works: counters are in the
-    shards, are read with `counters.reads` and changed through `counters.intake`."""
+    """A counter as the admin's permissions, links and log entries name it. It has no table and no manager that works:
+    counters are in the shards, are read with `counters.reading` and changed through `counters.intake`."""
 
     key = models.CharField(max_length=200, primary_key=True)
 
@@ -54,7 +68,8 @@ class Counter(models.Model):
 
 
 class JournalEntry(models.Model):
-    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. No table: see `counters.intake.contents`."""
+    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. See
+    `counters.operators.journal_entries`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -82,7 +97,7 @@ class DeadLetter(models.Model):
 
 
 class RejectedOperation(models.Model):
-    """The permission to see rejected operations. No table here: see `counters.books`."""
+    """The permission to see rejected operations. No table here: see `counters.operators.applied_records`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -92,7 +107,7 @@ class RejectedOperation(models.Model):
 
 
 class ForwardedBatch(models.Model):
-    """The permission to see forwarded batches. No table here: see `counters.books`."""
+    """The permission to see forwarded batches. No table here: see `counters.operators.applied_records`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -103,7 +118,8 @@ class ForwardedBatch(models.Model):
 
 
 class Reconciliation(models.Model):
-    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see `counters.reconciliation`."""
+    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see
+    `counters.reconciliation.rounds`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 

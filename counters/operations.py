@@ -1,8 +1,9 @@
 """The fold: a run of increments is one delta for each key. Pure.
 
-Invariant: folding the folds of parts gives the fold of the whole, whatever the split and order, with `{}` as identity: increments are a
-commutative monoid. So folding in the request and again in the worker gives the same count (tests/test_fold.py). The worker's fold is
-`counters.apply.plan`: it keeps each key's version beside its sum, and is the only place that meets sets.
+Invariant: folding the folds of parts gives the fold of the whole, whatever the split and order, with `{}` as identity:
+increments are a commutative monoid. So folding in the request and again in the worker gives the same count
+(tests/unit/test_fold.py). The worker's fold is `counters.apply.plan`: it keeps each key's version beside its sum, and
+is the only place that meets sets.
 """
 
 from __future__ import annotations

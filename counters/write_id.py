@@ -1,8 +1,8 @@
 """The id of a write, as clients see it: which batch, which write in it, which lanes. Pure.
 
-It carries all that is needed to find the write again, so that no table of writes has to be kept. Lanes are printed shard by shard, as
-`SHARD:MASK`: bit `n` of the hexadecimal mask is lane `n`. A shard of which only lane 0 is concerned is printed without a mask, as ids were
-before there were lanes.
+It carries all that is needed to find the write again, so that no table of writes has to be kept. Lanes are printed
+shard by shard, as `SHARD:MASK`: bit `n` of the hexadecimal mask is lane `n`. A shard of which only lane 0 is concerned
+is printed without a mask, as ids were before there were lanes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _write_id = re.compile(WRITE_ID_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class WriteId:
-    """`batch` is the id that its batches (one a lane) share, `index` the write's place in them, `lanes` are in rising order."""
+    """`batch` is the id that its batches (one a lane) share, `index` the write's place in them, `lanes` are in rising
+    order."""
 
     batch: UUID
     index: int
@@ -39,7 +40,9 @@ class WriteId:
         if not _write_id.fullmatch(text):
             raise ValueError("not a write id")
         batch, index, places = text.split("-")
-        write = cls(UUID(hex=batch), int(index, 16), tuple(lane for place in places.split(".") for lane in _parsed(place)))
+        write = cls(
+            UUID(hex=batch), int(index, 16), tuple(lane for place in places.split(".") for lane in _parsed(place))
+        )
         if str(write) != text or list(write.lanes) != sorted(set(write.lanes)):
             raise ValueError("not a write id as it was printed")
         return write

@@ -1,7 +1,7 @@
 """The scrape targets of a local cluster, in the form of Prometheus' `file_sd_configs`.
 
-`manage.py cluster status --json` in, JSON out: a group for each process that has a /metrics, labelled with its name (`process`), its role
-and the shard that it works for (`of_shard`; the metrics themselves have a `shard`).
+`manage.py cluster status --json` in, JSON out: a group for each process that has a /metrics, labelled with its name
+(`process`), its role and the shard that it works for (`of_shard`; the metrics themselves have a `shard`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How long a replica waits before it applies a commit: to show lag, and to have something to measure. Pure.
 
-It is PostgreSQL's `recovery_min_apply_delay`, in the `recovery_conf` of the node's own Patroni configuration. There it survives
-restarts, rejoins and reinitialisation, and Patroni itself puts it in force. A tag of the same value makes Patroni tell it.
+It is PostgreSQL's `recovery_min_apply_delay`, in the `recovery_conf` of the node's own Patroni configuration. There it
+survives restarts, rejoins and reinitialisation, and Patroni itself puts it in force. A tag of the same value makes
+Patroni tell it.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
     root (SHA-256 of the ranges) ─ 16 ranges (SHA-256 of their leaves) ─ 64 leaves each: a slot
 
-A leaf is the XOR of its rows' SHA-256 ("key value version"), so rows may come in any order (Bellare and Micciancio, 1997), with their
-number and the sum of their versions. The tree is Merkle's (1987): equal roots mean equal rows.
+A leaf is the XOR of its rows' SHA-256 ("key value version"), so rows may come in any order (Bellare and Micciancio,
+1997), with their number and the sum of their versions. The tree is Merkle's (1987): equal roots mean equal rows.
 
-A range is a partition of the table. A lane is a whole number of ranges, so its leaves can be read and compared apart from the others.
+A range is a partition of the table. A lane is a whole number of ranges, so its leaves can be read and compared apart
+from the others.
 
-Invariant: whatever Tally does to a counter makes its version larger, and no row ever goes, so the versions' sum of a slot grows with
-every change. A slot that changed without growth was changed by somebody else (`altered`).
+Invariant: whatever Tally does to a counter makes its version larger, and no row ever goes, so the versions' sum of a
+slot grows with every change. A slot that changed without growth was changed by somebody else (`altered`).
 """
 
 from __future__ import annotations

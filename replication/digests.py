@@ -1,16 +1,16 @@
 """Anti-entropy: the counters of a shard's primary compared with each replica's, by digest, while writes go on.
 
-Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a change by hand, a bug. A round goes through
-the lanes. It computes the leaves of a lane on both servers in SQL, in snapshots of the same moment of this lane (`snapshots`), and
-reads rows only of slots that differ. What differs is looked at a second time when the replica has replayed all that the primary
-wrote in between: a change by hand on the primary is no transaction of ours, and may lie between two snapshots. Only what
-differs twice is reported.
+Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a change by hand, a bug. A
+round goes through the lanes. It computes the leaves of a lane on both servers in SQL, in snapshots of the same moment
+of this lane (`snapshots`), and reads rows only of slots that differ. What differs is looked at a second time when the
+replica has replayed all that the primary wrote in between: a change by hand on the primary is no transaction of ours,
+and may lie between two snapshots. Only what differs twice is reported.
 
-A server's digest is made of all its leaves. It has each lane at a moment of its own. While nothing is written, that is the shard at one
-moment.
+A server's digest is made of all its leaves. It has each lane at a moment of its own. While nothing is written, that is
+the shard at one moment.
 
-The results are kept in the cache's Redis for whoever wants to see them (`latest`). The mend for a replica that differs is
-Patroni's reinitialise: the node is copied anew from its primary.
+The results are kept in the cache's Redis for whoever wants to see them (`latest`). The mend for a replica that differs
+is Patroni's reinitialise: the node is copied anew from its primary.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import msgspec
 import psycopg
 from django.conf import settings
 
-from replication import digest, nodes, rounds
+from replication import comparisons, digest, patroni
+from replication.comparisons import Comparison, Round, latest
 from replication.digest import Difference, Leaf, Row, Tree
-from replication.rounds import Comparison, Round, latest
 from replication.snapshots import NeverMet, Snapshot, catch_up, meet
-from sharding import lanes
+from sharding import lanes, nodes
 from sharding.databases import ShardUnavailable
 
 __all__ = ["Busy", "Comparison", "Round", "compare", "latest"]
@@ -105,7 +105,10 @@ class _Side:
         bounds = {"first": part * digest.SLOTS_EACH, "behind": (part + 1) * digest.SLOTS_EACH}
         with self._reading():
             found = self.snapshot.conn.execute(_SQL["slots"], bounds).fetchall()
-        leaves = {slot: Leaf(rows, int(versions), int(hashed, 2).to_bytes(32, "big")) for slot, rows, versions, hashed in found}
+        leaves = {
+            slot: Leaf(rows, int(versions), int(hashed, 2).to_bytes(32, "big"))
+            for slot, rows, versions, hashed in found
+        }
         return _Range(self.snapshot.number, leaves)
 
     def rows(self, slots: list[int]) -> Generator[Row, None, None]:
@@ -127,14 +130,15 @@ def _untold(_node: str, _done: int, _of: int) -> None:
 
 
 def compare(shard: int, tell: Tell = _untold) -> Round:
-    """Compare a shard's primary with each of its replicas now, and keep the result. Raises `Busy`, `ShardUnavailable`."""
+    """Compare a shard's primary with each of its replicas now, and keep the result. Raises `Busy`,
+    `ShardUnavailable`."""
     try:
         with ExitStack() as stack:
             done = _Comparing(shard, stack, tell).run()
     except (psycopg.Error, _Damaged) as error:
         raise ShardUnavailable(shard, f"its primary: {str(error).strip()}") from error
-    rounds.keep(done)
-    rounds.publish(done)
+    comparisons.keep(done)
+    comparisons.publish(done)
     return done
 
 
@@ -146,7 +150,7 @@ class _Comparing:
         self.at, self._started = datetime.now(UTC), time.monotonic()
 
     def run(self) -> Round:
-        found = {nodes.name(node): self._connect(node) for node in nodes.all_of(self.shard)}
+        found = {patroni.name_of(node): self._connect(node) for node in nodes.of(self.shard)}
         primary = self._primary(found)
         compared = [self._compare(primary, name, conn) for name, conn in found.items() if name != primary.name]
         tree = primary.tree()
@@ -219,8 +223,8 @@ class _Comparing:
     def _altered(self, primary: _Side, tree: Tree) -> list[int]:
         """Slots that changed since the last round, but not by us; and remember this round's."""
         timeline = primary.snapshot.conn.execute(TIMELINE).fetchall()[0][0]
-        before = rounds.load(_leaves_key(self.shard), _Remembered)
-        rounds.store(_leaves_key(self.shard), _Remembered(timeline, [leaf.encoded() for leaf in tree.leaves]))
+        before = comparisons.load(_leaves_key(self.shard), _Remembered)
+        comparisons.store(_leaves_key(self.shard), _Remembered(timeline, [leaf.encoded() for leaf in tree.leaves]))
         if before is None or before.timeline != timeline:
             return []
         return digest.altered([Leaf.decoded(text) for text in before.leaves], tree.leaves)

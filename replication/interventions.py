@@ -1,7 +1,8 @@
 """The record of what was done to a shard's servers, by whom and why: in the log always, and in the control database.
 
-The row is written before the deed, so that it is there even if this process dies on the way; the outcome is added afterwards. Shard 0's
-own failover may keep the control database away just then: that must not keep anybody from steering, and the log has it all the same.
+The row is written before the deed, so that it is there even if this process dies on the way; the outcome is added
+afterwards. Shard 0's own failover may keep the control database down just then: that must not keep anybody from
+steering, and the log has it all the same.
 """
 
 from __future__ import annotations

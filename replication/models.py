@@ -8,7 +8,8 @@ from django.db import models
 
 
 class Intervention(models.Model):
-    """One thing that somebody asked of a shard's servers, why, and what came of it. `outcome` is empty while it is not known."""
+    """One thing that somebody asked of a shard's servers, why, and what came of it. `outcome` is empty while it is not
+    known."""
 
     at = models.DateTimeField(auto_now_add=True)
     shard = models.PositiveSmallIntegerField()

@@ -1,7 +1,8 @@
 """Patroni's REST API of a shard's nodes: the one way in which Tally changes anything about servers.
 
-Any node can be asked about its shard; what changes something goes to the node that it is about, and the shard's configuration to the
-leader, which then acts at once. A node that does not answer is passed over; `PatroniUnavailable` if none does.
+Any node can be asked about its shard; what changes something goes to the node that it is about, and the shard's
+configuration to the leader, which then acts at once. A node that does not answer is passed over; `PatroniUnavailable`
+if none does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -18,8 +19,7 @@ import urllib3
 from django.conf import settings
 from urllib3.exceptions import HTTPError
 
-if TYPE_CHECKING:
-    from counter_project.config import Node
+from sharding.nodes import Node
 
 T = TypeVar("T")
 
@@ -151,7 +151,9 @@ def member(shard: int, name: str) -> Member:
     for one in found:
         if one.name == name:
             return one
-    raise UnknownNode(f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(one.name for one in found)}")
+    raise UnknownNode(
+        f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(one.name for one in found)}"
+    )
 
 
 def leader(shard: int) -> Member:
@@ -182,6 +184,17 @@ def server(node: Node) -> Server | None:
         return None
 
 
+_names: dict[str, str] = {}  # by the address of the Patroni that told it; a node keeps its name
+
+
+def name_of(node: Node) -> str:
+    """Patroni's name of a node; `host:port` where no Patroni tells it."""
+    address = node.patroni or ""
+    if address not in _names and (told := server(node)):
+        _names[address] = told.patroni.name
+    return _names.get(address, f"{node.host}:{node.port}")
+
+
 def configuration(shard: int) -> dict[str, Any]:
     """The shard's dynamic configuration, as its leader has it (others learn of a change some seconds later).
 
@@ -191,7 +204,8 @@ def configuration(shard: int) -> dict[str, Any]:
 
 
 def configure(shard: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Change the shard's dynamic configuration (it is in etcd; None removes a name), and return it. Raises `PatroniUnavailable`."""
+    """Change the shard's dynamic configuration (it is in etcd; None removes a name), and return it. Raises
+    `PatroniUnavailable`."""
     for _ in range(_CONFLICTS):
         status, text = act(shard, leader(shard), "PATCH", "/config", changes, seconds=CONFIGURE_SECONDS)
         if status != 409:
@@ -206,7 +220,13 @@ def _decoded(shard: int, status: int, text: str) -> dict[str, Any]:
 
 
 def act(  # noqa: PLR0913
-    shard: int, node: Member, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = ACT_SECONDS
+    shard: int,
+    node: Member,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    seconds: float = ACT_SECONDS,
 ) -> tuple[int, str]:
     """Ask one node to do something; its status and its words. Raises `PatroniUnavailable`."""
     try:

@@ -1,4 +1,5 @@
-"""What the servers of a shard are doing now: each node as Patroni sees it, as it sees itself, and as the primary's walsenders see it.
+"""What the servers of a shard are doing now: each node as Patroni sees it, as it sees itself, and as the primary's
+walsenders see it.
 
 None of the three has to answer for the others to be shown: what is not known is None.
 """
@@ -13,9 +14,9 @@ import psycopg
 import structlog
 from django.conf import settings
 
-from replication import apply_delay, patroni, rounds, steering
+from replication import apply_delay, comparisons, patroni, steering
+from replication.comparisons import Comparison
 from replication.patroni import Member, PatroniUnavailable, Server
-from replication.rounds import Comparison
 from replication.steering import Quorum
 from sharding import databases, topology
 from sharding.databases import ShardUnavailable
@@ -38,7 +39,8 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """One server of a shard; `write`, `flush` and `replay` are lags, None for the primary and for who is not connected to it.
+    """One server of a shard; `write`, `flush` and `replay` are lags, None for the primary and for who is not connected
+    to it.
 
     `equal` and `differing_keys` are what reconciliation last found, None if it has not looked.
     """
@@ -101,10 +103,15 @@ def replicas(shard: int) -> list[Replica]:
     """Every server of a shard, by name, the primary among them. Raises `PatroniUnavailable`."""
     members = patroni.members(shard)
     servers, senders = patroni.servers(shard), _senders(shard)
-    compared = rounds.latest(shard)
-    known = [_replica(member, servers.get(member.name), senders.get(member.name), compared.get(member.name)) for member in members]
+    compared = comparisons.latest(shard)
+    known = [
+        _replica(member, servers.get(member.name), senders.get(member.name), compared.get(member.name))
+        for member in members
+    ]
     seen = {(member.host, member.port) for member in members}
-    gone = [_gone(node.host, node.port) for node in settings.TALLY.shards[shard].nodes if (node.host, node.port) not in seen]
+    gone = [
+        _gone(node.host, node.port) for node in settings.TALLY.shards[shard].nodes if (node.host, node.port) not in seen
+    ]
     return known + gone
 
 
@@ -146,5 +153,9 @@ def _replica(member: Member, server: Server | None, sender: _Sender | None, comp
 
 def _gone(host: str, port: int) -> Replica:
     """A server that the settings name, and Patroni has not heard of for a while."""
-    nothing: dict[str, Any] = dict.fromkeys(("timeline", "lsn", "write", "flush", "replay", "sync_state", "uptime_seconds"))
-    return Replica(node=f"{host}:{port}", role="replica", state="gone", apply_delay_ms=0, host=host, port=port, **nothing)
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("timeline", "lsn", "write", "flush", "replay", "sync_state", "uptime_seconds")
+    )
+    return Replica(
+        node=f"{host}:{port}", role="replica", state="gone", apply_delay_ms=0, host=host, port=port, **nothing
+    )

@@ -1,21 +1,22 @@
 """What an operator can ask of a shard: a write quorum, another primary, a node brought back or copied anew, a delay.
 
-Invariant: everything is asked of Patroni, and stands where Patroni keeps it (etcd, or a node's own configuration), so it survives
-restarts and failovers, and no two processes can disagree about it. Every call is recorded with its reason (`interventions`).
+Invariant: everything is asked of Patroni, and stands where Patroni keeps it (etcd, or a node's own configuration), so
+it survives restarts and failovers, and no two processes can disagree about it. Every call is recorded with its reason
+(`interventions`).
 
-The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). Beside it the same change puts two
-settings of ours into PostgreSQL's configuration: `tally.quorum`, by which completion asks for as many replicas (`replication.flush`), and
-`tally.quorum_strict`. Patroni lowers what a commit waits for when replicas are gone (its own strict mode keeps one). That is right where
-writes shall go on; where they shall wait, each transaction looks at `tally.quorum_strict` before it commits.
+The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). Beside it the same
+change puts two settings of ours into PostgreSQL's configuration: `tally.quorum`, by which completion asks for as many
+replicas (`replication.flush`), and `tally.quorum_strict`. Patroni lowers what a commit waits for when replicas are gone
+(its own strict mode keeps one). That is right where writes shall go on; where they shall wait, each transaction looks
+at `tally.quorum_strict` before it commits.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,19 +25,20 @@ import psycopg
 import yaml
 from django.conf import settings
 
-from replication import apply_delay, patroni, quorum
+from replication import apply_delay, flush, patroni, quorum
 from replication.apply_delay import ApplyDelay
 from replication.interventions import Order, recorded
 from replication.patroni import Member, PatroniUnavailable, Refused
-from sharding import databases
+from runtime import polling
+from sharding import databases, nodes
 from sharding.databases import ShardUnavailable
 
 SynchronousCommit = Literal["on", "remote_apply"]
-IN_FORCE = """
+IN_FORCE = f"""
 SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
-       coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer,
+       {flush.QUORUM},
        coalesce(current_setting('tally.quorum_strict', true), '') = 'on',
-       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""
+       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""  # noqa: S608 - a constant
 TRYING = ("restart", "starting", "changing")  # what Patroni says while a node tries to start, or to follow
 DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
 _FORCE_SECONDS = 5.0
@@ -47,9 +49,10 @@ _LOOK_SECONDS = 0.1
 class Quorum(msgspec.Struct, frozen=True):
     """A shard's write quorum: what is asked for, and what is so.
 
-    `quorum`: replicas that must confirm before a commit returns, 0 is asynchronous. `strict`: writes wait while fewer follow.
-    `synchronous_commit`: what confirming means: flushed (`on`), or applied as well (`remote_apply`). `confirming`: how many replicas a
-    commit waits for now; `following`: how many there are to do it. `in_force`: the primary does what is asked for.
+    `quorum`: replicas that must confirm before a commit returns, 0 is asynchronous. `strict`: writes wait while fewer
+    follow. `synchronous_commit`: what confirming means: flushed (`on`), or applied as well (`remote_apply`).
+    `confirming`: how many replicas a commit waits for now; `following`: how many there are to do it. `in_force`: the
+    primary does what is asked for.
     """
 
     shard: int
@@ -82,7 +85,12 @@ def _compare(shard: int, config: dict[str, Any]) -> Quorum:
 
 
 def set_quorum(
-    shards: Sequence[int], number: int, order: Order, *, strict: bool | None = None, synchronous_commit: SynchronousCommit | None = None
+    shards: Sequence[int],
+    number: int,
+    order: Order,
+    *,
+    strict: bool | None = None,
+    synchronous_commit: SynchronousCommit | None = None,
 ) -> list[Quorum]:
     """Ask for a write quorum and wait until it is in force, some seconds at most. What is None stays as it is.
 
@@ -94,17 +102,13 @@ def set_quorum(
             check_quorum(shard, number)
         changes = _changes(number, strict, synchronous_commit)
         configs = {shard: patroni.configure(shard, changes) for shard in shards}
-        deadline = time.monotonic() + _FORCE_SECONDS
-        found = [_until_in_force(shard, config, deadline) for shard, config in configs.items()]
+        for _ in polling.attempts(_FORCE_SECONDS, pause=_LOOK_SECONDS):
+            found = [_compare(shard, config) for shard, config in configs.items()]
+            if all(one.in_force for one in found):
+                break
         for one in found:
             records[one.shard].outcome = "in force" if one.in_force else f"asked for; {one.confirming} confirm now"
     return found
-
-
-def _until_in_force(shard: int, config: dict[str, Any], deadline: float) -> Quorum:
-    while not (now := _compare(shard, config)).in_force and time.monotonic() < deadline:
-        time.sleep(_LOOK_SECONDS)
-    return now
 
 
 def check_quorum(shard: int, number: int) -> None:
@@ -116,12 +120,17 @@ def check_quorum(shard: int, number: int) -> None:
     count = max(len(known), settings.TALLY.shards[shard].replicas)
     if number > count:
         have = f"{count} replica{'' if count == 1 else 's'}"
-        raise Refused(f"shard {shard} has {have} (known now: {', '.join(known) or 'none'}): a quorum of {number} could never be met")
+        raise Refused(
+            f"shard {shard} has {have} (known now: {', '.join(known) or 'none'}): a quorum of {number} could never be met"
+        )
 
 
 def _changes(number: int, strict: bool | None, synchronous_commit: str | None) -> dict[str, Any]:
     parameters: dict[str, Any] = {"tally.quorum": str(number)}
-    changes: dict[str, Any] = {"synchronous_mode": "quorum" if number else False, "synchronous_node_count": number or None}
+    changes: dict[str, Any] = {
+        "synchronous_mode": "quorum" if number else False,
+        "synchronous_node_count": number or None,
+    }
     if strict is not None:
         parameters["tally.quorum_strict"] = "on" if strict else "off"
     if synchronous_commit is not None:
@@ -146,9 +155,11 @@ def switchover(shard: int, candidate: str | None, order: Order) -> str:
 
 
 def failover(shard: int, candidate: str, order: Order) -> str:
-    """Make a replica the primary, whether there is one or not; who is primary now. Raises `Refused`, `PatroniUnavailable`.
+    """Make a replica the primary, whether there is one or not; who is primary now. Raises `Refused`,
+    `PatroniUnavailable`.
 
-    Meant for when there is none and Patroni does not choose: commits that the candidate lacks come again from the journal.
+    Meant for when there is none and Patroni does not choose: commits that the candidate lacks come again from the
+    journal.
     """
     with recorded(shard, "failover", order, candidate) as record:
         node = patroni.member(shard, candidate)
@@ -159,7 +170,8 @@ def failover(shard: int, candidate: str, order: Order) -> str:
 
 
 def rejoin(shard: int, name: str, order: Order) -> str:
-    """Restart a replica's PostgreSQL, which then follows the primary again (after `pg_rewind`, where it went another way).
+    """Restart a replica's PostgreSQL, which then follows the primary again (after `pg_rewind`, where it went another
+    way).
 
     What Patroni says. Raises `Refused`, `PatroniUnavailable`.
     """
@@ -176,7 +188,9 @@ def reinitialise(shard: int, name: str, order: Order) -> str:
     with recorded(shard, "reinitialise", order, name) as record:
         node = _replica(shard, name)
         status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True})
-        if status == 503 and text.startswith(TRYING):  # that may be in vain, and what the copy is to mend: it is broken off
+        if status == 503 and text.startswith(
+            TRYING
+        ):  # that may be in vain, and what the copy is to mend: it is broken off
             status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True, "force": True})
         record.outcome = _acted(status, text)
         return record.outcome
@@ -208,7 +222,9 @@ def set_apply_delay(shard: int, name: str, delay: ApplyDelay, order: Order) -> i
         _replace(path, yaml.safe_dump(apply_delay.put(config, milliseconds), sort_keys=False))
         _acted(*patroni.act(shard, node, "POST", "/reload", {}))
         if not _has_delay(shard, node, milliseconds):
-            raise PatroniUnavailable(shard, f"{name} has its new configuration, and has not taken it up within {_DELAY_SECONDS:.0f} s")
+            raise PatroniUnavailable(
+                shard, f"{name} has its new configuration, and has not taken it up within {_DELAY_SECONDS:.0f} s"
+            )
         record.outcome = f"{milliseconds} ms"
         return milliseconds
 
@@ -229,18 +245,13 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _has_delay(shard: int, node: Member, milliseconds: int) -> bool:
-    deadline = time.monotonic() + _DELAY_SECONDS
-    while time.monotonic() < deadline:
-        try:
+    for _ in polling.attempts(_DELAY_SECONDS, pause=_LOOK_SECONDS):
+        with suppress(psycopg.OperationalError):  # it may be restarting
             if _delay(shard, node) == milliseconds:
                 return True
-        except psycopg.OperationalError:
-            pass  # it may be restarting
-        time.sleep(_LOOK_SECONDS)
     return False
 
 
 def _delay(shard: int, node: Member) -> int:
-    address = {"host": node.host, "port": str(node.port), "target_session_attrs": "any"}
-    with databases.connect(databases.primary(shard), timeout=2.0, autocommit=True, **address) as conn:
+    with nodes.connect(shard, node, timeout=2.0) as conn:
         return conn.execute(DELAY).fetchall()[0][0]  # type: ignore[no-any-return]

@@ -1,68 +1,32 @@
-"""A circuit breaker for each shard and role, its state shared by all processes through the cache's Redis (pybreaker).
+"""A circuit breaker for each shard and role, its state shared by all processes through the cache's Redis.
 
-A shard that is down costs one process one time-out, not each request its own. Only trouble with the connection counts as failure:
-a query that PostgreSQL answered with an error shows that the shard is up.
-
-The two Redis and the broker have breakers too, in this process's memory: while one hangs, it is not asked again and again (`guard`).
-Without the cache's, the shards' breakers count as closed.
-
-pybreaker holds a breaker's lock for the whole call, so one object would let one thread at a time through: each thread has
-its own, over the same state.
+Only trouble with the connection counts as failure: a query that PostgreSQL answered with an error shows that the shard
+is up. Without the cache's Redis the breakers count as closed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
-from threading import local
-from typing import Any, TypeVar
+from functools import cache
+from typing import TypeVar
 
 import psycopg
 import structlog
 from django.conf import settings
-from django_redis import get_redis_connection
-from kombu.exceptions import OperationalError as BrokerError
-from prometheus_client import Counter, Gauge
-from pybreaker import (
-    STATE_CLOSED,
-    CircuitBreaker,
-    CircuitBreakerError,
-    CircuitBreakerListener,
-    CircuitBreakerStorage,
-    CircuitMemoryStorage,
-    CircuitRedisStorage,
-)
-from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
+from pybreaker import STATE_CLOSED, CircuitRedisStorage
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeout
 
-from sharding import event_loop
+from runtime import redis
+from runtime.breakers import Breaker
 from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
 
-CACHE = "cache"
-JOURNAL = "journal"
-BROKER = "broker"
-# Seconds for which a component that gave no answer is not asked. A broker that hangs holds its caller up for longer than a Redis does.
-_RESET_SECONDS = {CACHE: 1, JOURNAL: 1, BROKER: 5}
 log = structlog.get_logger(__name__)
-FAILURES = Counter("tally_component_failures_total", "Calls that failed for the connection's sake", ["component"])
-OPEN = Gauge("tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"])
-
-
-class _Listener(CircuitBreakerListener):
-    def state_change(self, cb: CircuitBreaker, _old_state: object, new_state: object) -> None:
-        OPEN.labels(cb.name).set(getattr(new_state, "name", "") == "open")
-
-    def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:
-        FAILURES.labels(cb.name).inc()
-        log.warning("component_failed", component=cb.name, error=str(exc).strip())
 
 
 class _SharedStorage(CircuitRedisStorage):
-    """pybreaker's own, but quiet and able to start while Redis is away; its other calls fall back by themselves."""
+    """pybreaker's own, but quiet and able to start while Redis is down; its other calls fall back by themselves."""
 
     logger = structlog.get_logger(__name__).bind(event_of="breaker")
 
@@ -73,79 +37,22 @@ class _SharedStorage(CircuitRedisStorage):
             log.warning("breaker_state_unshared", error=str(error))
 
 
-class _GuardedRedis:
-    """The cache's Redis behind its breaker: each command raises `RedisConnectionError` at once while it is known to be away."""
-
-    def __getattr__(self, command: str) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            return guard(CACHE, partial(getattr(_cache_client(), command), *args, **kwargs))
-
-        return run
-
-
-def guard(name: str, function: Callable[[], T]) -> T:
-    """Run a function that talks to one Redis or the broker.
-
-    Raises `RedisConnectionError` at once for some time after it gave no answer (`_RESET_SECONDS`), or what the function raised.
-    """
-    event_loop.forbid()
-    try:
-        return _breaker(name).call(function)
-    except CircuitBreakerError as error:
-        raise RedisConnectionError(f"the {name} is down: {error}") from error
-
-
-def cache_redis() -> Redis:
-    """The cache's Redis, guarded. For single commands and scripts (`pipeline` and `pubsub` objects are not guarded)."""
-    return _GUARDED  # type: ignore[return-value]
-
-
-_GUARDED = _GuardedRedis()
-_threads = local()
-
-
 @cache
-def _cache_client() -> Redis:
-    client: Redis = get_redis_connection("default")
-    return client
-
-
-@cache
-def _storage(name: str) -> CircuitBreakerStorage:
-    if name in _RESET_SECONDS:
-        return CircuitMemoryStorage(STATE_CLOSED)
-    return _SharedStorage(STATE_CLOSED, cache_redis(), namespace=name)
-
-
-def _breaker(name: str) -> CircuitBreaker:
-    breakers: dict[str, CircuitBreaker] = _threads.__dict__
-    if name not in breakers:
-        is_shard = name not in _RESET_SECONDS
-        breakers[name] = CircuitBreaker(
-            fail_max=settings.TALLY.breaker_failures if is_shard else 1,
-            reset_timeout=settings.TALLY.breaker_reset_seconds if is_shard else _RESET_SECONDS[name],
-            exclude=[_database_answered if is_shard else _middle_answered],
-            listeners=[_Listener()],
-            name=name,
-            state_storage=_storage(name),
-        )
-    return breakers[name]
-
-
-def _database_answered(error: BaseException) -> bool:
-    return not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-
-
-def _middle_answered(error: BaseException) -> bool:
-    return not isinstance(error, RedisConnectionError | RedisTimeout | OSError | BrokerError)
+def _breaker(alias: str) -> Breaker:
+    return Breaker(
+        alias,
+        _SharedStorage(STATE_CLOSED, redis.cache(), namespace=alias),
+        failures=settings.TALLY.breaker_failures,
+        reset_seconds=settings.TALLY.breaker_reset_seconds,
+        is_failure=lambda error: isinstance(error, psycopg.OperationalError | psycopg.InterfaceError),
+        refusal=lambda reason: ShardUnavailable(shard_of(alias), reason),
+    )
 
 
 def call(alias: str, function: Callable[[], T]) -> T:
-    """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function raised."""
-    event_loop.forbid()
+    """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function
+    raised."""
     try:
         return _breaker(alias).call(function)
-    except CircuitBreakerError as error:
-        raise ShardUnavailable(shard_of(alias), f"{alias}: {error}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise ShardUnavailable(shard_of(alias), f"{alias}: {str(error).strip()}") from error

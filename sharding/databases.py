@@ -1,10 +1,11 @@
 """Names of the databases, the router between them, and the ways to connect to them.
 
-One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now), `shard-N-replica`
-(any replica, the primary if none is there). libpq finds the node (`target_session_attrs`), so a failover needs no restart and no proxy.
+One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now),
+`shard-N-replica` (any replica, the primary if none is there). libpq finds the node (`target_session_attrs`), so a
+failover needs no restart and no proxy.
 
-Counters are reached with `connection(alias)`: psycopg from Django's pool, held for the one query, not Django's wrapper, which
-would hold it until the request ends and so let ten waiting requests take the whole pool.
+Counters are reached with `connection(alias)`: psycopg from Django's pool, held for the one query, not Django's wrapper,
+which would hold it until the request ends and so let ten waiting requests take the whole pool.
 """
 
 from __future__ import annotations
@@ -13,19 +14,14 @@ import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from django.conf import settings
 from django.db import connections
 
-from sharding import event_loop
-
-if TYPE_CHECKING:
-    from counter_project.config import Config, Shard
-
 CONTROL = "default"
-_ANY = "prefer-standby"  # of `target_session_attrs`
+ANY_REPLICA = "prefer-standby"  # of libpq's `target_session_attrs`: a replica, or the primary if there is none
 
 
 class ShardUnavailable(Exception):
@@ -50,52 +46,6 @@ def replica(shard: int) -> str | None:
 def shard_of(alias: str) -> int:
     """The shard that an alias belongs to; the control database lives on shard 0."""
     return 0 if alias == CONTROL else int(alias.split("-")[1])
-
-
-def django_databases(config: Config) -> dict[str, Any]:
-    """`settings.DATABASES` for a configuration."""
-    databases = {CONTROL: _database(config, config.shards[0], config.control_database_name, "primary")}
-    for number, shard in enumerate(config.shards):
-        databases[f"shard-{number}"] = _database(config, shard, config.database_name, "primary")
-        if shard.replicas:
-            databases[f"shard-{number}-replica"] = _database(config, shard, config.database_name, _ANY)
-    return databases
-
-
-def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str, Any]:
-    is_control = name == config.control_database_name
-    # Django's own tables wait for no replica: a shard whose write quorum is lost must be steered out of that.
-    own = {"options": "-c synchronous_commit=local"} if is_control else {}
-    return {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": name,
-        "USER": config.database_user,
-        "PASSWORD": config.database_password.get_secret_value(),
-        "HOST": ",".join(node.host for node in shard.nodes),
-        "PORT": ",".join(str(node.port) for node in shard.nodes),
-        "CONN_HEALTH_CHECKS": is_control,  # the others: see `connection`
-        "OPTIONS": {
-            **own,
-            "target_session_attrs": target,
-            "load_balance_hosts": "random" if target == _ANY else "disable",
-            "connect_timeout": 2,  # for each node; libpq's least
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-            "application_name": config.node_id,
-            # reconnect_timeout: psycopg_pool backs off for up to this long; short, so that a shard that is back is used at once.
-            "pool": {
-                "connection_class": BoundedConnection,
-                "min_size": 0,
-                "max_size": config.database_pool_size,
-                "timeout": 5.0,
-                "reconnect_timeout": 1.0,
-                "max_idle": 60.0,
-            },
-        },
-        "TEST": {"MIRROR": "shard-" + str(config.shards.index(shard))} if target == _ANY else {},
-    }
 
 
 class LeftOut:
@@ -137,8 +87,8 @@ left_out = LeftOut()
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which nothing takes longer than `timeout` seconds.
 
-    PostgreSQL's own time-outs and TCP's work while its process, or the other host's kernel, works. A server that stands still
-    (stopped, paged out, behind a dead link) answers none of them, and a thread would wait for ever.
+    PostgreSQL's own time-outs and TCP's work while its process, or the other host's kernel, works. A server that stands
+    still (stopped, paged out, behind a dead link) answers none of them, and a thread would wait for ever.
     """
 
     timeout: float | None = 10.0
@@ -150,7 +100,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     @classmethod
     def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:
         """As psycopg's; a replica is looked for among those that are not left out."""
-        if params.get("target_session_attrs") == _ANY:
+        if params.get("target_session_attrs") == ANY_REPLICA:
             params |= left_out.others(params["host"], params["port"])
         return super().connect(conninfo, **params)
 
@@ -162,13 +112,18 @@ class BoundedConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"no answer within {self.timeout} s") from error
 
 
+class ControlConnection(BoundedConnection):
+    """A connection to the control database. Its queries are small and people wait for them: it gives up soon."""
+
+    timeout: float | None = 2.5
+
+
 @contextmanager
 def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConnection]:
     """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`.
 
     To get it takes `seconds` at most, and so does each answer; `database_timeout_seconds` if they are not given.
     """
-    event_loop.forbid()
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
     seconds = seconds or settings.TALLY.database_timeout_seconds
@@ -179,7 +134,7 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
         conn.timeout = seconds
         yield conn
     finally:
-        conn.timeout = BoundedConnection.timeout
+        conn.timeout = type(conn).timeout
         pool.putconn(conn)
 
 

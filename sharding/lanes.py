@@ -1,8 +1,9 @@
 """Lanes: a shard's slots in runs, each with a journal, a lock and a state row of its own. Pure.
 
-A lane is the unit of order and of parallel work: what Kafka calls a partition. Lane `n` of a shard has those of the shard's slots that lie
-in the n-th of `lanes` equal runs of all 1024. The number of lanes is a power of two up to 16, the number of the table's partitions, so
-a lane is a whole number of partitions, and two lanes never write to the same one.
+A lane is the unit of order and of parallel work: what Kafka calls a partition. Lane `n` of a shard has those of the
+shard's slots that lie in the n-th of `lanes` equal runs of all 1024. The number of lanes is a power of two up to 16,
+the number of the table's partitions, so a lane is a whole number of partitions, and two lanes never write to the same
+one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Consistent hashing with virtual nodes (Karger et al., 1997), bounded: it plans which shard should own which slot.
 
-It is a planner, not a router: nothing looks a key up here. Routing reads the topology, which a plan becomes when put in force.
+It is a planner, not a router: nothing looks a key up here. Routing reads the topology, which a plan becomes when put in
+force.
 
-Plain consistent hashing is uneven by some 1/sqrt(virtual nodes); with a bound on each shard's share (Mirrokni et al., "Consistent
-Hashing with Bounded Loads", 2016) every shard gets within one slot of 1024/N. Growth is computed from the plan in force: a new shard takes
-what it is short of, from those who have too much, and no slot moves between old shards.
+Plain consistent hashing is uneven by some 1/sqrt(virtual nodes); with a bound on each shard's share (Mirrokni et al.,
+"Consistent Hashing with Bounded Loads", 2016) every shard gets within one slot of 1024/N. Growth is computed from the
+plan in force: a new shard takes what it is short of, from those who have too much, and no slot moves between old
+shards.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The topology in force: the versioned map of slots to shards and lanes. Every shard holds a copy, in its `shard_state` row.
+"""The topology in force: the versioned map of slots to shards and lanes. Every shard holds a copy, in its `shard_state`
+row.
 
-The copies are what makes it safe (I6): a worker reads its shard's own inside the applying transaction. They also make it available:
-a process that starts while some shard is down learns the map from any other. The highest version wins.
+The copies are what makes it safe (I6): a worker reads its shard's own inside the applying transaction. They also make
+it available: a process that starts while some shard is down learns the map from any other. The highest version wins.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from sharding.slots import slot_of, slots_of
 
 log = structlog.get_logger(__name__)
 
-READ = "SELECT shard, topology_version, lanes, CASE WHEN topology_version = %s THEN NULL ELSE owners END FROM shard_state"
+READ = (
+    "SELECT shard, topology_version, lanes, CASE WHEN topology_version = %s THEN NULL ELSE owners END FROM shard_state"
+)
 WRITE = """
 INSERT INTO shard_state (shard, topology_version, owners, lanes) VALUES (%(shard)s, %(version)s, %(owners)s, %(lanes)s)
 ON CONFLICT (singleton) DO UPDATE SET topology_version = excluded.topology_version, owners = excluded.owners, lanes = excluded.lanes
@@ -43,7 +46,8 @@ class NoTopology(Exception):
 
 @dataclass(frozen=True)
 class Topology:
-    """`owners[slot]` is the number of the shard that owns the slot; `lane_count` is the number of lanes that each shard has."""
+    """`owners[slot]` is the number of the shard that owns the slot; `lane_count` is the number of lanes that each shard
+    has."""
 
     version: int
     owners: tuple[int, ...]
@@ -58,7 +62,9 @@ class Topology:
     @cached_property
     def routes(self) -> tuple[int, ...]:
         """For each slot the index of its lane in `lanes`."""
-        return tuple(shard * self.lane_count + lanes.number_of(slot, self.lane_count) for slot, shard in enumerate(self.owners))
+        return tuple(
+            shard * self.lane_count + lanes.number_of(slot, self.lane_count) for slot, shard in enumerate(self.owners)
+        )
 
     def shard_of(self, key: str) -> int:
         """The shard that owns a key."""
@@ -110,6 +116,11 @@ def current() -> Topology:
     return _current
 
 
+def is_loaded() -> bool:
+    """Whether this process knows the map."""
+    return _current is not None
+
+
 def reload() -> Topology:
     """Ask the shards again, and keep the highest version. Raises `NoTopology`."""
     global _current  # noqa: PLW0603 - one map per process
@@ -132,7 +143,8 @@ def _read_any(shard: int) -> Topology | None:
 
 
 def read(conn: psycopg.Connection[Any], shard: int) -> Topology | None:
-    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than they think."""
+    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than
+    they think."""
     question = ask(shard)
     return question.answer(conn.execute(*question.query).fetchone())
 
@@ -168,7 +180,8 @@ def lane_count(shard: int) -> int:
 
 
 def ask(shard: int) -> Question:
-    """The question for a shard's own copy. The owners are sent only if their version is not the one that was read last."""
+    """The question for a shard's own copy. The owners are sent only if their version is not the one that was read
+    last."""
     return Question(shard, _copies.get(shard))
 
 
@@ -184,7 +197,9 @@ def put_in_force(shards: int, lane_count: int) -> Topology:
     known = _known(shards)
     topology = max(known, key=lambda one: one.version, default=Topology(1, tuple(ring.plan(shards)), lane_count))
     if max(topology.owners) >= shards:
-        raise ValueError(f"the topology in force names shard {max(topology.owners)}, but TALLY_SHARDS has {shards} only")
+        raise ValueError(
+            f"the topology in force names shard {max(topology.owners)}, but TALLY_SHARDS has {shards} only"
+        )
     _write(topology, shards)
     return topology
 
@@ -218,7 +233,8 @@ def is_without_lanes(shards: int) -> bool:
 
 
 def change_lanes(shards: int, lane_count: int) -> Topology:
-    """Put the same map with another number of lanes in force. The journals must be empty and closed: see `counters.apply.lane_count`."""
+    """Put the same map with another number of lanes in force. The journals must be empty and closed: see
+    `counters.apply.lane_count`."""
     before = max(_known(shards), key=lambda one: one.version)
     after = Topology(before.version + 1, before.owners, lanes.check(lane_count))
     _write(after, shards)

@@ -1,1 +1,1 @@
-"""All tests. They run against real parts: one local cluster for the whole run, on free ports, in a directory of its own."""
+"""All tests. None mocks PostgreSQL, Redis, Celery or Patroni: one local cluster serves a whole run."""

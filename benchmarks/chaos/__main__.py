@@ -87,7 +87,9 @@ def run_trial(  # noqa: PLR0913
 def main() -> int:
     """The command."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever was stopped goes on, and the cluster is put away
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that whatever was stopped goes on, and the cluster is put away
     if options.breaks:
         return broken.main(options.breaks, options.seed, console)
     own = options.dir is None
@@ -96,7 +98,9 @@ def main() -> int:
     cluster = subject.start(directory) if own else Subject(directory.resolve())
     exact = False
     try:
-        outcome = run_trial(cluster, faults_named(options.only), seed=options.seed, minutes=options.minutes, count=options.faults)
+        outcome = run_trial(
+            cluster, faults_named(options.only), seed=options.seed, minutes=options.minutes, count=options.faults
+        )
         costs = trial.costs(outcome.trial, outcome.load)
         report.show(console, outcome.verdict, costs)
         exact = outcome.verdict.exact
@@ -134,12 +138,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=10, help="at least so many minutes of faults (default: 10)")
     parser.add_argument("--faults", type=int, default=100, help="and at least so many faults (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="of the order of faults and of the load (default: 1)")
-    parser.add_argument("--only", default="", metavar="WORDS", help="only faults whose names have one of these words, e.g. worker,journal")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="WORDS",
+        help="only faults whose names have one of these words, e.g. worker,journal",
+    )
     parser.add_argument("--dir", type=Path, help="use the running cluster in this directory instead of one of its own")
-    parser.add_argument("--stock", action=argparse.BooleanOptionalAction, default=True, help="kill a stock Celery worker, too (default)")
+    parser.add_argument(
+        "--stock", action=argparse.BooleanOptionalAction, default=True, help="kill a stock Celery worker, too (default)"
+    )
     parser.add_argument("--stock-kills", type=int, default=25, help="at least so many times (default: 25)")
     parser.add_argument(
-        "--break", dest="breaks", choices=sorted(broken.BREAKS), help="run a build that is broken on purpose: it must be caught"
+        "--break",
+        dest="breaks",
+        choices=sorted(broken.BREAKS),
+        help="run a build that is broken on purpose: it must be caught",
     )
     parser.add_argument("--json", type=Path, default=report.ROOT / "benchmarks/results/chaos.json")
     parser.add_argument("--picture", type=Path, default=report.ROOT / "docs/img/chaos.png")

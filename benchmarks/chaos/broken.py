@@ -1,15 +1,18 @@
-"""Builds broken on purpose, to see that the bench notices: a copy of the work tree with one change, and the faults that expose it.
+"""Builds broken on purpose, to see that the bench notices: a copy of the work tree with one change, and the faults that
+expose it.
 
 The product has no switch for any of this. Each must be caught within two minutes of `--break NAME`.
 
-`ledger`: doubled messages and lost leases make two shifts of a lane read the same batches. Without the ledger both count them.
+`ledger`: doubled messages and lost leases make two shifts of a lane read the same batches. Without the ledger both
+count them.
 
-`lock`: the ledger alone keeps two shifts apart as long as a transaction asks it first. The second shift's window begins where the lane's
-committed batches end, so it has every batch that the first has not committed yet, and its insert into the ledger waits for the first to
-commit. What it reads afterwards is true. So this build gives up that order, too: it reads rows first and asks the ledger last, which is
-as good as before where there is a lock. Without one, the second shift computes a value from a row that the first has changed meanwhile, and
-writes it over the first one's. Increments that nobody waits for stay right even so, as they are added in place. So a crowd increments one
-key of each shard and waits for the results. And every shift gets the lease, so that shifts which doubled messages start go on side by side.
+`lock`: the ledger alone keeps two shifts apart as long as a transaction asks it first. The second shift's window begins
+where the lane's committed batches end, so it has every batch that the first has not committed yet, and its insert into
+the ledger waits for the first to commit. What it reads afterwards is true. So this build gives up that order, too: it
+reads rows first and asks the ledger last, which is as good as before where there is a lock. Without one, the second
+shift computes a value from a row that the first has changed meanwhile, and writes it over the first one's. Increments
+that nobody waits for stay right even so, as they are added in place. So a crowd increments one key of each shard and
+waits for the results. And every shift gets the lease, so that shifts which doubled messages start go on side by side.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ CROWD = 8
 
 @dataclass(frozen=True)
 class Break:
-    """Changes (old text, new text) of files by their path, and what brings them to light. `missing` is what the build does not have.
+    """Changes (old text, new text) of files by their path, and what brings them to light. `missing` is what the build
+    does not have.
 
     `crowd`: see `Load`.
     """
@@ -45,16 +49,15 @@ class Break:
     crowd: int = 0
 
 
-_ANSWER = """    for write, write_id in zip(writes, ids, strict=True):
-        write.accepted.resolve(Accepted(write_id))
+_ANSWER = """        for one, write_id in zip(writes, ids, strict=True):
+            one.answer(Accepted(write_id))
 """
-_EARLY = """    for write, write_id in zip(writes, ids, strict=True):
-        if not write.accepted.done:
-            write.accepted.resolve(Accepted(write_id))
+_APPEND = """        try:
+            appended = await self._appender.append(flush)
 """
-_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
+_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, positions, writes))
 """
-_ROWS = """        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
+_ROWS = """        rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
 """
 
 BREAKS = {
@@ -62,8 +65,14 @@ BREAKS = {
         "I2: a batch counts once",
         {
             "counters/apply/transaction.py": [
-                ("fresh = [placed for placed in window.batches if placed.batch.id in new]", "fresh = list(window.batches)"),
-                ('%s::bigint[], %s::bigint[], %s::text[])"""', '%s::bigint[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"""'),
+                (
+                    "fresh = [placed for placed in window.batches if placed.batch.id in new]",
+                    "fresh = list(window.batches)",
+                ),
+                (
+                    '%s::bigint[], %s::bigint[], %s::text[], %s::integer[])"""',
+                    '%s::bigint[], %s::bigint[], %s::text[], %s::integer[]) ON CONFLICT DO NOTHING"""',
+                ),
             ]
         },
         [DOUBLE_MESSAGES],
@@ -73,7 +82,10 @@ BREAKS = {
         "I2: one transaction of a lane at a time",
         {
             "counters/apply/transaction.py": [
-                ("SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}", "SELECT %s::integer + %s::integer, {flush.MISSING}"),
+                (
+                    "SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}",
+                    "SELECT %s::integer + %s::integer, {flush.MISSING}",
+                ),
                 (_ENTERED, ""),
                 (_ROWS, _ROWS + _ENTERED),
             ],
@@ -86,7 +98,10 @@ BREAKS = {
         "I3: completed is replicated",
         {
             "counters/apply/completion.py": [
-                ("flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard))", "self._commits[-1].written")
+                (
+                    "flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard))",
+                    "self._commits[-1].written",
+                )
             ]
         },
         [kills.CUT_OFF_AND_KILL_PRIMARY],
@@ -94,9 +109,9 @@ BREAKS = {
     "answer": Break(
         "I1: acknowledged is durable",
         {
-            "counters/intake/writes.py": [
-                ("    try:\n        appended = journal.append", f"{_EARLY}    try:\n        appended = journal.append"),
-                (f"{_ANSWER}    ACCEPTED.inc", "    ACCEPTED.inc"),
+            "counters/intake/intake.py": [
+                (_APPEND, _ANSWER + _APPEND),
+                (f"{_ANSWER}        ACCEPTED.inc", "        ACCEPTED.inc"),
             ]
         },
         [kills.KILL_JOURNAL],
@@ -120,7 +135,9 @@ def apply(one: Break, tree: Path) -> None:
         text = (tree / name).read_text()
         for old, new in changes:
             if text.count(old) != 1:
-                raise SystemExit(f"{name} has changed: benchmarks/chaos/broken.py must be changed with it ({old.strip()!r})")
+                raise SystemExit(
+                    f"{name} has changed: benchmarks/chaos/broken.py must be changed with it ({old.strip()!r})"
+                )
             text = text.replace(old, new)
         (tree / name).write_text(text)
 
@@ -138,7 +155,9 @@ def main(name: str, seed: int, console: Console) -> int:
         directory.mkdir()
         cluster = subject.start(directory, tree)
         try:
-            outcome = run_trial(cluster, one.faults, seed=seed, minutes=0.1, count=2, crowd=one.crowd, quiet_seconds=QUIET_SECONDS)
+            outcome = run_trial(
+                cluster, one.faults, seed=seed, minutes=0.1, count=2, crowd=one.crowd, quiet_seconds=QUIET_SECONDS
+            )
         finally:
             subject.put_away(cluster, keep=False)
     for figure in ("increments acknowledged", "increments lost", "increments counted twice"):

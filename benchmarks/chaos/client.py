@@ -1,6 +1,6 @@
-"""A client: one write at a time, repeated under its Idempotency-Key until it is answered, and the answer held against the books.
+"""A client: one write at a time, repeated under its Idempotency-Key until it is answered; each answer is compared.
 
-503 (and 429) mean "again later"; any other answer that the books do not expect is a complaint, and a complaint fails the run.
+503 (and 429) mean "again later"; any other answer that is not expected is a complaint, and a complaint fails the run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.chaos.books import Books, Entry, Favour, Owned, Waited
+from benchmarks.chaos.expected_counts import Entry, ExpectedCounts, Favour, Owned, Waited
 from benchmarks.chaos.wire import Answer, NoAnswer, Wire
 
 JSON, MSGPACK = "application/json", "application/msgpack"
@@ -20,7 +20,9 @@ PATIENCE_SECONDS = 150.0  # after which a write without an answer is a hang, and
 WAIT_SECONDS = 8  # of ?wait=
 STEP_TIMEOUT_SECONDS = 40.0  # PUT and DELETE wait up to 30
 PLAIN_TIMEOUT_SECONDS = 10.0
-IMPATIENT = 0.04  # share of writes whose first attempt is given up at once, so that a repeat meets its original under way
+IMPATIENT = (
+    0.04  # share of writes whose first attempt is given up at once, so that a repeat meets its original under way
+)
 
 
 class Unanswered(Exception):
@@ -45,11 +47,11 @@ class Request:
 
 
 class Client:
-    """One connection, one random stream, one set of books."""
+    """One connection, one random stream, its expected counts."""
 
     def __init__(self, name: str, wire: Wire, rng: random.Random) -> None:
         self.name, self.wire, self.rng = name, wire, rng
-        self.books = Books()
+        self.expected = ExpectedCounts()
         self.accepted = 0  # answered writes, for the throughput
         self._number = 0
         self._answered: deque[tuple[Request, Answer]] = deque(maxlen=50)
@@ -62,7 +64,7 @@ class Client:
 
     def complain(self, text: str) -> None:
         """Note what must not be."""
-        self.books.complaints.append(f"{self.name}: {text}")
+        self.expected.complaints.append(f"{self.name}: {text}")
 
     # --- writes -------------------------------------------------------------------------------------------------------------
 
@@ -70,30 +72,34 @@ class Client:
         """Add to a shared key."""
         request = self.request(kind, "POST", f"/v1/counters/{key}/increments", b'{"delta":%d}' % delta)
         if self._write(request, {key: delta}, (202,)):
-            self.books.added[key] += delta
+            self.expected.added[key] += delta
 
     def bulk(self, deltas: Mapping[str, int], body: bytes, media: str) -> None:
         """Add to many shared keys."""
         request = self.request("bulk", "POST", "/v1/increments", body, headers={"Content-Type": media})
         if self._write(request, deltas, (202,)):
-            self.books.added.update(deltas)
+            self.expected.added.update(deltas)
 
     def waited(self, key: str, delta: int) -> bool:
         """Add to a shared key and ask for the result; whether it came."""
         path = f"/v1/counters/{key}/increments?wait={WAIT_SECONDS}"
-        request = self.request("waited", "POST", path, b'{"delta":%d}' % delta, timeout=WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS)
+        request = self.request(
+            "waited", "POST", path, b'{"delta":%d}' % delta, timeout=WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS
+        )
         answer = self._write(request, {key: delta}, (200, 202))
         if answer is None:
             return False
-        self.books.added[key] += delta
+        self.expected.added[key] += delta
         if answer.status == 200:
             told = answer.json
-            self.books.waited.append(Waited(key, told["version"], told["value"], delta, told["id"]))
+            self.expected.waited.append(Waited(key, told["version"], told["value"], delta, told["id"]))
         return answer.status == 200
 
     def favour(self, favour: Favour) -> None:
         """Add to a key that another client owns."""
-        request = self.request("favour", "POST", f"/v1/counters/{favour.key}/increments", b'{"delta":%d}' % favour.delta)
+        request = self.request(
+            "favour", "POST", f"/v1/counters/{favour.key}/increments", b'{"delta":%d}' % favour.delta
+        )
         favour.done = self._write(request, {favour.key: favour.delta}, (202,)) is not None
 
     def own_increment(self, owned: Owned, delta: int, *, wait: bool) -> None:
@@ -107,7 +113,7 @@ class Client:
         if answer is None:
             return
         if not fits:
-            self.books.rejected[answer.json["id"]] = owned.key
+            self.expected.rejected[answer.json["id"]] = owned.key
             self._check_value(owned, answer, owned.value, {409})
             return
         self._check_value(owned, answer, owned.value + delta, {200})
@@ -127,14 +133,17 @@ class Client:
         owned.changed(value, answer.json.get("version"))
 
     def compare_and_set(self, owned: Owned, value: int) -> None:
-        """Set an owned key if it has the version told last: that must work if nothing has changed it since, and else must not."""
+        """Set an owned key if it has the version told last: that must work if nothing has changed it since, and else
+        must not."""
         matches = owned.told
         version = owned.version
         if matches and self.rng.random() < 0.4 and version > 0:
             matches, version = False, version - 1
         headers = {"If-Match": f'"{version}"'}
         path = f"/v1/counters/{owned.key}"
-        request = self.request("cas", "PUT", path, b'{"value":%d}' % value, headers=headers, timeout=STEP_TIMEOUT_SECONDS)
+        request = self.request(
+            "cas", "PUT", path, b'{"value":%d}' % value, headers=headers, timeout=STEP_TIMEOUT_SECONDS
+        )
         answer = self._write(request, {owned.key: None}, (202, 200 if matches else 412))
         if answer is None:
             return
@@ -142,7 +151,7 @@ class Client:
             self._check_value(owned, answer, value, {200})
             owned.changed(value, answer.json.get("version"))
         else:
-            self.books.rejected[answer.json["id"]] = owned.key
+            self.expected.rejected[answer.json["id"]] = owned.key
             self._check_value(owned, answer, owned.value, {412})
 
     def repeat(self) -> None:
@@ -154,7 +163,7 @@ class Client:
         again = self._until_answered(request, patient=True)
         if again is None:
             return
-        self.books.repeats += 1
+        self.expected.repeats += 1
         if again.status != first.status:
             if 202 not in (again.status, first.status):
                 self.complain(f"repeat of {request.token} got {again.status}, first {first.status} {first.body!r}")
@@ -186,17 +195,19 @@ class Client:
     def _write(self, request: Request, keys: Mapping[str, int | None], statuses: tuple[int, ...]) -> Answer | None:
         """Send until answered, and remember; None (and a complaint) for an answer that must not be."""
         sent = time.monotonic()
-        tries = self.books.retries + self.books.refused
+        tries = self.expected.retries + self.expected.refused
         answer = self._until_answered(request)
         if answer is None:
             return None
         if answer.status not in statuses:
-            self.complain(f"{request.kind} {request.method} {request.path} {request.token} got {answer.status}: {answer.body[:500]!r}")
+            self.complain(
+                f"{request.kind} {request.method} {request.path} {request.token} got {answer.status}: {answer.body[:500]!r}"
+            )
             return None
-        attempts = 1 + self.books.retries + self.books.refused - tries
+        attempts = 1 + self.expected.retries + self.expected.refused - tries
         told = answer.json
         id = told.get("id") or f"{request.token} of version {told.get('version')}"
-        self.books.entries.append(Entry(request.kind, id, sent, time.monotonic(), attempts, answer.status, keys))
+        self.expected.entries.append(Entry(request.kind, id, sent, time.monotonic(), attempts, answer.status, keys))
         self.accepted += 1
         self._keep(request, answer)
         return answer
@@ -217,7 +228,9 @@ class Client:
             if (answer := self._attempt(request, timeout)) is not None:
                 return answer
             if time.monotonic() > deadline:
-                self.complain(f"{request.kind} {request.method} {request.path} {request.token} had no answer for {PATIENCE_SECONDS:.0f} s")
+                self.complain(
+                    f"{request.kind} {request.method} {request.path} {request.token} had no answer for {PATIENCE_SECONDS:.0f} s"
+                )
                 return None
             timeout = request.timeout
             time.sleep(pause * self.rng.uniform(0.5, 1))
@@ -227,11 +240,11 @@ class Client:
         try:
             answer = self.wire.ask(request.method, request.path, request.body, request.all_headers(), timeout=timeout)
         except NoAnswer:
-            self.books.retries += 1
+            self.expected.retries += 1
             return None
         if answer.status not in (429, 503):
             return answer
-        self.books.refused += 1
+        self.expected.refused += 1
         if not answer.headers.get("retry-after"):
             self.complain(f"{answer.status} without Retry-After: {answer.body[:200]!r}")
         return None

@@ -1,4 +1,5 @@
-"""A fault: something that is done to the cluster under load, and the deck from which faults are drawn in a seeded order."""
+"""A fault: something that is done to the cluster under load, and the deck from which faults are drawn in a seeded
+order."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Fault:
-    """`strike` does it, and undoes it where it must be undone (what was stopped goes on); it returns a word about the victim.
+    """`strike` does it, and undoes it where it must be undone (what was stopped goes on); it returns a word about the
+    victim.
 
     `weight` is how often it stands in the deck.
     """

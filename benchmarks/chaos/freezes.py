@@ -1,4 +1,5 @@
-"""SIGSTOP for some seconds, then SIGCONT: a process that is there and does not answer; and a replica that is cut off."""
+"""SIGSTOP for some seconds, then SIGCONT: a process that is there and does not answer; and a replica that is cut
+off."""
 
 from __future__ import annotations
 

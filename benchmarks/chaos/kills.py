@@ -17,15 +17,19 @@ from benchmarks.chaos.fault import Fault, NotPossible, Scene
 from benchmarks.chaos.freezes import frozen, titled
 from benchmarks.chaos.subject import family
 from cluster import processes
+from runtime import polling
 
 GONE_SECONDS = 3.0
-RESTART_SECONDS = 7.0  # that a killed worker needs to start, and its lanes' leases to run out (3 s) and be looked at (each second)
+RESTART_SECONDS = (
+    7.0  # that a killed worker needs to start, and its lanes' leases to run out (3 s) and be looked at (each second)
+)
 SHIFT_SECONDS = 5.0  # within which some worker is seen in a shift
 LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni's ttl is 20
 
 
 def kill(victims: Iterable[psutil.Process]) -> None:
-    """SIGKILL each that is still there, and see that it is gone: a process takes a moment to die, and would still look well."""
+    """SIGKILL each that is still there, and see that it is gone: a process takes a moment to die, and would still look
+    well."""
     victims = list(victims)
     processes.send(victims, signal.SIGKILL)
     processes.wait(victims, GONE_SECONDS)
@@ -48,18 +52,18 @@ def kill_role(role: str, scene: Scene) -> str:
 def kill_in_a_shift(scene: Scene) -> str:
     """A worker that applies a lane at this moment: its lanes must go on when their leases have run out."""
     families = {str(row["name"]): family(row) for row in scene.subject.rows("worker")}
-    deadline = time.monotonic() + SHIFT_SECONDS
-    while time.monotonic() < deadline:
+    for _ in polling.attempts(SHIFT_SECONDS, pause=0.002):
         try:
             leases = scene.subject.leases()
         except RedisError as error:
             raise NotPossible(str(error)) from error
-        busy = [(lane, lease.worker) for lane, lease in leases.items() if lease.worker in families and not lease.lingers]
+        busy = [
+            (lane, lease.worker) for lane, lease in leases.items() if lease.worker in families and not lease.lingers
+        ]
         if busy:
             lane, name = scene.rng.choice(busy)
             kill(families[name])
             return f"{name} with lane {lane}"
-        time.sleep(0.002)
     raise NotPossible("no worker was seen in a shift")
 
 
@@ -126,19 +130,18 @@ def kill_node(scene: Scene) -> str:
 
 
 def lose_node(scene: Scene) -> str:
-    """A primary's node that is gone and stays away until its replica has been promoted: Patroni is stopped, so nothing restarts it."""
+    """A primary's node that is gone and stays away until its replica has been promoted: Patroni is stopped, so nothing
+    restarts it."""
     shard = scene.shard()
     replica_of(scene, shard)
     row = primary_of(scene, shard)
     patroni = scene.subject.named(str(row["name"]).replace("postgres", "patroni"))
     with frozen(family(patroni)[:1]):
         kill(family(row))
-        deadline = time.monotonic() + LOST_NODE_SECONDS
-        while time.monotonic() < deadline:
+        for _ in polling.attempts(LOST_NODE_SECONDS, pause=0.2):
             with contextlib.suppress(NotPossible):
                 if primary_of(scene, shard)["name"] != row["name"]:
                     break
-            time.sleep(0.2)
     return str(row["name"]).replace("postgres", "node")
 
 

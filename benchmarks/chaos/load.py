@@ -1,4 +1,5 @@
-"""The load: clients of the mix, the probes and the sampler, each a thread; started, and stopped with every write answered."""
+"""The load: clients of the mix, the probes and the sampler, each a thread; started, and stopped with every write
+answered."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from benchmarks.chaos.books import Books, Favour
 from benchmarks.chaos.chance import stream
 from benchmarks.chaos.client import PATIENCE_SECONDS, Client
+from benchmarks.chaos.expected_counts import ExpectedCounts, Favour
 from benchmarks.chaos.mix import Mixer, Names
 from benchmarks.chaos.probes import Epoch, Pulse, Reader, Successes, Waiter, guarded
 from benchmarks.chaos.sampler import Sampler
@@ -19,7 +20,8 @@ CLIENTS = 6
 
 
 class Load:
-    """Everything that writes, reads and watches. `crowd` more clients of each shard increment its waiter's key, without a pause."""
+    """Everything that writes, reads and watches. `crowd` more clients of each shard increment its waiter's key, without
+    a pause."""
 
     def __init__(self, subject: Subject, prefix: str, seed: int, clients: int = CLIENTS, crowd: int = 0) -> None:
         self.names = Names(prefix)
@@ -34,9 +36,13 @@ class Load:
         by_shard = self._keys_by_shard()
         self.waiters = [Waiter(self._client(f"waiter{shard}"), keys[0]) for shard, keys in enumerate(by_shard)]
         self.crowd = [
-            Waiter(self._client(f"crowd{shard}-{n}"), keys[0], pause=0) for shard, keys in enumerate(by_shard) for n in range(crowd)
+            Waiter(self._client(f"crowd{shard}-{n}"), keys[0], pause=0)
+            for shard, keys in enumerate(by_shard)
+            for n in range(crowd)
         ]
-        self.readers = [Reader(subject.wire(), keys[1:], self.epoch, stream(seed, f"reader{n}")) for n, keys in enumerate(by_shard)]
+        self.readers = [
+            Reader(subject.wire(), keys[1:], self.epoch, stream(seed, f"reader{n}")) for n, keys in enumerate(by_shard)
+        ]
         self.sampler = Sampler(subject, self.accepted, self.read)
         self._threads: list[threading.Thread] = []
 
@@ -60,9 +66,9 @@ class Load:
         return found
 
     @property
-    def books(self) -> list[Books]:
+    def expected(self) -> list[ExpectedCounts]:
         """Of every client."""
-        return [client.books for client in self.clients]
+        return [client.expected for client in self.clients]
 
     @property
     def waits(self) -> list[Successes]:

@@ -37,7 +37,9 @@ class Outbox:
 
     def send(self, shard: int, task: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """A Celery message."""
-        self._app.send_task(task, list(args), dict(kwargs or {}), queue=queue_of(shard), producer=self._producer, retry=False)
+        self._app.send_task(
+            task, list(args), dict(kwargs or {}), queue=queue_of(shard), producer=self._producer, retry=False
+        )
 
     def publish(self, shard: int, body: Any) -> None:
         """A message that is none of Celery's."""
@@ -70,7 +72,8 @@ def lanes_of(scene: Scene) -> list[Lane]:
 def double_messages(scene: Scene) -> str:
     """Every lane gets several messages at once, again and again.
 
-    Half of the time its lease is lost just before: then two shifts run at once, and only the lane's lock keeps them apart (I2).
+    Half of the time its lease is lost just before: then two shifts run at once, and only the lane's lock keeps them
+    apart (I2).
     """
     lanes = lanes_of(scene)
     with outbox(scene.subject) as box:
@@ -85,7 +88,8 @@ def double_messages(scene: Scene) -> str:
 
 
 def lose_messages(scene: Scene) -> str:
-    """Messages are popped from the queues and forgotten, as by workers that die right after, until each lane has lost one."""
+    """Messages are popped from the queues and forgotten, as by workers that die right after, until each lane has lost
+    one."""
     lanes = set(lanes_of(scene))
     queues = [queue_of(shard) for shard in range(len(scene.subject.shards))]
     lost: Counter[Lane] = Counter()

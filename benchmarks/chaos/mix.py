@@ -11,8 +11,8 @@ from itertools import accumulate
 
 import msgspec
 
-from benchmarks.chaos.books import MAX_VALUE, Favour, Owned
 from benchmarks.chaos.client import JSON, MSGPACK, Client
+from benchmarks.chaos.expected_counts import MAX_VALUE, Favour, Owned
 
 SHARED = 1000  # keys of the Zipf distribution
 OWNED = 6  # keys of each client
@@ -53,7 +53,7 @@ class Mixer:
         short = client.name.removeprefix(names.prefix)
         self.owned = [Owned(f"{names.prefix}own:{short}:{n}") for n in range(OWNED)]
         self.edge = Owned(f"{names.prefix}edge:{short}")
-        client.books.owned = {one.key: one for one in [*self.owned, self.edge]}
+        client.expected.owned = {one.key: one for one in [*self.owned, self.edge]}
 
     def run(self, stop: threading.Event) -> None:
         """Write until told to stop; the write under way is brought to its end."""
@@ -119,7 +119,8 @@ class Mixer:
                 self._overflow()
 
     def _overflow(self) -> None:
-        """Increments of a key at the edge of its range: only positive ones, so that folding them cannot make a rejected one fit."""
+        """Increments of a key at the edge of its range: only positive ones, so that folding them cannot make a rejected
+        one fit."""
         if self.edge.value < MAX_VALUE - 1000 or self.rng.random() < 0.1:
             self.client.put(self.edge, MAX_VALUE - 100)
         else:

@@ -49,7 +49,13 @@ def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, 
         for axes in (top, marks, bottom):
             for one in trial.struck:
                 if not one.skipped:
-                    axes.axvspan((one.at - trial.started) / 60, (one.whole_at - trial.started) / 60, color="#f6f7f8", lw=0, zorder=0)
+                    axes.axvspan(
+                        (one.at - trial.started) / 60,
+                        (one.whole_at - trial.started) / 60,
+                        color="#f6f7f8",
+                        lw=0,
+                        zorder=0,
+                    )
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.tick_params(length=0)
         bottom.set_xlabel("minutes")
@@ -81,7 +87,9 @@ def _throughput(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample])
 def _faults(axes: Axes, trial: Trial) -> None:
     order = list(FAMILIES)
     for row, (family, (_, colour, marker)) in enumerate(FAMILIES.items()):
-        at = [(one.at - trial.started) / 60 for one in trial.struck if not one.skipped and family_of(one.name) == family]
+        at = [
+            (one.at - trial.started) / 60 for one in trial.struck if not one.skipped and family_of(one.name) == family
+        ]
         axes.axhline(row, color=GRID, lw=0.7, zorder=1)
         axes.scatter(at, [row] * len(at), s=26, color=colour, marker=marker, zorder=3, linewidths=0)
     axes.set_ylim(len(order) - 0.4, -0.6)
@@ -91,7 +99,9 @@ def _faults(axes: Axes, trial: Trial) -> None:
 def _backlog(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:
     depths = [float("nan") if sample.depth is None else float(sample.depth) for sample in samples]
     axes.fill_between(minutes, depths, color=BACKLOG, alpha=0.18, lw=0)
-    axes.plot(minutes, depths, color=BACKLOG, lw=1.1, label="batches in the journal (accepted, not yet safe on a replica)")
+    axes.plot(
+        minutes, depths, color=BACKLOG, lw=1.1, label="batches in the journal (accepted, not yet safe on a replica)"
+    )
     away = [minute for minute, sample in zip(minutes, samples, strict=True) if sample.depth is None]
     axes.scatter(away, [0] * len(away), marker="x", s=12, color="#c0392b", zorder=4, label="journal away", linewidths=1)
     axes.set_ylim(0, axes.get_ylim()[1] * ROOM)

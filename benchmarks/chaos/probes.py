@@ -1,7 +1,8 @@
 """How long nothing was read, written or counted: probes that do one thing steadily and note each success.
 
-Each shard has a reader and a waiter of its own, so that the trouble of one shard is not hidden by the other; a write is accepted by the
-journal, which all shards share, so one pulse is enough. The readers also watch I5: what the cache gives never goes back in version.
+Each shard has a reader and a waiter of its own, so that the trouble of one shard is not hidden by the other; a write is
+accepted by the journal, which all shards share, so one pulse is enough. The readers also watch I5: what the cache gives
+never goes back in version.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Successes:
 
 @dataclass
 class Epoch:
-    """Lives of the cache: a version may be older after the cache was lost than before, as the replica that fills it may lag."""
+    """Lives of the cache: a version may be older after the cache was lost than before, as the replica that fills it may
+    lag."""
 
     number: int = 0
 
@@ -69,7 +71,8 @@ class Pulse:
 
 
 class Waiter:
-    """Increments of one shard whose result is waited for: when one comes back, the shard counts. `pause` is in seconds."""
+    """Increments of one shard whose result is waited for: when one comes back, the shard counts. `pause` is in
+    seconds."""
 
     def __init__(self, client: Client, key: str, pause: float = 0.1) -> None:
         self.client, self.key, self.pause, self.successes = client, key, pause, Successes()

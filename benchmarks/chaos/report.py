@@ -36,7 +36,9 @@ def table(costs: Sequence[Cost]) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     for cost in costs:
         count = f"{cost.count}" + (f" (+{cost.skipped} not possible)" if cost.skipped else "")
-        pairs = [f"{middle:.2f} / {most:.2f}" for middle, most in (cost.recovery, cost.writes, cost.results, cost.reads)]
+        pairs = [
+            f"{middle:.2f} / {most:.2f}" for middle, most in (cost.recovery, cost.writes, cost.results, cost.reads)
+        ]
         shown.add_row(cost.name, count, *pairs, end_section=cost.name == "(no fault)")
     return shown
 
@@ -59,11 +61,17 @@ def show(console: Console, verdict: Verdict, costs: Sequence[Cost]) -> None:
         console.print(f"  {figure:>12,}  {name}", highlight=False)
     for finding in verdict.findings:
         console.print(f"  [red]difference[/red]: {finding}", highlight=False, soft_wrap=True)
-    word = "[bold green]exact[/bold green]" if verdict.exact else f"[bold red]NOT EXACT[/bold red] ({len(verdict.findings)} findings)"
+    word = (
+        "[bold green]exact[/bold green]"
+        if verdict.exact
+        else f"[bold red]NOT EXACT[/bold red] ({len(verdict.findings)} findings)"
+    )
     console.print(f"verdict: {word}")
 
 
-def document(verdict: Verdict, costs: Sequence[Cost], trial: Trial, *, seed: int, stock: Mapping[str, Any] | None) -> dict[str, Any]:
+def document(
+    verdict: Verdict, costs: Sequence[Cost], trial: Trial, *, seed: int, stock: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """All of it."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -77,7 +85,9 @@ def document(verdict: Verdict, costs: Sequence[Cost], trial: Trial, *, seed: int
         "figures": verdict.figures,
         "seconds": "median and most: until whole, and the longest times without an accepted write, without a result, without a read",
         "table": [asdict(cost) for cost in costs],
-        "order": [[one.name, one.victim, round(one.at - trial.started, 1), round(one.recovery, 1)] for one in trial.struck],
+        "order": [
+            [one.name, one.victim, round(one.at - trial.started, 1), round(one.recovery, 1)] for one in trial.struck
+        ],
         "stock": stock,
     }
 
@@ -105,13 +115,18 @@ def _git(*arguments: str) -> str:
 
 def together(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table of several documents in Markdown: the median of their medians, and the most of all."""
-    lines = ["| fault | times | until whole | no write accepted | no result | no read |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| fault | times | until whole | no write accepted | no result | no read |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for name in dict.fromkeys(row["name"] for one in rounds for row in one["table"]):
         rows = [row for one in rounds for row in one["table"] if row["name"] == name and row["count"]]
         if not rows:
             continue
         kinds = ("recovery", "writes", "results", "reads")
-        pairs = [f"{median(row[kind][0] for row in rows):.1f} / {max(row[kind][1] for row in rows):.1f}" for kind in kinds]
+        pairs = [
+            f"{median(row[kind][0] for row in rows):.1f} / {max(row[kind][1] for row in rows):.1f}" for kind in kinds
+        ]
         lines.append(f"| {name} | {sum(row['count'] for row in rows)} | {' | '.join(pairs)} |")
     return lines
 

@@ -15,7 +15,8 @@ PERIOD_SECONDS = 0.5
 
 
 class Sample(NamedTuple):
-    """Rates since the sample before, per second; `depth` is entries in all journals, None while the journal does not answer."""
+    """Rates since the sample before, per second; `depth` is entries in all journals, None while the journal does not
+    answer."""
 
     at: float
     writes: float

@@ -1,4 +1,5 @@
-"""The same kills against Celery as it comes (`stock_app`), on the same machine: what it loses and what it counts twice."""
+"""The same kills against Celery as it comes (`stock_app`), on the same machine: what it loses and what it counts
+twice."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ from benchmarks.chaos.report import ROOT
 from benchmarks.chaos.subject import Subject
 from cluster import programs
 from cluster.layout import port_is_free, random_start
+from runtime import polling
 
 KEYS = 50
 WRITES_PER_SECOND = 250
@@ -37,8 +39,13 @@ QUEUE = "celery"
 
 
 def compare(subject: Subject, *, times: int, seed: int, console: Console) -> dict[str, int]:
-    """Kill a stock worker so many times under writes, then count. The table is in shard 0's database, and dropped in the end."""
-    with tempfile.TemporaryDirectory(prefix="tally-stock-") as directory, _redis(Path(directory)) as broker, subject.database(0) as conn:
+    """Kill a stock worker so many times under writes, then count. The table is in shard 0's database, and dropped in
+    the end."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tally-stock-") as directory,
+        _redis(Path(directory)) as broker,
+        subject.database(0) as conn,
+    ):
         conn.execute(stock_app.TABLES)
         conn.cursor().executemany("INSERT INTO chaos_stock VALUES (%s, 0)", [(f"key:{n}",) for n in range(KEYS)])
         database = make_conninfo(
@@ -103,9 +110,7 @@ def _worker(environment: dict[str, str], log: Path) -> Iterator[None]:
             command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 30
-        while b"succeeded" not in log.read_bytes()[before:] and time.monotonic() < deadline:
-            time.sleep(0.1)
+        polling.until(lambda: b"succeeded" in log.read_bytes()[before:], 30, pause=0.1)
         yield
     finally:
         leader = psutil.Process(process.pid)
@@ -114,11 +119,10 @@ def _worker(environment: dict[str, str], log: Path) -> Iterator[None]:
 
 
 def _wait_until_empty(broker: str) -> None:
-    """Until nothing is queued and nothing unacknowledged: kombu looks for what is to be delivered again every ten seconds."""
+    """Until nothing is queued and nothing unacknowledged: kombu looks for what is to be delivered again every ten
+    seconds."""
     redis: Any = Redis.from_url(broker)
-    deadline = time.monotonic() + QUIET_SECONDS
-    while (redis.llen(QUEUE) or redis.hlen("unacked")) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    polling.until(lambda: not (redis.llen(QUEUE) or redis.hlen("unacked")), QUIET_SECONDS, pause=0.5)
     time.sleep(1)
     redis.close()
 
@@ -127,7 +131,17 @@ def _wait_until_empty(broker: str) -> None:
 def _redis(directory: Path) -> Iterator[str]:
     """A Redis of its own, with AOF; it is never killed. Its URL."""
     port = next(port for port in range(random_start(), 30000) if port_is_free(port))
-    command = [str(programs.find().redis), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes"]
+    command = [
+        str(programs.find().redis),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(directory),
+        "--appendonly",
+        "yes",
+    ]
     process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)  # noqa: S603
     url = f"redis://127.0.0.1:{port}/0"
     try:

@@ -1,6 +1,8 @@
-"""Celery as it comes: a task for each write, `acks_late`, Redis as broker, one UPDATE that adds one (what Django's `F()` makes).
+"""Celery as it comes: a task for each write, `acks_late`, Redis as broker, one UPDATE that adds one (what Django's
+`F()` makes).
 
-Run as `celery -A benchmarks.chaos.stock_app worker`. `seen` is the bench's own: which write was counted, in the same transaction.
+Run as `celery -A benchmarks.chaos.stock_app worker`. `seen` is the bench's own: which write was counted, in the same
+transaction.
 """
 
 from __future__ import annotations

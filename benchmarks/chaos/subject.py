@@ -1,6 +1,7 @@
 """The cluster under test: started, looked at, signalled, and asked behind its API's back.
 
-A pid is signalled only if the supervisor's state names it and its create time is the same, or as a child of such a process.
+A pid is signalled only if the supervisor's state names it and its create time is the same, or as a child of such a
+process.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ LANES = "SELECT count(*) FROM apply_state"
 
 
 class Lease(NamedTuple):
-    """Who applies a lane now. `worker` is "" after a task was sent and before its shift; `lingers`: the shift waits for more."""
+    """Who applies a lane now. `worker` is "" after a task was sent and before its shift; `lingers`: the shift waits for
+    more."""
 
     worker: str
     lingers: bool
@@ -134,7 +136,8 @@ class Subject:
         return sum(row["role"] == role and row["shard"] in (None, shard) for row in self.status().processes)
 
     def scale(self, role: str, count: int) -> None:
-        """`cluster scale`: another number of processes of a role; `worker` is for each shard. Raises `RuntimeError` with what it said."""
+        """`cluster scale`: another number of processes of a role; `worker` is for each shard. Raises `RuntimeError`
+        with what it said."""
         try:
             _manage(self.project, "cluster", "scale", f"{role}={count}", "--dir", str(self.directory.root))
         except subprocess.CalledProcessError as error:
@@ -218,7 +221,8 @@ def start(  # noqa: PLR0913
     api: int = 2,
     environment: Mapping[str, str] | None = None,
 ) -> Subject:
-    """`cluster up --detach` from a work tree, with these settings. Raises `subprocess.CalledProcessError` with what it said."""
+    """`cluster up --detach` from a work tree, with these settings. Raises `subprocess.CalledProcessError` with what it
+    said."""
     options = ["--port", "0", "--shards", str(shards), "--replicas", str(replicas), "--api", str(api)]
     _manage(project, "cluster", "up", "--dir", str(directory), "--detach", *options, given=environment)
     return Subject(directory, project)
@@ -239,6 +243,8 @@ def destroy(directory: Path, project: Path = PROJECT) -> None:
 
 
 def _manage(project: Path, *arguments: str, given: Mapping[str, str] | None = None) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")} | dict(given or {})
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")} | dict(
+        given or {}
+    )
     command = [sys.executable, str(project / "manage.py"), *arguments]
     subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True, timeout=300)  # noqa: S603

@@ -12,6 +12,7 @@ from benchmarks.chaos.fault import Fault, NotPossible, Scene, deck
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.probes import Successes
 from benchmarks.chaos.subject import Subject
+from runtime import polling
 
 QUIET_SECONDS = 4.0  # before the first fault: what the probes show without any
 WHOLE_SECONDS = 120.0  # within which the cluster must be whole again
@@ -59,9 +60,17 @@ class Trial:
 
 
 def run(  # noqa: PLR0913
-    subject: Subject, load: Load, faults: Sequence[Fault], seed: int, *, minutes: float, count: int, tell: Callable[[str, int], None]
+    subject: Subject,
+    load: Load,
+    faults: Sequence[Fault],
+    seed: int,
+    *,
+    minutes: float,
+    count: int,
+    tell: Callable[[str, int], None],
 ) -> Trial:
-    """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is done and how many."""
+    """Start the load and strike until both `minutes` and `count` are reached; the load goes on. `tell` gets what is
+    done and how many."""
     rng = stream(seed, "faults")
     scene = Scene(subject, rng, load.epoch)
     started = time.monotonic()
@@ -98,9 +107,9 @@ def _strike(fault: Fault, scene: Scene, waits: Sequence[Successes]) -> Struck:
 
 def wait_until(missing: Callable[[], str], seconds: float = WHOLE_SECONDS) -> str:
     """Wait until nothing is missing any more; what is missing still."""
-    deadline = time.monotonic() + seconds
-    while (still := missing()) and time.monotonic() < deadline:
-        time.sleep(LOOK_SECONDS)
+    for _ in polling.attempts(seconds, pause=LOOK_SECONDS):
+        if not (still := missing()):
+            break
     return still
 
 

@@ -1,4 +1,4 @@
-"""The verdict: after the load has stopped and all is quiet, every key, every write and both copies are held against the books."""
+"""The verdict: when all is quiet, every key, write and copy is compared with what the clients remember."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from uuid import UUID
 import psycopg
 from redis.exceptions import RedisError
 
-from benchmarks.chaos.books import Books, Entry, expected, out_of_order
+from benchmarks.chaos.expected_counts import Entry, ExpectedCounts, counts_of, out_of_order
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial, wait_until
 from counters.write_id import WriteId
+from runtime import polling
 from sharding.lanes import Lane
 
 QUIET_SECONDS = 120.0
@@ -29,7 +30,8 @@ SHOWN = 12
 COUNTERS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
 COPY = "SELECT key, value, version FROM counter"
 REJECTED = "SELECT id, index FROM outcome WHERE status = 'rejected' AND key >= %s AND key < %s"
-# An increment that a set voided in the same transaction: nobody has looked whether it would have fitted, and it makes no difference.
+# An increment that a set voided in the same transaction: nobody has looked whether it would have fitted, and it makes
+# no difference.
 VOIDED = """
 SELECT FROM ledger JOIN outcome ON outcome.applied_at = ledger.applied_at
 WHERE ledger.id = %s AND ledger.lane = %s AND outcome.key = %s AND outcome.status = 'applied' AND outcome.version > ledger.position"""
@@ -38,7 +40,8 @@ IN_LEDGER = "SELECT id, lane FROM ledger JOIN unnest(%s::uuid[], %s::smallint[])
 
 @dataclass
 class Verdict:
-    """`findings` are differences, each a sentence: exact means that there are none. `figures` tell how much was checked."""
+    """`findings` are differences, each a sentence: exact means that there are none. `figures` tell how much was
+    checked."""
 
     findings: list[str] = field(default_factory=list)
     figures: dict[str, int] = field(default_factory=dict)
@@ -58,11 +61,13 @@ class Verdict:
 def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUIET_SECONDS) -> Verdict:
     """Check everything. The load has been stopped."""
     verdict = Verdict()
-    books = load.books
+    clients = load.expected
     verdict.find(load.failures)
-    verdict.find(text for one in books for text in one.complaints)
+    verdict.find(text for one in clients for text in one.complaints)
     verdict.find(text for reader in load.readers for text in reader.complaints)
-    verdict.find(f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing)
+    verdict.find(
+        f"{one.name} ({one.victim}): {one.missing} was not back in time" for one in trial.struck if one.missing
+    )
     verdict.find(_unquiet(subject, quiet_seconds))
     verdict.find(_still(subject, load))
     for check in (_keys, _ledgers, _rejections, _copies, _statuses):
@@ -70,15 +75,17 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
             check(subject, load, trial, verdict)
         except psycopg.OperationalError as error:
             verdict.find([f"{check.__name__.strip('_')} could not be checked: {error}"])
-    verdict.find(out_of_order([one for book in books for one in book.waited], expected(books)))
+    verdict.find(out_of_order([one for client in clients for one in client.waited], counts_of(clients)))
     verdict.figures |= {
-        "writes acknowledged": sum(len(one.entries) for one in books),
-        "repeats of acknowledged writes": sum(one.repeats for one in books),
-        "attempts without an answer": sum(one.retries for one in books),
-        "attempts answered with 503": sum(one.refused for one in books),
-        "results compared": sum(len(one.waited) for one in books),
+        "writes acknowledged": sum(len(one.entries) for one in clients),
+        "repeats of acknowledged writes": sum(one.repeats for one in clients),
+        "attempts without an answer": sum(one.retries for one in clients),
+        "attempts answered with 503": sum(one.refused for one in clients),
+        "results compared": sum(len(one.waited) for one in clients),
         "reads": load.read(),
-        "reads older than before, after the cache was lost": sum(reader.went_back_with_the_cache for reader in load.readers),
+        "reads older than before, after the cache was lost": sum(
+            reader.went_back_with_the_cache for reader in load.readers
+        ),
     }
     return verdict
 
@@ -86,12 +93,12 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
 def _unquiet(subject: Subject, seconds: float) -> list[str]:
     """Wait until the cluster is whole and the journals are empty; what is not."""
     missing = wait_until(subject.is_whole, seconds)
-    deadline = time.monotonic() + seconds
     depths: dict[Lane, int] | None = None
-    while depths != {} and time.monotonic() < deadline:
-        time.sleep(0.3)
+    for _ in polling.attempts(seconds, pause=0.3):
         with suppress(RedisError):
             depths = subject.depths()
+        if depths == {}:
+            break
     texts = [f"the cluster is not whole: {missing}"] if missing else []
     if depths is None:
         return [*texts, "the journal does not answer"]
@@ -103,17 +110,18 @@ def _unquiet(subject: Subject, seconds: float) -> list[str]:
 
 def _still(subject: Subject, load: Load) -> list[str]:
     """What stands still although all is whole: messages that no worker takes, writes whose result does not come."""
-    texts, deadline = [], time.monotonic() + QUEUE_SECONDS
-    for shard in range(len(subject.shards)):
-        while (left := subject.queued(shard)) and time.monotonic() < deadline:
-            time.sleep(0.3)
-        if left:
-            texts.append(f"queue shard-{shard} still has {left} messages: its worker takes none")
+    for _ in polling.attempts(QUEUE_SECONDS, pause=0.3):
+        left = {shard: count for shard in range(len(subject.shards)) if (count := subject.queued(shard))}
+        if not left:
+            break
+    texts = [f"queue shard-{shard} still has {count} messages: its worker takes none" for shard, count in left.items()]
     for waiter in load.waiters:
         began = time.monotonic()
         told = waiter.client.waited(waiter.key, 1)
         if not told or time.monotonic() - began > RESULT_SECONDS:
-            texts.append(f"the result of a write on {waiter.key} took {time.monotonic() - began:.1f} s although all was quiet")
+            texts.append(
+                f"the result of a write on {waiter.key} took {time.monotonic() - began:.1f} s although all was quiet"
+            )
     return texts
 
 
@@ -127,26 +135,28 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
                 if key in counted:
                     wrong.append(f"{key} stands on two shards")
                 counted[key] = counted.get(key, 0) + value
-    due = expected(load.books)
+    due = counts_of(load.expected)
     verdict.figures["keys"] = len(due)
-    verdict.figures["increments acknowledged"] = sum(sum(one.added.values()) for one in load.books)
+    verdict.figures["increments acknowledged"] = sum(sum(one.added.values()) for one in load.expected)
     differences = {key: counted.get(key, 0) - due.get(key, 0) for key in {*due, *counted}}
-    shared = {key: differences[key] for one in load.books for key in one.added}
+    shared = {key: differences[key] for one in load.expected for key in one.added}
     verdict.figures["increments lost"] = -sum(difference for difference in shared.values() if difference < 0)
     verdict.figures["increments counted twice"] = sum(difference for difference in shared.values() if difference > 0)
-    touched = _touching(load.books)
+    touched = _touching(load.expected)
     for key, difference in sorted(differences.items()):
         if difference:
             suspects = "; ".join(_told(entry, trial) for entry in touched(key, difference))
-            wrong.append(f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}")
+            wrong.append(
+                f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}"
+            )
     verdict.find(wrong)
 
 
-def _touching(books: list[Books]) -> Callable[[str, int], Iterator[Entry]]:
+def _touching(clients: list[ExpectedCounts]) -> Callable[[str, int], Iterator[Entry]]:
     """Writes of a key, those that changed it by as much as is missing first."""
 
     def touching(key: str, difference: int) -> Iterator[Entry]:
-        entries = [entry for one in books for entry in one.entries if key in entry.keys]
+        entries = [entry for one in clients for entry in one.entries if key in entry.keys]
         entries.sort(key=lambda entry: (entry.keys[key] != abs(difference), -entry.attempts, entry.sent))
         return islice(entries, 3)
 
@@ -155,15 +165,14 @@ def _touching(books: list[Books]) -> Callable[[str, int], Iterator[Entry]]:
 
 def _told(entry: Entry, trial: Trial) -> str:
     during = next((one.name for one in reversed(trial.struck) if one.at <= entry.answered), "no fault yet")
-    return (
-        f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s, attempts {entry.attempts}, ({during})"
-    )
+    answered = f"{entry.kind} {entry.id} answered {entry.status} at {entry.answered - trial.started:.2f} s"
+    return f"{answered}, attempts {entry.attempts}, ({during})"
 
 
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     """Every acknowledged write is in the ledger of each of its lanes."""
     batches: dict[int, dict[tuple[UUID, int], Entry]] = {shard: {} for shard in range(len(subject.shards))}
-    for entry in (entry for one in load.books for entry in one.entries):
+    for entry in (entry for one in load.expected for entry in one.entries):
         if " " not in entry.id:
             write = WriteId.parse(entry.id)
             for lane in write.lanes:
@@ -176,13 +185,15 @@ def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> No
                 columns = [list(column) for column in zip(*wanted[start : start + 2000], strict=True)]
                 found.update(conn.execute(IN_LEDGER, columns).fetchall())
         missing = (one for one in wanted if one not in found)
-        verdict.find(f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entries[one], trial)}" for one in missing)
+        verdict.find(
+            f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entries[one], trial)}" for one in missing
+        )
     verdict.figures["batches looked up in the ledger"] = sum(map(len, batches.values()))
 
 
 def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -> None:
     """What was rejected is what had to be: increments that do not fit, versions that do not match."""
-    due = {id.rpartition("-")[0]: (id, key) for one in load.books for id, key in one.rejected.items()}
+    due = {id.rpartition("-")[0]: (id, key) for one in load.expected for id, key in one.rejected.items()}
     found: set[str] = set()
     for shard in range(len(subject.shards)):
         with subject.database(shard) as conn:
@@ -210,15 +221,14 @@ def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> N
     for shard in range(len(subject.shards)):
         if not subject.replicas(shard):
             continue
-        deadline = time.monotonic() + 30
-        while True:
+        for _ in polling.attempts(30, pause=0.5):
             primary, replica = _copy(subject, shard, "primary"), _copy(subject, shard, "standby")
-            if primary == replica or time.monotonic() > deadline:
+            if primary == replica:
                 break
-            time.sleep(0.5)
         rows += len(primary)
         verdict.find(
-            f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}" for key in _different(primary, replica)
+            f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}"
+            for key in _different(primary, replica)
         )
     verdict.figures["rows compared between primary and replica"] = rows
 
@@ -233,15 +243,16 @@ def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _statuses(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
-    """`GET /v1/writes/{id}` says applied, or rejected for those that had to be."""
-    entries = [entry for one in load.books for entry in one.entries if " " not in entry.id]
-    rejected = {id: key for one in load.books for id, key in one.rejected.items()}
+    """`GET /v1/writes/{id}` says applied, or names what had to be rejected."""
+    entries = [entry for one in load.expected for entry in one.entries if " " not in entry.id]
+    rejected = {id: key for one in load.expected for id, key in one.rejected.items()}
     step = max(1, len(entries) // SAMPLE)
     wire = subject.wire()
     for entry in entries[::step]:
         answer = wire.ask("GET", f"/v1/writes/{entry.id}")
         wanted = "rejected" if entry.id in rejected else "applied"
-        if answer.json.get("status") != wanted and not (wanted == "rejected" and _is_voided(subject, entry.id, rejected[entry.id])):
+        said = "rejected" if answer.json.get("rejected") else answer.json.get("status")
+        if said != wanted and not (wanted == "rejected" and _is_voided(subject, entry.id, rejected[entry.id])):
             verdict.find([f"status is {answer.body[:200]!r}, must be {wanted}: {_told(entry, trial)}"])
     wire.close()
     verdict.figures["statuses asked"] = len(entries[::step])

@@ -1,4 +1,5 @@
-"""One HTTP connection, kept open, of one thread. The standard library's: the load must cost little beside what it tests."""
+"""One HTTP connection, kept open, of one thread. The standard library's: the load must cost little beside what it
+tests."""
 
 from __future__ import annotations
 
@@ -40,7 +41,13 @@ class Wire:
         self._connection: http.client.HTTPConnection | None = None
 
     def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, *, timeout: float = 10.0
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float = 10.0,
     ) -> Answer:
         """One request. `timeout` in seconds for the whole of it, near enough. Raises `NoAnswer`."""
         deadline = time.monotonic() + timeout
@@ -50,7 +57,9 @@ class Wire:
             response = connection.getresponse()
             if connection.sock is not None:
                 connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
-            return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, response.read())
+            return Answer(
+                response.status, {name.lower(): value for name, value in response.headers.items()}, response.read()
+            )
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise NoAnswer(f"{type(error).__name__}: {error}") from error

@@ -1,4 +1,5 @@
-"""The figures, in the order of the table. Each is a module with `TITLE` and `run(context) -> Part`; its name is what `ONLY=` takes."""
+"""The figures, in the order of the table. Each is a module with `TITLE` and `run(context) -> Part`; its name is what
+`ONLY=` takes."""
 
 from __future__ import annotations
 

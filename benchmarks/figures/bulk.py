@@ -4,91 +4,111 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks import checks
-from benchmarks.context import SHARES, WARM_SECONDS, Books, Context, Shares, cpu_used, note
+from benchmarks.context import SHARES, WARM_SECONDS, Context, ExpectedCounts, Shares, cpu_used, note
 from benchmarks.document import Figure, Goal, Part, figure, median_and_spread
 from benchmarks.load import keys, wire
 from benchmarks.peers import house, raw_postgres, raw_redis
 
 TITLE = "Bulk ingest to convergence"
-COUNTERS, BODY, BODIES = 100_000, 10_000, 64
+COUNTERS, BODY, LARGE_BODY = 100_000, 10_000, 100_000
+DRAWN = 640_000  # increments in the bodies of one size
 CONNECTIONS = 8
 SECONDS, PEER_SECONDS, FORMAT_SECONDS = 30.0, 10.0, 6.0
-GOAL = Goal("ratio", "≥", 1.5)
-TALLY, REDIS, POSTGRES, TOOL = "Tally", "Redis INCR, pipelines of 100, AOF", "PostgreSQL upsert of whole bodies", "redis-benchmark"
+GOALS = {BODY: Goal("ratio", "≥", 1.5), LARGE_BODY: Goal("ratio", "≥", 2.0)}
+REDIS, POSTGRES, TOOL = "Redis INCR, pipelines of 100, AOF", "PostgreSQL upsert of whole bodies", "redis-benchmark"
+TALLY = {size: f"Tally, Arrow bodies of {size:,}" for size in GOALS}
 
 
 class Bulk:
-    """Tally's side: the same bodies again and again. `operations`: those accepted so far, folded, so one for each key of each body."""
+    """Tally's side: the same bodies again and again. `operations`: those accepted so far, folded, so one for each key
+    of each body."""
 
     def __init__(self, context: Context, part: Part, *, counters: int = COUNTERS, prefix: str = "b") -> None:
         self._context = context
-        self.books = Books(context, f"{prefix}{context.run}:", part, context.subject)
-        names = [f"{self.books.prefix}{n}" for n in range(counters)]
-        self.drawn = [keys.zipf(names, BODY, context.rng) for _ in range(BODIES)]
-        self._requests: dict[str, list[bytes]] = {}
+        self.expected = ExpectedCounts(context, f"{prefix}{context.run}:", part, context.subject)
+        self._names = [f"{self.expected.prefix}{n}" for n in range(counters)]
+        self._drawn: dict[int, list[list[str]]] = {}
+        self._requests: dict[tuple[str, int], list[bytes]] = {}
         self.accepted: dict[str, list[float]] = {}
         self.shares = Shares()
         self.operations = 0
-        self._distinct = [len(set(some)) for some in self.drawn]
 
-    def requests(self, media_type: str) -> list[bytes]:
+    def drawn(self, size: int) -> list[list[str]]:
+        """The keys of each body of a size, drawn once."""
+        if size not in self._drawn:
+            self._drawn[size] = [keys.zipf(self._names, size, self._context.rng) for _ in range(DRAWN // size)]
+        return self._drawn[size]
+
+    def requests(self, format: str, size: int) -> list[bytes]:
         """The bodies in a format, made once."""
-        if media_type not in self._requests:
-            headers = {**self._context.authorization, "Content-Type": media_type}
-            bodies = [keys.body(media_type, some) for some in self.drawn]
-            self._requests[media_type] = [wire.http("POST", "/v1/increments", body, headers) for body in bodies]
-        return self._requests[media_type]
+        if (format, size) not in self._requests:
+            headers = {**self._context.authorization, "Content-Type": keys.media_type(format)}
+            bodies = [keys.body(format, some) for some in self.drawn(size)]
+            self._requests[format, size] = [wire.http("POST", "/v1/increments", body, headers) for body in bodies]
+        return self._requests[format, size]
 
-    def measure(self, media_type: str, seconds: float, rate: float = 0) -> float:
-        """Increments a second from the first byte sent until the replicas have them all. `rate`: bodies a second, 0 for all it takes."""
-        context = self._context
+    def measure(self, format: str, seconds: float, rate: float = 0, size: int = BODY) -> float:
+        """Increments a second from the first byte sent until the replicas have them all. `rate`: bodies a second, 0 for
+        all it takes."""
+        context, drawn, requests = self._context, self.drawn(size), self.requests(format, size)
         with cpu_used(context.subject) as used:
             result = context.load(
-                context.addresses(), self.requests(media_type), connections=CONNECTIONS, seconds=seconds, rate=rate, status=202
+                context.addresses(), requests, connections=CONNECTIONS, seconds=seconds, rate=rate, status=202
             )
-            self.books.add(keys.counted(result.answered, self.drawn))
-            self.operations += sum(times * distinct for times, distinct in zip(result.answered, self._distinct, strict=True))
-            whole = self.books.settled() - result.started
-        self.accepted.setdefault(media_type, []).append(result.rate * BODY)
+            self.expected.add(keys.counted(result.answered, drawn))
+            self.operations += sum(times * len(set(some)) for times, some in zip(result.answered, drawn, strict=True))
+            whole = self.expected.settled() - result.started
+        self.accepted.setdefault(_name(format, size), []).append(result.rate * size)
         self.shares.add(used, result, whole)
-        return result.count * BODY / whole
+        return result.count * size / whole
 
 
 def run(context: Context) -> Part:
-    """Formats first, then Tally with the fastest beside its peers."""
+    """Each format once, then Tally with Arrow bodies of two sizes beside its peers."""
     part = Part()
     bulk = Bulk(context, part)
-    formats = _formats(context, bulk)
-    best = max(formats, key=lambda name: formats[name])
+    bulk.measure(keys.JSON, WARM_SECONDS)
+    formats, costs = _formats(context, bulk)
     bulk.accepted.clear()
-    bulk.shares = Shares()
+    shares = {name: Shares() for name in TALLY.values()}
     with contextlib.ExitStack() as stack:
-        peers = _Peers(context, part, bulk.drawn, stack)
-        sides = {TALLY: lambda: bulk.measure(best, SECONDS), REDIS: peers.redis, POSTGRES: peers.postgres}
-        samples = context.interleaved(sides | peers.tool())
+        peers = _Peers(context, part, bulk.drawn(BODY), stack)
+
+        def tally(size: int) -> float:
+            bulk.shares = shares[TALLY[size]]
+            return bulk.measure(keys.ARROW, SECONDS, size=size)
+
+        sides: dict[str, Callable[[], float]] = {name: partial(tally, size) for size, name in TALLY.items()}
+        samples = context.interleaved(sides | {REDIS: peers.redis, POSTGRES: peers.postgres} | peers.tool())
         context.tell("every count")
-        bulk.books.compare()
+        bulk.expected.compare()
         peers.compare()
-    part.figures = _figures(samples, best)
+    part.figures = _figures(samples, formats)
     part.details = {
-        "formats": formats,
-        "fastest": best,
-        "accepted": bulk.accepted[best],
-        SHARES: bulk.shares.medians(),
+        "processor seconds for a million increments, by format and role": costs,
+        "accepted": bulk.accepted,
+        SHARES: {name: some.medians() for name, some in shares.items()},
     }
     return part
 
 
-def _formats(context: Context, bulk: Bulk) -> dict[str, float]:
-    """Increments a second in each format, each once; the first is warm-up for all."""
-    found = {}
-    bulk.measure(keys.JSON, WARM_SECONDS)
-    for media_type in keys.ENCODERS:
-        context.tell(f"format {media_type}")
-        found[media_type] = bulk.measure(media_type, FORMAT_SECONDS)
-    return found
+def _formats(context: Context, bulk: Bulk) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Increments a second in each format, each once, and what they cost."""
+    found, costs = {}, {}
+    for format, size in (*((format, BODY) for format in keys.ENCODERS), (keys.ARROW, LARGE_BODY)):
+        name = _name(format, size)
+        context.tell(name)
+        bulk.shares = Shares()
+        found[name] = bulk.measure(format, FORMAT_SECONDS, size=size)
+        costs[name] = {role: share / found[name] * 1e6 for role, share in bulk.shares.samples[-1].items()}
+    return found, costs
+
+
+def _name(format: str, size: int) -> str:
+    return f"{format}, bodies of {size:,}"
 
 
 class _Peers:
@@ -128,17 +148,24 @@ class _Peers:
         note(self._part, POSTGRES, checks.unequal(self._database.counts(), expected), expected)
 
 
-def _figures(samples: dict[str, list[float]], best: str) -> list[Figure]:
+def _figures(samples: dict[str, list[float]], formats: dict[str, float]) -> list[Figure]:
     """Against the better of the two ways of loading Redis; PostgreSQL is no rival but the limit, and has no goal."""
-    redis = max((name for name in (REDIS, TOOL) if name in samples), key=lambda name: median_and_spread(samples[name])[0])
-    unit = "increments/s"
-    note_ = f"bodies of {BODY:,} as {best}, Zipf over {COUNTERS:,} counters"
-    peers = ((redis, GOAL), (POSTGRES, None))
-    return [
-        figure(f"{TITLE}, beside {_short(name)}", unit, samples[TALLY], peer=name, peer_samples=samples[name], goal=goal, note=note_)
-        for name, goal in peers
+    redis = max(
+        (name for name in (REDIS, TOOL) if name in samples), key=lambda name: median_and_spread(samples[name])[0]
+    )
+    unit, note_ = "increments/s", f"Zipf over {COUNTERS:,} counters"
+    rows: list[tuple[str, list[float], str, Goal | None]] = [
+        (f"{TITLE}, Arrow bodies of {BODY:,}, beside Redis", samples[TALLY[BODY]], redis, GOALS[BODY]),
+        (
+            f"{TITLE}, Arrow bodies of {LARGE_BODY:,}, beside Redis",
+            samples[TALLY[LARGE_BODY]],
+            redis,
+            GOALS[LARGE_BODY],
+        ),
+        (f"{TITLE}, Arrow bodies of {BODY:,}, beside PostgreSQL", samples[TALLY[BODY]], POSTGRES, None),
+        *((f"Bulk as {name}, once for {FORMAT_SECONDS:g} s", [rate], redis, None) for name, rate in formats.items()),
     ]
-
-
-def _short(name: str) -> str:
-    return "Redis" if name in (REDIS, TOOL) else "PostgreSQL"
+    return [
+        figure(name, unit, mine, peer=peer, peer_samples=samples[peer], goal=goal, note=note_)
+        for name, mine, peer, goal in rows
+    ]

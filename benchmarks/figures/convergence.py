@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.chaos.wire import NoAnswer, Wire
-from benchmarks.context import Books, Context
+from benchmarks.context import Context, ExpectedCounts
 from benchmarks.document import Goal, Part, figure
 from benchmarks.figures.bulk import BODY, Bulk
 from benchmarks.load import keys
@@ -30,7 +30,7 @@ class Probe:
     """Increments a key of each shard in turn, and looks at the replica until it is there."""
 
     context: Context
-    books: Books
+    expected: ExpectedCounts
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -45,7 +45,10 @@ class Probe:
         subject, wire = self.context.subject, self.context.subject.wire()
         with contextlib.ExitStack() as stack:
             stack.callback(wire.close)
-            replicas = [stack.enter_context(subject.database(shard, subject.last_copy(shard))) for shard in range(len(subject.shards))]
+            replicas = [
+                stack.enter_context(subject.database(shard, subject.last_copy(shard)))
+                for shard in range(len(subject.shards))
+            ]
             probed = [(replica, self._key_of(wire, shard)) for shard, replica in enumerate(replicas)]
             while not stop.wait(PAUSE_SECONDS):
                 for replica, key in probed:
@@ -58,16 +61,16 @@ class Probe:
         answered = time.monotonic()
         if answer.status != 202:
             raise RuntimeError(f"answered {answer.status}")
-        self.books.add({key: 1})
+        self.expected.add({key: 1})
         return answered
 
     def _key_of(self, wire: Wire, shard: int) -> str:
         """A key of a shard that nobody else writes."""
-        names = (f"{self.books.prefix}{number}" for number in count())
+        names = (f"{self.expected.prefix}{number}" for number in count())
         return next(name for name in names if wire.ask("GET", f"/v1/counters/{name}").json["shard"] == shard)
 
     def _until(self, replica: psycopg.Connection[Any], key: str, answered: float) -> None:
-        wanted = self.books.expected[key]
+        wanted = self.expected.counts[key]
         while True:
             row = replica.execute(VALUE, (key,)).fetchone()
             now = time.monotonic()
@@ -89,11 +92,13 @@ def run(context: Context) -> Part:
     for share in SHARES:
         context.tell(f"{share:.0%} of {most:,.0f} increments/s")
         points.append({"share": share, **_under(context, part, bulk, share * most)})
-    bulk.books.compare()
+    bulk.expected.compare()
     part.curves["latency"] = points
     by_share = {point["share"]: point for point in points}
     part.figures = [
-        figure(f"{TITLE}, p99 at half of the maximum load", "ms", [by_share[0.5]["p99_ms"]], goal=Goal("value", "≤", 1000)),
+        figure(
+            f"{TITLE}, p99 at half of the maximum load", "ms", [by_share[0.5]["p99_ms"]], goal=Goal("value", "≤", 1000)
+        ),
         figure(f"{TITLE}, p99 when idle", "ms", [by_share[0.0]["p99_ms"]], goal=Goal("value", "≤", 100)),
     ]
     part.details["maximum, increments/s"] = most
@@ -102,18 +107,22 @@ def run(context: Context) -> Part:
 
 def _under(context: Context, part: Part, bulk: Bulk, rate: float) -> dict[str, float]:
     """Quantiles while so many increments a second come in."""
-    probe = Probe(context, Books(context, f"p{context.run}-{rate:.0f}:", part, context.subject))
+    probe = Probe(context, ExpectedCounts(context, f"p{context.run}-{rate:.0f}:", part, context.subject))
     stop = threading.Event()
     thread = threading.Thread(target=probe.run, args=(stop,), daemon=True)
     thread.start()
     try:
-        reached = bulk.measure(keys.MSGPACK, SECONDS, rate / BODY) if rate else stop.wait(SECONDS * context.scale) or 0.0
+        reached = (
+            bulk.measure(keys.MSGPACK, SECONDS, rate / BODY) if rate else stop.wait(SECONDS * context.scale) or 0.0
+        )
     finally:
         stop.set()
         thread.join(PATIENCE_SECONDS)
     if probe.failures or not probe.seconds:
         raise RuntimeError(f"the probe failed: {probe.failures or 'no result'}")
-    probe.books.compare()
+    probe.expected.compare()
     seconds = sorted(probe.seconds)
-    quantiles = {f"p{100 * q:g}_ms": 1000 * seconds[min(len(seconds) - 1, int(q * len(seconds)))] for q in (0.5, 0.9, 0.99)}
+    quantiles = {
+        f"p{100 * q:g}_ms": 1000 * seconds[min(len(seconds) - 1, int(q * len(seconds)))] for q in (0.5, 0.9, 0.99)
+    }
     return {"rate": reached, "probes": len(seconds), **quantiles}

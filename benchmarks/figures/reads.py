@@ -1,4 +1,5 @@
-"""Cached reads beside an empty view on the same server, their latency against the load, and a hundred keys in one request."""
+"""Cached reads beside an empty view on the same server, their latency against the load, and a hundred keys in one
+request."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def run(context: Context) -> Part:
     many = [_multi_get(single.drawn[start : start + MANY]) for start in range(0, len(single.drawn), MANY)]
     shares = Shares()
     with contextlib.ExitStack() as stack:
-        empty = stack.enter_context(house.server(context, "benchmarks.peers.empty_view:application", house.GRANIAN_ASGI))
+        empty = stack.enter_context(
+            house.server(context, "benchmarks.peers.empty_view:application", house.GRANIAN_ASGI)
+        )
         sides = {
             TALLY: _side(context, context.addresses(), one, shares),
             EMPTY: _side(context, empty, [request.replace(b"/v1/", b"/") for request in one]),
@@ -42,11 +45,18 @@ def run(context: Context) -> Part:
     most = median_and_spread(samples[TALLY])[0]
     part.curves["latency"] = _curve(context, one, most)
     context.tell("every count")
-    single.books.compare()
+    single.expected.compare()
     half = next(point for point in part.curves["latency"] if point["share"] == 0.5)
     values = [rate * MANY for rate in samples[MULTI_GET]]
     part.figures = [
-        figure(f"{TITLE}, one key", "reads/s", samples[TALLY], peer=EMPTY, peer_samples=samples[EMPTY], goal=Goal("ratio", "≥", 0.6)),
+        figure(
+            f"{TITLE}, one key",
+            "reads/s",
+            samples[TALLY],
+            peer=EMPTY,
+            peer_samples=samples[EMPTY],
+            goal=Goal("ratio", "≥", 0.6),
+        ),
         figure(
             f"{TITLE}, {MANY} keys a request",
             "values/s",
@@ -65,7 +75,9 @@ def _multi_get(keys: list[str]) -> bytes:
     return wire.http("GET", "/v1/counters?" + "&".join(f"key={key}" for key in keys))
 
 
-def _side(context: Context, addresses: list[Address], requests: list[bytes], shares: Shares | None = None) -> Callable[[], float]:
+def _side(
+    context: Context, addresses: list[Address], requests: list[bytes], shares: Shares | None = None
+) -> Callable[[], float]:
     """Measures requests a second."""
 
     def measure() -> float:
@@ -83,7 +95,9 @@ def _curve(context: Context, requests: list[bytes], most: float) -> list[dict[st
     points = []
     for share in RATES:
         context.tell(f"latency at {share:.0%} of {most:,.0f} reads/s")
-        result = context.load(context.addresses(), requests, connections=CONNECTIONS, seconds=CURVE_SECONDS, rate=share * most)
+        result = context.load(
+            context.addresses(), requests, connections=CONNECTIONS, seconds=CURVE_SECONDS, rate=share * most
+        )
         quantiles = {f"p{100 * q:g}_ms": 1000 * result.quantile(q) for q in (0.5, 0.9, 0.99)}
         points.append({"share": share, "rate": result.rate, **quantiles})
     return points

@@ -15,7 +15,9 @@ TITLE = "Row writes per increment"
 KEYS = 1_000
 SECONDS = 8.0
 STATISTICS_SECONDS = 1.5  # a backend tells the statistics at most once a second
-WRITTEN = "SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'counter\\_%'"
+WRITTEN = (
+    "SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'counter\\_%'"
+)
 
 
 def row_writes(subject: Subject) -> int:
@@ -37,15 +39,15 @@ def run(context: Context) -> Part:
     for turn in range(context.repeats):
         context.tell(f"{turn + 1} of {context.repeats}")
         before = row_writes(context.subject)
-        counted = bulk.books.expected.total()
+        counted = bulk.expected.counts.total()
         bulk.measure(keys.MSGPACK, SECONDS)
         between = row_writes(context.subject)
-        bulks.append((between - before) / (bulk.books.expected.total() - counted))
-        counted = single.books.expected.total()
+        bulks.append((between - before) / (bulk.expected.counts.total() - counted))
+        counted = single.expected.counts.total()
         single.tally()
-        singles.append((row_writes(context.subject) - between) / (single.books.expected.total() - counted))
-    bulk.books.compare()
-    single.books.compare()
+        singles.append((row_writes(context.subject) - between) / (single.expected.counts.total() - counted))
+    bulk.expected.compare()
+    single.expected.compare()
     one = "F() update: one each"
     part.figures = [
         figure(

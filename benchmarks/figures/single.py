@@ -8,7 +8,17 @@ from collections import Counter
 from collections.abc import Callable
 
 from benchmarks import checks
-from benchmarks.context import SHARES, WARM_SECONDS, Address, Books, Context, Shares, cpu_used, increments, note
+from benchmarks.context import (
+    SHARES,
+    WARM_SECONDS,
+    Address,
+    Context,
+    ExpectedCounts,
+    Shares,
+    cpu_used,
+    increments,
+    note,
+)
 from benchmarks.document import Goal, Part, figure
 from benchmarks.load import keys, wire
 from benchmarks.load.wire import Result
@@ -17,7 +27,12 @@ from benchmarks.peers import house
 TITLE = "One increment a request"
 KEYS, REQUESTS, CONNECTIONS = 1_000, 20_000, 64
 SECONDS, CELERY_SECONDS = 6.0, 3.0
-TALLY, DJANGO, FASTAPI, CELERY = "Tally", "Django + DRF, F() update", "FastAPI + Redis INCRBY (not durable)", "a Celery task for each write"
+TALLY, DJANGO, FASTAPI, CELERY = (
+    "Tally",
+    "Django + DRF, F() update",
+    "FastAPI + Redis INCRBY (not durable)",
+    "a Celery task for each write",
+)
 GOALS = {DJANGO: Goal("ratio", "≥", 5), FASTAPI: Goal("ratio", "≥", 1.2)}
 WORKER = (
     "-m",
@@ -39,8 +54,8 @@ class Single:
 
     def __init__(self, context: Context, part: Part, prefix: str = "s") -> None:
         self.context, self.part = context, part
-        self.books = Books(context, f"{prefix}{context.run}:", part, context.subject)
-        self.names = [f"{self.books.prefix}{n}" for n in range(KEYS)]
+        self.expected = ExpectedCounts(context, f"{prefix}{context.run}:", part, context.subject)
+        self.names = [f"{self.expected.prefix}{n}" for n in range(KEYS)]
         self.drawn = keys.zipf(self.names, REQUESTS, context.rng)
         self._mine = increments(context, self.drawn)
         self._theirs = [wire.increment(f"/counters/{key}/increments") for key in self.drawn]
@@ -55,8 +70,8 @@ class Single:
         connection.close()
         if answer.status != 202:
             raise RuntimeError(f"answered {answer.status}")
-        self.books.add(dict.fromkeys(self.names, 1))
-        self.books.settled()
+        self.expected.add(dict.fromkeys(self.names, 1))
+        self.expected.settled()
 
     def _counted(self, answered: list[int]) -> Counter[str]:
         return keys.counted(answered, [[key] for key in self.drawn])
@@ -64,16 +79,20 @@ class Single:
     def tally(self, seconds: float = SECONDS) -> float:
         """Increments a second; the replicas have them all when it returns."""
         with cpu_used(self.context.subject) as used:
-            result = self.context.load(self.context.addresses(), self._mine, connections=CONNECTIONS, seconds=seconds, status=202)
+            result = self.context.load(
+                self.context.addresses(), self._mine, connections=CONNECTIONS, seconds=seconds, status=202
+            )
             answered = result.started + result.seconds
-            self.books.add(self._counted(result.answered))
-            settled = self.books.settled()
+            self.expected.add(self._counted(result.answered))
+            settled = self.expected.settled()
         self.behind.append(max(0.0, settled - answered))
         self.latencies.append(result.quantile(0.99))
         self.shares.add(used, result, result.seconds)
         return result.rate
 
-    def peer(self, addresses: list[Address], expected: Counter[str], status: int = 200, seconds: float = SECONDS) -> Result:
+    def peer(
+        self, addresses: list[Address], expected: Counter[str], status: int = 200, seconds: float = SECONDS
+    ) -> Result:
         """The load on a peer; `expected` grows."""
         result = self.context.load(addresses, self._theirs, connections=CONNECTIONS, seconds=seconds, status=status)
         expected.update(self._counted(result.answered))
@@ -95,9 +114,16 @@ def run(context: Context) -> Part:
         single.tally(WARM_SECONDS)
         samples = context.interleaved(sides)
         context.tell("every count")
-        single.books.compare()
+        single.expected.compare()
     part.figures = [
-        figure(f"{TITLE}, beside {name}", "increments/s", samples[TALLY], peer=name, peer_samples=samples[name], goal=GOALS.get(name))
+        figure(
+            f"{TITLE}, beside {name}",
+            "increments/s",
+            samples[TALLY],
+            peer=name,
+            peer_samples=samples[name],
+            goal=GOALS.get(name),
+        )
         for name in (DJANGO, FASTAPI, CELERY)
     ]
     part.figures[-1].note = "the peer's rate is that of its worker, to the last commit"
@@ -126,13 +152,16 @@ def _fastapi(single: Single, stack: contextlib.ExitStack) -> Callable[[], float]
     app = "benchmarks.peers.fastapi_redis:app"
     addresses = stack.enter_context(house.server(single.context, app, house.UVICORN, {"BENCH_REDIS": url}))
     expected: Counter[str] = Counter()
-    stack.callback(lambda: note(single.part, FASTAPI, checks.unequal(house.redis_counts(url, list(expected)), expected), expected))
+    stack.callback(
+        lambda: note(single.part, FASTAPI, checks.unequal(house.redis_counts(url, list(expected)), expected), expected)
+    )
     single.peer(addresses, expected, seconds=WARM_SECONDS)
     return lambda: single.peer(addresses, expected).rate
 
 
 def _celery(single: Single, stack: contextlib.ExitStack) -> Callable[[], float]:
-    """A Redis with AOF as broker, a worker of two processes. What counts is the rate at which increments are committed."""
+    """A Redis with AOF as broker, a worker of two processes. What counts is the rate at which increments are
+    committed."""
     context = single.context
     database = stack.enter_context(house.database(context.subject, "bench_celery", single.names))
     url = stack.enter_context(house.redis(context, *house.AOF))

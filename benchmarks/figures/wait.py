@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from benchmarks import checks
-from benchmarks.context import SHARES, WARM_SECONDS, Books, Context, Shares, cpu_used, note
+from benchmarks.context import SHARES, WARM_SECONDS, Context, ExpectedCounts, Shares, cpu_used, note
 from benchmarks.document import Goal, Part, figure
 from benchmarks.load import wire
 from benchmarks.peers import house
@@ -21,15 +21,15 @@ TALLY, LOCK = "Tally", "optimistic lock (FastAPI, Redis WATCH, not durable)"
 def run(context: Context) -> Part:
     """Tally beside the optimistic lock, then Tally when idle."""
     part = Part()
-    books = Books(context, f"w{context.run}:", part, context.subject)
-    key = f"{books.prefix}hot"
+    expected = ExpectedCounts(context, f"w{context.run}:", part, context.subject)
+    key = f"{expected.prefix}hot"
     request = wire.increment(f"/v1/counters/{key}/increments?wait=10", headers=context.authorization)
     shares = Shares()
 
     def tally(seconds: float = SECONDS) -> float:
         with cpu_used(context.subject) as used:
             result = context.load(context.addresses(), [request], connections=CLIENTS, seconds=seconds)
-        books.add({key: result.count})
+        expected.add({key: result.count})
         shares.add(used, result, result.seconds)
         return result.rate
 
@@ -39,14 +39,21 @@ def run(context: Context) -> Part:
         samples = context.interleaved(sides)
     context.tell("idle")
     idle = context.load(context.addresses(), [request], connections=CLIENTS, seconds=IDLE_SECONDS, rate=IDLE_RATE)
-    books.add({key: idle.count})
-    books.compare()
+    expected.add({key: idle.count})
+    expected.compare()
     quick = Goal("value", "≤", 15)
     part.figures = [
         figure(
-            f"{TITLE}, {CLIENTS} clients", "writes/s", samples[TALLY], peer=LOCK, peer_samples=samples[LOCK], goal=Goal("ratio", "≥", 2)
+            f"{TITLE}, {CLIENTS} clients",
+            "writes/s",
+            samples[TALLY],
+            peer=LOCK,
+            peer_samples=samples[LOCK],
+            goal=Goal("ratio", "≥", 2),
         ),
-        figure(f"{TITLE}, p50 when idle", "ms", [1000 * idle.quantile(0.5)], goal=quick, note=f"{IDLE_RATE:g} a second"),
+        figure(
+            f"{TITLE}, p50 when idle", "ms", [1000 * idle.quantile(0.5)], goal=quick, note=f"{IDLE_RATE:g} a second"
+        ),
     ]
     part.details["p99 in ms when idle"] = 1000 * idle.quantile(0.99)
     part.details[SHARES] = shares.medians()
@@ -55,7 +62,9 @@ def run(context: Context) -> Part:
 
 def _lock(context: Context, part: Part, key: str, stack: contextlib.ExitStack) -> Callable[[], float]:
     url = stack.enter_context(house.redis(context))
-    addresses = stack.enter_context(house.server(context, "benchmarks.peers.optimistic:app", house.UVICORN, {"BENCH_REDIS": url}))
+    addresses = stack.enter_context(
+        house.server(context, "benchmarks.peers.optimistic:app", house.UVICORN, {"BENCH_REDIS": url})
+    )
     expected: Counter[str] = Counter()
     stack.callback(lambda: note(part, LOCK, checks.unequal(house.redis_counts(url, [key]), expected), expected))
     request = wire.increment(f"/counters/{key}/increments")

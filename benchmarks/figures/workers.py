@@ -1,4 +1,5 @@
-"""One to four workers a shard: how fast bulk is, and what it costs. Beside that, whether Celery's tasks report all that was accepted."""
+"""One to four workers a shard: how fast bulk is, and what it costs. Beside that, whether Celery's tasks report all that
+was accepted."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Measure:
 
 
 def run(context: Context) -> Part:
-    """On the cluster of the run, which gets its workers back. The numbers take turns, so that each meets the same noise."""
+    """On the cluster of the run, which gets its workers back. The numbers take turns, so that each meets the same
+    noise."""
     part, subject = Part(), context.subject
     before = subject.count("worker")
     with reports(subject) as reported:
@@ -52,7 +54,7 @@ def run(context: Context) -> Part:
         finally:
             context.tell(f"back to {_named(before)}")
             scale(subject, "worker", before)
-        measure.bulk.books.compare()
+        measure.bulk.expected.compare()
         reported.compare(part, measure.bulk.operations)
     rates = {count: samples[_named(count)] for count in WORKERS}
     costs = {count: median_and_spread(measure.costs[count])[0] for count in WORKERS}

@@ -1,4 +1,5 @@
-"""The load generator: one small process that sends prebuilt requests over plain sockets, the same for Tally and for every peer.
+"""The load generator: one small process that sends prebuilt requests over plain sockets, the same for Tally and for
+every peer.
 
     wire        a load, its result, and the bytes of a request       generator   the process
     keys        which keys, how often: Zipf, and bodies made of them

@@ -37,7 +37,8 @@ class Connection:
         self.socket.sendall(request)
 
     def receive(self) -> str | None:
-        """Read what is there: None while the answer is not whole, else its status. Raises `OSError` for a connection that ended."""
+        """Read what is there: None while the answer is not whole, else its status. Raises `OSError` for a connection
+        that ended."""
         chunk = self.socket.recv(BUFFER)
         if not chunk:
             raise ConnectionError("the server hung up")

@@ -11,9 +11,9 @@ import msgspec
 class Load(msgspec.Struct, array_like=True, kw_only=True):
     """Requests to send, over and over in their order, to `addresses` (host, port), `connections` spread over them.
 
-    `rate` is in requests a second; 0 sends the next as soon as an answer is there. With a rate, a latency counts from the moment
-    when the request was due, whether or not a connection was free then. `lines`: 0 for HTTP, where `status` is the only good answer;
-    else an answer is so many lines of the Redis protocol.
+    `rate` is in requests a second; 0 sends the next as soon as an answer is there. With a rate, a latency counts from
+    the moment when the request was due, whether or not a connection was free then. `lines`: 0 for HTTP, where `status`
+    is the only good answer; else an answer is so many lines of the Redis protocol.
     """
 
     addresses: list[tuple[str, int]]
@@ -28,7 +28,8 @@ class Load(msgspec.Struct, array_like=True, kw_only=True):
 class Result(msgspec.Struct, array_like=True, kw_only=True):
     """`answered[i]`: good answers to request i. `seconds`: from the first byte sent to the last answer.
 
-    `started` is on the clock of `time.monotonic`. `latencies`: seconds, float32. `failures`: what else came back, and how often.
+    `started` is on the clock of `time.monotonic`. `latencies`: seconds, float32. `failures`: what else came back, and
+    how often.
     """
 
     answered: list[int]
@@ -56,7 +57,11 @@ class Result(msgspec.Struct, array_like=True, kw_only=True):
 
 def http(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
     """One HTTP/1.1 request."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+    ]
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -64,9 +69,13 @@ def http(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] |
 
 def increment(path: str, delta: int = 1, headers: Mapping[str, str] | None = None) -> bytes:
     """An increment of one counter: the same body for Tally and its peers."""
-    return http("POST", path, json.dumps({"delta": delta}).encode(), {"Content-Type": "application/json", **(headers or {})})
+    return http(
+        "POST", path, json.dumps({"delta": delta}).encode(), {"Content-Type": "application/json", **(headers or {})}
+    )
 
 
 def pipeline(commands: Sequence[Sequence[str]]) -> bytes:
     """Commands of the Redis protocol, sent at once."""
-    return "".join(f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words) for words in commands).encode()
+    return "".join(
+        f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words) for words in commands
+    ).encode()

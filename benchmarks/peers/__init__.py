@@ -6,5 +6,6 @@
     optimistic      FastAPI, WATCH, GET, MULTI, SET, EXEC, again on conflict   raw_redis       pipelined INCR, no HTTP
     raw_postgres    bodies folded and upserted in SQL, no HTTP: the limit of writes
 
-None of them asks for an API key, knows idempotency or keeps a second copy; the databases are on the primary of Tally's shard 0.
+None of them asks for an API key, knows idempotency or keeps a second copy; the databases are on the primary of Tally's
+shard 0.
 """

@@ -1,4 +1,5 @@
-"""A Celery task for each write: the view queues it in Redis, a worker of two processes updates the row. Stock settings, `acks_late`."""
+"""A Celery task for each write: the view queues it in Redis, a worker of two processes updates the row. Stock settings,
+`acks_late`."""
 
 import json
 import os
@@ -38,6 +39,9 @@ def increments(request: HttpRequest, key: str) -> JsonResponse:
 urlpatterns = [path("counters/<str:key>/increments", increments)]
 if not settings.configured:
     settings.configure(
-        SECRET_KEY="bench", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, MIDDLEWARE=["django.middleware.common.CommonMiddleware"]
+        SECRET_KEY="bench",
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF=__name__,
+        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
     )
 application = get_wsgi_application()

@@ -1,6 +1,7 @@
 """A Django view that does nothing, without middleware: what the server and the framework cost.
 
-On the event loop, as Tally answers a cached read: by WSGI with 64 threads it costs twice the processor time (126 beside 53 µs).
+On the event loop, as Tally answers a cached read: by WSGI with 64 threads it costs twice the processor time (126 beside
+53 µs).
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,7 +28,9 @@ handler = BaseHandler()
 handler.load_middleware()
 
 
-async def application(scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+async def application(
+    scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
     """Any request."""
     response = handler.get_response(ASGIRequest(scope, BytesIO()))
     headers = [(name.encode(), value.encode()) for name, value in response.items()]

@@ -1,4 +1,5 @@
-"""Starts peers, and ends them: servers behind an nginx like Tally's, a Redis from the same binary, a database on shard 0's primary."""
+"""Starts peers, and ends them: servers behind an nginx like Tally's, a Redis from the same binary, a database on shard
+0's primary."""
 
 from __future__ import annotations
 
@@ -22,12 +23,35 @@ from benchmarks.context import Address, Context
 from benchmarks.document import ROOT
 from cluster import configs, programs
 from cluster.layout import Directory, Layout, port_is_free, random_start
+from runtime import polling
 
 PROCESSES = 2  # of a peer's server: as many as Tally has API processes
 START_SECONDS = 30.0
 TABLE = "CREATE TABLE count (key text PRIMARY KEY, value bigint NOT NULL) WITH (fillfactor = 80)"
-GRANIAN = ("-m", "granian", "--interface", "wsgi", "--workers", "1", "--blocking-threads", "64", "--backpressure", "256")
-GRANIAN_ASGI = ("-m", "granian", "--interface", "asginl", "--loop", "uvloop", "--workers", "1", "--backpressure", "2048")
+GRANIAN = (
+    "-m",
+    "granian",
+    "--interface",
+    "wsgi",
+    "--workers",
+    "1",
+    "--blocking-threads",
+    "64",
+    "--backpressure",
+    "256",
+)
+GRANIAN_ASGI = (
+    "-m",
+    "granian",
+    "--interface",
+    "asginl",
+    "--loop",
+    "uvloop",
+    "--workers",
+    "1",
+    "--backpressure",
+    "2048",
+)
 UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 
 
@@ -41,7 +65,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def process(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs while the block does."""
     with log.open("ab") as output:
         started = subprocess.Popen(  # noqa: S603
@@ -60,16 +86,16 @@ def process(command: Sequence[str], log: Path, environment: Mapping[str, str] | 
 
 def listening(ports: Sequence[int], log: Path) -> None:
     """Wait until somebody listens on each port. Raises `TimeoutError` with the end of the log."""
-    deadline = time.monotonic() + START_SECONDS
-    while any(map(port_is_free, ports)):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"a peer did not start: {log.read_text()[-1000:]}")
-        time.sleep(0.05)
+    if not polling.until(lambda: not any(map(port_is_free, ports)), START_SECONDS, pause=0.05):
+        raise TimeoutError(f"a peer did not start: {log.read_text()[-1000:]}")
 
 
 @contextlib.contextmanager
-def server(context: Context, app: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[list[Address]]:
-    """Processes of an app (`benchmarks.peers.…`), where the load for them goes: to an nginx in front, or straight to them."""
+def server(
+    context: Context, app: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[list[Address]]:
+    """Processes of an app (`benchmarks.peers.…`), where the load for them goes: to an nginx in front, or straight to
+    them."""
     ports = free_ports(PROCESSES + 1)
     log = context.directory / f"{app.rpartition(':')[0].rpartition('.')[2]}.log"
     with contextlib.ExitStack() as stack:
@@ -89,7 +115,9 @@ def _nginx(context: Context, ports: Sequence[int], log: Path) -> contextlib.Abst
     named = {"nginx": ports[0], **{f"api-{number}": port for number, port in enumerate(ports[1:], 1)}}
     layout = Layout(scale={"api": len(ports) - 1, "worker": 0, "spill-worker": 0}, ports=named)
     (directory["nginx"] / "nginx.conf").write_text(configs.nginx(layout, directory, as_root=os.geteuid() == 0))
-    return process([str(programs.find().nginx), "-p", f"{directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"], log)
+    return process(
+        [str(programs.find().nginx), "-p", f"{directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"], log
+    )
 
 
 @contextlib.contextmanager
@@ -98,7 +126,18 @@ def redis(context: Context, *options: str) -> Iterator[str]:
     port = free_ports(1)[0]
     directory = context.directory / f"redis-{port}"
     directory.mkdir()
-    command = [str(programs.find().redis), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", *options]
+    command = [
+        str(programs.find().redis),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(directory),
+        "--save",
+        "",
+        *options,
+    ]
     log = directory / "log"
     with process(command, log):
         listening([port], log)
@@ -176,12 +215,9 @@ def database(subject: Subject, name: str, keys: Sequence[str]) -> Iterator[Datab
 
 def wait_for_sum(database: Database, total: int, patience: float = 120.0) -> float:
     """When the table had the whole sum, by `time.monotonic`. Raises `TimeoutError`."""
-    deadline = time.monotonic() + patience
     with psycopg.connect(database.dsn, autocommit=True) as conn:
-        while True:
+        for _ in polling.attempts(patience, pause=0.02):
             found = conn.execute("SELECT coalesce(sum(value), 0)::bigint FROM count").fetchall()[0][0]
             if found == total:
                 return time.monotonic()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{found:,} of {total:,} increments were counted after {patience:g} s")
-            time.sleep(0.02)
+    raise TimeoutError(f"{found:,} of {total:,} increments were counted after {patience:g} s")

@@ -12,7 +12,9 @@ settings.configure(
     ROOT_URLCONF=__name__,
     INSTALLED_APPS=["rest_framework"],
     MIDDLEWARE=["django.middleware.common.CommonMiddleware"],  # it gives the Content-Length
-    DATABASES={"default": {**json.loads(os.environ["BENCH_DATABASE"]), "OPTIONS": {"pool": {"min_size": 10, "max_size": 10}}}},
+    DATABASES={
+        "default": {**json.loads(os.environ["BENCH_DATABASE"]), "OPTIONS": {"pool": {"min_size": 10, "max_size": 10}}}
+    },
     REST_FRAMEWORK={
         "DEFAULT_AUTHENTICATION_CLASSES": [],
         "DEFAULT_PERMISSION_CLASSES": [],

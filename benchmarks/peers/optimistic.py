@@ -1,4 +1,5 @@
-"""Add and get under an optimistic lock: FastAPI, WATCH, GET, MULTI, SET, EXEC, and again if somebody else was faster."""
+"""Add and get under an optimistic lock: FastAPI, WATCH, GET, MULTI, SET, EXEC, and again if somebody else was
+faster."""
 
 import os
 

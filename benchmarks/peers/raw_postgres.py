@@ -1,4 +1,5 @@
-"""Raw PostgreSQL: the bodies themselves, folded and upserted by one statement each, two connections. No HTTP, no ids, no queue."""
+"""Raw PostgreSQL: the bodies themselves, folded and upserted by one statement each, two connections. No HTTP, no ids,
+no queue."""
 
 from __future__ import annotations
 

@@ -38,6 +38,20 @@ def tool() -> str | None:
 def redis_benchmark(program: str, url: str, counters: int, count: int) -> float:
     """So many by `redis-benchmark`: increments a second."""
     port = str(urlsplit(url).port)
-    options = ["-p", port, "-c", str(CONNECTIONS), "-P", str(PIPELINE), "-r", str(counters), "-n", str(count), "-t", "incr", "--csv"]
+    options = [
+        "-p",
+        port,
+        "-c",
+        str(CONNECTIONS),
+        "-P",
+        str(PIPELINE),
+        "-r",
+        str(counters),
+        "-n",
+        str(count),
+        "-t",
+        "incr",
+        "--csv",
+    ]
     output = subprocess.run([program, *options], check=True, capture_output=True, text=True).stdout  # noqa: S603
     return next(float(row[1]) for row in csv.reader(output.splitlines()) if row and row[0] == "INCR")

@@ -1,4 +1,5 @@
-"""`manage.py quorum_report`: exit status 0 if every follower has what the leader has, and the leader what was acknowledged."""
+"""`manage.py quorum_report`: exit status 0 if every follower has what the leader has, and the leader what was
+acknowledged."""
 
 from __future__ import annotations
 
@@ -48,17 +49,38 @@ def measure(options: argparse.Namespace, tell: report.Tell) -> Found:
         given = {name: getattr(options, name) for name in ("writes", "rounds", "spread", "seed", "delays")}
         return Sweep(cluster, **given, tell=tell).measure(options.quorums)
     finally:
-        subject.destroy(directory)  # also one that was not ready yet: its supervisor is a daemon, and outlives who started it
+        subject.destroy(
+            directory
+        )  # also one that was not ready yet: its supervisor is a daemon, and outlives who started it
 
 
 def _show(found: Found) -> None:
     console.print(f"the followers apply after {', '.join(map(str, found.delays_ms))} ms")
     title = f"{found.writes:,} clients: milliseconds until committed"
-    table = Table("quorum", "keys", "load", "mean", "p50", "p95", "p99", "writes/s", "mismatched keys", "followers compared", title=title)
+    table = Table(
+        "quorum",
+        "keys",
+        "load",
+        "mean",
+        "p50",
+        "p95",
+        "p99",
+        "writes/s",
+        "mismatched keys",
+        "followers compared",
+        title=title,
+    )
     for step in found.steps:
         for one in step.latencies:
             figures = [f"{number:,.0f}" for number in (one.mean_ms, one.p50_ms, one.p95_ms, one.p99_ms, one.throughput)]
-            table.add_row(str(step.quorum), f"{one.keys:,}", one.load, *figures, str(step.mismatched_keys), str(step.followers_compared))
+            table.add_row(
+                str(step.quorum),
+                f"{one.keys:,}",
+                one.load,
+                *figures,
+                str(step.mismatched_keys),
+                str(step.followers_compared),
+            )
     console.print(table)
     for step in found.steps:
         for trouble in step.troubles:
@@ -76,11 +98,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manage.py quorum_report", description=__doc__)
     parser.add_argument("--writes", type=int, default=2000, help="clients, each with one write (default: 2000)")
     parser.add_argument("--rounds", type=int, default=3, help="bursts for each quorum and number of keys (default: 3)")
-    parser.add_argument("--spread", type=float, default=10.0, help="seconds over which a steady load is spread (default: 10)")
-    parser.add_argument("--delays", type=_range, default=(50, 500), metavar="MIN..MAX", help="of the followers, in ms (default: 50..500)")
+    parser.add_argument(
+        "--spread", type=float, default=10.0, help="seconds over which a steady load is spread (default: 10)"
+    )
+    parser.add_argument(
+        "--delays",
+        type=_range,
+        default=(50, 500),
+        metavar="MIN..MAX",
+        help="of the followers, in ms (default: 50..500)",
+    )
     parser.add_argument("--seed", type=int, default=7, help="of the random delays (default: 7)")
-    parser.add_argument("--quorums", type=int, nargs="+", default=list(range(FOLLOWERS + 1)), choices=range(FOLLOWERS + 1), metavar="K")
-    parser.add_argument("--trial", type=Path, metavar="DIR", help="write figures and picture there, and leave the documentation as it is")
+    parser.add_argument(
+        "--quorums", type=int, nargs="+", default=list(range(FOLLOWERS + 1)), choices=range(FOLLOWERS + 1), metavar="K"
+    )
+    parser.add_argument(
+        "--trial",
+        type=Path,
+        metavar="DIR",
+        help="write figures and picture there, and leave the documentation as it is",
+    )
     return parser
 
 

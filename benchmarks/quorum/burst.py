@@ -1,4 +1,5 @@
-"""Thousands of clients, each on an open connection of its own, one request each, at the same moment or spread evenly; how long each took.
+"""Thousands of clients, each on an open connection of its own, one request each, at the same moment or spread evenly;
+how long each took.
 
 A client in the measurement's own process must cost little: it writes bytes that are ready and counts bytes that come.
 """
@@ -64,7 +65,8 @@ def request(host: str, path: str, key: str, body: bytes) -> bytes:
 
 
 def send(hosts: Sequence[str], requests: Sequence[bytes], spread: float = 0.0) -> list[Answer]:
-    """Open a connection for each request, to each host in turn, send all within `spread` seconds, and return the answers in their order.
+    """Open a connection for each request, to each host in turn, send all within `spread` seconds, and return the
+    answers in their order.
 
     Raises `OSError`, `TimeoutError`.
     """

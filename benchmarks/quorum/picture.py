@@ -26,10 +26,16 @@ def draw(found: Found, path: Path) -> None:
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure, halves = plt.subplots(1, 2, sharey=True, figsize=(11, 4.9), gridspec_kw={"wspace": 0.06})
         for number, axes in enumerate(halves):
-            steady, burst = ([one for step in found.steps for one in step.latencies if one.load == load] for load in ("steady", "burst"))
+            steady, burst = (
+                [one for step in found.steps for one in step.latencies if one.load == load]
+                for load in ("steady", "burst")
+            )
             keys = sorted({one.keys for one in steady})[number]
             _half(axes, found, [one for one in steady if one.keys == keys], [one for one in burst if one.keys == keys])
-        halves[0].set_ylim(0, 1.05 * max(one.quantiles_ms[-1] for step in found.steps for one in step.latencies if one.load == "steady"))
+        halves[0].set_ylim(
+            0,
+            1.05 * max(one.quantiles_ms[-1] for step in found.steps for one in step.latencies if one.load == "steady"),
+        )
         figure.text(0.525, 0.03, NOTE, ha="center", color=MUTED, fontsize=8.5)
         halves[0].set_ylabel("milliseconds until committed")
         halves[0].legend(*halves[0].get_legend_handles_labels(), loc="upper left", frameon=False)
@@ -53,7 +59,9 @@ def _half(axes: Axes, found: Found, latencies: Sequence[Latency], bursts: Sequen
     axes.plot(quorums, [one.mean_ms for one in latencies], color=BLUE, lw=1.7, marker="o", ms=4.5, label="mean")
     decided = [(step.quorum, step.delay_ms) for step in found.steps if step.delay_ms is not None]
     label = "delay of the k-th fastest follower"
-    axes.plot([k for k, _ in decided], [delay for _, delay in decided], color=ORANGE, lw=1.2, marker="D", ms=4, label=label)
+    axes.plot(
+        [k for k, _ in decided], [delay for _, delay in decided], color=ORANGE, lw=1.2, marker="D", ms=4, label=label
+    )
     beside: dict[str, Any] = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right", "path_effects": HALO}
     for quorum, one in zip(quorums, latencies, strict=True):
         axes.annotate(f"{one.mean_ms:,.0f}", (quorum, one.mean_ms), color=BLUE, fontsize=8.5, **beside)

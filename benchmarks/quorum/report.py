@@ -46,7 +46,8 @@ class Latency:
 
 @dataclass
 class Step:
-    """One quorum. `mismatched_keys`: on all followers together, beside the leader, and on the leader beside what was acknowledged."""
+    """One quorum. `mismatched_keys`: on all followers together, beside the leader, and on the leader beside what was
+    acknowledged."""
 
     quorum: int
     in_force_seconds: float
@@ -78,14 +79,25 @@ class Found:
     @property
     def exact(self) -> bool:
         """Whether every follower was compared, and no key differs anywhere."""
-        return all(not step.mismatched_keys and not step.troubles and step.followers_compared == len(self.delays_ms) for step in self.steps)
+        return all(
+            not step.mismatched_keys and not step.troubles and step.followers_compared == len(self.delays_ms)
+            for step in self.steps
+        )
 
 
 class Sweep:
-    """Writes through the API of one cluster, and the books of what was acknowledged."""
+    """Writes through the API of one cluster, and the counts of what was acknowledged."""
 
     def __init__(  # noqa: PLR0913
-        self, subject: Subject, *, writes: int, rounds: int, spread: float, seed: int, delays: tuple[int, int], tell: Tell
+        self,
+        subject: Subject,
+        *,
+        writes: int,
+        rounds: int,
+        spread: float,
+        seed: int,
+        delays: tuple[int, int],
+        tell: Tell,
     ) -> None:
         self.subject, self.writes, self.rounds, self.spread, self.tell = subject, writes, rounds, spread, tell
         self.rng = random.Random(seed)  # noqa: S311 - the same delays and load in each run
@@ -104,7 +116,9 @@ class Sweep:
         steer.set_delays(self.subject, dict(zip(self.followers, self.delays, strict=True)))
         self._warm()
         steps = [self._step(quorum) for quorum in quorums]
-        return Found(self.delays, steps, self.writes, self.rounds, self.spread, round((time.monotonic() - began) / 60, 2))
+        return Found(
+            self.delays, steps, self.writes, self.rounds, self.spread, round((time.monotonic() - began) / 60, 2)
+        )
 
     def _warm(self) -> None:
         """Threads, connections and pages are there before anything is measured."""
@@ -120,7 +134,9 @@ class Sweep:
         compared, mismatched, troubles = self._parity()
         delay = self.delays[quorum - 1] if quorum else None
         if delay and (least := min(one.quantiles_ms[0] for one in latencies)) < delay:
-            troubles.append(f"a write was committed after {least:g} ms, before the follower that decides can have applied it ({delay} ms)")
+            troubles.append(
+                f"a write was committed after {least:g} ms, before the follower that decides can have applied it ({delay} ms)"
+            )
         return Step(quorum, round(seconds, 2), delay, latencies, mismatched + self._miscounted(), compared, troubles)
 
     def _latency(self, quorum: int, keys: int, load: str) -> Latency:
@@ -129,7 +145,11 @@ class Sweep:
         rounds, spread = (self.rounds, 0.0) if load == "burst" else (1, self.spread)
         for number in range(rounds):
             self.tell(f"quorum {quorum}: {self.writes:,} clients ({load}) on {keys:,} keys, {number + 1} of {rounds}")
-            wanted = self.rng.sample(names, self.writes) if keys >= self.writes else [names[n % keys] for n in range(self.writes)]
+            wanted = (
+                self.rng.sample(names, self.writes)
+                if keys >= self.writes
+                else [names[n % keys] for n in range(self.writes)]
+            )
             answers = self._write(wanted, spread)
             took += [1000 * answer.seconds for answer in answers]
             seconds += max(answer.at for answer in answers)
@@ -181,7 +201,9 @@ def markdown(found: Found) -> str:
     rows = [head, ["---:"] * len(head)]
     for step in found.steps:
         steady, burst = ([step.latency(load, keys) for keys in KEYS] for load in ("steady", "burst"))
-        calm = [", ".join(f"{part:,.0f}" for part in (one.mean_ms, one.p50_ms, one.p95_ms, one.p99_ms)) for one in steady]
+        calm = [
+            ", ".join(f"{part:,.0f}" for part in (one.mean_ms, one.p50_ms, one.p95_ms, one.p99_ms)) for one in steady
+        ]
         rush = [f"{one.mean_ms:,.0f}; {one.throughput:,.0f}/s" for one in burst]
         rows.append([str(step.quorum), str(step.delay_ms or "-"), *calm, *rush, str(step.mismatched_keys)])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.chaos.subject import Subject
+from runtime import polling
 
 SHARD = "/v1/shards/0"
 PATIENCE_SECONDS = 60.0
@@ -15,15 +16,21 @@ TIMEOUT_SECONDS = 45.0
 
 
 def ask(subject: Subject, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What is answered with 200; again for a while after 202 (not yet so) and 503. Raises `RuntimeError` for anything else, `NoAnswer`."""
-    wire, deadline = subject.wire(), time.monotonic() + PATIENCE_SECONDS
-    data, headers = (json.dumps(body).encode(), {"Content-Type": "application/json"}) if body is not None else (None, {})
+    """What is answered with 200; again for a while after 202 (not yet so) and 503. Raises `RuntimeError` for anything
+    else, `NoAnswer`."""
+    wire = subject.wire()
+    data, headers = (
+        (json.dumps(body).encode(), {"Content-Type": "application/json"}) if body is not None else (None, {})
+    )
     try:
-        while (answer := wire.ask(method, path, data, headers, timeout=TIMEOUT_SECONDS)).status != 200:
-            if answer.status not in (202, 503) or time.monotonic() > deadline:
-                raise RuntimeError(f"{method} {path} is answered with {answer.status}: {answer.body.decode(errors='replace')[:300]}")
-            time.sleep(0.5)
-        return answer.json
+        for _ in polling.attempts(PATIENCE_SECONDS, pause=0.5):
+            answer = wire.ask(method, path, data, headers, timeout=TIMEOUT_SECONDS)
+            if answer.status == 200:
+                return answer.json
+            if answer.status not in (202, 503):
+                break
+        text = answer.body.decode(errors="replace")[:300]
+        raise RuntimeError(f"{method} {path} is answered with {answer.status}: {text}")
     finally:
         wire.close()
 
@@ -40,11 +47,18 @@ def set_delays(subject: Subject, milliseconds: Mapping[str, int]) -> None:
 
 
 def set_quorum(subject: Subject, quorum: int) -> float:
-    """So many followers, out of all, must have applied a commit; the seconds until that was in force. Raises `TimeoutError`."""
+    """So many followers, out of all, must have applied a commit; the seconds until that was in force. Raises
+    `TimeoutError`."""
     started = time.monotonic()
-    ask(subject, "PUT", f"{SHARD}/quorum", {"quorum": quorum, "synchronous_commit": "remote_apply", "reason": "quorum report"})
-    while {one["sync_state"] for one in followers(subject)} != {"quorum" if quorum else "async"}:
-        if time.monotonic() - started > PATIENCE_SECONDS:
-            raise TimeoutError(f"not every follower was a part of the quorum of {quorum} within {PATIENCE_SECONDS:g} s")
-        time.sleep(0.1)
+    ask(
+        subject,
+        "PUT",
+        f"{SHARD}/quorum",
+        {"quorum": quorum, "synchronous_commit": "remote_apply", "reason": "quorum report"},
+    )
+    wanted = {"quorum" if quorum else "async"}
+    if not polling.until(
+        lambda: {one["sync_state"] for one in followers(subject)} == wanted, PATIENCE_SECONDS, pause=0.1
+    ):
+        raise TimeoutError(f"not every follower was a part of the quorum of {quorum} within {PATIENCE_SECONDS:g} s")
     return time.monotonic() - started

@@ -1,13 +1,13 @@
-"""The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters, rejected operations and
-forwarded batches, reconciliation, the shards and their servers. What it changes in a counter goes through `counters.intake`, in a server
-through `replication.steering`."""
+"""The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters,
+rejected operations and forwarded batches, reconciliation, the shards and their servers. What it changes in a counter
+goes through `counters.intake`, in a server through `replication.steering`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey
 
 from counters import models
 from counters.admin.api_keys import ApiKeyAdmin
-from counters.admin.books import ForwardedBatchAdmin, RejectedOperationAdmin
+from counters.admin.applied_records import ForwardedBatchAdmin, RejectedOperationAdmin
 from counters.admin.counters import CounterAdmin
 from counters.admin.dead_letters import DeadLetterAdmin
 from counters.admin.journal import JournalAdmin

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from rest_framework_api_key.admin import APIKeyModelAdmin
 
-from counters.forms import ApiKeyForm
+from counters.admin.forms import ApiKeyForm
 from counters.models import ApiKey, Scope
 
 
@@ -31,7 +31,11 @@ class ApiKeyAdmin(APIKeyModelAdmin):
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:  # noqa: ARG002
         """What there is to give when a key is made; more once it exists."""
-        return ["name", "scopes", "expiry_date"] if obj is None else ["name", "prefix", "scopes", "created", "expiry_date", "revoked"]
+        return (
+            ["name", "scopes", "expiry_date"]
+            if obj is None
+            else ["name", "prefix", "scopes", "created", "expiry_date", "revoked"]
+        )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:  # noqa: ARG002
         """`revoked` is changed by the action alone."""
@@ -55,7 +59,9 @@ class ApiKeyAdmin(APIKeyModelAdmin):
             key.revoked = True
             key.save(update_fields=["revoked"])
             self.log_change(request, key, "Revoked.")
-        text = f"{len(revoked)} revoked; every process refuses them within seconds. Keys that were revoked before stay so."
+        text = (
+            f"{len(revoked)} revoked; every process refuses them within seconds. Keys that were revoked before stay so."
+        )
         self.message_user(request, text, messages.SUCCESS if revoked else messages.WARNING)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What the admin's own views have in common: they stand under a model's addresses, names and permissions, and no table is behind them."""
+"""What the admin's own views have in common: they stand under a model's addresses, names and permissions, and no table
+is behind them."""
 
 from __future__ import annotations
 

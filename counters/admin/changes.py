@@ -9,10 +9,12 @@ import msgspec
 from django.conf import settings
 from django.contrib import messages
 
-from counters import write_status
-from counters.intake import idempotency, outcomes, writes
-from counters.intake.batch import Step
+from counters import service
+from counters.batch import Step
+from counters.intake import idempotency, writes
 from counters.intake.journal import JournalUnavailable
+from counters.outcome import REASONS, Outcome
+from counters.reading import write_status
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
@@ -21,7 +23,8 @@ WAIT_SECONDS = 10.0  # somebody looks at an empty page meanwhile
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`what` was asked for, and the `sentence` on what it came to. `final`: sending the same form again would change nothing."""
+    """`what` was asked for, and the `sentence` on what it came to. `final`: sending the same form again would change
+    nothing."""
 
     what: str
     sentence: str
@@ -31,12 +34,13 @@ class Result:
 
 
 def make(step: Step, token: UUID, user: object) -> Result:
-    """Put a step into the journal and wait for its outcome. A form (known by `token`) that is sent again is counted once."""
+    """Put a step into the journal and wait for its outcome. A form (known by `token`) that is sent again is counted
+    once."""
     claim = idempotency.claim(f"admin:{user}", str(token), "POST", step.key, msgspec.json.encode(step))
     what = _in_words(step)
     try:
         write = writes.step(step, claim)
-        accepted = writes.submit(write).wait()
+        accepted = service.current().submit(write)
     except idempotency.Mismatch:
         text = "Not done: this form was sent before, with another change. Here it is afresh."
         return Result(what, text, messages.ERROR, accepted=False)
@@ -47,12 +51,13 @@ def make(step: Step, token: UUID, user: object) -> Result:
         accepted.id, min(WAIT_SECONDS, settings.TALLY.max_wait_seconds), None if accepted.repeated else write.outcome
     )
     if outcome is None:
-        outcomes.listener().forget(accepted.id.batch, accepted.id.index)
         return Result(what, f"Still queued, and safe: write {accepted.id}.", messages.WARNING)
     again = " (This form was sent before, and is counted once.)" if accepted.repeated else ""
     if outcome.status == "rejected":
         return Result(what, f"Rejected: {_reason(outcome)}.{again}", messages.ERROR)
-    return Result(what, f"Applied: the value is {outcome.value}, the version {outcome.version}.{again}", messages.SUCCESS)
+    return Result(
+        what, f"Applied: the value is {outcome.value}, the version {outcome.version}.{again}", messages.SUCCESS
+    )
 
 
 def _in_words(step: Step) -> str:
@@ -60,7 +65,7 @@ def _in_words(step: Step) -> str:
     return f"{what}, if the version is {step.if_version}." if step.if_version is not None else f"{what}."
 
 
-def _reason(outcome: outcomes.Outcome) -> str:
+def _reason(outcome: Outcome) -> str:
     if outcome.reason == "version":
         return f"it was written meanwhile; its value is {outcome.value} and its version {outcome.version}"
-    return outcomes.REASONS.get(outcome.reason or "", str(outcome.reason))
+    return REASONS.get(outcome.reason or "", str(outcome.reason))

@@ -14,14 +14,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
-from counters import reads, write_status
 from counters.admin import changes, listing
 from counters.admin.base import ViewsAdmin
-from counters.forms import ChangeForm, SearchForm, WriteForm
-from counters.intake import outcomes
+from counters.admin.forms import ChangeForm, SearchForm, WriteForm
 from counters.intake.journal import JournalUnavailable
 from counters.keys import KEY_RULE, is_key
 from counters.models import Counter
+from counters.outcome import REASONS
+from counters.reading import reads, write_status
 from counters.write_id import WriteId
 from sharding import topology
 from sharding.databases import ShardUnavailable
@@ -110,7 +110,9 @@ class CounterAdmin(ViewsAdmin):
         self.message_user(request, text, messages.WARNING)
         return counter
 
-    def _page(self, request: HttpRequest, key: str, counter: reads.Counter | None, form: ChangeForm | None) -> HttpResponse:
+    def _page(
+        self, request: HttpRequest, key: str, counter: reads.Counter | None, form: ChangeForm | None
+    ) -> HttpResponse:
         fields = [(None, {"fields": ["operation", "number", "unchanged", "version", "token"]})]
         context = {
             "counter": counter,
@@ -130,7 +132,9 @@ class CounterAdmin(ViewsAdmin):
         context: dict[str, Any] = {"form": form}
         if form.is_valid():
             context |= _became(form.cleaned_data["id"])
-        return TemplateResponse(request, "admin/counters/counter/write.html", self.context(request, "Look up a write", context))
+        return TemplateResponse(
+            request, "admin/counters/counter/write.html", self.context(request, "Look up a write", context)
+        )
 
 
 def _by_prefix(prefix: str, after: str) -> listing.Page[reads.Counter]:
@@ -144,7 +148,9 @@ def _by_prefix(prefix: str, after: str) -> listing.Page[reads.Counter]:
 
 def _by_key(key: str) -> listing.Page[reads.Counter]:
     """One counter, written or not. Raises `NoTopology`."""
-    return listing.page([topology.current().shard_of(key)], lambda *_: [reads.get(key)], place=lambda counter: counter.key)
+    return listing.page(
+        [topology.current().shard_of(key)], lambda *_: [reads.get(key)], place=lambda counter: counter.key
+    )
 
 
 def _address(key: str) -> str:
@@ -157,5 +163,5 @@ def _became(write: WriteId) -> dict[str, Any]:
         found = write_status.find(write) if known else None
     except (ShardUnavailable, JournalUnavailable) as error:
         return {"trouble": f"This cannot be told now: {error}."}
-    rows = [(one, _address(one.key), outcomes.REASONS.get(one.reason or "", "")) for one in found.outcomes] if found else []
+    rows = [(one, _address(one.key), REASONS.get(one.reason or "", "")) for one in found.outcomes] if found else []
     return {"asked": write, "found": found, "rows": rows}

@@ -38,7 +38,11 @@ class Row:
 
 
 def _retry(id: str) -> str:
-    return "" if dead_letters.retry(id) else f"{id} is gone, or cannot be sent: its arguments or its queue are none that Celery knows."
+    return (
+        ""
+        if dead_letters.retry(id)
+        else f"{id} is gone, or cannot be sent: its arguments or its queue are none that Celery knows."
+    )
 
 
 def _discard(id: str) -> str:

@@ -10,10 +10,10 @@ import msgspec
 from django import forms
 from django.conf import settings
 
+from counters.admin.forms import WriteForm
 from counters.apply import dead_letters
-from counters.forms import WriteForm
-from counters.intake.outcomes import REASONS
-from counters.keys import KEY_RULE, is_key
+from counters.keys import CHARACTERS_RULE, is_prefix
+from counters.outcome import REASONS
 from counters.write_id import WriteId
 
 T = TypeVar("T")
@@ -33,7 +33,9 @@ def _shard(label: str = "Shard") -> forms.ChoiceField:
 
 
 def _text(label: str, size: int) -> forms.CharField:
-    return forms.CharField(required=False, strip=True, max_length=250, label=label, widget=forms.TextInput(attrs={"size": size}))
+    return forms.CharField(
+        required=False, strip=True, max_length=250, label=label, widget=forms.TextInput(attrs={"size": size})
+    )
 
 
 class Filter(forms.Form):
@@ -103,13 +105,15 @@ class RejectedFilter(Filter):
     shard = _shard()
     reason = _choice("all", REASONS, "Reason")
     match = forms.ChoiceField(required=False, label="Key", choices=[("", "starts with"), ("key", "is exactly")])
-    key = forms.CharField(required=False, strip=True, max_length=200, label="", widget=forms.TextInput(attrs={"size": 24}))
+    key = forms.CharField(
+        required=False, strip=True, max_length=200, label="", widget=forms.TextInput(attrs={"size": 24})
+    )
     write = _text("Write id", 34)
 
     def clean_key(self) -> str:
         text: str = self.cleaned_data["key"]
-        if text and not is_key(text):
-            raise forms.ValidationError(f"A key has {KEY_RULE}.")
+        if text and not is_prefix(text):
+            raise forms.ValidationError(f"A key has {CHARACTERS_RULE}.")
         return text
 
     def clean_write(self) -> WriteId | None:

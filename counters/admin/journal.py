@@ -1,4 +1,5 @@
-"""The journal in the admin: how full it is, its entries, and the batches that were set aside, to be dispatched, retried, discarded."""
+"""The journal in the admin: how full it is, its entries, and the batches that were set aside, to be dispatched,
+retried, discarded."""
 
 from __future__ import annotations
 
@@ -9,13 +10,15 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest
 
-from counters import books
 from counters.admin import listing
 from counters.admin.filters import Filter, JournalFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
-from counters.intake import contents, dispatch, journal
-from counters.intake.contents import Held
+from counters.intake import dispatch
+from counters.intake.journal import Journal
+from counters.intake.set_aside import SetAsideBatches
+from counters.operators import applied_records, journal_entries
+from counters.operators.journal_entries import Held
 from sharding.lanes import Lane
 
 BROKER_AWAY = "The broker did not take the message; the relay sends it again by itself."
@@ -33,14 +36,14 @@ def _named(id: str) -> tuple[Lane, UUID] | None:
 
 def _again(id: str) -> str:
     named = _named(id)
-    if not named or journal.position(*named) is None:
+    if not named or Journal(named[0]).position(named[1]) is None:
         return f"{id} is not in the journal (any more): it was applied and replicated, or set aside."
     return "" if dispatch.send(named[0]) else BROKER_AWAY
 
 
 def _retry(id: str) -> str:
     named = _named(id)
-    if not named or journal.retry(*named) is None:
+    if not named or SetAsideBatches(named[0]).retry(named[1]) is None:
         return f"{id} is not set aside (any more)."
     dispatch.send(named[0])  # if the broker is down, a worker finds it
     return ""
@@ -48,7 +51,7 @@ def _retry(id: str) -> str:
 
 def _discard(id: str) -> str:
     named = _named(id)
-    return "" if named and journal.discard(*named) else f"{id} is not set aside (any more)."
+    return "" if named and SetAsideBatches(named[0]).discard(named[1]) else f"{id} is not set aside (any more)."
 
 
 class JournalAdmin(OperationsAdmin):
@@ -70,13 +73,15 @@ class JournalAdmin(OperationsAdmin):
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Held], dict[str, Any]]:
         """Rows, and how full each shard's journal is."""
         page = _page(form)
-        page = Page(contents.measured(page.rows), page.following, page.away)
+        page = Page(journal_entries.measured(page.rows), page.following, page.away)
         if silent := sorted({row.shard for row in page.rows if row.state == "unknown"}):
             text = f"No server of shard {', '.join(map(str, silent))} answers now: which of its entries are applied is not known."
             self.message_user(request, text, messages.WARNING)
-        context: dict[str, Any] = {"summaries": [contents.summary(shard) for shard in range(settings.TALLY.shard_count)]}
+        context: dict[str, Any] = {
+            "summaries": [journal_entries.summary(shard) for shard in range(settings.TALLY.shard_count)]
+        }
         if (asked := form.cleaned_data["id"]) and not page.rows:
-            context["first_write"] = books.write_of(asked, form.shards())
+            context["first_write"] = applied_records.write_of(asked, form.shards())
         return page, context
 
     def asking_for(self, id: str) -> dict[str, str]:
@@ -88,19 +93,21 @@ class JournalAdmin(OperationsAdmin):
 def _page(form: Filter) -> Page[Held]:
     asked = form.cleaned_data
     if asked["id"]:
-        return listing.page(form.shards(), lambda shard, _: contents.find(shard, asked["id"]), place=lambda row: row.lane)
+        return listing.page(
+            form.shards(), lambda shard, _: journal_entries.find(shard, asked["id"]), place=lambda row: row.lane
+        )
     if asked["state"] == "set aside":
         before = form.place(tuple[UUID, Lane])
         return listing.page(
             form.shards(),
-            lambda shard, limit: contents.set_aside(shard, before=before, limit=limit),
+            lambda shard, limit: journal_entries.set_aside(shard, before=before, limit=limit),
             place=lambda row: (row.batch, row.lane),
             reverse=True,
         )
     after = form.place(tuple[int, Lane]) or (0, Lane(0, 0))
     return listing.page(
         form.shards(),
-        lambda shard, limit: contents.entries(shard, after=after, limit=limit),
+        lambda shard, limit: journal_entries.entries(shard, after=after, limit=limit),
         place=lambda row: (row.position, row.lane),
         wanted=(lambda row: row.state in {asked["state"], "unknown"}) if asked["state"] else None,
     )

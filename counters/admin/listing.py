@@ -1,7 +1,8 @@
 """A page of rows from all shards, for people: a shard that is away leaves its rows out instead of spoiling the page.
 
-Rows have a *place* (a key, or a tuple) by which each shard gives them in order, and where the next page begins. A filter that no index
-serves is applied to as many rows of each shard as one page may look at; the next page goes on behind them.
+Rows have a *place* (a key, or a tuple) by which each shard gives them in order, and where the next page begins. A
+filter that no index serves is applied to as many rows of each shard as one page may look at; the next page goes on
+behind them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """`following` is the place that the next page begins behind, None if this is the last. `away`: shards whose rows are missing."""
+    """`following` is the place that the next page begins behind, None if this is the last. `away`: shards whose rows
+    are missing."""
 
     rows: list[Row]
     following: Any
@@ -42,7 +44,8 @@ def page(
     wanted: Callable[[Row], bool] | None = None,
     reverse: bool = False,
 ) -> Page[Row]:
-    """Merge what `look(shard, limit)` gives in the order of `place` (falling if `reverse`), and keep what is `wanted`."""
+    """Merge what `look(shard, limit)` gives in the order of `place` (falling if `reverse`), and keep what is
+    `wanted`."""
     limit = LOOK if wanted else PAGE + 1
     found: list[list[Row]] = []
     ends: list[Any] = []  # how far shards were looked at that may have more

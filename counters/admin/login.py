@@ -21,7 +21,8 @@ log = structlog.get_logger(__name__)
 
 
 def client_address(_group: str, request: HttpRequest) -> str:
-    """The client's address as nginx tells it (it overwrites what a client sends), or the connection's; of IPv6 the network."""
+    """The client's address as nginx tells it (it overwrites what a client sends), or the connection's; of IPv6 the
+    network."""
     text: str = request.META.get("HTTP_X_REAL_IP") or request.META.get("REMOTE_ADDR", "")
     try:
         address = ip_address(text)
@@ -53,5 +54,7 @@ def login(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and (seconds := seconds_to_wait(request)):
         log.warning("login_refused", address=client_address("", request), user=user_name("", request)[:150])
         context = {**admin.site.each_context(request), "title": "Too many log-ins", "seconds": seconds}
-        return TemplateResponse(request, "admin/counters/too_many_logins.html", context, status=429, headers={"Retry-After": str(seconds)})
+        return TemplateResponse(
+            request, "admin/counters/too_many_logins.html", context, status=429, headers={"Retry-After": str(seconds)}
+        )
     return admin.site.login(request)

@@ -33,10 +33,11 @@ JOURNAL_AWAY = "The journal's Redis does not answer now"
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`run(id)` gives "" if it was done, or a sentence on why not; it may raise `RedisError` and kombu's `OperationalError`.
-    What else it is given, `OperationsAdmin.more` says.
+    """`run(id)` gives "" if it was done, or a sentence on why not; it may raise `RedisError` and kombu's
+    `OperationalError`. What else it is given, `OperationsAdmin.more` says.
 
-    `done` is what the history says. `asks` is the question of the page that asks for a reason; without one, none is asked for.
+    `done` is what the history says. `asks` is the question of the page that asks for a reason; without one, none is
+    asked for.
     """
 
     label: str
@@ -46,7 +47,8 @@ class Action:
 
 
 class OperationsAdmin(ViewsAdmin):
-    """A subclass names its filters and its template (see `operations/list.html`), finds the rows, and has the actions."""
+    """A subclass names its filters and its template (see `operations/list.html`), finds the rows, and has the
+    actions."""
 
     filters: ClassVar[type[Filter]]
     template: ClassVar[str]
@@ -89,7 +91,9 @@ class OperationsAdmin(ViewsAdmin):
             return {}
         if page.trouble:
             self.message_user(request, page.trouble, messages.WARNING)
-        asked = {name: value for name, value in request.GET.items() if name in form.fields and name != "after" and value}
+        asked = {
+            name: value for name, value in request.GET.items() if name in form.fields and name != "after" and value
+        }
         following = urlencode({**asked, "after": encoded(page.following)}) if page.following is not None else ""
         first = "?" + urlencode(asked) if form.cleaned_data["after"] else ""
         partial = bool(following) and len(page.rows) < PAGE
@@ -114,7 +118,10 @@ class OperationsAdmin(ViewsAdmin):
     def _act(self, request: HttpRequest) -> HttpResponse:
         if not self.can_act(request):
             raise PermissionDenied
-        action, chosen = self.things.get(request.POST.get("action", "")), request.POST.getlist("_selected_action")[:PAGE]
+        action, chosen = (
+            self.things.get(request.POST.get("action", "")),
+            request.POST.getlist("_selected_action")[:PAGE],
+        )
         if action is None or not chosen:
             self.message_user(request, "Choose an action and at least one row.", messages.WARNING)
             return HttpResponseRedirect(request.get_full_path())
@@ -131,7 +138,9 @@ class OperationsAdmin(ViewsAdmin):
             "adminform": AdminForm(form, [(None, {"fields": ["reason"]})], {}, model_admin=self),  # type: ignore[arg-type]
             "errors": form.errors,
         }
-        return TemplateResponse(request, "admin/counters/operations/reason.html", self.context(request, action.asks, context))
+        return TemplateResponse(
+            request, "admin/counters/operations/reason.html", self.context(request, action.asks, context)
+        )
 
     def _run(self, request: HttpRequest, action: Action, chosen: list[str], reason: str) -> HttpResponse:
         done, troubles = 0, []
@@ -146,7 +155,14 @@ class OperationsAdmin(ViewsAdmin):
                 continue
             done += 1
             said = f"{action.done}: {reason}" if reason else f"{action.done}."
-            log.info("operator_action", action=action.done, object=id, of=self.opts.model_name, user=request.user.pk, reason=reason)
+            log.info(
+                "operator_action",
+                action=action.done,
+                object=id,
+                of=self.opts.model_name,
+                user=request.user.pk,
+                reason=reason,
+            )
             self.log_change(request, self.model(pk=id), said)
         for trouble in dict.fromkeys(troubles):
             self.message_user(request, trouble, messages.ERROR)

@@ -1,17 +1,22 @@
-"""The admin while its database is away: a page that says so (503), where Django would answer with an error of its own (500)."""
+"""What the admin answers where its database does not do what was asked, and Django would answer with a 500 of its own.
+
+503 while the database is down, and 400 for a value that it cannot take: PostgreSQL has no NUL in texts, wherever in a
+request it stands.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import structlog
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
 from counters.api import problems
 
 RETRY_AFTER_SECONDS = 5  # what a failover takes
+REFUSED = "it has a value that the database cannot take"
 log = structlog.get_logger(__name__)
 
 
@@ -26,14 +31,34 @@ class AdminOutage:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Django calls it with what a view, or the rendering of its template, has raised."""
-        if not request.path.startswith("/admin/") or not isinstance(exception, OperationalError | InterfaceError):
+        if not request.path.startswith("/admin/"):
             return None
-        log.warning("admin_unavailable", path=request.path, method=request.method, error=str(exception).strip())
+        match exception:
+            case DataError():
+                return self._refused(request, exception)
+            case OperationalError() | InterfaceError():
+                return self._unavailable(request, exception)
+        return None
+
+    def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        log.warning("admin_refused", path=request.path, method=request.method, error=str(error).strip())
+        if not request.accepts("text/html"):
+            return problems.response(problems.invalid("request", REFUSED))
+        context = {"title": "Bad request", "site_title": "Tally", "site_header": "Tally", "detail": REFUSED}
+        return HttpResponse(render_to_string("admin/counters/refused.html", context), status=400)
+
+    def _unavailable(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        log.warning("admin_unavailable", path=request.path, method=request.method, error=str(error).strip())
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         if not request.accepts("text/html"):
             detail = "The control database does not answer."
             return problems.response(problems.Problem(503, "control-unavailable", detail, headers=headers))
-        context = {"title": "Not available now", "site_title": "Tally", "site_header": "Tally", "seconds": RETRY_AFTER_SECONDS}
+        context = {
+            "title": "Not available now",
+            "site_title": "Tally",
+            "site_header": "Tally",
+            "seconds": RETRY_AFTER_SECONDS,
+        }
         context |= {"repeats": request.method == "GET"}
         # Without the request: what a request has in a template (the user) is in the database that is away.
         return HttpResponse(render_to_string("admin/counters/outage.html", context), status=503, headers=headers)

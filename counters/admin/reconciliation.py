@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from django.http import HttpRequest
 
-from counters import reconciliation
 from counters.admin.filters import Filter, ShardFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
-from counters.reconciliation import Report
+from counters.reconciliation import rounds
+from counters.reconciliation.rounds import Report
 from sharding import topology
 
 WAIT_SECONDS = 20.0
@@ -33,7 +33,7 @@ def _compare(id: str) -> str:
     shard = topology.shard_named(id)
     if shard is None:
         return f"There is no shard {id!r}."
-    found = reconciliation.wait(shard, reconciliation.request([shard]), WAIT_SECONDS)
+    found = rounds.wait(shard, rounds.request([shard]), WAIT_SECONDS)
     return "" if found else f"Shard {id}: asked for, but not ended within {WAIT_SECONDS:g} s; look again later."
 
 
@@ -46,7 +46,7 @@ class ReconciliationAdmin(OperationsAdmin):
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
         """The last reports."""
-        return Page([Row(shard, reconciliation.last(shard)) for shard in form.shards()], None, []), {}
+        return Page([Row(shard, rounds.last(shard)) for shard in form.shards()], None, []), {}
 
     def asking_for(self, id: str) -> dict[str, str]:
         """By shard."""

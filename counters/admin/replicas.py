@@ -1,4 +1,5 @@
-"""Shards and their servers in the admin: what they do, and what can be asked of them; and what was asked of them, by whom and why."""
+"""Shards and their servers in the admin: what they do, and what can be asked of them; and what was asked of them, by
+whom and why."""
 
 from __future__ import annotations
 
@@ -101,7 +102,10 @@ class ShardAdmin(SteeringAdmin):
             for number in range(max(shard.replicas for shard in settings.TALLY.shards) + 1)
         },
         "strict": Action(
-            "Quorum lost: writes wait", "Writes wait for the quorum", partial(_strict, True), asks="Shall writes wait when too few follow?"
+            "Quorum lost: writes wait",
+            "Writes wait for the quorum",
+            partial(_strict, True),
+            asks="Shall writes wait when too few follow?",
         ),
         "lenient": Action(
             "Quorum lost: writes go on",
@@ -114,7 +118,9 @@ class ShardAdmin(SteeringAdmin):
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
         """Every shard; one that cannot be asked as well."""
         wanted = form.shards()
-        return Page([Row(str(one.shard), one.shard, one) for one in status.shards() if one.shard in wanted], None, []), {}
+        return Page(
+            [Row(str(one.shard), one.shard, one) for one in status.shards() if one.shard in wanted], None, []
+        ), {}
 
     def asking_for(self, id: str) -> dict[str, str]:
         """By its number."""
@@ -184,7 +190,9 @@ class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Under a title that names what is listed."""
-        return super().changelist_view(request, {"title": capfirst(str(self.opts.verbose_name_plural)), **(extra_context or {})})
+        return super().changelist_view(
+            request, {"title": capfirst(str(self.opts.verbose_name_plural)), **(extra_context or {})}
+        )
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """Never."""

@@ -1,20 +1,18 @@
 """`Authorization: Api-Key …`: who calls, and what the key allows.
 
-The keys are few and looked up on every request, so each process holds all of them and asks the database at most every
-`TALLY_API_KEY_TTL_SECONDS` (and for a key it does not know, at most twice a second). While the control database is away it goes on
-with what it knows.
+The keys are few and looked up on every request, so each process holds all of them. It reads them anew every
+`TALLY_API_KEY_TTL_SECONDS` (`counters.api.application`), and for a key that it does not know, at most twice a second.
+While the control database is down it goes on with what it knows.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from hashlib import sha256
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, ClassVar
 
 import structlog
-from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.utils import timezone
@@ -25,10 +23,10 @@ from rest_framework.request import Request
 
 from counters.api.problems import unavailable
 from counters.models import ApiKey, Scope
-from sharding import event_loop
 
 KEYWORD = "Api-Key"
 _UNKNOWN_KEY_SECONDS = 0.5
+_READ_SECONDS = 1.0  # that a thread waits for another one to read the keys
 _MOST_CHECKED = 10_000
 log = structlog.get_logger(__name__)
 
@@ -44,68 +42,80 @@ class Caller:
 
 
 class Keyring:
-    """All API keys, as the control database last told them."""
+    """All API keys, as the control database last told them. May be used by many threads."""
 
     def __init__(self) -> None:
         self._keys: dict[str, ApiKey] | None = None
         self._read_at = 0.0
         self._lock = Lock()
-        self._checked: dict[bytes, tuple[ApiKey, Caller]] = {}  # by the key's own hash: not checked anew for each request
+        self._checked: dict[str, tuple[ApiKey, Caller]] = {}  # by the whole key, whose hash is computed once
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether keys were ever read."""
+        return self._keys is not None
+
+    def known(self, key: str) -> Caller | None:
+        """Whose key this is, if it was checked before and is good still. Asks nobody."""
+        found, caller = self._checked.get(key, (None, None))
+        return None if found is None or _has_expired(found) else caller
 
     def caller(self, key: str) -> Caller | None:
-        """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if no keys were ever read."""
-        prefix = key.partition(".")[0]
-        keys = self._known()
-        digest = sha256(key.encode()).digest()
-        checked, caller = self._checked.get(digest, (None, None))
-        if checked is not None and keys.get(prefix) is checked and not _has_expired(checked):
+        """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if that cannot be found
+        out."""
+        if (caller := self.known(key)) is not None:
             return caller
-        if prefix not in keys:
-            keys = self._fresh(_UNKNOWN_KEY_SECONDS)
-        found = keys.get(prefix)
-        if found is None or found.revoked or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
-            return None
-        if _has_expired(found):
+        prefix = key.partition(".")[0]
+        found = (self._keys or {}).get(prefix) or self._fresh().get(prefix)
+        if found is None or _has_expired(found) or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
             return None
         if len(self._checked) >= _MOST_CHECKED:
             self._checked.clear()
-        caller = Caller(prefix, found.name, frozenset(found.scopes))
-        self._checked[digest] = found, caller
-        return caller
+        self._checked[key] = found, _caller(found)
+        return self._checked[key][1]
 
-    def _fresh(self, seconds: float) -> dict[str, ApiKey]:
-        """The keys as they were at most so long ago, if the database answers."""
-        if self._keys is None or time.monotonic() - self._read_at > seconds:
-            event_loop.forbid()
-            with self._lock:
-                if self._keys is None or time.monotonic() - self._read_at > seconds:
-                    self._read()
-        if self._keys is None:
-            raise unavailable("keys-unavailable", "The control database did not answer, and no API keys are known yet.")
-        return self._keys
-
-    def _known(self) -> dict[str, ApiKey]:
-        """The keys as they are known now; what is too old is read anew behind the request's back."""
-        if self._keys is None:
-            return self._fresh(0)
-        if time.monotonic() - self._read_at > settings.TALLY.api_key_ttl_seconds and self._lock.acquire(blocking=False):
-            Thread(target=self._read_and_release, name="keyring", daemon=True).start()
-        return self._keys
-
-    def _read_and_release(self) -> None:
+    def _fresh(self) -> dict[str, ApiKey]:
+        """The keys as they were a moment ago, if the database answers. One thread asks it, the others wait for that a
+        little."""
+        if not self._lock.acquire(timeout=_READ_SECONDS):
+            raise unavailable(
+                "keys-unavailable", "The control database does not answer, and this API key is not known yet."
+            )
         try:
-            self._read()
+            if self._keys is None or time.monotonic() - self._read_at > _UNKNOWN_KEY_SECONDS:
+                self._read()
+            if self._keys is None:
+                raise unavailable(
+                    "keys-unavailable", "The control database did not answer, and no API keys are known yet."
+                )
+            return self._keys
         finally:
             self._lock.release()
 
+    def refresh(self) -> None:
+        """Read the keys anew; while the database does not answer, keep what is known."""
+        with self._lock:
+            self._read()
+
     def _read(self) -> None:
         try:
-            self._keys = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
+            keys = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
+            self._keys, self._checked = keys, _still_good(self._checked, keys)
         except DatabaseError as error:
             log.warning("keys_unread", error=str(error).strip())
         finally:
-            connection.close()  # back to the pool: at a request's end nobody does it for calls on data
+            connection.close()  # back to the pool: nobody does that for a thread which serves no request
         self._read_at = time.monotonic()
+
+
+def _caller(key: ApiKey) -> Caller:
+    return Caller(key.prefix, key.name, frozenset(key.scopes))
+
+
+def _still_good(checked: dict[str, tuple[ApiKey, Caller]], keys: dict[str, ApiKey]) -> dict[str, tuple[ApiKey, Caller]]:
+    """Keys that were checked before and have not been revoked since, with what they allow now."""
+    found = ((key, old, keys.get(old.prefix)) for key, (old, _) in checked.copy().items())
+    return {key: (new, _caller(new)) for key, old, new in found if new and new.hashed_key == old.hashed_key}
 
 
 def _has_expired(key: ApiKey) -> bool:
@@ -115,8 +125,15 @@ def _has_expired(key: ApiKey) -> bool:
 keyring = Keyring()
 
 
+def known_caller(header: str) -> Caller | None:
+    """Whose key an `Authorization` header has, if it was checked before. Asks nobody."""
+    keyword, _, key = header.partition(" ")
+    return keyring.known(key) if keyword == KEYWORD else None
+
+
 def caller_of(header: str) -> Caller | None:
-    """Whose key an `Authorization` header has; None if there is no header. Raises `AuthenticationFailed`, `Problem` 503."""
+    """Whose key an `Authorization` header has; None if there is no header. Raises `AuthenticationFailed`, `Problem`
+    503."""
     keyword, _, key = header.partition(" ")
     if not keyword:
         return None

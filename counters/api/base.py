@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -11,63 +11,17 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from counters.api import problems
 from counters.api.media import JSON
-from sharding.event_loop import WouldBlock
 
 _allowed: dict[type[APIView], list[str]] = {}
 
 
-def etag(version: int) -> str:
-    """The ETag of a counter."""
-    return f'"{version}"'
-
-
 class Response(HttpResponse):
-    """A JSON answer, encoded at once. DRF's own is rendered later, by a renderer found for it: that costs more than the encoding."""
+    """A JSON answer, encoded at once. DRF's own is rendered later, by a renderer found for it: that costs more than the
+    encoding."""
 
     def __init__(self, data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(msgspec.json.encode(data), status=status, headers=headers, content_type=JSON)
-
-
-class Answer(NamedTuple):
-    """What a `PendingResponse` comes to."""
-
-    data: object
-    status: int = 200
-    headers: Mapping[str, str] = {}
-
-
-class PendingResponse(HttpResponse):
-    """A JSON answer that `answer` is going to tell. `counter_project.handler` waits for it; until then Django's layers see it empty.
-
-    `answer` may raise what a view may, and come to None if the request is to be run again in a thread; it must not wait itself.
-    """
-
-    def __init__(self, answer: Coroutine[Any, Any, Answer | None]) -> None:
-        super().__init__(content_type=JSON)
-        self._answer = answer
-
-    async def settled(self) -> HttpResponse | None:
-        """This one, complete; or the problem there was; or None."""
-        try:
-            answer = await self._answer
-        except Exception as error:
-            return self._problem(error)
-        except WouldBlock as error:  # too late: it may have acted
-            return self._problem(RuntimeError(f"an answer waits on the event loop: {error!r}"))
-        if answer is None:
-            return None
-        self.status_code, self.content = answer.status, msgspec.json.encode(answer.data)
-        for name, value in answer.headers.items():
-            self.headers[name] = value
-        return self
-
-    def _problem(self, error: Exception) -> HttpResponse:
-        response = problems.response_to(error)
-        for name, value in self.items():
-            response.headers.setdefault(name, value)
-        return response
 
 
 class ApiView(APIView):
@@ -85,7 +39,8 @@ class ApiView(APIView):
         return _allowed[kind]
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
-        """DRF's, without what it keeps for parsers: a cycle, so that each body would stay until the collector finds it."""
+        """DRF's, without what it keeps for parsers: a cycle, so that each body would stay until the collector finds
+        it."""
         made = super().initialize_request(request, *args, **kwargs)
         made.parser_context.clear()
         return made
@@ -98,5 +53,5 @@ class ApiView(APIView):
         return super().perform_content_negotiation(request, force)
 
     def options(self, _request: Request, *_args: Any, **_kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        """204 and `Allow`."""
+        """204 and `Allow`, for anyone: which methods there are is public, as the schema is."""
         return HttpResponse(status=204)

@@ -8,13 +8,13 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from rest_framework.request import Request
 
-from counters import reconciliation
 from counters.api import schema, waiting
 from counters.api.base import ApiView, Response
 from counters.api.problems import unavailable
 from counters.api.shard_views import shard_of
 from counters.models import Scope
-from counters.reconciliation import Report
+from counters.reconciliation import rounds
+from counters.reconciliation.rounds import Report
 from replication.digest import Difference
 from replication.digests import Comparison
 
@@ -26,18 +26,21 @@ class DigestView(ApiView):
 
     @schema.digest
     def get(self, request: Request, shard: str) -> Response:
-        """Whether a shard's replicas, and the cache, have what its primary has. With `wait`, or if none is known, they are compared now."""
+        """Whether a shard's replicas, and the cache, have what its primary has. With `wait`, or if none is known, they
+        are compared now."""
         number, seconds = shard_of(shard), waiting.seconds(request)
-        found = None if seconds else reconciliation.last(number)
+        found = None if seconds else rounds.last(number)
         found = found or _fresh(number, seconds)
         return Response(shown(found)) if found else Response({"shard": number, "status": "queued"}, 202)
 
 
 def _fresh(shard: int, seconds: float) -> Report | None:
     try:
-        return reconciliation.wait(shard, reconciliation.request([shard]), seconds)
+        return rounds.wait(shard, rounds.request([shard]), seconds)
     except RedisError as error:
-        raise unavailable("cache-unavailable", f"The cache's Redis, which keeps the results, does not answer: {error}") from error
+        raise unavailable(
+            "cache-unavailable", f"The cache's Redis, which keeps the results, does not answer: {error}"
+        ) from error
     except (OperationalError, OSError) as error:
         raise unavailable("broker-unavailable", f"The broker did not take the task: {error}") from error
 
@@ -45,7 +48,9 @@ def _fresh(shard: int, seconds: float) -> Report | None:
 def shown(report: Report) -> dict[str, Any]:
     """A report as the API shows it."""
     compared, cached = report.replicas, report.cache
-    found = {name: getattr(compared, name, None) for name in ("primary", "digest", "version", "lsn", "counters", "seconds")}
+    found = {
+        name: getattr(compared, name, None) for name in ("primary", "digest", "version", "lsn", "counters", "seconds")
+    }
     return {
         "shard": report.shard,
         "equal": report.equal,

@@ -12,15 +12,21 @@ from django.conf import settings
 from django.http import HttpRequest
 from rest_framework import renderers
 
-from counters.api.problems import Problem, invalid
+from counters.api.problems import Problem, invalid, shortened
 
 T = TypeVar("T")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
-_ALIASES = {"": JSON, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK, "application/ndjson": NDJSON}
-_AT = re.compile(r"(?P<rule>.*?)(?: - at (?:`key` in )?`\$\.?(?P<field>.*)`)?", re.DOTALL)  # how msgspec says where
+ARROW = "application/vnd.apache.arrow.stream"
+_ALIASES = {
+    "": JSON,
+    "application/x-msgpack": MSGPACK,
+    "application/vnd.msgpack": MSGPACK,
+    "application/ndjson": NDJSON,
+}
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<field>[^`]*)`\Z")  # how msgspec says where
 
 
 class JSONRenderer(renderers.BaseRenderer):
@@ -30,7 +36,9 @@ class JSONRenderer(renderers.BaseRenderer):
     format = "json"
     charset = None
 
-    def render(self, data: Any, _accepted_media_type: str | None = None, _context: Mapping[str, Any] | None = None) -> bytes:
+    def render(
+        self, data: Any, _accepted_media_type: str | None = None, _context: Mapping[str, Any] | None = None
+    ) -> bytes:
         return b"" if data is None else msgspec.json.encode(data)
 
 
@@ -43,10 +51,11 @@ def media_type(request: HttpRequest) -> str:
 def body(request: HttpRequest) -> bytes:
     """The whole body. Raises `Problem` 413 if it is too large, 415 if it is compressed."""
     if int(request.META.get("CONTENT_LENGTH") or 0) > settings.TALLY.max_body_bytes:
-        raise too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
+        raise too_large_body()
     coding = request.META.get("HTTP_CONTENT_ENCODING", "identity").lower()
     if coding not in ("", "identity"):
-        raise Problem(415, "unsupported-media-type", f"Content-Encoding {coding!r} is not taken: send the body as it is.")
+        detail = f"Content-Encoding {shortened(coding)!r} is not taken: send the body as it is."
+        raise Problem(415, "unsupported-media-type", detail)
     return request.body
 
 
@@ -55,9 +64,15 @@ def too_large(detail: str) -> Problem:
     return Problem(413, "payload-too-large", detail)
 
 
+def too_large_body() -> Problem:
+    """413 of a whole body."""
+    return too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
+
+
 def unsupported(name: str, supported: list[str]) -> Problem:
     """415."""
-    return Problem(415, "unsupported-media-type", f"Content-Type {name!r} is not one of {', '.join(supported)}.")
+    detail = f"Content-Type {shortened(name)!r} is not one of {', '.join(supported)}."
+    return Problem(415, "unsupported-media-type", detail)
 
 
 def json_body(request: HttpRequest) -> bytes:
@@ -70,6 +85,17 @@ def json_body(request: HttpRequest) -> bytes:
 def decode(data: bytes, kind: type[T]) -> T:
     """A JSON body of a type. Raises `Problem` 400 that names the field and the rule."""
     return _decode(_json(kind).decode, data)  # type: ignore[no-any-return, arg-type]
+
+
+def decode_lines(data: bytes, kind: type[T], within: str) -> list[T]:
+    """An NDJSON body, one of a type a line; `within` is the field that problems name for all of it. Raises `Problem`
+    400."""
+    return _decode(_json(kind).decode_lines, data, within)  # type: ignore[no-any-return, arg-type]
+
+
+def decode_msgpack(data: bytes, kind: type[T]) -> T:
+    """A msgpack body of a type. Raises `Problem` 400."""
+    return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
 
 
 @cache
@@ -91,17 +117,22 @@ def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
     except RecursionError as error:
         raise invalid("body", "nested too deeply") from error
     except msgspec.DecodeError as error:
-        match = _AT.fullmatch(str(error))
-        rule, field = match.group("rule", "field") if match else (str(error), None)
+        said = str(error)
+        at = _AT.search(said)
+        rule, field = (said[: at.start()], at["field"]) if at else (said, "")
         raise invalid(within + field if field else "body", rule) from error
 
 
-def decode_as(name: str, data: bytes, kind: type[T], line: type[Any], wrap: Any) -> T:
-    """A body of a media type: `kind` in JSON or msgpack, or one `line` a line in NDJSON, given to `wrap`. Raises `Problem`."""
-    if name == JSON:
-        return decode(data, kind)
-    if name == MSGPACK:
-        return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
-    if name == NDJSON:
-        return wrap(_decode(_json(line).decode_lines, data, "increments"))  # type: ignore[no-any-return, arg-type]
-    raise unsupported(name, [JSON, NDJSON, MSGPACK])
+def if_version(text: str | None) -> int | None:
+    """The version in an If-Match header, None if there is none. Raises `Problem` 400."""
+    if text is None:
+        return None
+    version = text[1:-1]
+    if (
+        len(text) < 3
+        or text[0] != '"'
+        or text[-1] != '"'
+        or not (version.isascii() and version.isdigit() and len(version) < 20)
+    ):
+        raise invalid("If-Match", 'a version in quotes, as in the ETag: "1234567890123456"')
+    return int(version)

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from secrets import token_urlsafe
 
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.views.decorators.http import require_safe
+from django.views.decorators.csrf import csrf_exempt
 
+from counters.api import problems
+from counters.api.problems import Problem
+
+View = Callable[[HttpRequest], HttpResponse]
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M3 2v12M6 2v12M9 2v12M12 2v12M1 12 15 4" '
     'stroke="#0f766e" stroke-width="1.6" stroke-linecap="round"/></svg>'
 )
 
 
-@require_safe
+def read_only(view: View) -> View:
+    """A view of GET and HEAD alone; 405 for any other method."""
+
+    @csrf_exempt
+    @wraps(view)
+    def checked(request: HttpRequest) -> HttpResponse:
+        if request.method in ("GET", "HEAD"):
+            return view(request)
+        detail = f'Method "{request.method}" not allowed.'
+        return problems.response(Problem(405, "method-not-allowed", detail, headers={"Allow": "GET, HEAD"}))
+
+    return checked
+
+
+@read_only
 def favicon(_request: HttpRequest) -> HttpResponse:
     """`/favicon.ico`, which browsers ask for on every page: an SVG."""
     return HttpResponse(ICON, content_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
 
 
-@require_safe
+@read_only
 def index(request: HttpRequest) -> HttpResponse:
-    """`/`, under a content security policy that lets only this page's own script and style in, and calls to this API."""
+    """`/`, under a content security policy that lets only this page's own script and style in, and calls to this
+    API."""
     nonce = token_urlsafe(16)
     context = {"nonce": nonce, "url": f"{request.scheme}://{request.get_host()}"}
     own = f"'nonce-{nonce}'"

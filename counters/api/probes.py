@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.http import HttpResponse
-from django_redis import get_redis_connection
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 from rest_framework.renderers import BaseRenderer
@@ -18,11 +17,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from counters.api import schema
+from counters.api.authentication import keyring
 from counters.api.base import ApiView
-from counters.intake import journal
+from runtime import redis
 from sharding import databases, topology
 
 _SECONDS = 2.0
+
+
+class KeysUnknown(Exception):
+    """This process cannot tell callers apart yet."""
 
 
 @cache
@@ -35,11 +39,17 @@ def _select_one(alias: str) -> None:
         conn.execute("SELECT 1")
 
 
+def _keys_are_loaded() -> None:
+    if not keyring.is_loaded:
+        raise KeysUnknown("no API keys were read yet: the control database did not answer")
+
+
 def _probes() -> dict[str, Callable[[], Any]]:
     probes: dict[str, Callable[[], Any]] = {
-        "journal": lambda: journal.client().ping(),
-        "cache": lambda: get_redis_connection("default").ping(),
+        "journal": lambda: redis.journal().ping(),
+        "cache": lambda: redis.cache_unguarded().ping(),
         "topology": topology.current,
+        "keys": _keys_are_loaded,
     }
     for alias in settings.DATABASES:
         name = "control" if alias == databases.CONTROL else alias
@@ -61,9 +71,11 @@ class HealthView(ApiView):
         components = []
         for name, future in probing.items():
             detail = "no answer in time" if not future.done() else _trouble(future.exception())
-            components.append({"name": name, "status": "down", "detail": detail} if detail else {"name": name, "status": "up"})
+            components.append(
+                {"name": name, "status": "down", "detail": detail} if detail else {"name": name, "status": "up"}
+            )
         down = {component["name"] for component in components if component["status"] == "down"}
-        ready = not down & {"journal", "topology"}
+        ready = not down & {"journal", "topology", "keys"}
         answer = {
             "status": "down" if not ready else "degraded" if down else "ok",
             "live": True,
@@ -77,7 +89,7 @@ class HealthView(ApiView):
 def _trouble(error: BaseException | None) -> str:
     if error is None:
         return ""
-    known = isinstance(error, psycopg.Error | RedisError | topology.NoTopology)
+    known = isinstance(error, psycopg.Error | RedisError | topology.NoTopology | KeysUnknown)
     return str(error).strip().splitlines()[0] if known and str(error).strip() else type(error).__name__
 
 

@@ -16,19 +16,29 @@ from prometheus_client import Counter
 from rest_framework import exceptions
 
 from counters.intake.idempotency import Mismatch
-from counters.intake.journal import JournalUnavailable
+from counters.intake.journal import JournalUnavailable, JournalUnreadable
 from replication.patroni import PatroniUnavailable, Refused, UnknownNode
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "1"
+MOST_SHOWN = 200  # characters of a name or value that a document repeats
+MOST_DETAIL = 1000  # characters of a whole sentence
 PROBLEMS = Counter("tally_problems_total", "Requests answered with a problem document", ["status", "problem"])
 log = structlog.get_logger(__name__)
 
 
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """A text as a document may repeat it: what is too long is cut, and ends with "…"."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 class Problem(Exception):
-    """A request that cannot be done. `errors` name fields and rules, `extra` are further members of the document."""
+    """A request that cannot be done. `errors` name fields and rules, `extra` are further members of the document.
+
+    However much a client has sent, the document is short: `detail` and `errors` are cut.
+    """
 
     def __init__(  # noqa: PLR0913 - the members of a problem document
         self,
@@ -41,13 +51,19 @@ class Problem(Exception):
         extra: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.slug, self.detail = status, slug, detail
-        self.errors, self.headers, self.extra = errors, headers or {}, extra or {}
+        self.status, self.slug, self.detail = status, slug, shortened(detail, MOST_DETAIL)
+        self.errors = [{name: shortened(text) for name, text in error.items()} for error in errors or ()]
+        self.headers, self.extra = headers or {}, extra or {}
 
     def document(self) -> dict[str, Any]:
         """The members of the document."""
         title = self.slug.replace("-", " ").capitalize()
-        document = {"type": f"urn:tally:problem:{self.slug}", "title": title, "status": self.status, "detail": self.detail}
+        document = {
+            "type": f"urn:tally:problem:{self.slug}",
+            "title": title,
+            "status": self.status,
+            "detail": self.detail,
+        }
         if self.errors:
             document["errors"] = self.errors
         return document | self.extra
@@ -58,6 +74,7 @@ _BUG = Problem(500, "internal-error", "Something went wrong; it was logged.")
 
 def invalid(field: str, rule: str) -> Problem:
     """400: a field breaks a rule."""
+    field, rule = shortened(field), shortened(rule)
     return Problem(400, "invalid-request", f"{field}: {rule}", errors=[{"field": field, "rule": rule}])
 
 
@@ -72,7 +89,12 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
         case Problem():
             return error
         case Mismatch():
-            return Problem(422, "idempotency-key-reused", str(error), errors=[{"field": "Idempotency-Key", "rule": str(error)}])
+            return Problem(
+                422, "idempotency-key-reused", str(error), errors=[{"field": "Idempotency-Key", "rule": str(error)}]
+            )
+        case JournalUnreadable():
+            detail = "What became of the write cannot be told now; ask again."
+            return unavailable("journal-unavailable", f"{error}. {detail}")
         case JournalUnavailable():
             detail = "The write may or may not have been accepted; repeat it with the same Idempotency-Key to be sure."
             return unavailable("journal-unavailable", f"{error}. {detail}")
@@ -103,7 +125,8 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
 
 
 def handle(error: Exception, _context: dict[str, Any]) -> HttpResponse | None:
-    """DRF's EXCEPTION_HANDLER. Whatever the view renders otherwise, a problem is JSON; DRF adds `Allow` to every answer."""
+    """DRF's EXCEPTION_HANDLER. Whatever the view renders otherwise, a problem is JSON; DRF adds `Allow` to every
+    answer."""
     problem = of(error)
     return None if problem is None else response(problem)
 
@@ -141,5 +164,6 @@ def bad_request(_request: HttpRequest, exception: Exception | None = None) -> Ht
 
 
 def server_error(_request: HttpRequest) -> HttpResponse:
-    """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same Idempotency-Key."""
+    """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same
+    Idempotency-Key."""
     return response(_BUG)

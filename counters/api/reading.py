@@ -10,13 +10,13 @@ from django.conf import settings
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from counters import after, reads
 from counters.api import waiting
-from counters.api.base import Answer, PendingResponse, Response
+from counters.api.answers import Answer
+from counters.api.base import Response
 from counters.api.problems import Problem, invalid
-from counters.reads import Counter
+from counters.reading import read_your_writes, reads
+from counters.reading.reads import Counter
 from counters.write_id import WriteId
-from sharding import event_loop
 from sharding.databases import ShardUnavailable
 
 _PAUSE_SECONDS = 0.1
@@ -45,36 +45,31 @@ def write_id(field: str, text: str) -> WriteId:
 
 def unknown_write() -> Problem:
     """404."""
-    return Problem(404, "unknown-write", "No write with this id is known; ids are kept for seven days.")
+    days = settings.TALLY.retention_days
+    return Problem(404, "unknown-write", f"No write with this id is known; ids are kept for {days} days.")
 
 
 def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answer]) -> HttpResponse:
-    """The counters as the request wants them, given to `show`; 202 if the write in `after` was not applied in time. Raises `Problem`."""
+    """The counters as the request wants them, given to `show`; 202 if the write in `after` was not applied in time.
+    Raises `Problem`."""
     asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
     text = request.query_params.get("after")
     if text is None:
-        if asked == "eventual" and event_loop.is_running():
-            return PendingResponse(cached(keys, show))
         return Response(*show(_primary(keys) if asked == "primary" else reads.get_many(keys)))
     write = write_id("after", text)
     with waiting.room(seconds) as there_is:
         try:
-            found = after.get_many(keys, write, seconds if there_is else 0.0, asked)
-        except after.UnknownWrite as error:
+            found = read_your_writes.get_many(keys, write, seconds if there_is else 0.0, asked)
+        except read_your_writes.UnknownWrite as error:
             raise unknown_write() from error
     if found is None:
         return Response({"id": text, "status": "queued", "shards": list(write.shards)}, 202)
     return Response(*show(found))
 
 
-async def cached(keys: list[str], show: Callable[[list[Counter]], Answer]) -> Answer | None:
-    """The counters, given to `show`, if the cache has them."""
-    found = await reads.cached(keys)
-    return None if found is None else show(found)
-
-
 def _primary(keys: list[str]) -> list[Counter]:
-    """A switchover takes the primary away for a moment: one waits for the next, where there is room. Raises `ShardUnavailable`."""
+    """A switchover takes the primary away for a moment: one waits for the next, where there is room. Raises
+    `ShardUnavailable`."""
     deadline = time.monotonic() + settings.TALLY.primary_wait_seconds
     try:
         return reads.get_many(keys, "primary")

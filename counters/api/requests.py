@@ -1,4 +1,5 @@
-"""What requests and answers look like: msgspec types that decode and check, and that the OpenAPI schema is made from."""
+"""What requests and answers look like: msgspec types that decode and check, and that the OpenAPI schema is made
+from."""
 
 from __future__ import annotations
 
@@ -7,10 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from counters.keys import KEY_PATTERN
 from counters.operations import MAX_VALUE, MIN_VALUE
 
-Key = Annotated[str, Meta(pattern=rf"^{KEY_PATTERN}$", description="1 to 200 characters out of A-Z a-z 0-9 . _ : ~ @ -")]
+PAGE = 100  # counters of a page of a listing, where no `limit` is asked for
 Int64 = Annotated[int, Meta(ge=MIN_VALUE, le=MAX_VALUE)]
 
 
@@ -33,6 +33,13 @@ class Increments(msgspec.Struct, forbid_unknown_fields=True):
     increments: list[KeyedIncrement]
 
 
+class IncrementColumns(msgspec.Struct, forbid_unknown_fields=True):
+    """Add to many counters: `deltas[i]` to `keys[i]`. A key may come more than once."""
+
+    keys: list[str]
+    deltas: list[Int64]
+
+
 class Set(msgspec.Struct, forbid_unknown_fields=True):
     """Give a counter a value."""
 
@@ -50,15 +57,18 @@ class Queued(msgspec.Struct):
 
 
 class Applied(msgspec.Struct):
-    """An increment that has been counted; `value` is what it made of the counter."""
+    """An increment that has been counted; `value` is what it made of the counter.
+
+    `value` and `version` are null for a repeat of an increment that was first sent without `wait`: no result was kept.
+    """
 
     id: str
     key: str
     delta: int
     status: Literal["applied"]
     queue: str
-    value: int
-    version: int
+    value: int | None
+    version: int | None
 
 
 class Accepted(msgspec.Struct):
@@ -79,7 +89,8 @@ class Changed(msgspec.Struct):
 
 
 class Pending(msgspec.Struct):
-    """A set or reset that is durable but was not applied within the time a request may wait; `GET /v1/writes/{id}` tells when it is."""
+    """A set or reset that is durable but was not applied within the time a request may wait; `GET /v1/writes/{id}`
+    tells when it is."""
 
     id: str
     key: str
@@ -114,10 +125,13 @@ class Rejected(msgspec.Struct):
 
 
 class Write(msgspec.Struct, omit_defaults=True):
-    """What became of a write. `value` and `version` where it was one operation whose result was asked for."""
+    """What became of a write. `value` and `version` where it was one operation whose result was asked for.
+
+    `applied`: it was counted, except for the operations in `rejected`. `rejected`: all of its operations were.
+    """
 
     id: str
-    status: Literal["queued", "excess", "stale", "applied", "rejected"]
+    status: Literal["queued", "applied", "rejected"]
     shards: list[int]
     value: int | None = None
     version: int | None = None
@@ -140,8 +154,8 @@ class KeyDifference(msgspec.Struct):
 
 
 class ReplicaDigest(msgspec.Struct):
-    """A replica beside its primary. `equal` is null if they could not be compared; `detail` says why. At most 100 differences are listed,
-    and at most 10,000 counted. `digest` is of each lane's moment, none newer than `version`."""
+    """A replica beside its primary. `equal` is null if they could not be compared; `detail` says why. At most 100
+    differences are listed, and at most 10,000 counted. `digest` is of each lane's moment, none newer than `version`."""
 
     node: str
     equal: bool | None
@@ -166,8 +180,8 @@ class CacheDigest(msgspec.Struct):
 
 
 class Digest(msgspec.Struct):
-    """The last reconciliation of a shard. `equal`: true if all was the same, false if something was not, null if not all could be compared.
-    `altered_slots` have counters that were changed since the round before, but not by Tally."""
+    """The last reconciliation of a shard. `equal`: true if all was the same, false if something was not, null if not
+    all could be compared. `altered_slots` have counters that were changed since the round before, but not by Tally."""
 
     shard: int
     equal: bool | None

@@ -1,4 +1,5 @@
-"""The OpenAPI description of each call, made from the types in `requests`. One name for each view method; see `views`."""
+"""The OpenAPI description of each call, made from the types in `requests`. One name for each view method; see
+`views`."""
 
 from __future__ import annotations
 
@@ -12,15 +13,16 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from counters.api import requests
 from counters.api.authentication import scope_of
-from counters.api.media import JSON, MSGPACK, NDJSON
+from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
 from counters.api.problems import MEDIA_TYPE
-from counters.keys import KEY_PATTERN, KEY_RULE
+from counters.keys import KEY_PATTERN, KEY_RULE, RESERVED
 from counters.write_id import WRITE_ID_PATTERN
 
 _TYPES = [
     requests.Increment,
     requests.KeyedIncrement,
     requests.Increments,
+    requests.IncrementColumns,
     requests.Set,
     requests.Queued,
     requests.Applied,
@@ -35,9 +37,16 @@ _TYPES = [
     requests.ProblemDocument,
     requests.Health,
 ]
+_TALLY = settings.TALLY
+_DAYS = f"{_TALLY.retention_days} days"
+_KEY_TYPE = {"type": "string", "pattern": f"^{KEY_PATTERN}$", "not": {"enum": sorted(RESERVED)}}
 _, COMPONENTS = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
-COMPONENTS["KeyedIncrement"]["properties"]["key"] |= {"pattern": f"^{KEY_PATTERN}$", "description": KEY_RULE}
-COMPONENTS["Increments"]["properties"]["increments"] |= {"minItems": 1, "maxItems": 100_000}
+COMPONENTS["KeyedIncrement"]["properties"]["key"] |= {**_KEY_TYPE, "description": KEY_RULE}
+_COUNT = {"minItems": 1, "maxItems": _TALLY.max_increments}
+COMPONENTS["Increments"]["properties"]["increments"] |= _COUNT
+_COLUMNS = COMPONENTS["IncrementColumns"]["properties"]
+_COLUMNS["keys"] |= _COUNT | {"items": COMPONENTS["KeyedIncrement"]["properties"]["key"]}
+_COLUMNS["deltas"] |= _COUNT | {"description": "As many as keys."}
 
 _PROBLEMS = {
     400: "A field breaks a rule; `errors` names both.",
@@ -45,14 +54,16 @@ _PROBLEMS = {
     403: "The API key lacks the scope.",
     404: "Unknown.",
     406: "Only JSON is answered.",
-    409: "It cannot be done as things are (the counter would leave 64 bits; the shard has no such replica); nothing was changed.",
+    409: "It cannot be done as things are (the counter would leave 64 bits; newer operations were applied before it; "
+    "the shard's servers do not allow it); nothing was changed.",
     412: "The counter's version is not the one in If-Match; nothing was changed.",
-    413: "The body is too large.",
+    413: f"The body is larger than {_TALLY.max_body_bytes:,} bytes, or has more than {_TALLY.max_increments:,} increments.",
     414: "The request line is too long.",
-    415: "The Content-Type is not one that this call takes.",
+    415: "The Content-Type is not one that this call takes, or the body is compressed.",
     422: "The Idempotency-Key was used before with another request.",
     503: "A component is down; nothing is lost. Try again after Retry-After seconds.",
 }
+_HOST = "The Host is not one that is served here."
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -76,7 +87,8 @@ def add_types(types: Sequence[type]) -> None:
 
 
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """drf-spectacular's postprocessing: put the types into the document, and say that a body must be there where there can be one."""
+    """drf-spectacular's postprocessing: put the types into the document, and say that a body must be there where there
+    can be one."""
     result.setdefault("components", {}).setdefault("schemas", {}).update(COMPONENTS)
     for call in (call for path in result["paths"].values() for call in path.values()):
         if "requestBody" in call:
@@ -90,12 +102,16 @@ def reference(kind: type) -> dict[str, str]:
 
 
 def answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
-    """The answers of a call: status → type and meaning, and the statuses of problems (beside those that every call has)."""
+    """The answers of a call: status → type and meaning, and the statuses of problems (beside those that every call
+    has)."""
     answers: dict[Any, Any] = {
-        (status, JSON): OpenApiResponse(reference(kind), description=description) for status, (kind, description) in good.items()
+        (status, JSON): OpenApiResponse(reference(kind), description=description)
+        for status, (kind, description) in good.items()
     }
     for status in (*bad, 400, 401, 406, 503):
-        answers[status, MEDIA_TYPE] = OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[status])
+        answers[status, MEDIA_TYPE] = OpenApiResponse(
+            reference(requests.ProblemDocument), description=_PROBLEMS[status]
+        )
     return answers
 
 
@@ -103,14 +119,12 @@ def _query(name: str, schema: dict[str, Any], description: str) -> OpenApiParame
     return OpenApiParameter(name, schema, OpenApiParameter.QUERY, description=description)
 
 
-_KEY = OpenApiParameter(
-    "key", {"type": "string", "pattern": f"^{KEY_PATTERN}$"}, OpenApiParameter.PATH, required=True, description=KEY_RULE
-)
+_KEY = OpenApiParameter("key", _KEY_TYPE, OpenApiParameter.PATH, required=True, description=KEY_RULE)
 _IDEMPOTENCY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     OpenApiParameter.HEADER,
-    description="The same key with the same request is counted once and answered the same, for seven days.",
+    description=f"The same key with the same request is counted once and answered the same, for {_DAYS}.",
 )
 _IF_MATCH = OpenApiParameter(
     "If-Match",
@@ -118,7 +132,8 @@ _IF_MATCH = OpenApiParameter(
     OpenApiParameter.HEADER,
     description='Only if the counter has this version (`"0"`: was never written).',
 )
-_WAIT = _query("wait", {"type": "number", "minimum": 0, "maximum": 30}, "Wait so many seconds for the result, and answer 200 with it.")
+_SECONDS = {"type": "number", "minimum": 0, "maximum": _TALLY.max_wait_seconds}
+_WAIT = _query("wait", _SECONDS, "Wait so many seconds for the result, and answer 200 with it.")
 _ETAG = OpenApiParameter(
     "ETag",
     {"type": "string", "pattern": '^"[0-9]{1,19}"$'},
@@ -133,8 +148,17 @@ _AFTER = _query(
     "The id of a write: wait until it is applied, and read from a server that has it, a replica where one has. Not from the cache.",
 )
 _AFTER_WAIT = _query(
-    "wait", {"type": "number", "minimum": 0, "maximum": 30}, "With `after`: wait so many seconds (30 by default), then answer 202."
+    "wait",
+    {**_SECONDS, "default": _TALLY.max_wait_seconds},
+    "With `after`: wait so many seconds, then answer 202.",
 )
+_LIMIT = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": _TALLY.max_keys,
+    "default": min(requests.PAGE, _TALLY.max_keys),
+}
+_SHARD = {"type": "integer", "enum": list(range(_TALLY.shard_count))}
 _CONSISTENCY = _query(
     "consistency",
     {"type": "string", "enum": ["eventual", "primary"], "default": "eventual"},
@@ -148,28 +172,57 @@ increment = extend_schema(
     request={JSON: reference(requests.Increment)},
     examples=[OpenApiExample("one more", {"delta": 1}, request_only=True)],
     responses=answers(
-        {200: (requests.Applied, "Counted; with `wait`."), 202: (requests.Queued, "Durable; it will be counted exactly once.")},
+        {
+            200: (requests.Applied, "Counted; with `wait`."),
+            202: (requests.Queued, "Durable; it will be counted exactly once."),
+        },
         *(403, 409, 413, 415, 422),
     ),
 )
+_BULK = {"oneOf": [reference(requests.Increments), reference(requests.IncrementColumns)]}
+_ARROW = (
+    "An Arrow IPC stream with two columns: `key` (string, large_string, string_view, or a dictionary of string or "
+    "large_string) and `delta` (any integer type), neither with nulls. 415 if the server lacks its extra `arrow`."
+)
 bulk = extend_schema(
     operation_id="increment_many",
+    description=(
+        f"Add to many counters in one request, up to {settings.TALLY.max_increments:,} increments or "
+        f"{settings.TALLY.max_body_bytes:,} bytes. They are folded, and each is counted exactly once."
+    ),
     tags=["writes"],
     parameters=[_IDEMPOTENCY],
     request={
-        JSON: reference(requests.Increments),
+        JSON: _BULK,
         NDJSON: COMPONENTS["Increments"]["properties"]["increments"] | {"description": "One a line."},
-        MSGPACK: reference(requests.Increments),
+        MSGPACK: _BULK,
+        ARROW: COMPONENTS["IncrementColumns"]
+        | {
+            "title": "Arrow stream",
+            "description": _ARROW,
+            "properties": {"key": _COLUMNS["keys"], "delta": _COLUMNS["deltas"]},
+            "required": ["key", "delta"],
+        },
     },
-    examples=[OpenApiExample("two", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True)],
-    responses=answers({202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)),
+    examples=[
+        OpenApiExample(
+            "rows", {"increments": [{"key": "a", "delta": 1}, {"key": "b", "delta": -2}]}, request_only=True
+        ),
+        OpenApiExample("columns", {"keys": ["a", "b"], "deltas": [1, -2]}, request_only=True),
+    ],
+    responses=answers(
+        {202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)
+    ),
 )
 get = extend_schema(
     operation_id="read",
     tags=["reads"],
     parameters=[_KEY, _CONSISTENCY, _AFTER, _AFTER_WAIT, _ETAG],
     responses=answers(
-        {200: (requests.Counter, "The counter; `ETag` is its version."), 202: (requests.Write, "The write in `after` is not applied yet.")},
+        {
+            200: (requests.Counter, "The counter; `ETag` is its version."),
+            202: (requests.Write, "The write in `after` is not applied yet."),
+        },
         404,
     ),
 )
@@ -179,8 +232,11 @@ put = extend_schema(
     parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
     request={JSON: reference(requests.Set)},
     responses=answers(
-        {200: (requests.Changed, "Set."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
-        *(403, 412, 413, 415, 422),
+        {
+            200: (requests.Changed, "Set."),
+            202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away."),
+        },
+        *(403, 409, 412, 413, 415, 422),
     ),
 )
 delete = extend_schema(
@@ -188,44 +244,58 @@ delete = extend_schema(
     tags=["writes"],
     parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
     responses=answers(
-        {200: (requests.Changed, "Reset."), 202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away.")},
-        *(403, 412, 413, 422),
+        {
+            200: (requests.Changed, "Reset."),
+            202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away."),
+        },
+        *(403, 409, 412, 413, 415, 422),
     ),
 )
 get_many = extend_schema(
     operation_id="read_many",
     tags=["reads"],
     parameters=[
-        _query("key", {"type": "array", "items": _KEY.type, "maxItems": 1000}, "Keys, each as one `key=`."),
+        _query("key", {"type": "array", "items": _KEY.type, "maxItems": _TALLY.max_keys}, "Keys, each as one `key=`."),
         _query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
         _query("cursor", {"type": "string"}, "`next` of the page before."),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "Size of a page."),
+        _query(
+            "limit",
+            _LIMIT,
+            "Size of a page.",
+        ),
         _CONSISTENCY,
         _AFTER,
         _AFTER_WAIT,
     ],
     responses=answers(
-        {200: (requests.Counters, "The counters."), 202: (requests.Write, "The write in `after` is not applied yet.")}, *(404, 414)
+        {200: (requests.Counters, "The counters."), 202: (requests.Write, "The write in `after` is not applied yet.")},
+        *(404, 414),
     ),
 )
 write = extend_schema(
     operation_id="read_write",
     tags=["writes"],
-    parameters=[OpenApiParameter("write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True)],
+    description=f"What became of a write: queued, applied or rejected. Known for {_DAYS}.",
+    parameters=[
+        OpenApiParameter(
+            "write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True
+        )
+    ],
     responses=answers({200: (requests.Write, "What became of the write.")}, 404),
 )
 digest = extend_schema(
     operation_id="read_digest",
     tags=["shards"],
     parameters=[
-        OpenApiParameter(
-            "shard", {"type": "integer", "enum": list(range(settings.TALLY.shard_count))}, OpenApiParameter.PATH, required=True
-        ),
+        OpenApiParameter("shard", _SHARD, OpenApiParameter.PATH, required=True),
         _WAIT,
     ],
     responses=answers(
         {
-            200: (requests.Digest, "The shard's last reconciliation; with `wait`, of one that began after this request."),
+            200: (
+                requests.Digest,
+                "The shard's last reconciliation; with `wait`, of one that began after this request.",
+            ),
             202: (requests.Asked, "It is being compared, and has not ended in time; later the answer will be there."),
         },
         *(403, 404),
@@ -236,8 +306,13 @@ metrics = extend_schema(
     tags=["operation"],
     auth=[],
     responses={
-        (200, "text/plain"): OpenApiResponse({"type": "string"}, description="Prometheus' text format, of the process that answered."),
-        (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description="Only plain text is answered."),
+        (200, "text/plain"): OpenApiResponse(
+            {"type": "string"}, description="Prometheus' text format, of the process that answered."
+        ),
+        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
+        (406, MEDIA_TYPE): OpenApiResponse(
+            reference(requests.ProblemDocument), description="Only plain text is answered."
+        ),
     },
 )
 health = extend_schema(
@@ -247,6 +322,7 @@ health = extend_schema(
     responses={
         (200, JSON): OpenApiResponse(reference(requests.Health), description="Ready: writes are taken."),
         (503, JSON): OpenApiResponse(reference(requests.Health), description="Not ready."),
+        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
         (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
     },
 )

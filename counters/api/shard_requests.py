@@ -1,4 +1,5 @@
-"""What the calls on shards take and answer; see `requests`. What is told of servers are the types of `replication.status`."""
+"""What the calls on shards take and answer; see `requests`. What is told of servers are the types of
+`replication.status`."""
 
 from __future__ import annotations
 
@@ -15,10 +16,15 @@ _TIME = r"[0-9]{1,7}(\.[0-9]{1,3})?(ms|s)"
 DELAY = rf"^{_TIME}(\.\.{_TIME})?$"
 # NUL is what PostgreSQL's text cannot have: the record of an intervention would be without it, or not be.
 _WHY = "Why; it is recorded."
-Reason = Annotated[str, Meta(max_length=1000, pattern=r"^[^\u0000]*[^\s\u0000][^\u0000]*$", description=f"{_WHY} Not blank, no NUL.")]
+Reason = Annotated[
+    str, Meta(max_length=1000, pattern=r"^[^\u0000]*[^\s\u0000][^\u0000]*$", description=f"{_WHY} Not blank, no NUL.")
+]
 MaybeReason = Annotated[str, Meta(max_length=1000, pattern=r"^[^\u0000]*$", description=_WHY)]
 Node = Annotated[
-    str, Meta(max_length=200, pattern=r"^[^\u0000]+$", description="A node's name, as `/v1/shards/{shard}/replicas` tells it.")
+    str,
+    Meta(
+        max_length=200, pattern=r"^[^\u0000]+$", description="A node's name, as `/v1/shards/{shard}/replicas` tells it."
+    ),
 ]
 
 
@@ -26,7 +32,9 @@ class SetQuorum(msgspec.Struct, forbid_unknown_fields=True):
     """How many replicas must confirm before a commit returns; what is left out stays as it is."""
 
     quorum: Annotated[int, Meta(ge=0, le=100, description="0 is asynchronous.")]
-    strict: Annotated[bool | None, Meta(description="Writes wait while fewer replicas follow; otherwise they go on with those.")] = None
+    strict: Annotated[
+        bool | None, Meta(description="Writes wait while fewer replicas follow; otherwise they go on with those.")
+    ] = None
     synchronous_commit: Annotated[
         Literal["on", "remote_apply"] | None, Meta(description="What confirming means: flushed, or applied as well.")
     ] = None
@@ -106,4 +114,17 @@ class ApplyDelay(msgspec.Struct):
     apply_delay_ms: int
 
 
-TYPES: list[type] = [SetQuorum, Switchover, Failover, Because, SetApplyDelay, Shards, Replicas, Quorum, Quorums, Primary, Begun, ApplyDelay]
+TYPES: list[type] = [
+    SetQuorum,
+    Switchover,
+    Failover,
+    Because,
+    SetApplyDelay,
+    Shards,
+    Replicas,
+    Quorum,
+    Quorums,
+    Primary,
+    Begun,
+    ApplyDelay,
+]

@@ -15,7 +15,9 @@ schema.add_types(shard_requests.TYPES)
 _SHARD = OpenApiParameter(
     "shard", {"type": "integer", "enum": list(range(settings.TALLY.shard_count))}, OpenApiParameter.PATH, required=True
 )
-_NODE = OpenApiParameter("node", {"type": "string", "minLength": 1}, OpenApiParameter.PATH, required=True, description="A node's name.")
+_NODE = OpenApiParameter(
+    "node", {"type": "string", "minLength": 1}, OpenApiParameter.PATH, required=True, description="A node's name."
+)
 _STEERING = (403, 404, 409, 413, 415)
 
 
@@ -60,7 +62,10 @@ set_quorums = extend_schema(
     tags=["shards"],
     request={JSON: reference(shard_requests.SetQuorum)},
     responses=answers(
-        {200: (shard_requests.Quorums, "In force on every shard."), 202: (shard_requests.Quorums, "Asked for; not met everywhere yet.")},
+        {
+            200: (shard_requests.Quorums, "In force on every shard."),
+            202: (shard_requests.Quorums, "Asked for; not met everywhere yet."),
+        },
         *(403, 409, 413, 415),
     ),
 )
@@ -86,7 +91,9 @@ rejoin = extend_schema(
     parameters=[_SHARD, _NODE],
     request={JSON: reference(shard_requests.Because)},
     examples=_reason(),
-    responses=answers({200: (shard_requests.Begun, "PostgreSQL of this node was restarted, and follows the primary.")}, *_STEERING),
+    responses=answers(
+        {200: (shard_requests.Begun, "PostgreSQL of this node was restarted, and follows the primary.")}, *_STEERING
+    ),
 )
 reinitialise = extend_schema(
     operation_id="reinitialise",
@@ -94,7 +101,9 @@ reinitialise = extend_schema(
     parameters=[_SHARD, _NODE],
     request={JSON: reference(shard_requests.Because)},
     examples=_reason(),
-    responses=answers({202: (shard_requests.Begun, "Begun: the node's data are deleted and copied from the primary.")}, *_STEERING),
+    responses=answers(
+        {202: (shard_requests.Begun, "Begun: the node's data are deleted and copied from the primary.")}, *_STEERING
+    ),
 )
 set_apply_delay = extend_schema(
     operation_id="set_apply_delay",

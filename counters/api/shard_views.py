@@ -61,7 +61,8 @@ class ReplicasView(ShardApiView):
 
     @shard_schema.replicas
     def get(self, _request: Request, shard: str) -> Response:
-        """Every server of a shard: role, state, timeline, position, lag, sync state, uptime, and whether its data equal the primary's."""
+        """Every server of a shard: role, state, timeline, position, lag, sync state, uptime, and whether its data equal
+        the primary's."""
         return Response({"results": status.replicas(shard_of(shard)), "next": None})
 
 
@@ -75,7 +76,8 @@ class QuorumView(ShardApiView):
 
     @shard_schema.set_quorum
     def put(self, request: Request, shard: str) -> Response:
-        """How many replicas must confirm before a commit returns. In force when answered with 200, without a restart, and kept."""
+        """How many replicas must confirm before a commit returns. In force when answered with 200, without a restart,
+        and kept."""
         found = set_quorum(request, [shard_of(shard)])[0]
         return Response(found, 200 if found.in_force else 202)
 
@@ -86,7 +88,9 @@ class QuorumsView(ShardApiView):
     @shard_schema.quorums
     def get(self, _request: Request) -> Response:
         """What is asked for, and what is so, on every shard."""
-        return Response({"results": [steering.get_quorum(shard) for shard in range(settings.TALLY.shard_count)], "next": None})
+        return Response(
+            {"results": [steering.get_quorum(shard) for shard in range(settings.TALLY.shard_count)], "next": None}
+        )
 
     @shard_schema.set_quorums
     def put(self, request: Request) -> Response:
@@ -99,7 +103,11 @@ def set_quorum(request: Request, shards: list[int]) -> list[Quorum]:
     """Do what the body asks for. Raises `Problem`, `Refused`, `PatroniUnavailable`, `ShardUnavailable`."""
     asked = body(request, shard_requests.SetQuorum)
     return steering.set_quorum(
-        shards, asked.quorum, order(request, asked.reason), strict=asked.strict, synchronous_commit=asked.synchronous_commit
+        shards,
+        asked.quorum,
+        order(request, asked.reason),
+        strict=asked.strict,
+        synchronous_commit=asked.synchronous_commit,
     )
 
 
@@ -108,7 +116,8 @@ class SwitchoverView(ShardApiView):
 
     @shard_schema.switchover
     def post(self, request: Request, shard: str) -> Response:
-        """Let a replica take over from the primary. Writes are taken and reads answered meanwhile; the old primary follows the new one."""
+        """Let a replica take over from the primary. Writes are taken and reads answered meanwhile; the old primary
+        follows the new one."""
         number, asked = shard_of(shard), body(request, shard_requests.Switchover)
         primary = steering.switchover(number, asked.candidate, order(request, asked.reason))
         return Response({"shard": number, "primary": primary})
@@ -130,7 +139,8 @@ class RejoinView(ShardApiView):
 
     @shard_schema.rejoin
     def post(self, request: Request, shard: str, node: str) -> Response:
-        """Restart a replica's PostgreSQL; it follows the primary again, after `pg_rewind` where its data went another way."""
+        """Restart a replica's PostgreSQL; it follows the primary again, after `pg_rewind` where its data went another
+        way."""
         number, asked = shard_of(shard), body(request, shard_requests.Because)
         detail = steering.rejoin(number, node, order(request, asked.reason))
         return Response({"shard": number, "node": node, "detail": detail})
@@ -152,7 +162,8 @@ class ApplyDelayView(ShardApiView):
 
     @shard_schema.set_apply_delay
     def put(self, request: Request, shard: str, node: str) -> Response:
-        """Delay a replica, to show lag. It still flushes at once: a quorum waits for the delay only with `remote_apply`."""
+        """Delay a replica, to show lag. It still flushes at once: a quorum waits for the delay only with
+        `remote_apply`."""
         number, asked = shard_of(shard), body(request, shard_requests.SetApplyDelay)
         try:
             delay = apply_delay.ApplyDelay.parse(asked.delay)

@@ -1,10 +1,17 @@
-"""`?wait=`: how long a request may wait, and how many may at once."""
+"""`?wait=`: how long a request may wait to be applied, and how many may at once.
+
+For a moment any number of requests waits for the worker's word. What takes longer is waited for in a thread, which asks
+the shard as well; while a shard is down, the threads that are left serve the others.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Iterator
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cache
 from threading import Semaphore
@@ -12,15 +19,25 @@ from threading import Semaphore
 from django.conf import settings
 from rest_framework.request import Request
 
+from counters import service
 from counters.api.problems import invalid
-from sharding import event_loop
+from counters.intake.writes import Accepted, Write
+from counters.outcome import Outcome
+from counters.reading import write_status
+from counters.service import Service
+from counters.write_id import WriteId
 
+_MOMENT_SECONDS = 1.0
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
 
 
 def seconds(request: Request, default: float = 0.0) -> float:
     """`?wait=`, or the default where there is none. Raises `Problem` 400."""
-    text = request.query_params.get("wait") if request._request.META["QUERY_STRING"] else None  # most have none: not parsed
+    return parsed(request.query_params.get("wait"), default)
+
+
+def parsed(text: str | None, default: float = 0.0) -> float:
+    """The value of `?wait=`, or the default for None. Raises `Problem` 400."""
     if text is None:
         return default
     most = settings.TALLY.max_wait_seconds
@@ -37,14 +54,46 @@ def _places() -> Semaphore:
 
 @contextmanager
 def room(seconds: float) -> Iterator[bool]:
-    """Whether there is room to wait for so long, now or (not for 0 seconds) in a moment.
-
-    While a shard is away, the threads that are left serve the others.
-    """
-    event_loop.forbid()
+    """Whether there is room to wait for so long, now or (not for 0 seconds) in a moment."""
     there_is = _places().acquire(timeout=min(1.0, seconds))
     try:
         yield there_is
     finally:
         if there_is:
             _places().release()
+
+
+def applied(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
+    """Submit a step, from a thread: in the journal, and its outcome; None if that takes longer, or too many wait for
+    theirs already.
+
+    Raises as `Service.submit`.
+    """
+    serving = service.current()
+    accepted = serving.submit(write)
+    if accepted.repeated or write.outcome is None:
+        return accepted, _wait(accepted.id, seconds, None)
+    done, _ = futures.wait([write.outcome], min(_MOMENT_SECONDS, seconds))
+    if done:
+        return accepted, write.outcome.result()
+    outcome = _wait(accepted.id, seconds - _MOMENT_SECONDS, write.outcome)
+    serving.loop.call_soon_threadsafe(serving.intake.listener.forget, accepted.id.batch, accepted.id.index)
+    return accepted, outcome
+
+
+async def applied_on(serving: Service, write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
+    """The same for a coroutine."""
+    accepted = await serving.intake.submit(write)
+    if accepted.repeated or write.outcome is None:
+        return accepted, await asyncio.to_thread(_wait, accepted.id, seconds, None)
+    done, _ = await asyncio.wait([asyncio.wrap_future(write.outcome)], timeout=min(_MOMENT_SECONDS, seconds))
+    if done:
+        return accepted, write.outcome.result()
+    outcome = await asyncio.to_thread(_wait, accepted.id, seconds - _MOMENT_SECONDS, write.outcome)
+    serving.intake.listener.forget(accepted.id.batch, accepted.id.index)
+    return accepted, outcome
+
+
+def _wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None) -> Outcome | None:
+    with room(0) as there_is:
+        return write_status.wait(write, seconds, outcome) if there_is else None

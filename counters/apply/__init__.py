@@ -3,6 +3,8 @@
     Celery task (`tasks`) ─ `shift` ─ window after window: `loading` ─ one `transaction`: lock, ledger, `plan`, upsert ─ COMMIT
                                 └─ cache refreshed, waiters woken ─ `completion` ─ journal entry deleted
 
-I2 lives in `transaction` (ledger and counters commit together), I6 too (ownership is read in the transaction), I3 in `completion`, I4 in
-`worker` and `relay` (a message only starts a shift; which batches there are, and in which order, the journal says).
+May be imported: `worker` (what a worker process owns), `dead_letters` and `partitions` (what operators ask),
+`lane_count`, `upgrade`. I2 lives in `transaction` (ledger and counters commit together), I6 there too (ownership is
+read in the transaction), I3 in `completion`, I4 in `worker` and `relay` (a message only starts a shift; the journal
+says which batches there are, and their order).
 """

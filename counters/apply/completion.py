@@ -1,12 +1,13 @@
 """Completion: a batch leaves the journal when enough replicas have flushed its commit.
 
-I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is flushed by the
-replicas required: as many as the setting says, or the shard's write quorum where that is more. Positions of one server mean nothing on
-another, so what is noted lives no longer than a shift's connection: the next shift asks the ledger of the server that it finds for
-all that the journal still has, and notes that again (`adopt`).
+I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is
+flushed by the replicas required: as many as the setting says, or the shard's write quorum where that is more. Positions
+of one server mean nothing on another, so what is noted lives no longer than a shift's connection: the next shift asks
+the ledger of the server that it finds for all that the journal still has, and notes that again (`adopt`).
 
-While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only the primary has
-it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is replicated again.
+While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only
+the primary has it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is
+replicated again.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ import structlog
 from django.conf import settings
 from prometheus_client import Counter, Gauge
 
-from counters.intake import batch as codec
-from counters.intake import journal
-from counters.intake.batch import Batch
+from counters import batch as codec
+from counters.batch import Batch
+from counters.intake.journal import Journal
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane
 
 COMPLETED = Counter("tally_batches_completed_total", "Batches that are safe and left the journal", ["shard"])
-UNREPLICATED = Counter("tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"])
+UNREPLICATED = Counter(
+    "tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"]
+)
 PENDING = Gauge(
-    "tally_batches_uncompleted", "Batches applied and not yet flushed by the replicas required, as a shift last saw them", ["shard", "lane"]
+    "tally_batches_uncompleted",
+    "Batches applied and not yet flushed by the replicas required, as a shift last saw them",
+    ["shard", "lane"],
 )
 log = structlog.get_logger(__name__)
 _MOST = 4096
@@ -53,6 +58,7 @@ class Completion:
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
+        self._journal = Journal(lane)
         self._commits: deque[_Commit] = deque()
         self._held = 0  # bytes
         self._looked_at = 0.0  # monotonic seconds
@@ -76,7 +82,7 @@ class Completion:
     def adopt(self, applied: Mapping[UUID, float], written: int) -> None:
         """Note batches that earlier shifts applied, by the seconds since then, oldest first. Raises `RedisError`."""
         ids, now = list(applied), time.monotonic()
-        for id, size in zip(ids, journal.sizes(self.lane, ids), strict=True):
+        for id, size in zip(ids, self._journal.sizes(ids), strict=True):
             self._note(_Commit(written, now - applied[id], size, [id.bytes], None))
 
     def _note(self, commit: _Commit) -> None:
@@ -85,7 +91,8 @@ class Completion:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a look: not after each commit, as the journal writes and flushes what is removed, too."""
+        """Whether it is time for a look: not after each commit, as the journal writes and flushes what is removed,
+        too."""
         return self.pending and time.monotonic() - self._looked_at >= settings.TALLY.completion_interval_seconds
 
     def complete(self, conn: psycopg.Connection[Any]) -> None:
@@ -124,10 +131,18 @@ class Completion:
         ids = [id for commit in commits for id in commit.ids]
         tokens = [token for commit in commits for token in commit.tokens or ()]
         unknown = [id for commit in commits if commit.tokens is None for id in commit.ids]
-        journal.remove(self.lane, ids, [*tokens, *_tokens_of(self.lane, unknown)])
+        self._journal.remove(ids, [*tokens, *self._tokens_of(unknown)])
         for commit in commits:
             self._commits.popleft()
             self._held -= commit.size
+
+    def _tokens_of(self, ids: list[bytes]) -> list[bytes]:
+        """Idempotency tokens of batches that the journal still has."""
+        tokens: list[bytes] = []
+        for start in range(0, len(ids), _CHUNK):
+            for data in self._journal.payloads([UUID(bytes=id) for id in ids[start : start + _CHUNK]]):
+                tokens += [token.token for token in codec.tokens_of(data)] if data is not None else []
+        return tokens
 
     @property
     def _hold_bytes(self) -> int:
@@ -144,16 +159,9 @@ class Completion:
 
     def _tell_degraded(self, degraded: bool) -> None:
         if degraded != self._degraded:
-            journal.tell_degraded(self.lane, degraded)
+            self._journal.tell_degraded(degraded)
             if degraded or self._degraded:
-                log.warning("shard_degraded" if degraded else "shard_replicated", shard=self.lane.shard, lane=self.lane.number)
+                log.warning(
+                    "shard_degraded" if degraded else "shard_replicated", shard=self.lane.shard, lane=self.lane.number
+                )
         self._degraded = degraded
-
-
-def _tokens_of(lane: Lane, ids: list[bytes]) -> list[bytes]:
-    """Idempotency tokens of batches that the journal still has."""
-    tokens: list[bytes] = []
-    for start in range(0, len(ids), _CHUNK):
-        for data in journal.payloads(lane, [UUID(bytes=id) for id in ids[start : start + _CHUNK]]):
-            tokens += [token.token for token in codec.tokens_of(data)] if data is not None else []
-    return tokens

@@ -1,6 +1,7 @@
 """Connections of a worker's shifts to the primaries: kept between shifts, one for each shift that runs at once.
 
-Not a pool: nobody waits for one, and one that cannot be opened says so at once. A shift has its own way to wait for a shard that is down.
+Not a pool: nobody waits for one, and one that cannot be opened says so at once. A shift has its own way to wait for a
+shard that is down.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Connections:
 
     @contextmanager
     def of(self, shard: int) -> Iterator[psycopg.Connection[Any]]:
-        """A connection to a shard's primary, in autocommit; closed if the block fails. Raises `psycopg.OperationalError`."""
+        """A connection to a shard's primary, in autocommit; closed if the block fails. Raises
+        `psycopg.OperationalError`."""
         conn = self._taken(shard) or _opened(shard)
         try:
             yield conn

@@ -1,7 +1,9 @@
-"""Dead letters: Celery messages that no task could take, kept with the reason so that an operator can retry or discard them.
+"""Dead letters: Celery messages that no task could take, kept with the reason so that an operator can retry or discard
+them.
 
-An unknown task (another version of the code sent it), arguments that do not fit, a body that cannot be decoded. No count depends on them:
-what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal (`journal.set_aside`).
+An unknown task (another version of the code sent it), arguments that do not fit, a body that cannot be decoded. No
+count depends on them: what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal
+(`intake.set_aside`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from redis.exceptions import RedisError
 from uuid_utils.compat import uuid7
 
 from counters.intake import journal
+from runtime import redis
 
 DEAD = Counter("tally_dead_letters_total", "Messages that no task could take", ["reason"])
 KEY = "dead-letters"
@@ -28,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message: the task that it names, its arguments as text (they may be anything), its queue, and why it is here."""
+    """A message: the task that it names, its arguments as text (they may be anything), its queue, and why it is
+    here."""
 
     task: str
     arguments: str
@@ -41,13 +45,13 @@ _letters = msgspec.msgpack.Decoder(DeadLetter)
 
 
 def keep(task: str, arguments: Any, queue: str, reason: str) -> None:
-    """Keep a message; if Redis is away it is in the log only."""
+    """Keep a message; if Redis is down it is in the log only."""
     DEAD.labels(kind_of(reason)).inc()
     log.error("dead_letter", task=task, arguments=repr(arguments)[:1000], queue=queue, reason=reason)
     try:
         if count() < MOST:
             letter = DeadLetter(task, _text(arguments), queue, reason, journal.now())
-            journal.client().hset(KEY, uuid7().hex, msgspec.msgpack.encode(letter))
+            redis.journal().hset(KEY, uuid7().hex, msgspec.msgpack.encode(letter))
     except RedisError as error:
         log.warning("dead_letter_unkept", error=str(error))
 
@@ -66,22 +70,22 @@ def _text(arguments: Any) -> str:
 
 def letters() -> dict[str, DeadLetter]:
     """All that is kept, by id. Raises `RedisError`."""
-    return {id.decode(): _letters.decode(data) for id, data in journal.client().hgetall(KEY).items()}
+    return {id.decode(): _letters.decode(data) for id, data in redis.journal().hgetall(KEY).items()}
 
 
 def count() -> int:
     """How many are kept. Raises `RedisError`."""
-    return int(journal.client().hlen(KEY))
+    return int(redis.journal().hlen(KEY))
 
 
 def ids() -> list[str]:
     """Ids of all that is kept, the newest first. Raises `RedisError`."""
-    return sorted((id.decode() for id in journal.client().hkeys(KEY)), reverse=True)
+    return sorted((id.decode() for id in redis.journal().hkeys(KEY)), reverse=True)
 
 
 def get_many(ids: Sequence[str]) -> dict[str, DeadLetter]:
     """Messages by id, in the order asked for; those that are gone are left out. Raises `RedisError`."""
-    found = journal.client().hmget(KEY, ids) if ids else []
+    found = redis.journal().hmget(KEY, ids) if ids else []
     return {id: _letters.decode(data) for id, data in zip(ids, found, strict=True) if data is not None}
 
 
@@ -103,7 +107,7 @@ def retry(id: str) -> bool:
 
 def discard(id: str) -> bool:
     """Forget a message; whether it was there. Raises `RedisError`."""
-    return bool(journal.client().hdel(KEY, id))
+    return bool(redis.journal().hdel(KEY, id))
 
 
 @task_unknown.connect

@@ -1,52 +1,44 @@
 """Forwarding: operations on slots of another lane go into that lane's journal.
 
-I6 lives here. The forwarded batch has an id made from the old one and the lanes it goes from and to, so that forwarding the same batch
-twice appends, or at least applies, it once. It is in the other journal before this lane's transaction commits.
+I6 lives here. The forwarded batch has an id made from the old one and the lanes it goes from and to, so that forwarding
+the same batch twice appends, or at least applies, it once. It is in the other journal before this lane's transaction
+commits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import UUID, uuid5
 
 import msgspec
 import structlog
 from prometheus_client import Counter
 
+from counters import batch
 from counters.apply.plan import Placed
-from counters.intake import batch, dispatch, journal
-from counters.intake.batch import Batch, Increments, Operation
-from counters.intake.journal import Payload
+from counters.batch import Batch, Operation
+from counters.intake import dispatch
+from counters.intake.append import Flush, Payload, append
 from sharding.lanes import Lane
 from sharding.topology import Topology
 
-FORWARDED = Counter("tally_batches_forwarded_total", "Batches with operations that belong to another lane", ["shard", "to"])
+FORWARDED = Counter(
+    "tally_batches_forwarded_total", "Batches with operations that belong to another lane", ["shard", "to"]
+)
 log = structlog.get_logger(__name__)
-
-
-def keys_of(one: Batch) -> Iterator[str]:
-    """Every key that a batch touches; a key may come more than once."""
-    for _, operation in one.segments:
-        if isinstance(operation, Increments):
-            yield from operation.keys
-        else:
-            yield operation.key
 
 
 def split(one: Batch, topology: Topology) -> dict[Lane, list[tuple[int, Operation]]]:
     """Segments of a batch by the lane of their keys."""
     parts: dict[Lane, list[tuple[int, Operation]]] = {}
     for index, operation in one.segments:
-        if not isinstance(operation, Increments):
-            parts.setdefault(topology.lane_of(operation.key), []).append((index, operation))
-            continue
-        deltas = dict(zip(operation.keys, operation.deltas, strict=True))
         for lane, keys in topology.by_lane(operation.keys).items():
-            parts.setdefault(lane, []).append((index, Increments(keys, [deltas[key] for key in keys])))
+            parts.setdefault(lane, []).append((index, operation.restricted_to(set(keys))))
     return parts
 
 
-def forward(lane: Lane, window: list[Placed], topology: Topology, foreign: set[str]) -> tuple[list[Placed], list[tuple[UUID, Lane, UUID]]]:
+def forward(
+    lane: Lane, window: list[Placed], topology: Topology, foreign: set[str]
+) -> tuple[list[Placed], list[tuple[UUID, Lane, UUID]]]:
     """What is this lane's of each batch, and (id, lane, id there) for what was sent on. Raises `JournalUnavailable`.
 
     `foreign` are the keys of this window that belong to other lanes.
@@ -54,7 +46,7 @@ def forward(lane: Lane, window: list[Placed], topology: Topology, foreign: set[s
     kept, sent = [], []
     for placed in window:
         one = placed.batch
-        if foreign.isdisjoint(keys_of(one)):
+        if foreign.isdisjoint(one.keys):
             kept.append(placed)
             continue
         parts = split(one, topology)
@@ -64,7 +56,7 @@ def forward(lane: Lane, window: list[Placed], topology: Topology, foreign: set[s
             encoded = [(index, batch.encode_segment(operation)) for index, operation in segments]
             payload = Payload(batch.encode(forwarded_id, encoded, [], one.reply_to), one.reply_to is not None)
             writes = 1 + max(index for index, _ in segments)
-            appended = journal.append(forwarded_id, {to: payload}, writes, {}, None)
+            appended = append(Flush(forwarded_id, {to: payload}, writes, {}, None))
             for unattended in appended.unattended:
                 dispatch.send_soon(unattended)
             FORWARDED.labels(lane.shard, to.shard).inc()

@@ -1,12 +1,12 @@
 """Another number of lanes: the journals are closed and drained, then every shard gets the new map.
 
-Meanwhile writes are refused with 503, for seconds. What a lane has in its journal was routed by the old map, and order is only kept within
-a lane; so nothing may be left when the new map comes into force. If a journal is not empty in time, the old map stays.
+Meanwhile writes are refused with 503, for seconds. What a lane has in its journal was routed by the old map, and order
+is only kept within a lane; so nothing may be left when the new map comes into force. If a journal is not empty in time,
+the old map stays.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import structlog
@@ -14,6 +14,9 @@ from django.conf import settings
 
 from counters.apply.worker import Worker
 from counters.intake import journal
+from counters.intake.journal import Journal
+from counters.intake.lease import Lease
+from runtime import polling
 from sharding import lanes, topology
 from sharding.topology import Topology
 
@@ -29,7 +32,8 @@ class NotDrained(Exception):
 
 
 def change(count: int, *, seconds: float, tell: Tell = lambda _: None) -> Topology:
-    """Give every shard so many lanes. Raises `NotDrained` (all is as before), `ValueError`, `RedisError`, `psycopg.Error`."""
+    """Give every shard so many lanes. Raises `NotDrained` (all is as before), `ValueError`, `RedisError`,
+    `psycopg.Error`."""
     lanes.check(count)
     version = topology.reload().version
     try:
@@ -46,33 +50,16 @@ def _drain(seconds: float, tell: Tell) -> None:
     """Close the journals and apply all that they have, beside the workers where there are any. Raises `NotDrained`."""
     shards = range(settings.TALLY.shard_count)
     worker = Worker("lanes", shards)
-    deadline = time.monotonic() + seconds
     try:
-        while True:
+        for _ in polling.attempts(seconds, pause=_PAUSE_SECONDS):
             journal.close(_CLOSED_SECONDS)
             occupied = [lane for shard in shards for lane in journal.occupied(shard)]
-            tell(sum(map(journal.depth, occupied)))
+            tell(sum(Journal(lane).depth() for lane in occupied))
             if not occupied:
                 return
-            if time.monotonic() > deadline:
-                raise NotDrained(f"lane {', '.join(map(str, occupied))}: not applied and replicated within {seconds:g} s")
             for lane in occupied:
-                if journal.holder(lane) is None:
+                if Lease(lane).holder() is None:
                     worker.apply(lane)
-            time.sleep(_PAUSE_SECONDS)
+        raise NotDrained(f"lane {', '.join(map(str, occupied))}: not applied and replicated within {seconds:g} s")
     finally:
         worker.close()
-
-
-def upgrade(*, seconds: float) -> str:
-    """Give shards from before there were lanes those of the settings, once; what was done, or why it was not. Raises `RedisError`."""
-    shards = range(settings.TALLY.shard_count)
-    for shard in shards:
-        journal.adopt_shard_journal(shard)
-    if not topology.is_without_lanes(len(shards)):
-        return ""
-    try:
-        change(settings.TALLY.lanes, seconds=seconds)
-    except NotDrained as error:
-        return f"each shard keeps one lane for now: {error}; manage.py lanes {settings.TALLY.lanes} tries again"
-    return f"each shard has {settings.TALLY.lanes} lanes now"

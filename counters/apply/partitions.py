@@ -1,7 +1,8 @@
 """Time partitions of the ledger and its neighbours: made ahead, dropped when old.
 
-I2 needs a ledger row for as long as its batch can come again: a partition goes only when it is older than the retention *and* than the
-oldest entry of the shard's journals. What falls outside every partition (an odd clock) is kept in the default one and deleted row by row.
+I2 needs a ledger row for as long as its batch can come again: a partition goes only when it is older than the retention
+*and* than the oldest entry of the shard's journals. What falls outside every partition (an odd clock) is kept in the
+default one and deleted row by row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from django.conf import settings
 from psycopg import sql
 
 from counters.intake import journal
+from counters.intake.journal import Journal
+from runtime import redis
 from sharding import databases
 
 DAYS_AHEAD = 3
@@ -28,21 +31,22 @@ log = structlog.get_logger(__name__)
 
 
 def maintain(shard: int) -> list[str]:
-    """Make what is due and drop what is old, and say in the journal's Redis when that was done; returns the names of what was dropped.
+    """Make what is due and drop what is old, and say in the journal's Redis when that was done; returns the names of
+    what was dropped.
 
     Raises `psycopg.Error`, `RedisError`.
     """
-    entries = [entry for lane in journal.occupied(shard) for entry in journal.entries(lane, limit=1)]
+    entries = [entry for lane in journal.occupied(shard) for entry in Journal(lane).entries(limit=1)]
     oldest = datetime.fromtimestamp(min(entry.position for entry in entries) / 1e6, UTC) if entries else None
     create_ahead(shard)
     dropped = drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
-    journal.client().set(_maintained_key(shard), time())
+    redis.journal().set(_maintained_key(shard), time())
     return dropped
 
 
 def maintained_at(shard: int) -> float:
     """When that was last done (Unix time), 0 if never. Raises `RedisError`."""
-    return float(journal.client().get(_maintained_key(shard)) or 0)
+    return float(redis.journal().get(_maintained_key(shard)) or 0)
 
 
 def _maintained_key(shard: int) -> str:
@@ -63,8 +67,11 @@ def create_ahead(shard: int, now: datetime | None = None) -> None:
                 _create(conn, table, _midnight(now + timedelta(days=ahead)))
 
 
-def drop_old(shard: int, *, retention_days: int, oldest_entry: datetime | None, now: datetime | None = None) -> list[str]:
-    """Drop what is older than the retention and than the journal's oldest entry; returns the names. Raises `psycopg.Error`."""
+def drop_old(
+    shard: int, *, retention_days: int, oldest_entry: datetime | None, now: datetime | None = None
+) -> list[str]:
+    """Drop what is older than the retention and than the journal's oldest entry; returns the names. Raises
+    `psycopg.Error`."""
     now = now or datetime.now(UTC)
     oldest = min(now - timedelta(days=retention_days), oldest_entry or now)
     with databases.connect(databases.primary(shard), autocommit=True) as conn:
@@ -86,7 +93,9 @@ def _create(conn: psycopg.Connection[Any], table: str, day: datetime) -> None:
     try:
         conn.execute(statement)
     except psycopg.errors.CheckViolation:
-        log.warning("partition_late", table=table, day=day.date().isoformat(), note="its rows are in the default partition")
+        log.warning(
+            "partition_late", table=table, day=day.date().isoformat(), note="its rows are in the default partition"
+        )
 
 
 def _drop_older(conn: psycopg.Connection[Any], table: str, oldest: datetime) -> list[str]:
@@ -96,5 +105,7 @@ def _drop_older(conn: psycopg.Connection[Any], table: str, oldest: datetime) -> 
         if day.isdigit() and datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1) <= oldest:
             conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
             dropped.append(name)
-    conn.execute(sql.SQL("DELETE FROM {} WHERE applied_at < {}").format(sql.Identifier(f"{table}_default"), sql.Literal(oldest)))
+    conn.execute(
+        sql.SQL("DELETE FROM {} WHERE applied_at < {}").format(sql.Identifier(f"{table}_default"), sql.Literal(oldest))
+    )
     return dropped

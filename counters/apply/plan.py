@@ -3,11 +3,12 @@
 Batches come in the journal's order. Each key takes one of two ways:
 
 - *added*: only increments, and no reason to look at the row. Their sum goes down as a delta.
-- *read*: some operation's result depends on the value (compare-and-set, a waited increment), or a batch is older than the shard's last
-  set, or the sum would overflow. The row is read, each operation is applied to it in turn, and the result is written as a value.
+- *read*: some operation's result depends on the value (compare-and-set, a waited increment), or a batch is older than
+  the shard's last set, or the sum would overflow. The row is read, each operation is applied to it in turn, and the
+  result is written as a value.
 
-A set that nothing conditional precedes needs no row: it and what follows fold onto its base.
-Version of a counter: position of the batch that changed it last + index of the write in it (see `intake.journal`).
+A set that nothing conditional precedes needs no row: it and what follows fold onto its base. Version of a counter:
+position of the batch that changed it last + index of the write in it (see `intake.journal`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from counters.intake.batch import Batch, Increments, Step
-from counters.intake.outcomes import Outcome
+from counters.batch import Batch, Increments, Step
 from counters.operations import in_range
+from counters.outcome import Outcome
 
 
 class Row(NamedTuple):
@@ -38,7 +39,8 @@ class Placed(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """Changes by key: `added` is a delta, `versions` its version, `put` the whole new row. `last_version` is the newest in these batches.
+    """Changes by key: `added` is a delta, `versions` its version, `put` the whole new row. `last_version` is the newest
+    in these batches.
 
     `read` are the keys whose rows it went by.
     """
@@ -64,15 +66,12 @@ class Plan:
 
 
 def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version: int = 0) -> set[str]:
-    """Keys whose rows the plan needs: see above. The versions are the newest that this shard has applied, of a set and of anything."""
+    """Keys whose rows the plan needs. The versions: the newest that the lane has applied, of a set and of anything."""
     keys: set[str] = set()
     for position, batch in batches:
         for _, operation in batch.segments:
-            if isinstance(operation, Increments):
-                if position < last_set_version:
-                    keys.update(operation.keys)
-            elif operation.reads or position <= last_version:
-                keys.add(operation.key)
+            if operation.needs_row(position, last_set_version, last_version):
+                keys.update(operation.keys)
     return keys
 
 
@@ -85,11 +84,13 @@ def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str]) -> 
 
 
 class _Place(NamedTuple):
-    """Which write (its batch and its number there), and the version that it gives."""
+    """Which write (its batch and its number there), the version that it gives, and how many operations it has in this
+    lane."""
 
     batch: bytes
     number: int
     version: int
+    among: int = 1
 
 
 class Planning:
@@ -111,7 +112,7 @@ class Planning:
             if isinstance(operation, Step):
                 self._take_step(operation, _Place(batch.id, index, position + index))
             elif self._read or self.plan.put:
-                self._take_increments(operation, _Place(batch.id, index, position + index))
+                self._take_increments(operation, _Place(batch.id, index, position + index, len(operation.keys)))
             else:
                 _add(self.plan, operation.keys, operation.deltas, position + index)
         self.plan.last_version = max(self.plan.last_version, newest)
@@ -159,8 +160,11 @@ class Planning:
         self.plan.put[key] = Row(value, max(row.version + 1, place.version), set_version)
         return self.plan.put[key]
 
-    def _report(self, status: Literal["applied", "rejected"], key: str, row: Row, place: _Place, reason: str | None = None) -> None:
-        self.plan.outcomes.append(Outcome(place.batch, place.number, key, status, row.value, row.version, reason))
+    def _report(
+        self, status: Literal["applied", "rejected"], key: str, row: Row, place: _Place, reason: str | None = None
+    ) -> None:
+        outcome = Outcome(place.batch, place.number, key, status, row.value, row.version, reason, place.among)
+        self.plan.outcomes.append(outcome)
 
 
 def _add(plan: Plan, keys: Sequence[str], deltas: Sequence[int], version: int) -> None:

@@ -3,15 +3,17 @@
 Invariants, and what keeps them:
 
 - I2, I6: see `transaction`, which is what is done between the lock and the commit.
-- Order: windows of the lane's journal are applied one after the other, each from the cursor on, and whoever applied the last transaction,
-  batches are applied in the order of their positions: see `loading`.
-- The cursor is the newest version that the shard says this lane has applied (`apply_state`), asked anew with each connection: after a
-  failover the new primary may lack commits, and tells an older one. What the journal still has up to the cursor was applied, and waits
-  for its replicas, or is late (set aside, then retried by hand): the ledger tells which.
-- Of two shifts of a lane at once, one waits for the other's lock, and finds in the ledger what that one has done. The lease makes this
-  rare.
+- Order: windows of the lane's journal are applied one after the other, each from the cursor on, and whoever applied the
+  last transaction, batches are applied in the order of their positions: see `loading`.
+- The cursor is the newest version that the shard says this lane has applied (`apply_state`), asked anew with each
+  connection: after a failover the new primary may lack commits, and tells an older one. What the journal still has up
+  to the cursor was applied, and waits for its replicas, or is late (set aside, then retried by hand): the ledger tells
+  which.
+- Of two shifts of a lane at once, one waits for the other's lock, and finds in the ledger what that one has done. The
+  lease makes this rare.
 
-A database or a Redis that is down costs time and a log line; what is left in the journal when a shift ends is for the next one.
+A database or a Redis that is down costs time and a log line; what is left in the journal when a shift ends is for the
+next one.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
 from threading import Event
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,62 +31,37 @@ from django.conf import settings
 from prometheus_client import Counter, Histogram
 from redis.exceptions import RedisError
 
-from counters import cache as counter_cache
 from counters.apply import transaction
 from counters.apply.completion import Completion
 from counters.apply.connections import Connections
 from counters.apply.loading import Loader, Window
-from counters.apply.plan import Placed
+from counters.apply.pace import Pace, rest
+from counters.apply.refresher import Refresher
+from counters.apply.report import Report
 from counters.apply.transaction import Committed
-from counters.intake import journal, outcomes
-from counters.intake.batch import Increments
+from counters.intake import outcomes
+from counters.intake.journal import Entry, Journal, JournalUnavailable
+from counters.intake.lease import Lease, WakeUps
+from counters.intake.set_aside import SetAsideBatches
+from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import topology
 from sharding.lanes import Lane
-from sharding.slots import slots_of
 
-APPLIED = Counter("tally_batches_applied_total", "Batches whose transaction was committed", ["shard"])
-DUPLICATES = Counter("tally_batches_duplicate_total", "Batches that the ledger had already", ["shard"])
-REJECTED = Counter("tally_operations_rejected_total", "Operations that could not be applied", ["shard", "reason"])
-SET_ASIDE = Counter("tally_batches_set_aside_total", "Batches that could not be decoded or applied, kept for an operator", ["shard"])
-ROWS = Counter("tally_rows_written_total", "Counter rows written", ["shard"])
+SET_ASIDE = Counter(
+    "tally_batches_set_aside_total", "Batches that could not be decoded or applied, kept for an operator", ["shard"]
+)
 TRANSACTION = Histogram("tally_apply_seconds", "One apply transaction", ["shard"])
 RETRIES = Counter("tally_apply_retries_total", "Apply transactions that failed and were tried again", ["shard"])
 log = structlog.get_logger(__name__)
 
-CURRENT = """
-SELECT key, value, version FROM counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
+CURRENT = f"SELECT key, value, version FROM {WANTED}"  # noqa: S608 - a constant
 CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
 APPLIED_BEFORE = """
 SELECT id, extract(epoch FROM now() - applied_at)::float8 FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"""
 
-_FIRST_BATCHES, _MOST_BATCHES = 512, 4096  # in a window
-# Between transactions while nobody waits for a result: the shortest rest; under load, four times as long as the last transaction took, for
-# each lane of the shard, within these bounds.
-_REST_SECONDS = 0.05
-_RESTS, _LEAST_SECONDS, _MOST_SECONDS = 4, 0.2, 0.5
 _FAREWELL_SECONDS = 0.05  # that a shift which is over gives the replicas for its last commits
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
-
-
-@dataclass
-class Report:
-    """What a shift did, and the task's result.
-
-    `operations` are the folded operations of the batches that were new: one for each key of a write. `duplicates` are batches that the
-    ledger had already.
-    """
-
-    shard: int
-    lane: int
-    windows: int = 0
-    batches: int = 0
-    operations: int = 0
-    rows: int = 0
-    duplicates: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 class LeaseLost(Exception):
@@ -98,21 +74,32 @@ class Shift:
     `worker` is the name that the lease shows; `stopping` ends the shift after its transaction.
     """
 
-    def __init__(self, lane: Lane, report: Report, *, worker: str, connections: Connections, stopping: Event) -> None:
+    def __init__(  # noqa: PLR0913 - what a worker lends its shifts
+        self,
+        lane: Lane,
+        report: Report,
+        *,
+        worker: str,
+        connections: Connections,
+        refresher: Refresher,
+        stopping: Event,
+    ) -> None:
         self.lane = lane
         self.report = report
+        self._journal, self._lease = Journal(lane), Lease(lane)
         self._holder = f"{worker}#{uuid4().hex[:12]}"
-        self._connections, self._stopping = connections, stopping
+        self._connections, self._refresher, self._stopping = connections, refresher, stopping
         self._completion = Completion(lane)
         self._window = Window(0, 0)  # in hand
         self._cursor = 0
-        self._most = _FIRST_BATCHES
+        self._pace = Pace()
         self._failures = 0
-        self._unfit = ""
+        self._refused = ""  # why PostgreSQL refused the window in hand
         self._ends = self._renewed = 0.0  # monotonic seconds
 
     def run(self) -> bool:
-        """Apply the lane. Returns True if it has more, or may have: then the lease is nobody's, and a task must be sent."""
+        """Apply the lane. Returns True if it has more, or may have: then the lease is nobody's, and a task must be
+        sent."""
         self._ends = time.monotonic() + settings.TALLY.shift_seconds
         try:
             self._renew()
@@ -123,7 +110,7 @@ class Shift:
                     return self._handed_over()
         except LeaseLost:
             return False
-        except (RedisError, journal.JournalUnavailable) as error:
+        except (RedisError, JournalUnavailable) as error:
             log.warning("shift_ended", lane=str(self.lane), error=str(error))  # the lease runs out by itself
             return False
 
@@ -134,15 +121,15 @@ class Shift:
     def _attempt(self) -> bool:
         """Work on one connection. Raises `_Failed` after a pause, `LeaseLost`."""
         try:
-            with self._connections.of(self.lane.shard) as conn, closing(journal.WakeUps(self.lane)) as self._wake_ups:
+            with self._connections.of(self.lane.shard) as conn, closing(WakeUps(self.lane)) as self._wake_ups:
                 self._loader = Loader(self.lane, self._wake_ups)
                 more = self._work(conn)
         except LeaseLost:
             raise
         except (psycopg.DataError, ValueError) as error:
-            self._unfit = str(error).strip()
+            self._refused = str(error).strip()
             raise _Failed from error
-        except (psycopg.Error, RedisError, journal.JournalUnavailable, topology.WrongShard, flush.QuorumLost) as error:
+        except (psycopg.Error, RedisError, JournalUnavailable, topology.WrongShard, flush.QuorumLost) as error:
             self._recover(error)
             raise _Failed from error
         except Exception as error:  # a bug: the lane stands still, visibly, but nothing is lost
@@ -155,55 +142,60 @@ class Shift:
         RETRIES.labels(self.lane.shard).inc()
         pause = _WAIT_AFTER_FAILURE[min(self._failures, len(_WAIT_AFTER_FAILURE) - 1)]
         self._failures += 1
-        log.warning("apply_retry", shard=self.lane.shard, lane=self.lane.number, error=str(error).strip(), seconds=pause)
+        log.warning(
+            "apply_retry", shard=self.lane.shard, lane=self.lane.number, error=str(error).strip(), seconds=pause
+        )
         self._stopping.wait(pause)
 
     def _renew(self) -> None:
         """Take the lease, or keep it. Raises `LeaseLost`."""
-        if not journal.hold(self.lane, self._holder, self._holder):
+        if not self._lease.take(self._holder):
             raise LeaseLost
         self._renewed = time.monotonic()
 
     def _handed_over(self) -> bool:
-        return journal.hold(self.lane, self._holder, "")
+        return self._lease.hand_over(self._holder)
 
     def _work(self, conn: psycopg.Connection[Any]) -> bool:
         """Apply window after window until there is nothing more or the shift is over; as `run`."""
-        if self._unfit:
+        if self._refused:
             self._isolate()
         self._resume(conn)
         while True:
             if time.monotonic() - self._renewed > settings.TALLY.lease_seconds / 4:
                 self._renew()
             began = time.monotonic()
-            window = self._window = self._loader.take(self._cursor, self._most)
+            window = self._window = self._loader.take(self._cursor, self._pace.most)
             self._apply(conn, window)
             self._failures = 0
             if self._completion.due:
                 self._completion.complete(conn)
             if window.batches:
-                self._pace(window, time.monotonic() - began)
+                self._rest(window, time.monotonic() - began)
             if self._over:
                 return self._end(conn)
             if not window.entries and self._lingered(conn):
                 return False
 
     def _resume(self, conn: psycopg.Connection[Any]) -> None:
-        """Find out where the lane is, as this server has it, and take over what earlier shifts have left in the journal."""
+        """Find out where the lane is, as this server has it, and take over what earlier shifts have left in the
+        journal."""
         self._completion.forget()
         row = conn.execute(CURSOR, (self.lane.number,)).fetchone()
         self._cursor = row[0] if row else 0
-        if not (left := journal.entries(self.lane, through=self._cursor)):
+        if not (left := self._journal.entries(through=self._cursor)):
             return
         written = flush.written(conn)
-        applied: dict[UUID, float] = dict(conn.execute(APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])).fetchall())
+        applied: dict[UUID, float] = dict(
+            conn.execute(APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])).fetchall()
+        )
         self._completion.adopt(applied, written)
         if late := [entry for entry in left if entry.id not in applied]:
             self._apply_late(conn, late)
 
-    def _apply_late(self, conn: psycopg.Connection[Any], late: Sequence[journal.Entry]) -> None:
-        """Singly: they are few, and one of them may be unfit again."""
-        for entry, data in zip(late, journal.payloads(self.lane, [entry.id for entry in late]), strict=True):
+    def _apply_late(self, conn: psycopg.Connection[Any], late: Sequence[Entry]) -> None:
+        """Singly: they are few, and one of them may have to be set aside again."""
+        for entry, data in zip(late, self._journal.payloads([entry.id for entry in late]), strict=True):
             window = self._window = Window(0, 0)
             window.add(entry.id.bytes, entry.position, data)
             self._apply(conn, window)
@@ -214,11 +206,11 @@ class Shift:
         while self._completion.pending and time.monotonic() < until:
             time.sleep(settings.TALLY.completion_interval_seconds)
             self._completion.complete(conn)
-        return not journal.release(self.lane, self._holder, self._cursor) and self._handed_over()
+        return not self._lease.release(self._holder, self._cursor) and self._handed_over()
 
     def _lingered(self, conn: psycopg.Connection[Any]) -> bool:
         """Wait for more in an empty lane; whether none came and the shift has ended. Raises `LeaseLost`."""
-        if not journal.linger(self.lane, self._holder, self._cursor):
+        if not self._lease.linger(self._holder, self._cursor):
             self._renew()  # there is more, unless the lease is another's
             return False
         until = time.monotonic() + settings.TALLY.linger_seconds
@@ -227,20 +219,20 @@ class Shift:
             if self._wake_ups.wait(min(left, interval)):
                 return False
             self._completion.complete(conn)
-        return journal.release(self.lane, self._holder, self._cursor)
+        return self._lease.release(self._holder, self._cursor)
 
     def _isolate(self) -> None:
-        """Something in the window was unfit for PostgreSQL: take batches singly, and set aside the one that fails alone."""
+        """PostgreSQL refused the window: take batches singly, and set aside the one that fails alone."""
         if self._window.entries > 1:
-            log.warning("apply_singly", lane=str(self.lane), error=self._unfit)
-            self._most = 1
+            log.warning("apply_singly", lane=str(self.lane), error=self._refused)
+            self._pace.singly()
         for placed in self._window.batches if self._window.entries == 1 else ():
-            if journal.position(self.lane, placed.batch.uuid) == placed.position:  # else another shift has set it aside
-                self._set_aside(journal.Entry(placed.batch.uuid, placed.position), self._unfit)
-        self._unfit = ""
+            if self._journal.position(placed.batch.uuid) == placed.position:  # else another shift has set it aside
+                self._set_aside(Entry(placed.batch.uuid, placed.position), self._refused)
+        self._refused = ""
 
     def _apply(self, conn: psycopg.Connection[Any], window: Window) -> None:
-        for entry, reason in window.unfit:
+        for entry, reason in window.undecodable:
             self._set_aside(entry, reason)
         if window.batches:
             done = transaction.apply(conn, self.lane, window)
@@ -248,62 +240,33 @@ class Shift:
             self._completion.add([placed.batch for placed in window.batches], window.size, done.written)
         self._cursor = max(self._cursor, window.end)
 
-    def _pace(self, window: Window, seconds: float) -> None:
-        """Keep a transaction under the window: fewer batches after one that took too long, more after a quick one.
-
-        Then, if nobody waits for a result, let the next window grow: most of the cost is for each transaction and for each key, and a
-        window with several times the increments has few keys more. All lanes of the shard share its processors, so each rests for all of
-        them; a window of a single batch shows no load, and is followed by the shortest rest.
-        """
+    def _rest(self, window: Window, seconds: float) -> None:
+        """After a window that took so long: let the next one grow, if nobody waits for a result."""
         TRANSACTION.labels(self.lane.shard).observe(seconds)
-        if seconds > settings.TALLY.window_seconds:
-            self._most = max(1, self._most // 2)
-        elif seconds < settings.TALLY.window_seconds / 2:
-            self._most = min(_MOST_BATCHES, self._most * 2)
-        if window.entries < self._most and not window.awaited:
-            seconds = self._rest(window, seconds)
-            if self._stopping.is_set():
-                return
-            if time.monotonic() + seconds < self._ends:
-                self._loader.rest(seconds, self._most)
-            else:  # the next shift reads what comes meanwhile
-                self._wake_ups.wait(seconds)
+        self._pace.took(seconds)
+        if window.entries >= self._pace.most or window.awaited or self._stopping.is_set():
+            return
+        pause = rest(window.entries, seconds, topology.lane_count(self.lane.shard))
+        if time.monotonic() + pause < self._ends:
+            self._loader.rest(pause, self._pace.most)
+        else:  # the next shift reads what comes meanwhile
+            self._wake_ups.wait(pause)
 
-    def _rest(self, window: Window, seconds: float) -> float:
-        if window.entries == 1:
-            return _REST_SECONDS
-        return min(max(_RESTS * topology.lane_count(self.lane.shard) * seconds, _LEAST_SECONDS), _MOST_SECONDS)
-
-    def _set_aside(self, entry: journal.Entry, reason: str) -> None:
+    def _set_aside(self, entry: Entry, reason: str) -> None:
         SET_ASIDE.labels(self.lane.shard).inc()
         log.error("batch_set_aside", shard=self.lane.shard, lane=self.lane.number, batch=entry.id.hex, reason=reason)
-        journal.set_aside(self.lane, entry, reason)
+        SetAsideBatches(self.lane).add(entry, reason)
 
     def _after_commit(self, conn: psycopg.Connection[Any], window: Window, done: Committed) -> None:
-        fresh, result, shard = done.fresh, done.plan, self.lane.shard
-        duplicates, rows = len(window.batches) - len(fresh), len(result.added) + len(result.put)
-        APPLIED.labels(shard).inc(len(fresh))
-        DUPLICATES.labels(shard).inc(duplicates)
-        ROWS.labels(shard).inc(rows)
-        self.report.windows += 1
-        self.report.batches += len(fresh)
-        self.report.operations += _operations(fresh)
-        self.report.rows += rows
-        self.report.duplicates += duplicates
-        current = conn.execute(CURRENT, (done.stale, slots_of(done.stale))).fetchall() if done.stale else []
-        told = [(key, row.value, row.version) for key, row in result.put.items()]
-        counter_cache.refresh(self.lane, [*current, *told])
-        channels = {placed.batch.id: placed.batch.reply_to for placed in fresh if placed.batch.reply_to}
+        """Count what was done, refresh the cache, wake whoever waits for a result."""
+        self.report.add(done, len(window.batches))
+        current = conn.execute(CURRENT, wanted(done.stale)).fetchall() if done.stale else []
+        told = [(key, row.value, row.version) for key, row in done.plan.put.items()]
+        self._refresher.refresh(self.lane, [*current, *told])
+        channels = {placed.batch.id: placed.batch.reply_to for placed in done.fresh if placed.batch.reply_to}
         for channel in set(channels.values()):
-            outcomes.publish(channel, [o for o in result.outcomes if channels.get(o.batch) == channel])
-        for outcome in result.outcomes:
-            if outcome.status == "rejected":
-                REJECTED.labels(shard, outcome.reason).inc()
+            outcomes.publish(channel, [o for o in done.plan.outcomes if channels.get(o.batch) == channel])
 
 
 class _Failed(Exception):
     """An attempt has failed, and been waited for."""
-
-
-def _operations(batches: Sequence[Placed]) -> int:
-    return sum(len(one.keys) if isinstance(one, Increments) else 1 for placed in batches for _, one in placed.batch.segments)

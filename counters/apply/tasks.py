@@ -1,6 +1,8 @@
-"""The Celery tasks. One applies a lane, the others keep house; what there is to do, the journal and the shards say (I4).
+"""The Celery tasks. One applies a lane, the others keep house; what there is to do, the journal and the shards say
+(I4).
 
-A task is acknowledged when it starts: a message lost with its worker costs the rest of the lane's lease, then the lane is taken up again.
+A task is acknowledged when it starts: a message lost with its worker costs the rest of the lane's lease, then the lane
+is taken up again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from redis.exceptions import LockNotOwnedError
 
 from counters.apply import dead_letters, partitions, relay
 from counters.apply.worker import Worker
-from counters.intake import dispatch, journal
+from counters.intake import dispatch
+from runtime import redis
 from sharding.lanes import MOST, Lane
 
 log = structlog.get_logger(__name__)
@@ -30,7 +33,8 @@ _worker: Worker | None = None  # of this process, once Celery has set it up
 
 
 class _Asked(msgspec.Struct):
-    """What a message must say; anything may stand in a queue, and what does not fit becomes a dead letter here, at the door."""
+    """What a message must say; anything may stand in a queue, and what does not fit becomes a dead letter here, at the
+    door."""
 
     shard: Annotated[int, msgspec.Meta(ge=0)]
     lane: Annotated[int, msgspec.Meta(ge=0, lt=MOST)]
@@ -38,7 +42,7 @@ class _Asked(msgspec.Struct):
 
 @shared_task(name=dispatch.TASK, ignore_result=True)
 def apply(shard: int, lane: int) -> dict[str, int]:
-    """Apply a lane of a shard until its journal has nothing more or the shift is over; what was done (`shift.Report`)."""
+    """Apply a lane of a shard until its journal has nothing more or the shift is over. Returns the `Report`."""
     asked = msgspec.convert({"shard": shard, "lane": lane}, _Asked)
     if _worker is None or asked.shard not in _worker.shards:
         raise ValueError(f"this worker is not one of shard {asked.shard}")
@@ -49,7 +53,8 @@ def apply(shard: int, lane: int) -> dict[str, int]:
 
 @shared_task(name="counters.apply_batch", ignore_result=True)
 def apply_batch(*_: Any, **__: Any) -> None:
-    """Nothing: a message of the version before lanes, whose batch is in the journal like any other. To go with the next version."""
+    """Nothing: a message of the version before lanes, whose batch is in the journal like any other. To go with the next
+    version."""
 
 
 def _end_if_too_large() -> None:
@@ -64,7 +69,7 @@ def _end_if_too_large() -> None:
 @shared_task(name="counters.relay", ignore_result=True)
 def relay_overdue() -> None:
     """Dispatch again what is overdue. One process at a time: a second one leaves it to the first."""
-    lock = journal.client().lock("journal:relay", timeout=30, blocking=False)
+    lock = redis.journal().lock("journal:relay", timeout=30, blocking=False)
     if not lock.acquire():
         return
     with suppress(LockNotOwnedError):
@@ -79,7 +84,8 @@ def _relay_all() -> None:
 
 @shared_task(name="counters.maintain_partitions", ignore_result=True)
 def maintain_partitions() -> None:
-    """Make and drop time partitions on every shard that can be reached; `tally_partitions_maintained_at_seconds` tells of the others."""
+    """Make and drop time partitions on every shard that can be reached; `tally_partitions_maintained_at_seconds` tells
+    of the others."""
     for shard in range(settings.TALLY.shard_count):
         try:
             log.info("partitions_maintained", shard=shard, dropped=partitions.maintain(shard))
@@ -87,15 +93,24 @@ def maintain_partitions() -> None:
             log.warning("partitions_unmaintained", shard=shard, error=str(error).strip())
 
 
-__all__ = ["apply", "apply_batch", "dead_letters", "maintain_partitions", "relay_overdue"]  # importing dead_letters connects its signals
+__all__ = [
+    "apply",
+    "apply_batch",
+    "dead_letters",
+    "maintain_partitions",
+    "relay_overdue",
+]  # importing dead_letters connects its signals
 
 
 @celeryd_after_setup.connect
 def set_up(sender: str, instance: Any, **_: Any) -> None:
-    """A worker that starts takes what the journal holds for its shards, broker or not: messages may have died with its predecessor."""
+    """A worker that starts takes what the journal holds for its shards, broker or not: messages may have died with its
+    predecessor."""
     global _worker  # noqa: PLW0603 - one a process
     consumed = instance.app.amqp.queues.consume_from
-    _worker = Worker(sender, [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed])
+    _worker = Worker(
+        sender, [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed]
+    )
     _worker.open()
     # As in the API's processes: what was imported stays, and windows of thousands of batches make no cycles.
     gc.freeze()
@@ -104,7 +119,8 @@ def set_up(sender: str, instance: Any, **_: Any) -> None:
 
 @worker_shutting_down.connect
 def finish(**_: Any) -> None:
-    """A worker that is told to end commits the transactions in hand; then its tasks return, and what is left goes to others."""
+    """A worker that is told to end commits the transactions in hand; then its tasks return, and what is left goes to
+    others."""
     if _worker:
         _worker.stop()
 

@@ -1,11 +1,11 @@
-"""One transaction of a lane: lock, ledger, plan, counters, books, commit.
+"""One transaction of a lane: lock, ledger, plan, counters, applied records, commit.
 
-I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6, too: the topology
-is read in it, and operations on slots of another lane, of this shard or of another, are forwarded.
+I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6,
+too: the topology is read in it, and operations on slots of another lane, of this shard or of another, are forwarded.
 
-It has two round trips, two pipelines of libpq: all that is to be asked, behind the lock (each statement has a snapshot of its own, so those
-behind the lock see what its last holder committed), and all that is to be written, up to the COMMIT. If one statement fails, those behind
-it are not executed.
+It has two round trips, two pipelines of libpq: all that is to be asked, behind the lock (each statement has a snapshot
+of its own, so those behind the lock see what its last holder committed), and all that is to be written, up to the
+COMMIT. If one statement fails, those behind it are not executed.
 
 Arrays go to PostgreSQL as literals (`literal`): the driver's own way costs ten times as much for each element.
 """
@@ -20,10 +20,11 @@ from uuid import UUID
 
 import psycopg
 
-from counters import cache
 from counters.apply import forwarding
 from counters.apply.loading import Window
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
+from counters.reading import cache
+from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import lanes, topology
 from sharding.lanes import Lane
@@ -32,18 +33,18 @@ from sharding.topology import Topology
 
 LOCK = f"SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}"
 LEDGER = """
-INSERT INTO ledger (id, lane, position) SELECT id, %s, position FROM unnest(%s::uuid[], %s::bigint[]) AS batch (id, position)
+INSERT INTO ledger (id, lane, position, writes)
+SELECT id, %s, position, writes FROM unnest(%s::uuid[], %s::bigint[], %s::bytea[]) AS batch (id, position, writes)
 ON CONFLICT (id, lane) DO NOTHING RETURNING id"""
 # A lane that is no longer in force has no row: then the newest of all.
 STATE = """
 SELECT coalesce(max(last_set_version) FILTER (WHERE lane = %(lane)s), max(last_set_version)),
     coalesce(max(last_version) FILTER (WHERE lane = %(lane)s), max(last_version)) FROM apply_state"""
-READ_ROWS = """
-SELECT key, value, version, set_version FROM counter
-JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"""
+READ_ROWS = f"SELECT key, value, version, set_version FROM {WANTED}"  # noqa: S608 - a constant
 OUTCOMES = """
-INSERT INTO outcome (id, index, key, status, value, version, reason)
-SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[])"""
+INSERT INTO outcome (id, index, key, status, value, version, reason, among)
+SELECT * FROM unnest(
+    %s::uuid[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::integer[])"""
 TOKENS = "INSERT INTO idempotency (token, record) SELECT * FROM unnest(%s::bytea[], %s::bytea[])"
 FORWARDED = "INSERT INTO forwarded (id, lane, shard, to_lane, forwarded_id) VALUES (%s, %s, %s, %s, %s)"
 SIZE = "SELECT sum(pg_relation_size(inhrelid))::bigint FROM pg_inherits WHERE inhparent = 'counter'::regclass"
@@ -75,7 +76,8 @@ def text_literal(keys: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a transaction did. `stale`: keys to be refreshed in the cache; `written`: WAL position behind the commit, in bytes."""
+    """What a transaction did. `stale`: keys to be refreshed in the cache; `written`: WAL position behind the commit, in
+    bytes."""
 
     fresh: list[Placed]
     plan: Plan
@@ -112,8 +114,8 @@ class _Additions:
 def apply(conn: psycopg.Connection[Any], lane: Lane, window: Window) -> Committed:
     """Do what the new batches of a window ask for, and commit it; `conn` is in autocommit mode.
 
-    Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`. Nothing is committed then,
-    except perhaps if the connection was lost.
+    Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`.
+    Nothing is committed then, except perhaps if the connection was lost.
     """
     try:
         return _apply(conn, lane, window, overflows=False)
@@ -125,7 +127,9 @@ def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflo
     try:
         found = _ask(conn, lane, window, topology.ask(lane.shard))
         fresh, result, additions = _change(conn, lane, window, found, overflows=overflows)
-        keys = [key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put]
+        keys = [
+            key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put
+        ]
         stale = cache.announce(lane, result.last_version, keys)
         lane_count = found.topology.lane_count if found.topology else 1
         return Committed(fresh, result, stale, _write(conn, lane, lane_count, fresh, result, additions))
@@ -138,14 +142,16 @@ def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflo
 def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: topology.Question) -> _Found:
     """Begin, take the lock, enter the batches into the ledger; what is to be known of the shard."""
     ids = "{" + ",".join([placed.batch.id.hex() for placed in window.batches]) + "}"
+    positions = literal(placed.position for placed in window.batches)
+    writes = "{" + ",".join([_writes_of(placed) for placed in window.batches]) + "}"
     reads = sorted(window.reads)
     with conn.pipeline() as pipeline:
         conn.execute("BEGIN")
         locked = conn.execute(LOCK, (lanes.LOCK_ID, lane.number))
-        entered = conn.execute(LEDGER, (lane.number, ids, literal(placed.position for placed in window.batches)))
+        entered = conn.execute(LEDGER, (lane.number, ids, positions, writes))
         owners = conn.execute(*question.query)
         state = conn.execute(STATE, {"lane": lane.number})
-        rows = conn.execute(READ_ROWS, (reads, slots_of(reads))) if reads else ()
+        rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
         pipeline.sync()
     if missing := locked.fetchall()[0][1]:
         raise flush.QuorumLost(f"{missing} more replicas have to follow before anything is committed")
@@ -153,7 +159,17 @@ def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: to
     if entered.rowcount < len(fresh):
         new = {row[0].bytes for row in entered}
         fresh = [placed for placed in window.batches if placed.batch.id in new]
-    return _Found(fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows})
+    return _Found(
+        fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows}
+    )
+
+
+def _writes_of(placed: Placed) -> str:
+    """Which writes of its flush a batch has, a bit each as `get_bit` numbers them: an element of a bytea array."""
+    bits = 0
+    for index, _ in placed.batch.segments:
+        bits |= 1 << index
+    return r"\\x" + bits.to_bytes((bits.bit_length() + 7) // 8, "little").hex()
 
 
 def _change(
@@ -175,7 +191,13 @@ def _change(
     return fresh, result, additions
 
 
-def _planned(conn: psycopg.Connection[Any], window: Window, found: _Found, ready: Plan | None = None, more: Set[str] = frozenset()) -> Plan:
+def _planned(
+    conn: psycopg.Connection[Any],
+    window: Window,
+    found: _Found,
+    ready: Plan | None = None,
+    more: Set[str] = frozenset(),
+) -> Plan:
     """The plan of what is new; `ready` is the one that was made ahead, `more` are keys that must be read."""
     read = keys_to_read(found.fresh, *found.state) | more
     rows = found.rows | _rows(conn, read - window.reads)
@@ -189,11 +211,12 @@ def _planned(conn: psycopg.Connection[Any], window: Window, found: _Found, ready
 def _rows(conn: psycopg.Connection[Any], keys: Set[str]) -> dict[str, Row]:
     if not keys:
         return {}
-    wanted = sorted(keys)
-    return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, (wanted, slots_of(wanted)))}
+    return {key: Row(*row) for key, *row in conn.execute(READ_ROWS, wanted(sorted(keys)))}
 
 
-def _forward(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], in_force: Topology, foreign: set[str]) -> list[Placed]:
+def _forward(
+    conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], in_force: Topology, foreign: set[str]
+) -> list[Placed]:
     kept, sent = forwarding.forward(lane, fresh, in_force, foreign)
     for id, to, forwarded_id in sent:
         conn.execute(FORWARDED, (id, lane.number, to.shard, to.number, forwarded_id))
@@ -205,7 +228,7 @@ def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
     if len(window) == len(fresh):
         return set()
     new = {placed.batch.id for placed in fresh}
-    return {key for placed in window if placed.batch.id not in new for key in forwarding.keys_of(placed.batch)}
+    return {key for placed in window if placed.batch.id not in new for key in placed.batch.keys}
 
 
 def _write(  # noqa: PLR0913, PLR0917
@@ -218,11 +241,13 @@ def _write(  # noqa: PLR0913, PLR0917
             slots = lanes.slots_of(lane.number, lane_count)
             conn.execute(DENSE)
             # Not prepared: its plan is good for this table, these partitions and these settings.
-            conn.execute(_SQL["add_dense"], {**additions.arguments(), "first": slots.start, "behind": slots.stop}, prepare=False)
+            conn.execute(
+                _SQL["add_dense"], {**additions.arguments(), "first": slots.start, "behind": slots.stop}, prepare=False
+            )
         elif additions.keys:
             conn.execute(_SQL["add"], additions.arguments())
         _put(conn, result.put)
-        _keep_books(conn, lane, fresh, result)
+        _record(conn, lane, fresh, result)
         conn.execute("COMMIT")
         written = conn.execute(flush.WRITTEN)
         pipeline.sync()
@@ -230,7 +255,8 @@ def _write(  # noqa: PLR0913, PLR0917
 
 
 def is_dense(conn: psycopg.Connection[Any], keys: int, lane_count: int) -> bool:
-    """Whether so many keys are so good a part of a lane's counters that reading all of them once is the quickest way to their rows."""
+    """Whether so many keys are so good a part of a lane's counters that reading all of them once is the quickest way to
+    their rows."""
     if keys < _DENSE_KEYS:
         return False
     size: int = conn.execute(SIZE).fetchone()[0]  # type: ignore[index]
@@ -252,9 +278,13 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
     conn.execute(_SQL["put"], arguments)
 
 
-def _keep_books(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], result: Plan) -> None:
+def _record(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], result: Plan) -> None:
+    """Outcomes, idempotency records, and how far the lane is."""
     if result.outcomes:
-        rows = [(UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason) for o in result.outcomes]
+        rows = [
+            (UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason, o.among)
+            for o in result.outcomes
+        ]  # fmt: skip
         conn.execute(OUTCOMES, [list(column) for column in zip(*rows, strict=True)])
     tokens = [token for placed in fresh for token in placed.batch.tokens]
     if tokens:

@@ -1,7 +1,7 @@
-"""What one worker process has: its name, the shards whose queues it consumes, the connections of its shifts, and its watch.
+"""What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
 
-The watch is for lanes that no message reaches: the broker is down, or has lost one. It looks at the worker's lanes every second, and runs a
-shift itself for one that is neglected. As long as messages arrive it finds nothing.
+The watch is for lanes that no message reaches: the broker is down, or has lost one. It looks at the worker's lanes
+every second, and runs a shift itself for one that is neglected. As long as messages arrive it finds nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from prometheus_client import Counter as Metric
 from redis.exceptions import RedisError
 
 from counters.apply.connections import Connections
-from counters.apply.shift import Report, Shift
+from counters.apply.refresher import Refresher
+from counters.apply.report import Report
+from counters.apply.shift import Shift
 from counters.intake import dispatch, journal
+from counters.intake.journal import Journal
+from counters.intake.lease import Lease
 from sharding.lanes import MOST, Lane
 
 LOOK_SECONDS = 1.0  # between looks of the watch, and the age from which an entry may be neglected
@@ -36,7 +40,7 @@ class Worker:
 
     def __init__(self, name: str, shards: Collection[int]) -> None:
         self.name, self.shards = name, sorted(shards)
-        self._connections = Connections()
+        self._connections, self._refresher = Connections(), Refresher()
         self._stopping = Event()
         self._watch = Thread(target=self._look, name="watch", daemon=True)
         self._shifts = ThreadPoolExecutor(MOST, thread_name_prefix="watch")
@@ -58,8 +62,9 @@ class Worker:
     def apply(self, lane: Lane) -> Report:
         """Run one shift of a lane, and send the next task if there is more; if the broker does not take that, go on.
 
-        Nothing is done if this worker has two shifts of the lane already. A shift that is held up loses its lease, and each that follows
-        waits for the same lock: without a bound they would take one thread after the other from the other lanes.
+        Nothing is done if this worker has two shifts of the lane already. A shift that is held up loses its lease, and
+        each that follows waits for the same lock: without a bound they would take one thread after the other from the
+        other lanes.
         """
         report = Report(*lane)
         with self._lock:
@@ -67,13 +72,23 @@ class Worker:
                 return report
             self._running[lane] += 1
         try:
-            while Shift(lane, report, worker=self.name, connections=self._connections, stopping=self._stopping).run():
+            while self._shift(lane, report).run():
                 if dispatch.send(lane) or self._stopping.is_set():
                     break
         finally:
             with self._lock:
                 self._running[lane] -= 1
         return report
+
+    def _shift(self, lane: Lane, report: Report) -> Shift:
+        return Shift(
+            lane,
+            report,
+            worker=self.name,
+            connections=self._connections,
+            refresher=self._refresher,
+            stopping=self._stopping,
+        )
 
     def _look(self) -> None:
         with suppress(RedisError):
@@ -87,10 +102,12 @@ class Worker:
                 log.debug("watch_blind", error=str(error))
 
     def _take_over(self) -> None:
-        """Send tasks for what a predecessor of the same name has left: its leases, and messages that died with it. Raises `RedisError`."""
+        """Send tasks for what a predecessor of the same name has left: its leases, and messages that died with it.
+        Raises `RedisError`."""
         for lane in (lane for shard in self.shards for lane in journal.occupied(shard)):
-            holder = journal.holder(lane) or ""
-            if holder.partition("#")[0] in {"", self.name} and journal.hold(lane, holder, ""):
+            lease = Lease(lane)
+            holder = lease.holder() or ""
+            if holder.partition("#")[0] in {"", self.name} and lease.hand_over(holder):
                 dispatch.send_soon(lane)  # a broker that hangs must not hold up the watch
 
     def _take(self, lane: Lane) -> None:
@@ -100,13 +117,14 @@ class Worker:
 
 
 def is_neglected(lane: Lane) -> bool:
-    """Whether a lane's journal has something, while nobody applies the lane and no message comes for it. Raises `RedisError`.
+    """Whether a lane's journal has something, while nobody applies the lane and no message comes for it. Raises
+    `RedisError`.
 
-    While the broker is down, each append that finds the lease run out takes it anew for a message, so a lease without a shift says little:
-    then the age of the oldest entry tells.
+    While the broker is down, each append that finds the lease run out takes it anew for a message, so a lease without a
+    shift says little: then the age of the oldest entry tells.
     """
-    holder = journal.holder(lane)
+    holder = Lease(lane).holder()
     if holder:
         return False
     patience = LOOK_SECONDS if holder is None else LOOK_SECONDS + settings.TALLY.lease_seconds
-    return journal.age(lane) > patience
+    return Journal(lane).age() > patience

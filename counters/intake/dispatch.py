@@ -1,15 +1,19 @@
 """Dispatch: the Celery task that applies a lane.
 
-A task is sent when something was appended to a lane that nobody applies and for which no task is under way (`lua/append.lua`). The message
-names the lane and carries nothing: the journal has the batches, and their order. It may be lost (I4): the lease that `append` took for it
-runs out, and then the next append, a worker's own watch (`apply.worker`) or the relay starts a shift.
+A task is sent when something was appended to a lane that nobody applies and for which no task is under way
+(`lua/append.lua`). The message names the lane and carries nothing: the journal has the batches, and their order. It may
+be lost (I4): the lease that `append` took for it runs out, and then the next append, a worker's own watch
+(`apply.worker`) or the relay starts a shift.
 
-Sending never holds up a flush: a thread of its own does it, so a slow broker costs nothing but the time until a shift starts.
+Sending never holds up a flush: a thread of its own does it, so a slow broker costs nothing but the time until a shift
+starts.
 """
 
 from __future__ import annotations
 
-from functools import cache, partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Lock
 
 import structlog
 from celery import current_app
@@ -17,14 +21,14 @@ from kombu.exceptions import OperationalError
 from prometheus_client import Counter
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from counters.intake.group_commit import GroupCommit
-from sharding import breakers
+from runtime import breakers
 from sharding.lanes import Lane
 
 TASK = "counters.apply"
 DISPATCHED = Counter("tally_batches_dispatched_total", "Celery tasks sent to apply a lane", ["shard"])
-UNDISPATCHED = Counter("tally_batches_undispatched_total", "Celery tasks that the broker did not take; workers find the lane", ["shard"])
-_MOST = 4096  # lanes that wait for the broker
+UNDISPATCHED = Counter(
+    "tally_batches_undispatched_total", "Celery tasks that the broker did not take; workers find the lane", ["shard"]
+)
 log = structlog.get_logger(__name__)
 
 
@@ -34,35 +38,55 @@ def queue_of(shard: int) -> str:
 
 
 def send(lane: Lane) -> bool:
-    """Send the task of a lane now; whether the broker took it. A broker that gave no answer is left alone for some seconds."""
-    task = partial(current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False)
+    """Send the task of a lane now; whether the broker took it. A broker that gave no answer is left alone for some
+    seconds."""
+    task = partial(
+        current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False
+    )
     try:
-        breakers.guard(breakers.BROKER, task)
+        breakers.broker.call(task)
     except (OperationalError, RedisConnectionError, OSError) as error:
-        _undispatched(lane, str(error))
+        UNDISPATCHED.labels(lane.shard).inc()
+        log.warning("batch_undispatched", shard=lane.shard, lane=lane.number, error=str(error))
         return False
     DISPATCHED.labels(lane.shard).inc()
     return True
 
 
-def _send_all(lanes: list[Lane]) -> None:
-    for lane in dict.fromkeys(lanes):
-        send(lane)
+class Sender:
+    """Sends tasks from a thread of its own, which starts when it is first needed. A lane that waits already is sent
+    once."""
+
+    def __init__(self) -> None:
+        self._waiting: set[Lane] = set()
+        self._lock = Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dispatch")
+
+    def send_soon(self, lane: Lane) -> None:
+        """Send the task of a lane, and do not wait for that."""
+        with self._lock:
+            if lane in self._waiting:
+                return
+            self._waiting.add(lane)
+        self._thread.submit(self._send, lane)
+
+    def _send(self, lane: Lane) -> None:
+        with self._lock:
+            self._waiting.discard(lane)
+        try:
+            send(lane)
+        except Exception:
+            log.exception("dispatch_failed", lane=str(lane))
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until the broker has been offered all that waits; whether that was so in time."""
+        try:
+            self._thread.submit(bool).result(seconds)  # the thread comes to it last
+        except TimeoutError:
+            return False
+        return True
 
 
-def _undispatched(lane: Lane, error: str) -> None:
-    UNDISPATCHED.labels(lane.shard).inc()
-    log.warning("batch_undispatched", shard=lane.shard, lane=lane.number, error=error)
-
-
-@cache
-def _sender() -> GroupCommit[Lane]:
-    return GroupCommit(_send_all, name="dispatch", most=_MOST)
-
-
-def send_soon(lane: Lane) -> None:
-    """Send it from the dispatch thread: a slow broker must not hold up the next flush, nor one that hangs fill the memory."""
-    if _sender().waiting < _MOST:
-        _sender().put(lane)
-    else:
-        _undispatched(lane, "too many wait for the broker")
+_sender = Sender()
+send_soon = _sender.send_soon
+drain = _sender.drain

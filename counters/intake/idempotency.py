@@ -1,9 +1,9 @@
 """Idempotency keys: the same key with the same request is counted once and gets the same answer, for seven days.
 
-A token (caller and key, hashed) has a record: the request's fingerprint and the write it became. The record is written with the
-batch, by the same script, so it exists exactly if the write does. It travels in the batch of the token's home shard, is stored there in
-the transaction that applies it, and leaves Redis an hour after that; whoever asks looks in the shard first, then (in `append`) in Redis.
-Method: draft-ietf-httpapi-idempotency-key-header.
+A token (caller and key, hashed) has a record: the request's fingerprint and the write it became. The record is written
+with the batch, by the same script, so it exists exactly if the write does. It travels in the batch of the token's home
+shard, is stored there in the transaction that applies it, and leaves Redis an hour after that; whoever asks looks in
+the shard first, then (in `append`) in Redis. Method: draft-ietf-httpapi-idempotency-key-header.
 """
 
 from __future__ import annotations

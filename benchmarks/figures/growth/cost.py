@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.chaos import subject as subjects
 from benchmarks.chaos.subject import Subject
-from benchmarks.context import Books, Context, cpu_used
+from benchmarks.context import Context, ExpectedCounts, cpu_used
 from benchmarks.document import Goal
 from benchmarks.load import keys
 from benchmarks.load.wire import Result
@@ -49,18 +49,22 @@ class Meter:
             seconds = time.monotonic() - began
         return self._each(used, seconds, result.count)
 
-    def writes(self, requests: Sequence[bytes], drawn: Sequence[Sequence[str]], books: Books, rate: float) -> float:
+    def writes(
+        self, requests: Sequence[bytes], drawn: Sequence[Sequence[str]], expected: ExpectedCounts, rate: float
+    ) -> float:
         """Microseconds for one increment, until the replicas have it. Request i has the keys `drawn[i]`."""
-        before = books.expected.total()
+        before = expected.counts.total()
         with cpu_used(self.subject) as used:
             began = time.monotonic()
-            books.add(keys.counted(self._load(requests, rate, 202).answered, drawn))
-            seconds = books.settled() - began
-        return self._each(used, seconds, books.expected.total() - before)
+            expected.add(keys.counted(self._load(requests, rate, 202).answered, drawn))
+            seconds = expected.settled() - began
+        return self._each(used, seconds, expected.counts.total() - before)
 
     def _load(self, requests: Sequence[bytes], rate: float, status: int) -> Result:
         addresses = self._context.addresses(self.subject)
-        return self._context.load(addresses, requests, connections=CONNECTIONS, seconds=SECONDS, rate=rate, status=status)
+        return self._context.load(
+            addresses, requests, connections=CONNECTIONS, seconds=SECONDS, rate=rate, status=status
+        )
 
     def _each(self, used: dict[str, float], seconds: float, count: int) -> float:
         return 1e6 * (sum(used.values()) - self.idle * seconds) / max(1, count)

@@ -1,4 +1,5 @@
-"""Cost of an increment and of a read from 10³ to 10⁷ counters. The thousand that are used are drawn from all that there are."""
+"""Cost of an increment and of a read from 10³ to 10⁷ counters. The thousand that are used are drawn from all that there
+are."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.chaos.subject import Subject
-from benchmarks.context import Books, Context, increments
+from benchmarks.context import Context, ExpectedCounts, increments
 from benchmarks.document import Part, figure
 from benchmarks.figures.growth.cost import FLAT, TIMES, Meter, cluster
 from benchmarks.load import wire
@@ -47,30 +48,32 @@ def run(context: Context, part: Part) -> None:
     sizes = [size for size in COUNTERS if size <= COUNTERS[-1] * context.scale] or [COUNTERS[0]]
     with cluster() as subject:
         there, prefix = 0, f"g{context.run}:"
-        books = Books(context, prefix, part, subject)
+        expected = ExpectedCounts(context, prefix, part, subject)
         for size in sizes:
             context.tell(f"{size:,} counters: making them")
             fill(subject, prefix, there, size - 1)
             there = size
             context.tell(f"{size:,} counters: cost")
-            points.append({"counters": size, **_costs(context, subject, books, size)})
+            points.append({"counters": size, **_costs(context, subject, expected, size)})
         context.tell("every count")
-        books.compare()
+        expected.compare()
     part.curves["counters"] = points
     for name, title in (("increment_us", "increment"), ("read_us", "read"), ("primary_read_us", "read of the primary")):
         costs = [point[name] for point in points]
         text = f"Growth: cost of one {title}, {sizes[0]:,} to {sizes[-1]:,} counters"
-        part.figures.append(figure(text, TIMES, [max(costs) / min(costs)], goal=FLAT, note=f"{costs[0]:.0f} to {costs[-1]:.0f} µs"))
+        part.figures.append(
+            figure(text, TIMES, [max(costs) / min(costs)], goal=FLAT, note=f"{costs[0]:.0f} to {costs[-1]:.0f} µs")
+        )
 
 
-def _costs(context: Context, subject: Subject, books: Books, size: int) -> dict[str, float]:
-    names = [f"{books.prefix}{n}" for n in context.rng.sample(range(size), min(size, USED))]
+def _costs(context: Context, subject: Subject, expected: ExpectedCounts, size: int) -> dict[str, float]:
+    names = [f"{expected.prefix}{n}" for n in context.rng.sample(range(size), min(size, USED))]
     meter = Meter(context, subject)
     writes, reads = increments(context, names, subject), [wire.http("GET", f"/v1/counters/{name}") for name in names]
     primary = [wire.http("GET", f"/v1/counters/{name}?consistency=primary") for name in names]
     meter.reads(primary, PRIMARY_READS_A_SECOND)  # warm
     return {
-        "increment_us": meter.writes(writes, [[name] for name in names], books, WRITES_A_SECOND),
+        "increment_us": meter.writes(writes, [[name] for name in names], expected, WRITES_A_SECOND),
         "read_us": meter.reads(reads, READS_A_SECOND),
         "primary_read_us": meter.reads(primary, PRIMARY_READS_A_SECOND),
         "idle_cores": meter.idle,

@@ -1,4 +1,5 @@
-"""Memory of each process under half of the maximum bulk load: what it has of its own (USS), from its second quarter to its last."""
+"""Memory of each process under half of the maximum bulk load: what it has of its own (USS), from its second quarter to
+its last."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def watch(subject: Subject, stop: threading.Event, samples: list[dict[str, float
 
 
 def growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """By process: median of the last quarter by median of the second; 1 for less than a few MiB. The first quarter is warm-up."""
+    """By process: median of the last quarter by median of the second; 1 for less than a few MiB. The first quarter is
+    warm-up."""
     quarter = len(samples) // 4
     found = {}
     for name in samples[-1]:
@@ -66,7 +68,7 @@ def run(context: Context, part: Part) -> None:
     finally:
         stop.set()
         watcher.join()
-    bulk.books.compare()
+    bulk.expected.compare()
     found = growth(samples) if samples else {}
     worst = max(found, key=lambda name: found[name], default="")
     part.curves["memory"] = samples

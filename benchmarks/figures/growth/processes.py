@@ -1,11 +1,12 @@
-"""Cost of a flush with 1 to 4 API processes: the time that the journal's Redis needs for one, at the same number of writes a second."""
+"""Cost of a flush with 1 to 4 API processes: the time that the journal's Redis needs for one, at the same number of
+writes a second."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from benchmarks.chaos.subject import Subject
-from benchmarks.context import Books, Context, increments
+from benchmarks.context import Context, ExpectedCounts, increments
 from benchmarks.document import Part, figure
 from benchmarks.figures.growth.cost import FLAT, TIMES, Meter
 from benchmarks.scaling import scale
@@ -27,22 +28,26 @@ def run(context: Context, part: Part) -> None:
     """On the cluster of the run, which gets its API processes back."""
     subject, points = context.subject, []
     before = subject.count("api")
-    books = Books(context, f"f{context.run}:", part, subject)
-    names = [f"{books.prefix}{n}" for n in range(KEYS)]
+    expected = ExpectedCounts(context, f"f{context.run}:", part, subject)
+    names = [f"{expected.prefix}{n}" for n in range(KEYS)]
     requests, drawn = increments(context, names), [[name] for name in names]
     try:
         for count in APIS:
             context.tell(f"API processes: {count}")
             scale(subject, "api", count)
             meter = Meter(context, subject)
-            meter.writes(requests, drawn, books, WRITES_A_SECOND)  # warm
+            meter.writes(requests, drawn, expected, WRITES_A_SECOND)  # warm
             calls, microseconds = flushes(subject)
-            cost = meter.writes(requests, drawn, books, WRITES_A_SECOND)
-            calls, microseconds = (after - one for after, one in zip(flushes(subject), (calls, microseconds), strict=True))
-            points.append({"processes": count, "flush_us": microseconds / max(1, calls), "flushes": calls, "increment_us": cost})
+            cost = meter.writes(requests, drawn, expected, WRITES_A_SECOND)
+            calls, microseconds = (
+                after - one for after, one in zip(flushes(subject), (calls, microseconds), strict=True)
+            )
+            points.append(
+                {"processes": count, "flush_us": microseconds / max(1, calls), "flushes": calls, "increment_us": cost}
+            )
     finally:
         scale(subject, "api", before)
-    books.compare()
+    expected.compare()
     part.curves["processes"] = points
     costs = [point["flush_us"] for point in points]
     text = f"Growth: cost of a flush, {APIS[0]} to {APIS[-1]} API processes"

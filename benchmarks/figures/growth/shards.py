@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.context import Books, Context
+from benchmarks.context import Context, ExpectedCounts
 from benchmarks.document import Part, figure
 from benchmarks.figures.growth.cost import FLAT, TIMES, Meter, cluster
 from benchmarks.load import keys, wire
@@ -18,15 +18,15 @@ def run(context: Context, part: Part) -> None:
     for count in SHARDS if context.scale >= 0.1 else SHARDS[:1]:
         context.tell(f"shards: {count}")
         with cluster(shards=count, replicas=0) as subject:
-            books = Books(context, f"n{context.run}:", part, subject)
-            names = [f"{books.prefix}{n}" for n in range(COUNTERS)]
+            expected = ExpectedCounts(context, f"n{context.run}:", part, subject)
+            names = [f"{expected.prefix}{n}" for n in range(COUNTERS)]
             drawn = [keys.zipf(names, BODY, context.rng) for _ in range(BODIES)]
             headers = {"Authorization": f"Api-Key {subject.key}", "Content-Type": keys.MSGPACK}
             requests = [wire.http("POST", "/v1/increments", keys.body(keys.MSGPACK, some), headers) for some in drawn]
             meter = Meter(context, subject)
-            meter.writes(requests, drawn, books, BODIES_A_SECOND * count)  # warm
-            cost = meter.writes(requests, drawn, books, BODIES_A_SECOND * count)
-            books.compare()
+            meter.writes(requests, drawn, expected, BODIES_A_SECOND * count)  # warm
+            cost = meter.writes(requests, drawn, expected, BODIES_A_SECOND * count)
+            expected.compare()
             points.append({"shards": count, "increment_us": cost, "idle_cores": meter.idle})
     part.curves["shards"] = points
     costs = [point["increment_us"] for point in points]

@@ -1,11 +1,11 @@
 -- What batches that were set aside say of themselves, without their bytes: they may be large, and there may be many.
 --
--- KEYS  the shard's hash of such batches
+-- KEYS  the lane's hash of such batches
 -- ARGV  batch ids
--- gives {position, reason, bytes} for each, false for one that is gone
+-- Returns {position, reason, bytes} for each, false for one that is gone
 --
--- A value is the msgpack array (position, reason, data), see `journal.Poison`; cmsgpack does not know msgpack's binary type, so only
--- the first two are decoded, from behind the array's one byte.
+-- A value is the msgpack array (position, reason, data), see `set_aside.SetAside`. cmsgpack does not know msgpack's
+-- binary type, so only the first two are decoded, from behind the array's one byte.
 local found = {}
 for i, id in ipairs(ARGV) do
     local value = redis.call('HGET', KEYS[1], id)

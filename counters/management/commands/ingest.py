@@ -1,7 +1,8 @@
-"""`manage.py ingest FILE`: count the increments of a CSV or NDJSON file, each exactly once, however often the command is run.
+"""`manage.py ingest FILE`: count the increments of a CSV or NDJSON file, each exactly once, however often the command
+is run.
 
-Every chunk is a write with an idempotency key made of the file's SHA-256 (or `--name`), the prefix and the chunk's number, so a run that
-was cut short goes on when it is repeated: chunks that were taken before are answered as repeats.
+Every chunk is a write with an idempotency key made of the file's SHA-256 (or `--name`), the prefix and the chunk's
+number, so a run that was cut short goes on when it is repeated: chunks that were taken before are answered as repeats.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from counters.ingest import BadLine, Format, chunks
-from counters.intake import group_commit
-from counters.keys import KEY_RULE, is_key
-from counters.management.importing import PATIENCE_SECONDS, Import, Stopped
+from counters import service
+from counters.imports.importing import Import, Stopped
+from counters.imports.lines import BadLine, Format, chunks
+from counters.keys import CHARACTERS_RULE, is_prefix
 from counters.management.progress import progress
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
@@ -35,30 +36,41 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", help="the file; - for standard input, which is not resumable (unless --name is given)")
+        parser.add_argument(
+            "file", help="the file; - for standard input, which is not resumable (unless --name is given)"
+        )
         parser.add_argument("--format", choices=["csv", "ndjson"], help="default: by the file's extension")
         parser.add_argument("--prefix", default="", help="put before each key")
-        parser.add_argument("--chunk", type=int, default=10_000, help="increments in a write (default 10000); the same in each run")
+        parser.add_argument(
+            "--chunk", type=int, default=10_000, help="increments in a write (default 10000); the same in each run"
+        )
         parser.add_argument("--name", help="name of this import, instead of the file's SHA-256")
-        parser.add_argument("--skip-bad", action="store_true", help="skip and count bad lines; default: stop at the first")
+        parser.add_argument(
+            "--skip-bad", action="store_true", help="skip and count bad lines; default: stop at the first"
+        )
         parser.add_argument("--no-wait", action="store_true", help="end when all is accepted, before it is applied")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         form, started = _checked(options), time.monotonic()
         with _opened(options["file"]) as file:
             name = options["name"] or _digest(file)
-            running = Import(name=name, prefix=options["prefix"], wait=not options["no_wait"], on_rejected=self.stderr.write)
+            running = Import(
+                name=name, prefix=options["prefix"], wait=not options["no_wait"], on_rejected=self.stderr.write
+            )
             try:
-                self._run(running, file, form, options)
+                with service.in_background():
+                    self._run(running, file, form, options)
             except BadLine as error:
-                text = f"{error}. Nothing of that chunk was counted; the {running.increments:,} increments before it were."
-                raise CommandError(f"{text} Mend the line and run it again with --name {name}, or with --skip-bad.") from error
+                text = (
+                    f"{error}. Nothing of that chunk was counted; the {running.increments:,} increments before it were."
+                )
+                raise CommandError(
+                    f"{text} Mend the line and run it again with --name {name}, or with --skip-bad."
+                ) from error
             except Stopped as error:
                 raise CommandError(f"{error} {_advice(options, name)}") from error
             except KeyboardInterrupt:
                 raise CommandError(f"interrupted. {_advice(options, name)}", returncode=130) from None
-            finally:
-                group_commit.drain(PATIENCE_SECONDS)  # what is not dispatched by then, the relay dispatches
         self._report(running, time.monotonic() - started)
 
     def _run(self, running: Import, file: IO[bytes], form: Format, options: dict[str, Any]) -> None:
@@ -77,18 +89,22 @@ class Command(BaseCommand):
         text += f" {'applied' if done.wait else 'accepted'} in {seconds:.1f} s; {done.repeated:,} chunks were repeats"
         self.stdout.write(text + (f"; {done.skipped:,} bad lines skipped" if done.skipped else ""))
         if done.rejected:
-            raise CommandError(f"{done.rejected:,} sums were rejected (named above): the counters would leave the range of 64 bits")
+            raise CommandError(
+                f"{done.rejected:,} sums were rejected (named above): the counters would leave the range of 64 bits"
+            )
 
 
 def _checked(options: dict[str, Any]) -> Format:
     """The format, once the options are known to be good. Raises `CommandError`."""
-    if options["prefix"] and not is_key(options["prefix"]):
-        raise CommandError(f"--prefix: {KEY_RULE}")
+    if options["prefix"] and not is_prefix(options["prefix"]):
+        raise CommandError(f"--prefix: {CHARACTERS_RULE}")
     if not 1 <= options["chunk"] <= 100_000:
         raise CommandError("--chunk: 1 to 100000 increments")
     form: Format | None = options["format"] or FORMATS.get(Path(options["file"]).suffix.lower())
     if form is None:
-        raise CommandError(f"the name {options['file']!r} does not tell the format: say --format csv or --format ndjson")
+        raise CommandError(
+            f"the name {options['file']!r} does not tell the format: say --format csv or --format ndjson"
+        )
     return form
 
 

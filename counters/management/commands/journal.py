@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from counters.intake import dispatch, journal
+from counters.intake.journal import Journal
+from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 
 
 class Command(BaseCommand):
@@ -21,7 +23,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="for programs")
-        parser.add_argument("--entries", type=int, default=5, metavar="N", help="show the N oldest entries of each shard")
+        parser.add_argument(
+            "--entries", type=int, default=5, metavar="N", help="show the N oldest entries of each shard"
+        )
         parser.add_argument("--retry", metavar="ID", help="put a batch that was set aside back into the journal")
         parser.add_argument("--discard", metavar="ID", help="forget a batch that was set aside, for ever")
 
@@ -30,11 +34,15 @@ class Command(BaseCommand):
             if options["retry"] or options["discard"]:
                 self._act(options)
             elif options["json"]:
-                self.stdout.write(json.dumps([_shard(shard, options["entries"]) for shard in range(settings.TALLY.shard_count)]))
+                self.stdout.write(
+                    json.dumps([_shard(shard, options["entries"]) for shard in range(settings.TALLY.shard_count)])
+                )
             else:
                 self._show(options["entries"])
         except RedisError as error:
-            raise CommandError(f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL.") from error
+            raise CommandError(
+                f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL."
+            ) from error
 
     def _act(self, options: dict[str, Any]) -> None:
         try:
@@ -43,10 +51,11 @@ class Command(BaseCommand):
             raise CommandError("an id has 32 hexadecimal digits: see manage.py journal") from error
         found: list[str] = []  # one flush may have a batch in several lanes
         for shard in range(settings.TALLY.shard_count):
-            for lane in journal.with_set_aside(shard):
-                if options["discard"] and journal.discard(lane, batch):
+            for lane in lanes_with_set_aside(shard):
+                batches = SetAsideBatches(lane)
+                if options["discard"] and batches.discard(batch):
                     found.append(f"forgotten: {batch.hex}")
-                elif options["retry"] and journal.retry(lane, batch) is not None:
+                elif options["retry"] and batches.retry(batch) is not None:
                     dispatch.send(lane)
                     found.append(f"back in the journal of lane {lane}: {batch.hex}")
         if not found:
@@ -59,12 +68,16 @@ class Command(BaseCommand):
         for shard in range(settings.TALLY.shard_count):
             found = _shard(shard, entries)
             oldest = f"{found['age_seconds']:.3f} s" if found["depth"] else "-"
-            table.add_row(str(shard), f"{found['depth']:,}", oldest, f"{found['bytes']:,}", str(len(found["set_aside"])))
+            table.add_row(
+                str(shard), f"{found['depth']:,}", oldest, f"{found['bytes']:,}", str(len(found["set_aside"]))
+            )
         console.print(table)
         for shard in range(settings.TALLY.shard_count):
             found = _shard(shard, entries)
             for entry in found["entries"]:
-                console.print(f"lane {entry['lane']}  {entry['id']}  position {entry['position']}  {entry['age_seconds']:.3f} s")
+                console.print(
+                    f"lane {entry['lane']}  {entry['id']}  position {entry['position']}  {entry['age_seconds']:.3f} s"
+                )
             for one in found["set_aside"]:
                 console.print(f"lane {one['lane']}  {one['id']}  set aside: {one['reason']}")
 
@@ -74,21 +87,26 @@ def _shard(shard: int, entries: int) -> dict[str, Any]:
     now, lanes = journal.now(), journal.occupied(shard)
     oldest = sorted(
         (
-            {"lane": str(lane), "id": entry.id.hex, "position": entry.position, "age_seconds": max(0.0, (now - entry.position) / 1e6)}
+            {
+                "lane": str(lane),
+                "id": entry.id.hex,
+                "position": entry.position,
+                "age_seconds": max(0.0, (now - entry.position) / 1e6),
+            }
             for lane in lanes
-            for entry in journal.entries(lane, limit=max(1, entries))
+            for entry in Journal(lane).entries(limit=max(1, entries))
         ),
         key=itemgetter("position"),
     )
     return {
         "shard": shard,
-        "depth": sum(map(journal.depth, lanes)),
-        "bytes": sum(map(journal.size, lanes)),
+        "depth": sum(Journal(lane).depth() for lane in lanes),
+        "bytes": sum(Journal(lane).size() for lane in lanes),
         "age_seconds": oldest[0]["age_seconds"] if oldest else 0.0,
         "entries": oldest[:entries],
         "set_aside": [
             {"lane": str(lane), "id": id.hex, "position": one.position, "reason": one.reason, "bytes": len(one.data)}
-            for lane in journal.with_set_aside(shard)
-            for id, one in journal.poison(lane).items()
+            for lane in lanes_with_set_aside(shard)
+            for id, one in SetAsideBatches(lane).all().items()
         ],
     }

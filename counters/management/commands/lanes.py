@@ -13,6 +13,8 @@ from rich.table import Table
 
 from counters.apply import lane_count
 from counters.intake import journal
+from counters.intake.journal import Journal
+from counters.intake.lease import Lease
 from sharding import lanes, topology
 from sharding.topology import NoTopology
 
@@ -22,7 +24,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("count", nargs="?", type=int, choices=lanes.COUNTS, help="lanes of each shard from now on")
-        parser.add_argument("--seconds", type=float, default=60.0, help="how long the journals may take to be empty (default: 60)")
+        parser.add_argument(
+            "--seconds", type=float, default=60.0, help="how long the journals may take to be empty (default: 60)"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -31,7 +35,9 @@ class Command(BaseCommand):
             else:
                 self._change(options["count"], options["seconds"])
         except RedisError as error:
-            raise CommandError(f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL.") from error
+            raise CommandError(
+                f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL."
+            ) from error
         except (NoTopology, psycopg.Error) as error:
             raise CommandError(f"{str(error).strip()}: are all primaries up? See manage.py replicas.") from error
 
@@ -39,7 +45,9 @@ class Command(BaseCommand):
         with Console(stderr=True).status("draining the journals") as status:
             try:
                 changed = lane_count.change(
-                    count, seconds=seconds, tell=lambda left: status.update(f"draining the journals: {left:,} batches left")
+                    count,
+                    seconds=seconds,
+                    tell=lambda left: status.update(f"draining the journals: {left:,} batches left"),
                 )
             except lane_count.NotDrained as error:
                 raise CommandError(
@@ -51,10 +59,10 @@ class Command(BaseCommand):
         table = Table("lane", "batches", "oldest", "applied by", title="lanes")
         for shard in range(settings.TALLY.shard_count):
             for lane in sorted({*topology.reload().lanes_of(shard), *journal.occupied(shard)}):
-                table.add_row(str(lane), f"{journal.depth(lane):,}", f"{journal.age(lane):.3f} s", _holder(lane))
+                table.add_row(str(lane), f"{Journal(lane).depth():,}", f"{Journal(lane).age():.3f} s", _holder(lane))
         Console().print(table)
 
 
 def _holder(lane: lanes.Lane) -> str:
-    holder = journal.holder(lane)
+    holder = Lease(lane).holder()
     return "-" if holder is None else holder.partition("#")[0] or "(a task was sent)"

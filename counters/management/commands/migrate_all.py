@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from redis.exceptions import RedisError
 
-from counters.apply import lane_count
+from counters.apply import upgrade
 from sharding import databases, topology
 
 DRAIN_SECONDS = 60.0
@@ -19,18 +19,23 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        databases.BoundedConnection.timeout = None  # a migration takes as long as it takes
+        for kind in (databases.BoundedConnection, databases.ControlConnection):
+            kind.timeout = None  # a migration takes as long as it takes
         shards = settings.TALLY.shard_count
         for alias in [databases.CONTROL, *map(databases.primary, range(shards))]:
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
-            said = lane_count.upgrade(seconds=DRAIN_SECONDS)
+            said = upgrade.upgrade(seconds=DRAIN_SECONDS)
             in_force = topology.reload()
         except (topology.WrongShard, ValueError) as error:
             raise CommandError(str(error)) from error
         except (RedisError, psycopg.Error) as error:
-            raise CommandError(f"the lanes could not be set up: {str(error).strip()}. Is the journal's Redis up? Run it again.") from error
+            raise CommandError(
+                f"the lanes could not be set up: {str(error).strip()}. Is the journal's Redis up? Run it again."
+            ) from error
         if said:
             self.stdout.write(said)
-        self.stdout.write(f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard")
+        self.stdout.write(
+            f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard"
+        )

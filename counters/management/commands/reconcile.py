@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
@@ -13,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from counters import reconciliation
 from counters.api.digests import shown
-from counters.reconciliation import Report, Untold
+from counters.reconciliation import rounds
+from counters.reconciliation.rounds import Report, Untold
 from replication.digests import Busy
+from runtime import polling
 
 BUSY_SECONDS = 120.0
 MOST_LINES = 20
@@ -26,13 +26,17 @@ class Command(BaseCommand):
     help = "Compare each replica, and the cache, with the primaries. Exit status 1 if something differs, 2 if not all could be compared."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--shard", type=int, action="append", metavar="N", help="this shard only; may be given more than once")
+        parser.add_argument(
+            "--shard", type=int, action="append", metavar="N", help="this shard only; may be given more than once"
+        )
         parser.add_argument("--json", action="store_true", help="for programs")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         shards = sorted(set(options["shard"] or range(settings.TALLY.shard_count)))
         if unknown := [shard for shard in shards if not 0 <= shard < settings.TALLY.shard_count]:
-            raise CommandError(f"there is no shard {unknown[0]}: they have the numbers 0 to {settings.TALLY.shard_count - 1}")
+            raise CommandError(
+                f"there is no shard {unknown[0]}: they have the numbers 0 to {settings.TALLY.shard_count - 1}"
+            )
         with _Bars(len(shards)) as tell:
             reports = _run(shards, tell)
         if options["json"]:
@@ -45,14 +49,12 @@ class Command(BaseCommand):
 
 
 def _run(shards: list[int], tell: _Bars) -> list[Report]:
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
+    for _ in polling.attempts(BUSY_SECONDS, pause=0.5):
         try:
-            return reconciliation.run(shards, tell)
-        except Busy as busy:
-            if time.monotonic() > deadline:
-                raise CommandError(f"{busy}; try again later") from busy
-            time.sleep(0.5)
+            return rounds.run(shards, tell)
+        except Busy as error:
+            busy = error
+    raise CommandError(f"{busy}; try again later") from busy
 
 
 class _Bars(Untold):
@@ -60,7 +62,12 @@ class _Bars(Untold):
 
     def __init__(self, shards: int) -> None:
         console = Console(stderr=True)
-        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeElapsedColumn())
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+        )
         self._progress = bars.Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._shards = shards
         self._nodes: dict[tuple[int, str], bars.TaskID] = {}
@@ -86,11 +93,15 @@ class _Bars(Untold):
 
 def _show(reports: list[Report]) -> None:
     console = Console()
-    table = Table("shard", "node", "equal", "counters", "differing keys", "digest", title="replicas, each beside its primary")
+    table = Table(
+        "shard", "node", "equal", "counters", "differing keys", "digest", title="replicas, each beside its primary"
+    )
     for report in reports:
         for one in report.replicas.comparisons if report.replicas else ():
             known = one.digest[:12] or "-"
-            table.add_row(str(report.shard), one.node, _word(one.equal), f"{one.counters:,}", f"{one.differing:,}", known)
+            table.add_row(
+                str(report.shard), one.node, _word(one.equal), f"{one.counters:,}", f"{one.differing:,}", known
+            )
     console.print(table)
     table = Table("shard", "entries", "stale, refreshed", "wrong, deleted", title="cache, beside the primaries")
     for report in reports:
@@ -109,7 +120,11 @@ def _word(equal: bool | None) -> Text:
 def _lines(report: Report) -> list[str]:
     """What an operator should know, a line each."""
     where = f"shard {report.shard}"
-    lines = [f"{where}: {detail}" for detail in (report.detail, report.cache.detail and f"cache: {report.cache.detail}") if detail]
+    lines = [
+        f"{where}: {detail}"
+        for detail in (report.detail, report.cache.detail and f"cache: {report.cache.detail}")
+        if detail
+    ]
     lines += [f"{where}: wrong in the cache: {key}" for key in report.cache.keys[:MOST_LINES]]
     if report.replicas is None:
         return lines

@@ -33,7 +33,9 @@ class Command(BaseCommand):
         parser.add_argument("--once", action="store_true", help="print it once")
         parser.add_argument("--json", action="store_true", help="once, for programs")
         parser.add_argument("--shard", type=int, metavar="N", help="this shard only")
-        parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="pause between two looks (default: 1)")
+        parser.add_argument(
+            "--every", type=float, default=1.0, metavar="SECONDS", help="pause between two looks (default: 1)"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         shards = _shards(options["shard"])

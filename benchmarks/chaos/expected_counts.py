@@ -1,0 +1,134 @@
+"""What clients remember, and what must be true of it at the end. Pure.
+
+The invariant of the bench: for every key, counted == `counts_of(all clients)`.
+
+- A *shared* key only takes increments, from anybody: its count is the sum of the acknowledged deltas, in whatever
+  order.
+- An *owned* key takes sets, resets and compare-and-sets too, from one client that waits for each answer before the next
+  write. So the order is known, and with it each value, each version that must match, and each operation that must be
+  rejected (`Owned`).
+- A *favour* is an increment of an owned key by another client. While favours are out the owner leaves the key alone,
+  and then sets it: the journal has them before the set, so they are void.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+MAX_VALUE = 2**63 - 1
+
+
+@dataclass(slots=True, eq=False)
+class Favour:
+    """An increment that some other client is to make."""
+
+    key: str
+    delta: int
+    done: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Owned:
+    """What a key of one client must be. `version` is the newest that was told; `told` is whether nothing has changed
+    since."""
+
+    key: str
+    value: int = 0
+    version: int = 0
+    told: bool = True
+    favours: list[Favour] = field(default_factory=list)
+
+    def fits(self, delta: int) -> bool:
+        """Whether an increment is applied; else it is rejected as an overflow."""
+        return self.value + delta <= MAX_VALUE
+
+    def changed(self, value: int, version: int | None) -> None:
+        """A write of the owner was applied, or will be; `version` is None if its answer did not tell."""
+        self.value, self.told = value, version is not None
+        self.version = version or self.version
+        self.favours = []
+
+    @property
+    def lent(self) -> bool:
+        """Whether favours were asked for: the next write of the owner must be a set."""
+        return bool(self.favours)
+
+    @property
+    def due(self) -> int:
+        """The count at the end, with the favours that were done since."""
+        return self.value + sum(favour.delta for favour in self.favours if favour.done)
+
+
+class Entry(NamedTuple):
+    """An acknowledged write. `deltas` is what it adds to shared keys and favours; times are seconds of the monotonic
+    clock."""
+
+    kind: str
+    id: str
+    sent: float
+    answered: float
+    attempts: int
+    status: int
+    keys: Mapping[str, int | None]
+
+
+class Waited(NamedTuple):
+    """An increment that was answered with its result."""
+
+    key: str
+    version: int
+    value: int
+    delta: int
+    id: str
+
+
+@dataclass(slots=True)
+class ExpectedCounts:
+    """What one client remembers. Only that client writes here."""
+
+    added: Counter[str] = field(default_factory=Counter)
+    owned: dict[str, Owned] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    waited: list[Waited] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)  # write → key
+    complaints: list[str] = field(default_factory=list)
+    repeats: int = 0
+    retries: int = 0
+    refused: int = 0
+
+
+def counts_of(clients: Iterable[ExpectedCounts]) -> dict[str, int]:
+    """The count that each key must have."""
+    counts: Counter[str] = Counter()
+    for one in clients:
+        counts.update(one.added)
+        for owned in one.owned.values():
+            counts[owned.key] += owned.due
+    return dict(counts)
+
+
+def out_of_order(waited: Iterable[Waited], totals: Mapping[str, int]) -> list[str]:
+    """What is wrong with the results of waited increments of keys that take nothing else.
+
+    In the order of versions each value is at least its delta above the one before, and where no result is missing (the
+    deltas make up the total) exactly that.
+    """
+    by_key: dict[str, list[Waited]] = {}
+    for one in waited:
+        by_key.setdefault(one.key, []).append(one)
+    wrong = []
+    for key, results in by_key.items():
+        results.sort(key=lambda one: one.version)
+        complete = sum(one.delta for one in results) == totals.get(key)
+        value, version = 0, 0
+        for one in results:
+            step = one.value - value
+            if one.version <= version or step < one.delta or (complete and step != one.delta):
+                wrong.append(
+                    f"{key}: write {one.id} was told value {one.value} version {one.version} after {value} version {version}"
+                )
+            value, version = one.value, one.version
+    return wrong

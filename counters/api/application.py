@@ -1,0 +1,205 @@
+"""The ASGI application of an API process: what every request passes, whichever way it goes.
+
+    request ─ body ─┬─ `fast_path`: a coroutine, if the call is plain and this process knows the topology and the keys
+                    └─ Django in a thread: its own middleware and views, for all other calls, the admin and the pages
+
+One event loop, and `TALLY_API_THREADS` threads for Django. Django's own ASGI handler runs all synchronous code in one
+thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from io import BytesIO
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.core import signals
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.base import BaseHandler
+from prometheus_client import Counter
+
+from counters.api import problems
+from counters.api.authentication import keyring
+from counters.api.fast_path import FastPath, Headers, Raw, Request
+from counters.api.media import too_large_body
+from counters.api.problems import Problem
+from counters.service import Service
+from sharding import topology
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_LOAD_SECONDS = 1.0  # between tries to load what is not known yet
+_LEAST_SECONDS = 0.1  # between two looks at the keys, whatever the setting
+_HELPERS = 40  # threads for short work of coroutines, as a query to a shard, beside those that wait for a write
+REQUESTS = Counter(
+    "tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"]
+)
+log = structlog.get_logger(__name__)
+
+
+class Django(BaseHandler):
+    """Django's middleware and views, run in a thread for each request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_middleware()
+
+    def answer(self, scope: Scope, body: bytes) -> Raw:
+        """The whole answer. Whatever the request has opened is closed when this returns."""
+        signals.request_started.send(sender=type(self), scope=scope)
+        try:
+            request = ASGIRequest(scope, BytesIO(body))
+        except (LookupError, ValueError):  # a parameter in a character set that there is not
+            return _raw(problems.response(problems.invalid("Content-Type", "its parameters cannot be read")))
+        response: Any = self.get_response(request)
+        try:
+            return _raw(response)
+        finally:
+            response.close()
+
+    def common_headers(self, path: str, is_https: bool) -> Headers:
+        """The headers that every answer of a path's view has."""
+        forwarded = [(b"x-forwarded-proto", b"https")] if is_https else []
+        host = settings.ALLOWED_HOSTS[0].replace("*", "localhost").lstrip(".").encode()
+        scope = {
+            "type": "http",
+            "method": "OPTIONS",
+            "path": path,
+            "query_string": b"",
+            "headers": [(b"host", host), *forwarded],
+        }
+        own = {b"content-length", b"content-type"}
+        return [(name, value) for name, value in self.answer(scope, b"").headers if name.lower() not in own]
+
+
+class Application:
+    """The ASGI callable. The server opens and closes it by the lifespan protocol, on the event loop that serves."""
+
+    def __init__(self) -> None:
+        self._django = Django()
+        self._threads = ThreadPoolExecutor(settings.TALLY.api_threads, thread_name_prefix="request")
+        self._service: Service | None = None
+        self._fast_path: FastPath | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        try:
+            body = await _body(scope, receive)
+        except Problem as problem:
+            await _send(_raw(problems.response(problem)), send)
+            return
+        await _send(await self.answer(scope, body), send)
+
+    async def answer(self, scope: Scope, body: bytes) -> Raw:
+        """The answer to a request. What is for every request goes here: metrics, and limits one day."""
+        answer, way = None, "fast path"
+        if self._fast_path is not None:
+            request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
+            answer = await self._fast_path.answer(request)
+        if answer is None:
+            way = "view"
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._django.answer, scope, body)
+        REQUESTS.labels(way, answer.status).inc()
+        return answer
+
+    async def open(self) -> None:
+        """Open the service, and load what the fast path needs: now if the databases answer, else as soon as they do."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(
+            ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper")
+        )
+        self._service = Service()
+        self._service.open()
+        loaded = asyncio.Event()
+        self._keeping = loop.create_task(self._keep(loaded))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(loaded.wait(), _LOAD_SECONDS)
+        gc.freeze()  # what was loaded until now stays
+
+    async def close(self) -> None:
+        """Answer what was accepted, and close what was opened."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        self._fast_path = None
+        if self._service is not None:
+            await self._service.close()
+        self._threads.shutdown(wait=False)
+
+    async def _keep(self, loaded: asyncio.Event) -> None:
+        """Load the topology and the keys, and read the keys again and again: a revoked one must soon be refused."""
+        while True:
+            try:
+                await asyncio.to_thread(_load)
+            except topology.NoTopology as error:
+                log.warning("topology_unknown", error=str(error))
+            except Exception:
+                log.exception("load_failed")
+            is_loaded = keyring.is_loaded and topology.is_loaded()
+            if self._fast_path is None and self._service is not None and is_loaded:
+                self._fast_path = FastPath(self._service, self._django.common_headers)
+                loaded.set()
+            await asyncio.sleep(max(settings.TALLY.api_key_ttl_seconds, _LEAST_SECONDS) if is_loaded else _LOAD_SECONDS)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.open()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _raw(response: Any) -> Raw:
+    """A response of Django as the server takes it."""
+    content = b"".join(response) if response.streaming else response.content
+    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    headers += [(b"Set-Cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()]
+    if "Content-Length" not in response:  # as where a middleware has refused the request
+        headers.append((b"Content-Length", b"%d" % len(content)))
+    return Raw(response.status_code, headers, content)
+
+
+def _load() -> None:
+    """What the fast path needs to know. Raises `NoTopology`; keys that cannot be read stay as they are."""
+    keyring.refresh()
+    topology.current()
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """All of a request's body. Raises `Problem` 400 if the client goes before all of it has come, 413."""
+    if scope["method"] in ("GET", "HEAD"):
+        return b""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            # Half of NDJSON would look whole.
+            raise problems.invalid("body", f"it ended too early, or was badly chunked, after {size:,} bytes")
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if size > settings.TALLY.max_body_bytes:
+            raise too_large_body()
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _send(answer: Raw, send: Send) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -1,0 +1,240 @@
+"""The fast path: the calls that make up nearly all requests, as coroutines on the server's event loop.
+
+    decode ─ submit ─ answer: the same steps as in the view of the call (`media`, `answers`), without Django's request and middleware.
+
+A call declines whatever is not plain: another query, a header that asks for something, anything that is invalid or not
+allowed. It does so before it has acted, and the view answers then, in a thread. So both give the same answer
+(tests/cluster/test_fast_path.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+
+from counters import keys
+from counters.api import answers, bulk, media, problems, requests, waiting
+from counters.api.answers import Answer
+from counters.api.authentication import Caller, known_caller
+from counters.api.problems import Problem
+from counters.batch import Step
+from counters.intake import writes
+from counters.models import Scope
+from counters.reading.reads import Counter
+from counters.service import Service
+
+Headers = list[tuple[bytes, bytes]]
+COUNTERS, INCREMENTS, BULK = "/v1/counters", "/increments", "/v1/increments"
+_COUNTER = COUNTERS + "/"
+_JSON = media.JSON.encode()
+_MOST_HOSTS = 100
+_ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a larger one in a thread
+# Names of headers that change nothing, or that are looked at here. A request with any other declines.
+_NAMES = """
+accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie dnt host if-match
+origin pragma priority referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site
+traceparent tracestate user-agent x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id
+"""
+_PLAIN = frozenset(_NAMES.encode().split())
+
+
+class Request(NamedTuple):
+    """A request as the server gave it."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    body: bytes
+
+
+class Raw(NamedTuple):
+    """An answer as the server takes it."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Common(NamedTuple):
+    """The headers that every answer of a view has, by the request's scheme: what Django's middleware and DRF add."""
+
+    http: Headers
+    https: Headers
+
+
+class _Plain(NamedTuple):
+    """What the calls need of a plain request."""
+
+    caller: Caller | None
+    content_type: bytes
+    if_match: bytes | None
+    is_https: bool
+
+
+class FastPath:
+    """`common` tells the headers of a path's view: `headers_of(path, is_https)`."""
+
+    def __init__(self, service: Service, headers_of: Callable[[str, bool], Headers]) -> None:
+        self._service = service
+        self._common = {
+            path: Common(headers_of(path, False), headers_of(path, True))
+            for path in (COUNTERS, f"{_COUNTER}key", f"{_COUNTER}key{INCREMENTS}", BULK)
+        }
+        self._good_hosts: set[bytes] = set()
+
+    async def answer(self, request: Request) -> Raw | None:
+        """The answer, or None if the view has to answer."""
+        path = request.path
+        if not (path.startswith((COUNTERS, BULK)) and (plain := self._plain(request.headers))):
+            return None
+        match request.method:
+            case "GET" if path.startswith(_COUNTER):
+                call, view = self._read_one(request, path[len(_COUNTER) :]), f"{_COUNTER}key"
+            case "GET" if path == COUNTERS:
+                call, view = self._read_many(request), COUNTERS
+            case "POST" if path.startswith(_COUNTER) and path.endswith(INCREMENTS):
+                key = path[len(_COUNTER) : -len(INCREMENTS)]
+                call, view = self._increment(request, plain, key), f"{_COUNTER}key{INCREMENTS}"
+            case "POST" if path == BULK:
+                call, view = self._bulk(request, plain), BULK
+            case "PUT" | "DELETE" if path.startswith(_COUNTER):
+                call, view = self._change(request, plain, path[len(_COUNTER) :]), f"{_COUNTER}key"
+            case _:
+                return None
+        common = self._common[view].https if plain.is_https else self._common[view].http
+        return await _answered(call, common)
+
+    def _plain(self, headers: Headers) -> _Plain | None:
+        """None if a header asks for something that only a view understands."""
+        found = dict(headers)
+        if len(found) != len(headers) or not found.keys() <= _PLAIN:
+            return None
+        if found.get(b"accept", b"*/*") not in (b"*/*", b"application/json") or not self._is_good(
+            found.get(b"host", b"")
+        ):
+            return None
+        authorization = found.get(b"authorization")
+        caller = None
+        if authorization is not None and (caller := known_caller(authorization.decode("latin-1"))) is None:
+            return None
+        is_https = found.get(b"x-forwarded-proto") == b"https"
+        return _Plain(caller, found.get(b"content-type", b""), found.get(b"if-match"), is_https)
+
+    def _is_good(self, host: bytes) -> bool:
+        """Whether Django would serve this host. A good one is checked once."""
+        if host in self._good_hosts:
+            return True
+        domain, _ = split_domain_port(host.decode("latin-1"))
+        if not (domain and validate_host(domain, settings.ALLOWED_HOSTS)):
+            return False
+        if len(self._good_hosts) < _MOST_HOSTS:
+            self._good_hosts.add(host)
+        return True
+
+    async def _read_one(self, request: Request, key: str) -> Answer | None:
+        return await self._read([key], answers.one) if not request.query and keys.is_key(key) else None
+
+    async def _read_many(self, request: Request) -> Answer | None:
+        try:
+            pairs = parse_qsl(
+                request.query.decode("ascii"), keep_blank_values=True, max_num_fields=settings.TALLY.max_keys
+            )
+        except ValueError:
+            return None
+        wanted = [value for name, value in pairs if name == "key"]
+        if not wanted or len(wanted) < len(pairs) or keys.first_invalid(wanted) is not None:
+            return None
+        return await self._read(wanted, answers.many)
+
+    async def _read(self, wanted: list[str], show: Callable[[list[Counter]], Answer]) -> Answer | None:
+        return show(await self._service.lookups.get(wanted))
+
+    async def _increment(self, request: Request, plain: _Plain, key: str) -> Answer | None:
+        if plain.content_type != _JSON or plain.if_match is not None or not _may_write(plain) or not keys.is_key(key):
+            return None
+        try:
+            seconds = _seconds(request.query)
+            delta = media.decode(request.body, requests.Increment).delta
+        except Problem:
+            return None
+        if seconds:
+            write = writes.step(Step(key, "increment", delta))
+            accepted, outcome = await waiting.applied_on(self._service, write, seconds)
+            return answers.increment(accepted, key, delta, outcome)
+        return answers.increment(await self._service.intake.submit(writes.increments({key: delta})), key, delta)
+
+    async def _change(self, request: Request, plain: _Plain, key: str) -> Answer | None:
+        if request.query or not _may_write(plain) or not keys.is_key(key):
+            return None
+        try:
+            version = media.if_version(None if plain.if_match is None else plain.if_match.decode("latin-1"))
+            if request.method == "DELETE":
+                step = Step(key, "reset", 0, version)
+            elif plain.content_type == _JSON:
+                step = Step(key, "set", media.decode(request.body, requests.Set).value, version)
+            else:
+                return None
+        except Problem:
+            return None
+        write = writes.step(step)
+        accepted, outcome = await waiting.applied_on(self._service, write, settings.TALLY.max_wait_seconds)
+        return answers.change(accepted, key, outcome)
+
+    async def _bulk(self, request: Request, plain: _Plain) -> Answer | None:
+        if request.query or plain.if_match is not None or not _may_write(plain):
+            return None
+        media_type = plain.content_type.decode("latin-1")
+        try:
+            if len(request.body) <= _ON_LOOP_BYTES:
+                decoded = _decoded(media_type, request.body)
+            else:
+                decoded = await asyncio.to_thread(_decoded, media_type, request.body)
+        except Problem:
+            return None
+        write, count, distinct = decoded
+        return answers.bulk(await self._service.intake.submit(write), count, distinct)
+
+
+def _decoded(media_type: str, body: bytes) -> tuple[writes.Write, int, int]:
+    """A bulk write, and how many increments it has, of how many keys. Raises `Problem`."""
+    decoded = bulk.decode(media_type, body)
+    return writes.increments(decoded.folded), decoded.count, len(decoded.folded)
+
+
+def _seconds(query: bytes) -> float:
+    """`?wait=`. Raises `Problem`."""
+    if not query:
+        return 0.0
+    name, _, value = query.decode("latin-1").partition("=")
+    if name != "wait" or not value.replace(".", "", 1).isdigit():  # anything else is for the view
+        raise problems.invalid("wait", "a number")
+    return waiting.parsed(value)
+
+
+def _may_write(plain: _Plain) -> bool:
+    return plain.caller is not None and Scope.WRITE in plain.caller.scopes
+
+
+async def _answered(call: Awaitable[Answer | None], common: Headers) -> Raw | None:
+    """The answer of a call, or the problem that it has raised: then it has acted, and no view may act again."""
+    try:
+        answer = await call
+    except Exception as error:
+        problem = problems.response_to(error)
+        return _raw(problem.status_code, common, problem.items(), problem.content)
+    if answer is None:
+        return None
+    own = [("Content-Type", media.JSON), *answer.headers.items()]
+    return _raw(answer.status, common, own, msgspec.json.encode(answer.data))
+
+
+def _raw(status: int, common: Headers, own: Iterable[tuple[str, str]], body: bytes) -> Raw:
+    encoded = [(name.encode("ascii"), value.encode("latin-1")) for name, value in own]
+    return Raw(status, [*common, *encoded, (b"Content-Length", b"%d" % len(body))], body)

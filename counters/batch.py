@@ -1,0 +1,169 @@
+"""The batch: what one flush writes to one lane, as bytes. Pure.
+
+A batch is a list of segments, one for each write that touches the lane, each encoded once, by the request that brought
+it. So a flush costs the same whatever is in it, and a rejected operation is still known to belong to its write. Folding
+happens inside a segment (the request) and over all segments at hand (the worker).
+
+msgpack by msgspec; the first element is the format's version, so that a worker can tell a batch it does not understand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from counters.operations import MAX_VALUE, MIN_VALUE
+
+FORMAT = 1
+
+Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Index = Annotated[int, Meta(ge=0, lt=2**31)]
+
+
+class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False):
+    """Folded increments of one write: `deltas[i]` is added to `keys[i]`; a key stands once.
+
+    Nothing is checked for each of them: a delta that no counter can take is rejected alone, as an overflow (see
+    `apply.plan`).
+    """
+
+    keys: list[str]
+    deltas: list[int]
+
+    def __post_init__(self) -> None:
+        if len(self.keys) != len(self.deltas):
+            raise ValueError("keys and deltas differ in number")
+
+    def restricted_to(self, keys: Set[str]) -> Increments:
+        """The part of it on these keys."""
+        pairs = [pair for pair in zip(self.keys, self.deltas, strict=True) if pair[0] in keys]
+        return Increments([key for key, _ in pairs], [delta for _, delta in pairs])
+
+    def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
+        """Whether its result depends on the row that it finds.
+
+        The versions are the newest that its lane has applied: of a set, and of anything.
+        """
+        return position < last_set_version
+
+
+class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
+    """One operation with a result: `set` and `reset` always, `increment` if somebody waits for it; nothing folds across
+    it."""
+
+    key: str
+    kind: Literal["increment", "set", "reset"]
+    operand: Annotated[int, Meta(ge=MIN_VALUE, le=MAX_VALUE)]
+    if_version: int | None = None
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Its one key."""
+        return (self.key,)
+
+    def restricted_to(self, keys: Set[str]) -> Self:  # noqa: ARG002
+        """All of it: `keys` has its key."""
+        return self
+
+    def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
+        """As for increments."""
+        return self.kind == "increment" or self.if_version is not None or position <= last_version
+
+
+Operation = Increments | Step
+
+
+class Token(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An idempotency key in use: `token` names caller and key, `record` is what a repeat needs (see
+    `intake.idempotency`)."""
+
+    token: bytes
+    record: bytes
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """`segments` are (index of the write, its operation); `reply_to` is the channel where a process waits for
+    results."""
+
+    format: int
+    id: Id
+    segments: list[tuple[Index, Operation]]
+    tokens: list[Token]
+    reply_to: str | None = None
+
+    @property
+    def uuid(self) -> UUID:
+        return UUID(bytes=self.id)
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """Every key that it touches; a key may come more than once."""
+        return (key for _, operation in self.segments for key in operation.keys)
+
+    @property
+    def operations(self) -> int:
+        """The number of its folded operations: one for each key of a write."""
+        return sum([len(operation.keys) for _, operation in self.segments])
+
+
+class _Encoded(msgspec.Struct, array_like=True, frozen=True):
+    format: int
+    id: bytes
+    segments: list[tuple[int, msgspec.Raw]]
+    tokens: list[Token]
+    reply_to: str | None
+
+
+class BadBatch(ValueError):
+    """Bytes that are no batch, or one of a format that this code does not know."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_INCREMENTS = b"\x93" + _encoder.encode("i")  # an array of three: the tag of `Increments`, keys, deltas
+_decoder = msgspec.msgpack.Decoder(Batch)
+_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_tokens = msgspec.msgpack.Decoder(list[Token])
+
+
+def encode_segment(operation: Operation) -> msgspec.Raw:
+    """One write's operation on one shard."""
+    return msgspec.Raw(_encoder.encode(operation))
+
+
+def encode_columns(count: int, keys: bytes | memoryview, deltas: list[int]) -> msgspec.Raw:
+    """`encode_segment` of increments whose keys are encoded already: `keys` are so many msgpack strings, one behind the
+    other."""
+    return msgspec.Raw(b"".join((_INCREMENTS, _array_header(count), keys, _encoder.encode(deltas))))
+
+
+def _array_header(count: int) -> bytes:
+    """What msgpack puts before an array of so many elements."""
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token], reply_to: str | None) -> bytes:
+    """A batch out of encoded segments."""
+    return _encoder.encode(_Encoded(FORMAT, id.bytes, segments, tokens, reply_to))
+
+
+def tokens_of(data: bytes) -> list[Token]:
+    """The idempotency tokens of a batch, none of bytes that are no batch; its segments are not decoded."""
+    try:
+        return _tokens.decode(_elements.decode(data)[3])
+    except (msgspec.DecodeError, IndexError):
+        return []
+
+
+def decode(data: bytes) -> Batch:
+    """Raises `BadBatch`."""
+    try:
+        batch = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadBatch(f"not a batch of format {FORMAT}: {error}") from error
+    if batch.format != FORMAT:
+        raise BadBatch(f"not a batch of format {FORMAT}: it has format {batch.format}")
+    return batch

@@ -1,0 +1,197 @@
+"""Append: one flush goes into the journals of its lanes, all or none (`lua/append.lua`).
+
+I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. It comes twice, for a
+thread and for an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+import structlog
+from django.conf import settings
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from counters.intake import journal, lease
+from counters.intake.journal import Journal, JournalUnavailable
+from counters.intake.lease import Lease
+from runtime import breakers, redis
+from sharding import databases
+from sharding.lanes import Lane
+
+LAST_VERSIONS = "SELECT coalesce(max(last_version), 0) FROM apply_state"
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class TokensTaken(Exception):
+    """Some idempotency tokens of a flush are in use; `records` has what each of those stands for."""
+
+    def __init__(self, records: dict[bytes, bytes]) -> None:
+        super().__init__("idempotency tokens in use")
+        self.records = records
+
+
+class Moved(JournalUnavailable):
+    """The batches were routed by a topology that is no longer in force; nothing was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A batch for one lane, encoded. `awaited`: somebody waits for a result, so the lane's shift shall not rest."""
+
+    data: bytes
+    awaited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A flush in the journal, and those of its lanes that need a task; the others have one already."""
+
+    position: int
+    unattended: list[Lane]
+
+
+class Flush:
+    """A payload for each lane, under one id, as `lua/append.lua` takes them.
+
+    `routed_by` is the version of the topology that named the lanes. None stands for what a worker forwards: that is
+    never refused.
+    """
+
+    def __init__(
+        self, id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None
+    ) -> None:
+        self._lanes, self._tokens = list(payloads), list(tokens)
+        self.keys: list[str | bytes] = [journal.CLOCK, journal.TOPOLOGY, journal.CLOSED]
+        self.args: list[Any] = [
+            id.bytes,
+            writes,
+            len(payloads),
+            "" if routed_by is None else routed_by,
+            lease.duration(),
+        ]
+        for lane, payload in payloads.items():
+            self.keys += _append_keys(lane)
+            self.args += [payload.data, int(payload.awaited)]
+        self.keys += map(journal.token_key, tokens)
+        self.args += [settings.TALLY.retention_days * 86400, *tokens.values()]
+
+    def appended(self, reply: Any) -> Appended:
+        """What the script's reply means. Raises `TokensTaken` and `Moved` (nothing was written),
+        `JournalUnavailable`."""
+        match reply[0]:
+            case b"appended":
+                return Appended(
+                    int(reply[1]), [lane for lane, send in zip(self._lanes, reply[2:], strict=True) if send]
+                )
+            case b"taken":
+                records = zip(self._tokens, reply[1:], strict=True)
+                raise TokensTaken({token: record for token, record in records if record is not None})
+            case b"moved":
+                raise Moved("the lanes of the shards have changed; this write was not taken")
+            case b"closed":
+                raise JournalUnavailable("the number of lanes is being changed; this write was not taken")
+        raise JournalUnavailable("the journal's clock could not be set")
+
+
+@cache
+def _append_keys(lane: Lane) -> tuple[str, ...]:
+    its_journal, its_lease = Journal(lane), Lease(lane)
+    return its_journal.positions_key, its_journal.batches_key, its_lease.key, its_lease.wake_channel
+
+
+def append(flush: Flush) -> Appended:
+    """Write a flush, from a thread. Returns once it is on the disk.
+
+    Raises as `Flush.appended`. After `JournalUnavailable` it may or may not have been written.
+    """
+    reply = _run(flush)
+    if _is_unset(reply):
+        _set_clock()
+        reply = _run(flush)
+    return flush.appended(reply)
+
+
+def _run(flush: Flush) -> Any:
+    script = journal.registered("append")
+    with _as_unavailable():
+        return breakers.journal.call(partial(_twice, partial(script, flush.keys, flush.args)))
+
+
+def _twice(run: Callable[[], T]) -> T:
+    """A connection may have died while nobody used it: that alone is no reason to refuse writes."""
+    try:
+        return run()
+    except RedisTimeout:
+        raise
+    except RedisConnectionError as error:
+        log.warning("journal_append_repeated", error=str(error))
+        return run()
+
+
+class Appender:
+    """`append` on an event loop, through a client that the caller opens and closes."""
+
+    def __init__(self, journal_client: AsyncRedis) -> None:
+        self._script = journal_client.register_script(redis.script(Path(__file__).parent, "append"))
+
+    async def append(self, flush: Flush) -> Appended:
+        """As the function."""
+        reply = await self._run(flush)
+        if _is_unset(reply):
+            await asyncio.to_thread(_set_clock)
+            reply = await self._run(flush)
+        return flush.appended(reply)
+
+    async def _run(self, flush: Flush) -> Any:
+        with _as_unavailable(), breakers.journal.calling():
+            try:
+                return await self._script(flush.keys, flush.args)
+            except RedisTimeout:
+                raise
+            except RedisConnectionError as error:  # as `_twice`
+                log.warning("journal_append_repeated", error=str(error))
+                return await self._script(flush.keys, flush.args)
+
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise JournalUnavailable(f"the journal did not answer: {error}") from error
+
+
+def _is_unset(reply: Any) -> bool:
+    return bool(reply[0] == b"unset")
+
+
+def _set_clock() -> None:
+    """Start the clock of an empty Redis behind every version in use: needs every shard's primary."""
+    last = 0
+    for shard in range(settings.TALLY.shard_count):
+        try:
+            with databases.connection(databases.primary(shard)) as conn:
+                last = max(last, *conn.execute(LAST_VERSIONS).fetchall()[0])
+        except psycopg.Error as error:
+            raise JournalUnavailable(
+                f"the journal is empty, and shard {shard} cannot tell its last version: {error}"
+            ) from error
+    try:
+        redis.journal().set(journal.CLOCK, last, nx=True)
+    except RedisError as error:
+        raise JournalUnavailable(f"the journal did not answer: {error}") from error
+    log.warning("journal_clock_set", last_version=last)

@@ -1,0 +1,102 @@
+"""Batches that were set aside: they cannot be decoded or applied, and are kept until an operator decides (I7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from uuid import UUID
+
+import msgspec
+
+from counters.intake.journal import Entry, Journal, lanes_with, registered
+from runtime import redis
+from sharding.lanes import Lane
+
+
+class SetAside(msgspec.Struct, array_like=True, frozen=True):
+    """A batch that was set aside: where it stood in the journal, why it was taken out, and its bytes."""
+
+    position: int
+    reason: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A batch that was set aside, without its bytes: their number is `size`."""
+
+    id: UUID
+    position: int
+    reason: str
+    size: int
+
+
+_decoder = msgspec.msgpack.Decoder(SetAside)
+
+
+@dataclass(frozen=True)
+class SetAsideBatches:
+    """Those of one lane. It holds no connection, and costs nothing to make; its methods raise `RedisError`."""
+
+    lane: Lane
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the batches by id. (Its name is older than the word.)"""
+        return f"journal:{self.lane}:poison"
+
+    def add(self, entry: Entry, reason: str) -> None:
+        """Take a batch out of the journal, and keep it with the reason."""
+        journal = Journal(self.lane)
+        data = journal.payloads([entry.id])[0]
+        with redis.journal().pipeline(transaction=True) as pipe:
+            if data is not None:
+                kept = SetAside(entry.position, reason, data)
+                pipe.hset(self.key, entry.id.bytes, msgspec.msgpack.encode(kept))
+            pipe.zrem(journal.positions_key, entry.id.bytes)
+            pipe.hdel(journal.batches_key, entry.id.bytes)
+            pipe.execute()
+
+    def all(self) -> dict[UUID, SetAside]:
+        """Each with its bytes, by id."""
+        return {UUID(bytes=id): _decoder.decode(data) for id, data in redis.journal().hgetall(self.key).items()}
+
+    def count(self) -> int:
+        """How many there are."""
+        return int(redis.journal().hlen(self.key))
+
+    def ids(self) -> list[UUID]:
+        """Their ids, the newest first (ids of forwarded batches tell no time)."""
+        return sorted((UUID(bytes=id) for id in redis.journal().hkeys(self.key)), reverse=True)
+
+    def heads(self, ids: Sequence[UUID]) -> list[Head]:
+        """Some of them without their bytes; those that are gone are left out."""
+        found = registered("set_aside")([self.key], [id.bytes for id in ids]) if ids else []
+        there = [(id, head) for id, head in zip(ids, found, strict=True) if head]
+        return [Head(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in there]
+
+    def retry(self, id: UUID) -> int | None:
+        """Put a batch back to its place in the journal; its position, or None if it is not there.
+
+        It is applied as what it is, late: increments that a set has voided since stay void.
+        """
+        found = redis.journal().hget(self.key, id.bytes)
+        if found is None:
+            return None
+        kept, journal = _decoder.decode(found), Journal(self.lane)
+        with redis.journal().pipeline(transaction=True) as pipe:
+            pipe.zadd(journal.positions_key, {id.bytes: kept.position}, nx=True)
+            pipe.hset(journal.batches_key, id.bytes, kept.data)
+            pipe.hdel(self.key, id.bytes)
+            pipe.execute()
+        return kept.position
+
+    def discard(self, id: UUID) -> bool:
+        """Forget a batch; whether it was there."""
+        return bool(redis.journal().hdel(self.key, id.bytes))
+
+
+def lanes_with_set_aside(shard: int) -> list[Lane]:
+    """The lanes of a shard that have batches set aside, whatever number of lanes is in force. Raises `RedisError`."""
+    return lanes_with(shard, lambda lane: SetAsideBatches(lane).key)

@@ -1,0 +1,153 @@
+"""What a shard has recorded of applied batches, for people: rejected operations, forwarded batches, its ledger.
+
+Everything is asked of one shard, with a bound on the rows it reads; whoever wants all shards merges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+
+from counters.reading import reads
+from counters.write_id import WriteId
+from sharding.databases import ShardUnavailable
+from sharding.lanes import Lane
+
+# Newest first; a range of the partial index `outcome_rejected` in each of a dozen partitions, merged: it reads `LIMIT`
+# rows and a few.
+REJECTED = """
+SELECT applied_at, id, index, key, value, version, reason, array(SELECT lane FROM ledger WHERE ledger.id = outcome.id ORDER BY lane)
+FROM outcome
+WHERE status = 'rejected' AND (applied_at, id, index, key) < (%s, %s, %s, %s)
+ORDER BY applied_at DESC, id DESC, index DESC, key DESC LIMIT %s"""
+# The rejected rows of one write, by the primary key: as many as the write has operations, at most, are read and sorted.
+REJECTED_OF_WRITE = """
+SELECT applied_at, id, index, key, value, version, reason, array(SELECT lane FROM ledger WHERE ledger.id = outcome.id ORDER BY lane)
+FROM outcome
+WHERE id = %s AND index = %s AND status = 'rejected' AND (applied_at, id, index, key) < (%s, %s, %s, %s)
+ORDER BY applied_at DESC, id DESC, index DESC, key DESC LIMIT %s"""
+# Newest first, by the index `forwarded_newest`; cost as REJECTED.
+FORWARDED = """
+SELECT applied_at, id, shard, to_lane, lane, forwarded_id FROM forwarded
+WHERE (applied_at, id, shard, to_lane, lane) < (%s, %s, %s, %s, %s)
+ORDER BY applied_at DESC, id DESC, shard DESC, to_lane DESC, lane DESC LIMIT %s"""
+FORWARDED_BY_ID = "SELECT shard, forwarded_id FROM forwarded WHERE id = %s"  # one index probe
+IN_LEDGER = "SELECT id, lane FROM ledger WHERE id = ANY(%s)"  # an index probe for each id and partition
+
+_END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class RejectedPlace(NamedTuple):
+    """Where a rejected operation stands among all; the default is before the newest."""
+
+    at: datetime = _END_OF_TIME
+    batch: UUID = UUID(int=0)
+    number: int = 0  # of the write in its batch
+    key: str = ""
+
+
+class ForwardedPlace(NamedTuple):
+    """Where a forwarded batch stands among all; the default is before the newest."""
+
+    at: datetime = _END_OF_TIME
+    batch: UUID = UUID(int=0)
+    to: int = 0  # a shard
+    to_lane: int = 0
+    lane: int = 0
+
+
+class Rejected(NamedTuple):
+    """An operation that was rejected: the counter's value and version then, and a slug of `outcome.REASONS`."""
+
+    place: RejectedPlace
+    value: int | None
+    version: int | None
+    reason: str
+    lanes: list[int]  # of the flush that the write belongs to
+    shard: int
+
+    @property
+    def write(self) -> WriteId:
+        """The write's part on this shard, as the look-up of writes knows it."""
+        return WriteId(self.place.batch, self.place.number, tuple(Lane(self.shard, number) for number in self.lanes))
+
+
+class Forwarded(NamedTuple):
+    """Operations of a batch that went from a lane of `shard` to another lane, under an id of their own."""
+
+    place: ForwardedPlace
+    forwarded_id: UUID
+    shard: int
+
+    @property
+    def origin(self) -> Lane:
+        """The lane that it came from."""
+        return Lane(self.shard, self.place.lane)
+
+    @property
+    def to(self) -> Lane:
+        """The lane that it went to."""
+        return Lane(self.place.to, self.place.to_lane)
+
+
+def rejected(shard: int, *, after: RejectedPlace, limit: int) -> list[Rejected]:
+    """A shard's rejected operations behind a place, newest first. Raises `ShardUnavailable`."""
+    return _rejected(shard, REJECTED, (*after, limit))
+
+
+def rejected_of(write: WriteId, shard: int, *, after: RejectedPlace, limit: int) -> list[Rejected]:
+    """The same of one write, also where its batch was forwarded to. Raises `ShardUnavailable`."""
+    found: list[Rejected] = []
+    for batch in [write.batch, *_forwarded_to(shard, write)]:
+        found += _rejected(shard, REJECTED_OF_WRITE, (batch, write.index, *after, limit))
+    return sorted(found, key=lambda row: row.place, reverse=True)[:limit]
+
+
+def _rejected(shard: int, query: str, arguments: tuple[Any, ...]) -> list[Rejected]:
+    rows, _ = reads.ask(shard, lambda conn: conn.execute(query, arguments).fetchall())
+    return [Rejected(RejectedPlace(*row[:4]), row[4], row[5], row[6], row[7], shard) for row in rows]
+
+
+def _forwarded_to(shard: int, write: WriteId) -> list[UUID]:
+    """Ids under which batches of a write were forwarded to a shard, as far as the shards that its id names can be
+    asked."""
+    found = []
+    for origin in write.shards:
+        if origin != shard:
+            rows, _ = reads.ask(origin, lambda conn: conn.execute(FORWARDED_BY_ID, (write.batch,)).fetchall())
+            found += [id for to, id in rows if to == shard]
+    return found
+
+
+def forwarded(shard: int, *, after: ForwardedPlace, limit: int) -> list[Forwarded]:
+    """Batches that a shard forwarded, behind a place, newest first. Raises `ShardUnavailable`."""
+    rows, _ = reads.ask(shard, lambda conn: conn.execute(FORWARDED, (*after, limit)).fetchall())
+    return [Forwarded(ForwardedPlace(*row[:5]), row[5], shard) for row in rows]
+
+
+def applied(shard: int, batches: Collection[UUID]) -> set[tuple[UUID, int]] | None:
+    """Which lanes have which of these batches in the ledger, on the primary, or on a replica while it is down. None: no
+    server answers."""
+
+    def query(conn: psycopg.Connection[Any]) -> set[tuple[UUID, int]]:
+        return {(id, lane) for id, lane in conn.execute(IN_LEDGER, (list(batches),))}
+
+    if not batches:
+        return set()
+    for replicas in (False, True):
+        try:
+            return reads.ask(shard, query, replicas=replicas)[0]
+        except ShardUnavailable:
+            pass  # logged and counted by the breaker
+    return None
+
+
+def write_of(batch: UUID, shards: Iterable[int]) -> WriteId | None:
+    """The first write of a flush, by the lanes of these shards that have applied it; None if none has, or none can
+    tell."""
+    lanes = [Lane(shard, number) for shard in shards for _, number in sorted(applied(shard, [batch]) or ())]
+    return WriteId(batch, 0, tuple(lanes)) if lanes else None

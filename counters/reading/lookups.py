@@ -1,0 +1,83 @@
+"""Reads on an event loop: concurrent ones share a look into the cache, as writes share a flush.
+
+What the cache misses is asked of its shards in threads, one query a shard for all reads of the look. No read waits for
+another look's query, so a shard that hangs holds up its own keys alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis as AsyncRedis
+
+from counters.reading import cache, reads
+from counters.reading.reads import Counter
+from runtime.group_commit import GroupCommit
+from sharding import topology
+
+_MOST = 64  # reads that share a look: the cache does nothing else meanwhile
+
+
+class _Asked(NamedTuple):
+    keys: Sequence[str]
+    found: asyncio.Future[list[Counter]]
+
+
+class Lookups:
+    """Lives on the event loop on which it was made. The topology must have been loaded."""
+
+    def __init__(self, client: AsyncRedis) -> None:
+        self._client = client
+        self._together: GroupCommit[_Asked] = GroupCommit(self._look_up, most=_MOST)
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def get(self, keys: Sequence[str]) -> asyncio.Future[list[Counter]]:
+        """Counters in the order asked for, as `reads.get_many` finds them. The future raises `ShardUnavailable`."""
+        asked = _Asked(keys, asyncio.get_running_loop().create_future())
+        self._together.put(asked)
+        return asked.found
+
+    async def _look_up(self, lookups: list[_Asked]) -> None:
+        entries = await cache.get_many_on(self._client, [key for asked in lookups for key in asked.keys])
+        left = []
+        for asked in lookups:
+            if not all(key in entries for key in asked.keys):
+                left.append(asked)
+            elif not asked.found.done():  # the request may have been cancelled
+                asked.found.set_result(reads.of_entries(asked.keys, entries))
+        if left:
+            self._ask(left, entries)
+
+    def _ask(self, left: list[_Asked], entries: Mapping[str, tuple[int, int]]) -> None:
+        """Ask the shards for what these reads miss."""
+        missing = dict.fromkeys(key for asked in left for key in asked.keys if key not in entries)
+        queries: dict[str, asyncio.Task[list[Counter]]] = {}
+        for shard, keys in topology.current().by_shard(missing).items():
+            query = self._started(asyncio.to_thread(reads.of_shard, shard, keys, "eventual"))
+            queries |= dict.fromkeys(keys, query)
+        for asked in left:
+            self._started(_answer(asked, entries, queries))
+
+    def _started(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)  # the loop itself does not keep it
+        task.add_done_callback(self._running.discard)
+        return task
+
+
+async def _answer(
+    asked: _Asked, entries: Mapping[str, tuple[int, int]], queries: Mapping[str, asyncio.Task[list[Counter]]]
+) -> None:
+    """Resolve one read as soon as the shards of its own keys have answered. `queries` are by key."""
+    found = {counter.key: counter for counter in reads.of_entries(entries, entries)}
+    try:
+        for query in dict.fromkeys(queries[key] for key in asked.keys if key not in entries):
+            found |= {counter.key: counter for counter in await query}
+    except Exception as error:
+        if not asked.found.done():
+            asked.found.set_exception(error)
+        return
+    if not asked.found.done():
+        asked.found.set_result([found[key] for key in asked.keys])

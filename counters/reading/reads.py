@@ -1,0 +1,176 @@
+"""How a value is asked for: cache → replica → primary, and where the answer came from.
+
+Replicas share the reads; one that lags is left out (`replication.lag`), unless nobody else answers. A shard's trouble
+stays with its keys: `ShardUnavailable` names it, cached keys are answered all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from heapq import merge
+from itertools import islice
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import psycopg
+from django.conf import settings
+
+from counters.reading import cache
+from counters.rows import WANTED, wanted
+from replication import lag
+from sharding import breakers, databases, topology
+from sharding.databases import left_out
+
+T = TypeVar("T")
+Consistency = Literal["eventual", "primary"]
+Source = Literal["cache", "replica", "primary"]
+
+# The rows, and how far each lane of the node is, in the same snapshot.
+GET = f"""
+SELECT key, NULL, value, version FROM {WANTED}
+UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""  # noqa: S608 - a constant
+# The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
+LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
+_STAY_SECONDS = 1.0
+_LAST = "\x7f"  # after every character of a key
+
+
+class Rows(NamedTuple):
+    """What a server has: (value, version) of those keys that it has, and for each of its lanes the newest version that
+    it has applied."""
+
+    found: dict[str, tuple[int, int]]
+    through: dict[int, int]
+
+
+class Counter(NamedTuple):
+    """A counter as it was read; version 0 and value 0 if it was never written."""
+
+    key: str
+    value: int
+    version: int
+    source: Source
+    shard: int
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """When the operation that changed it last was accepted: a version is a time in microseconds."""
+        return datetime.fromtimestamp(self.version / 1e6, UTC) if self.version else None
+
+
+def get(key: str, consistency: Consistency = "eventual") -> Counter:
+    """One counter. Raises `ShardUnavailable`."""
+    return get_many([key], consistency)[0]
+
+
+def of_entries(keys: Iterable[str], entries: Mapping[str, tuple[int, int]]) -> list[Counter]:
+    """Counters as the cache has them: `entries` are (value, version) by key."""
+    map_in_force = topology.current()
+    return [Counter(key, *entries[key], "cache", map_in_force.shard_of(key)) for key in keys]
+
+
+def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list[Counter]:
+    """Many counters, in the order asked for. Raises `ShardUnavailable`."""
+    found: dict[str, Counter] = {}
+    if consistency == "eventual":
+        entries = cache.get_many(keys)
+        found = {counter.key: counter for counter in of_entries(entries, entries)}
+    missing = topology.current().by_shard(key for key in keys if key not in found)
+    for shard, its_keys in missing.items():
+        found |= {counter.key: counter for counter in of_shard(shard, its_keys, consistency)}
+    return [found[key] for key in keys]
+
+
+def of_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
+    """Counters of one shard, in the order asked for, past the cache. Raises `ShardUnavailable`."""
+    rows, source = ask(shard, lambda conn: rows_of(conn, keys), replicas=consistency == "eventual")
+    return counters(keys, rows, source, shard)
+
+
+def rows_of(conn: psycopg.Connection[Any], keys: Sequence[str]) -> Rows:
+    """What this server has of some keys of its shard, at one moment."""
+    rows = Rows({}, {})
+    for key, lane, value, version in conn.execute(GET, wanted(keys)):
+        if key is None:
+            rows.through[lane] = version
+        else:
+            rows.found[key] = (value, version)
+    return rows
+
+
+def counters(keys: Sequence[str], rows: Rows, source: Source, shard: int) -> list[Counter]:
+    """What `rows_of` found, in the order asked for; the cache keeps it."""
+    found = [Counter(key, *rows.found.get(key, (0, 0)), source, shard) for key in keys]
+    cache.fill(shard, [(one.key, one.value, one.version) for one in found], rows.through)
+    return found
+
+
+def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:
+    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is down, on one
+    that lags.
+
+    With `replicas` none of these is waited for longer than half of `database_timeout_seconds`. Without, the primary
+    alone is asked. Raises `ShardUnavailable`.
+    """
+    replica, primary = databases.replica(shard), databases.primary(shard)
+    if not replicas:
+        return breakers.call(primary, lambda: _on(primary, query)), "primary"
+    seconds = settings.TALLY.database_timeout_seconds / 2
+    lagging = False
+    if replica:
+        try:
+            if found := breakers.call(replica, lambda: _on_fresh(replica, query, seconds)):
+                return found
+            lagging = True
+        except databases.ShardUnavailable:
+            pass  # logged and counted by the breaker
+    try:
+        return breakers.call(primary, lambda: _on(primary, query, seconds)), "primary"
+    except databases.ShardUnavailable:
+        if not (replica and lagging):
+            raise
+        return breakers.call(replica, lambda: _on(replica, query, seconds)), "replica"
+
+
+def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: float | None = None) -> T:
+    with databases.connection(alias, seconds) as conn:
+        return query(conn)
+
+
+def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: float) -> tuple[T, Source] | None:
+    """The answer of a replica that does not lag, or of the primary where no replica runs; None if all lag.
+
+    A connection to a replica that lags is given up for one to another; one to the primary, after a second, as a replica
+    may be back.
+    """
+    while not left_out.has_all(alias):
+        with databases.connection(alias, seconds) as conn:
+            fit = lag.fitness(conn)
+            if fit == "primary" and time.monotonic() - conn.opened > _STAY_SECONDS:
+                conn.close()
+            elif fit != "lagging":
+                return query(conn), "primary" if fit == "primary" else "replica"
+            elif not left_out.has_all(alias):
+                conn.close()
+    return None
+
+
+def listing(prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:
+    """Written counters whose key starts with `prefix`, in byte order, from behind `after`. Raises
+    `ShardUnavailable`."""
+    shards = sorted(set(topology.current().owners))
+    pages = [listing_of(shard, prefix, after=after, limit=limit, consistency=consistency) for shard in shards]
+    return list(islice(merge(*pages), limit))
+
+
+def listing_of(
+    shard: int, prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual"
+) -> list[Counter]:
+    """One shard's part of a `listing`. Raises `ShardUnavailable`."""
+
+    def query(conn: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:
+        return conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
+
+    rows, source = ask(shard, query, replicas=consistency == "eventual")
+    return [Counter(*row, source, shard) for row in rows]

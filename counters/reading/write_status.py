@@ -1,0 +1,145 @@
+"""What became of a write: asked of the journal and of the shards and lanes that its id names. Nothing else is kept for
+it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent import futures
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import psycopg
+from redis.exceptions import RedisError
+
+from counters.intake import journal
+from counters.outcome import Outcome
+from counters.reading import reads
+from counters.write_id import WriteId
+from sharding.databases import ShardUnavailable
+from sharding.lanes import Lane, by_shard
+
+# Lanes that have a batch, and those of them where it has this write (rows from before there was `writes` do not tell).
+# An index probe each.
+IN_LEDGER = """
+SELECT count(*), count(*) FILTER (WHERE CASE
+    WHEN writes IS NULL THEN true
+    WHEN %(index)s::bigint >= 8 * length(writes) THEN false
+    ELSE get_bit(writes, %(index)s::bigint) = 1 END)
+FROM ledger WHERE id = %(batch)s AND lane = ANY(%(lanes)s)"""
+OUTCOMES = "SELECT key, status, value, version, reason, among FROM outcome WHERE id = %s AND index = %s ORDER BY key"
+FORWARDED = "SELECT shard, to_lane, forwarded_id FROM forwarded WHERE id = %s AND lane = ANY(%s)"
+
+Status = Literal["queued", "applied", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStatus:
+    """`outcomes` has an entry for each operation whose result was asked for, and each that was rejected.
+
+    `status` is "rejected" if all of the write was, and "applied" if any of it was counted.
+    """
+
+    id: WriteId
+    status: Status
+    outcomes: list[Outcome]
+
+
+class _Part(NamedTuple):
+    """What became of a write in some lanes of a shard. `known`: their batch has this write."""
+
+    status: Literal["queued", "applied"]
+    outcomes: list[Outcome]
+    known: bool = True
+
+
+class _Records(NamedTuple):
+    """What a shard has of a batch that it has applied; `known` as in `_Part`, `forwarded` is where operations went."""
+
+    known: bool
+    outcomes: list[Outcome]
+    forwarded: list[tuple[Lane, UUID]]
+
+
+def find(write: WriteId) -> WriteStatus | None:
+    """What became of a write; None if no shard and no journal knows it. Raises `ShardUnavailable`, `JournalUnreadable`.
+
+    While its batch is queued, a write that the batch does not have is not told from one that it has.
+    """
+    outcomes: list[Outcome] = []
+    queued = False
+    for shard, lanes in by_shard(write.lanes).items():
+        part = _part(shard, lanes, write.batch, write.index)
+        if part is None or not part.known:
+            return None
+        queued |= part.status == "queued"
+        outcomes += part.outcomes
+    # Of each lane whose operations were all rejected, these parts add up to 1.
+    rejected = sum(Fraction(1, outcome.among) for outcome in outcomes if outcome.status == "rejected")
+    status: Status = "queued" if queued else "rejected" if rejected == len(write.lanes) else "applied"
+    return WriteStatus(write, status, outcomes)
+
+
+def _part(shard: int, lanes: list[Lane], batch: UUID, index: int) -> _Part | None:
+    # The journal first: an entry leaves it only after the ledger has it, so what is in neither was in neither.
+    try:
+        in_journal = any(position is not None for position in journal.positions(lanes, batch))
+    except RedisError as error:
+        raise journal.JournalUnreadable(f"the journal did not answer: {error}") from error
+    numbers = [lane.number for lane in lanes]
+    try:
+        found, _ = reads.ask(shard, lambda conn: _records(conn, numbers, batch, index), replicas=False)
+    except ShardUnavailable:
+        if in_journal:
+            return _Part("queued", [])
+        found, _ = reads.ask(shard, lambda conn: _records(conn, numbers, batch, index))
+        if found is None:  # another replica may have it
+            raise
+    if found is None:
+        return _Part("queued", []) if in_journal else None
+    outcomes = found.outcomes
+    for to, forwarded_id in found.forwarded:
+        part = _part(to.shard, [to], forwarded_id, index)
+        if part is None or part.status == "queued":
+            return _Part("queued", [])
+        outcomes += part.outcomes
+    return _Part("applied", outcomes, found.known)
+
+
+def _records(conn: psycopg.Connection[Any], lanes: list[int], batch: UUID, index: int) -> _Records | None:
+    """What is recorded of a write, if all of these lanes have applied its batch."""
+    ((applied, known),) = conn.execute(IN_LEDGER, {"batch": batch, "lanes": lanes, "index": index})
+    if applied < len(lanes):
+        return None
+    rows: Iterable[Any] = conn.execute(OUTCOMES, (batch, index))
+    forwarded = [(Lane(shard, lane), id) for shard, lane, id in conn.execute(FORWARDED, (batch, lanes))]
+    return _Records(known == applied, [Outcome(batch.bytes, index, *row) for row in rows], forwarded)
+
+
+def wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None = None) -> Outcome | None:
+    """The outcome of a write of one key, or None if it is not known in time.
+
+    `outcome` is resolved by the worker's message. The message may be lost, and a repeated request has none to expect,
+    so the shard is asked as well, more and more seldom. An increment that nobody waited for when it was accepted has no
+    result of its own: its outcome, once it is applied, has neither value nor version.
+    """
+    deadline = time.monotonic() + seconds
+    pause = 1.0 if outcome else 0.01  # a quorum may take its time: thousands that wait must not all ask meanwhile
+    while (left := deadline - time.monotonic()) > 0:
+        done, _ = futures.wait([outcome] if outcome else [], min(pause, left))
+        if outcome and done:
+            return outcome.result()
+        if not outcome:
+            time.sleep(min(pause, left))
+        with suppress(ShardUnavailable, journal.JournalUnavailable):
+            found = find(write)
+            if found and found.outcomes:
+                return found.outcomes[0]
+            if found and found.status == "applied":
+                return Outcome(write.batch.bytes, write.index, "", "applied", None, None)
+        pause = min(pause * 2, 1.0)
+    return None

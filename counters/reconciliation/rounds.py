@@ -1,0 +1,155 @@
+"""Reconciliation: what should be the same, compared: a shard's replicas with its primary, the cache with the primaries.
+
+A *round* does both for some shards and keeps a report of each. It runs every `TALLY_RECONCILE_INTERVAL_SECONDS` as a
+Celery task on a queue of low priority, and whenever somebody asks (`request`); a process does one round at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Lock
+from time import time
+from typing import Any, Protocol
+
+import structlog
+from celery import current_app
+from redis.exceptions import RedisError
+
+from counters.reconciliation import cache_check
+from counters.reconciliation.cache_check import CacheCheck
+from replication import comparisons, digests
+from replication.digests import Busy, Round
+from runtime import polling, redis
+from sharding.databases import ShardUnavailable
+
+TASK = "counters.reconcile"
+QUEUE = "low-priority"
+EXPIRES_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+_running = Lock()
+log = structlog.get_logger(__name__)
+
+
+class Tell(Protocol):
+    """Told how far a round is."""
+
+    def comparing(self, shard: int, node: str, done: int, of: int) -> None:
+        """So many of a node's ranges have their digest."""
+
+    def checked(self, entries: int) -> None:
+        """So many more entries of the cache were looked at."""
+
+
+class Untold:
+    """Nobody listens."""
+
+    def comparing(self, shard: int, node: str, done: int, of: int) -> None: ...
+
+    def checked(self, entries: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """A shard's last round. `replicas` is None if there was no comparison: `detail` says why."""
+
+    shard: int
+    started: float  # by the clock of the cache's Redis
+    at: datetime
+    replicas: Round | None
+    cache: CacheCheck
+    detail: str = ""
+
+    @property
+    def equal(self) -> bool | None:
+        """True: all is the same. False: something was not (a wrong cached value is mended). None: something could not
+        be compared."""
+        if self.cache.wrong or (self.replicas and (self.replicas.equal is False or self.replicas.altered)):
+            return False
+        return self.replicas.equal if self.replicas and not self.cache.detail else None
+
+
+def run(shards: Sequence[int], tell: Tell | None = None) -> list[Report]:
+    """One round over some shards. Raises `Busy` if this process, or another on one of these shards, is at it."""
+    if not _running.acquire(blocking=False):
+        raise Busy("a round is running in this process already")
+    try:
+        return _run(shards, tell or Untold())
+    finally:
+        _running.release()
+
+
+def _run(shards: Sequence[int], tell: Tell) -> list[Report]:
+    started, at = _started(), datetime.now(UTC)
+    compared = {shard: _compare(shard, tell) for shard in shards}
+    checked = cache_check.check(shards, tell.checked)
+    reports = [Report(shard, started, at, compared[shard][0], checked[shard], compared[shard][1]) for shard in shards]
+    for report in reports:
+        comparisons.store(_key(report.shard), report)
+        _log(report)
+    return reports
+
+
+def _compare(shard: int, tell: Tell) -> tuple[Round | None, str]:
+    try:
+        return digests.compare(shard, lambda node, done, of: tell.comparing(shard, node, done, of)), ""
+    except ShardUnavailable as error:
+        return None, str(error)
+
+
+def _log(report: Report) -> None:
+    say = log.error if report.equal is False else log.warning if report.equal is None else log.info
+    found = {
+        "checked": report.cache.checked,
+        "stale": report.cache.stale,
+        "wrong": report.cache.wrong,
+        "some": report.cache.keys[:10],
+    }
+    detail = report.detail or report.cache.detail
+    say(
+        "shard_reconciled",
+        shard=report.shard,
+        equal=report.equal,
+        cache=found,
+        **({"detail": detail} if detail else {}),
+    )
+
+
+def _key(shard: int) -> str:
+    return f"reconciliation:{shard}"
+
+
+def now() -> float:
+    """Unix time in seconds by the clock of the cache's Redis, which all processes share. Raises `RedisError`."""
+    seconds, micros = redis.cache().time()
+    return float(seconds + micros / 1e6)
+
+
+def _started() -> float:
+    try:
+        return now()
+    except RedisError:  # nobody can wait for this round then, but replicas are compared all the same
+        return time()
+
+
+def last(shard: int) -> Report | None:
+    """The report of a shard's last round, if there was one and the cache's Redis still has it."""
+    return comparisons.load(_key(shard), Report)
+
+
+def request(shards: Sequence[int]) -> float:
+    """Ask for a round soon; returns the moment, for `wait`. Raises `RedisError`, kombu's `OperationalError`."""
+    asked = now()
+    arguments: dict[str, Any] = {"shards": list(shards), "asked": asked}
+    current_app.send_task(TASK, kwargs=arguments, queue=QUEUE, expires=EXPIRES_SECONDS, ignore_result=True, retry=False)
+    return asked
+
+
+def wait(shard: int, asked: float, seconds: float) -> Report | None:
+    """The report of a round that began after a moment, None if there is none within so many seconds."""
+    for _ in polling.attempts(seconds, pause=_POLL_SECONDS):
+        found = last(shard)
+        if found and found.started >= asked:
+            return found
+    return None

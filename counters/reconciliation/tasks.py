@@ -1,0 +1,29 @@
+"""Celery tasks that look after what is stored; those that apply writes are in `counters.apply.tasks`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery import shared_task
+from django.conf import settings
+
+from counters.reconciliation import rounds
+from replication.digests import Busy
+
+_AGAIN_SECONDS = 1.0
+
+
+@shared_task(name=rounds.TASK, bind=True, ignore_result=True, max_retries=None)
+def reconcile(self: Any, shards: Sequence[int] | None = None, asked: float = 0.0) -> None:
+    """A round over some shards, or all; not those that had one since they were asked for. While another runs, it comes
+    back later."""
+    known = range(settings.TALLY.shard_count)
+    wanted = list(known if shards is None else shards)
+    if unknown := set(wanted) - set(known):
+        raise ValueError(f"there is no shard {min(unknown)}: TALLY_SHARDS has {len(known)}")
+    due = [shard for shard in wanted if not (asked and (done := rounds.last(shard)) and done.started >= asked)]
+    try:
+        rounds.run(due)
+    except Busy as busy:
+        raise self.retry(exc=busy, countdown=_AGAIN_SECONDS) from busy

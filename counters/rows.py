@@ -1,0 +1,15 @@
+"""Rows of the table `counter` by their keys: what every query that asks for counters has in common. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sharding.slots import slots_of
+
+# To stand behind FROM, with the arguments of `wanted`. One index probe for each key, in the partition of its slot.
+WANTED = "counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"
+
+
+def wanted(keys: Sequence[str]) -> tuple[Sequence[str], list[int]]:
+    """The arguments of `WANTED`."""
+    return keys, slots_of(keys)

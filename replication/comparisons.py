@@ -1,0 +1,150 @@
+"""Results of comparisons: what a round found, kept in the cache's Redis, told in metrics and in the log.
+
+A Redis that is down, or that has thrown a result out, means that there is none for now: the next round makes it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from prometheus_client import Counter, Gauge
+from redis.exceptions import RedisError
+
+from replication.digest import Difference
+from runtime import redis
+
+DIFFERING = Gauge(
+    "tally_replica_differing_keys", "Counters that the replica has otherwise than its primary", ["shard", "node"]
+)
+UNREADABLE = Gauge(
+    "tally_replica_unreadable", "1 if the replica's counters could not be read: damaged data", ["shard", "node"]
+)
+COMPARED = Gauge(
+    "tally_replica_compared_at_seconds",
+    "When the replica was last compared with its primary (Unix time)",
+    ["shard", "node"],
+)
+ALTERED = Counter("tally_shard_altered_slots_total", "Slots whose counters were changed, but not by Tally", ["shard"])
+log = structlog.get_logger(__name__)
+
+_KEEP_SECONDS = 30 * 24 * 3600
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A replica beside its primary. `equal` is None if they could not be compared: `detail` says why.
+
+    `digest` has each lane at a moment of its own, one that both servers showed. `version` and `lsn` are of the last
+    snapshot, so no lane's moment is newer. While nothing is written, all of it is one moment. `differing` counts keys
+    up to 10,000, `differences` has the first 100 of them.
+    """
+
+    node: str
+    equal: bool | None
+    at: datetime
+    detail: str = ""
+    version: int = 0  # the newest over the lanes that the replica had applied
+    lsn: str = ""  # of the replica then
+    digest: str = ""
+    counters: int = 0
+    differing: int = 0
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The first 100 keys that differ."""
+        return tuple(difference.key for difference in self.differences)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A shard's replicas, each beside the primary. `altered`: slots that somebody else than Tally changed since the
+    round before.
+
+    `version`, `lsn` and `digest` are the primary's, and mean the same as in a `Comparison`.
+    """
+
+    shard: int
+    at: datetime  # its start
+    seconds: float
+    primary: str
+    version: int
+    lsn: str
+    digest: str
+    counters: int
+    comparisons: tuple[Comparison, ...]
+    altered: tuple[int, ...] = ()
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether every replica is; None if one could not be compared and none differs."""
+        found = {comparison.equal for comparison in self.comparisons}
+        return False if False in found else None if None in found else True
+
+
+def publish(done: Round) -> None:
+    """Tell it in metrics and in the log."""
+    for one in done.comparisons:
+        labels = (done.shard, one.node)
+        if one.equal is not None:
+            DIFFERING.labels(*labels).set(one.differing)
+            UNREADABLE.labels(*labels).set(one.equal is False and not one.differing)
+            COMPARED.labels(*labels).set(one.at.timestamp())
+        if one.equal is False:
+            log.error(
+                "replica_differs",
+                shard=done.shard,
+                node=one.node,
+                keys=one.differing,
+                some=one.keys[:10],
+                detail=one.detail,
+            )
+        elif one.equal is None:
+            log.warning("replica_not_compared", shard=done.shard, node=one.node, detail=one.detail)
+    if done.altered:
+        ALTERED.labels(done.shard).inc(len(done.altered))
+        log.error("shard_altered", shard=done.shard, slots=len(done.altered), some=done.altered[:10])
+
+
+def _round_key(shard: int) -> str:
+    return f"reconciliation:{shard}:replicas"
+
+
+def keep(done: Round) -> None:
+    """Make a round the last one."""
+    store(_round_key(done.shard), done)
+
+
+def store(key: str, value: Any) -> None:
+    """Keep a result, as JSON."""
+    try:
+        redis.cache().set(key, msgspec.json.encode(value), ex=_KEEP_SECONDS)
+    except RedisError as error:
+        log.warning("reconciliation_unkept", key=key, error=str(error))
+
+
+def load(key: str, kind: type[T]) -> T | None:
+    """A result that is kept."""
+    try:
+        data: Any = redis.cache().get(key)
+        return None if data is None else msgspec.json.decode(data, type=kind)
+    except (RedisError, msgspec.DecodeError) as error:
+        log.warning("reconciliation_unread", key=key, error=str(error))
+        return None
+
+
+def last_round(shard: int) -> Round | None:
+    """The last round of a shard as far as the cache's Redis has it."""
+    return load(_round_key(shard), Round)
+
+
+def latest(shard: int) -> dict[str, Comparison]:
+    """The last comparison of each replica of a shard, by Patroni's name of the member; {} before the first round."""
+    done = last_round(shard)
+    return {one.node: one for one in done.comparisons} if done else {}

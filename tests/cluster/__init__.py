@@ -1,0 +1,1 @@
+"""Tests against the cluster of the run, which leave it as they found it."""

@@ -1,0 +1,1 @@
+"""What the contract test gives to schemathesis: its settings, and how to write media types other than JSON."""

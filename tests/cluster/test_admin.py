@@ -1,0 +1,198 @@
+"""The admin over HTTP, as a browser uses it: counters across shards, writes, API keys, log-in; and the front page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html import unescape
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from django.contrib.auth.models import User
+
+from counters.models import ApiKey
+from tests.support.browser import LOGIN, Browser, said
+from tests.support.cluster import Cluster, eventually, value_of
+
+LIST = "/admin/counters/counter/"
+
+
+def address_of(key: str) -> str:
+    quoted = "".join(f"_{ord(c):02X}" if c in ':/_#?;@&=+$,"[]<>%\n\\' else c for c in key)
+    return f"{LIST}{quoted}/change/"
+
+
+def test_every_page_of_the_index_opens(root: Browser) -> None:
+    index = root.get("/admin")
+    assert "Tally" in index.text
+    links = set(re.findall(r'href="(/admin/(?:auth|counters)/[^"]+)"', index.text))
+    assert {LIST, "/admin/counters/apikey/", "/admin/auth/user/", "/admin/auth/group/"} <= links
+    assert not any("rest_framework_api_key" in link for link in re.findall(r'href="([^"]+)"', index.text))
+    for link in links:
+        assert root.get(link).status_code == 200, link
+
+
+def test_prefix_listing_pages_over_all_shards(root: Browser, client: httpx.Client, key: str) -> None:
+    keys = [f"{key}.{number:03}" for number in range(230)]
+    answer = client.post("/v1/increments", json={"increments": [{"key": one, "delta": 2} for one in keys]})
+    eventually(lambda: client.get(f"/v1/writes/{answer.json()['id']}").json()["status"] == "applied")
+    eventually(lambda: len(client.get("/v1/counters", params={"prefix": key, "limit": 500}).json()["results"]) == 230)
+    found, shards, page = [], set(), root.get(LIST, params={"q": key})
+    for _ in range(4):
+        found += re.findall(r'<th class="field-key"><a href="[^"]+">([^<]+)</a>', page.text)
+        shards |= set(re.findall(r'field-shard number">(\d+)<', page.text))
+        following = re.search(r'<a href="([^"]+)" rel="next">', page.text)
+        if not following:
+            break
+        page = root.get(LIST + unescape(following[1]))
+    assert found == keys
+    assert shards == {"0", "1"}
+
+
+def test_searches(root: Browser, key: str) -> None:
+    assert "never written" in root.get(LIST, params={"q": key, "match": "key"}).text
+    assert "reads as 0" in root.get(LIST, params={"q": key}).text
+    bad = root.get(LIST, params={"q": "a b"})
+    assert bad.status_code == 200
+    assert "A key has 1 to 200 characters" in bad.text
+    assert root.get(LIST, params={"match": "x"}).status_code == 200
+    assert "This is not a key" in said(root.get(address_of("a b")))
+
+
+@pytest.mark.smoke
+def test_set_add_and_reset_go_through_the_queue(root: Browser, client: httpx.Client, key: str) -> None:
+    address = address_of(key)
+    assert "never written" in root.get(address).text
+    assert "Applied: the value is 40" in said(root.submit(address, operation="set", number="40", unchanged="on"))
+    assert "Applied: the value is 42" in said(root.submit(address, operation="add", number="2"))
+    assert value_of(client, key) == 42
+    assert "Applied: the value is 0" in said(root.submit(address, operation="reset", unchanged="on"))
+    history = root.get(address.replace("/change/", "/history/")).text
+    for what in ("Set to 40", "Add 2", "Reset to 0"):
+        assert what in history
+
+
+def test_a_change_made_meanwhile_is_not_lost(root: Browser, client: httpx.Client, key: str) -> None:
+    address = address_of(key)
+    page = root.get(address)
+    client.post(f"/v1/counters/{key}/increments", params={"wait": 10}, json={"delta": 5})
+    refused = root.submit(address, page, operation="set", number="1", unchanged="on")
+    assert "Rejected: it was written meanwhile; its value is 5" in said(refused)
+    assert value_of(client, key) == 5
+    assert "Applied" in said(root.submit(address, root.get(address), operation="set", number="1"))
+
+
+def test_a_form_sent_twice_counts_once(root: Browser, client: httpx.Client, key: str) -> None:
+    page = root.get(address_of(key))
+    for _ in range(3):
+        assert "Applied: the value is 7" in said(root.submit(address_of(key), page, operation="add", number="7"))
+    assert "sent before, with another change" in said(root.submit(address_of(key), page, operation="add", number="8"))
+    assert value_of(client, key) == 7
+
+
+def test_overflow_and_bad_forms_are_told(root: Browser, client: httpx.Client, key: str) -> None:
+    address = address_of(key)
+    root.submit(address, operation="set", number=str(2**63 - 1), unchanged="on")
+    assert "Rejected: the counter would leave the range" in said(root.submit(address, operation="add", number="1"))
+    asked: list[dict[str, Any]] = [
+        {"operation": "set"},
+        {"operation": "add", "number": "x"},
+        {"operation": "set", "number": str(2**63)},
+        {},
+    ]
+    for fields in asked:
+        answer = root.submit(address, **fields)
+        assert answer.status_code == 200
+        assert "Please correct the error" in answer.text
+    assert root.submit(address, operation="reset", version="x", token="y").status_code == 200
+    assert value_of(client, key) == 2**63 - 1
+
+
+def test_permissions(browse: Callable[..., Browser], key: str) -> None:
+    viewer, nobody = browse("view_counter"), browse()
+    page = viewer.get(address_of(key))
+    assert "View counter" in page.text
+    assert 'name="operation"' not in page.text
+    token = viewer.cookies["csrftoken"]
+    assert viewer.post(address_of(key), data={"operation": "reset", "csrfmiddlewaretoken": token}).status_code == 403
+    for address in (LIST, address_of(key), f"{LIST}writes/", "/admin/counters/apikey/"):
+        assert nobody.get(address).status_code == 403, address
+    assert viewer.get(f"{LIST}add/").status_code == 403
+    assert "/admin/login/" in str(browse(log_in=False).get(LIST).url)
+
+
+def test_look_up_a_write(root: Browser, client: httpx.Client, key: str) -> None:
+    write = client.post(f"/v1/counters/{key}/increments", params={"wait": 10}, json={"delta": 3}).json()["id"]
+    found = root.get(f"{LIST}writes/", params={"id": write}).text
+    assert "<strong>applied</strong>" in found
+    assert key in found
+    assert "No write with this id" in root.get(f"{LIST}writes/", params={"id": f"{uuid4().hex}-0-0"}).text
+    assert "No write with this id" in root.get(f"{LIST}writes/", params={"id": f"{uuid4().hex}-0-63"}).text
+    assert "not an id" in root.get(f"{LIST}writes/", params={"id": "x"}).text
+
+
+def test_api_keys_are_shown_once_scoped_and_revoked(root: Browser, cluster: Cluster, key: str) -> None:
+    listing, name = "/admin/counters/apikey/", f"k{uuid4().hex[:12]}"
+    made = root.submit(f"{listing}add/", name=name, scopes="write")
+    new = re.search(rf"The API key for {name} is: (\S+)\. ", said(made))
+    assert new, said(made)
+    stored = ApiKey.objects.get(name=name)
+    assert stored.scopes == ["write"]
+    shown = made.text + root.get(listing).text + root.get(f"{listing}{stored.pk}/change/").text
+    assert stored.hashed_key not in shown
+    assert stored.hashed_key not in stored.pk
+    assert new[1] not in root.get(listing).text
+    with cluster.client(new[1]) as client:
+        eventually(lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).status_code == 202)
+        done = root.submit(listing, action="revoke", _selected_action=stored.pk)
+        assert "1 revoked" in said(done)
+        eventually(lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 1}).status_code == 401, 15)
+    assert 'name="name"' not in root.get(f"{listing}{stored.pk}/change/").text
+    assert root.get(f"{listing}{stored.pk}/delete/").status_code == 403
+    assert "This field is required" in root.submit(f"{listing}add/", name=name).text
+
+
+@pytest.mark.smoke
+def test_log_in(cluster: Cluster, browse: Callable[..., Browser]) -> None:
+    user = User.objects.create_user(f"u{uuid4().hex}", password="a-long-Password-7", is_staff=True)
+    try:
+        browser = browse(log_in=False)
+        refused = browser.log_in(user.username, "another")
+        assert (refused.status_code, refused.url.path) == (200, LOGIN)
+        assert "/admin/login/" in str(browser.get("/admin/").url)
+        page = browser.submit(LOGIN, username=user.username, password="a-long-Password-7")
+        assert (page.status_code, page.url.path) == (200, "/admin/")
+        assert user.username in page.text
+    finally:
+        user.delete()
+
+
+def test_log_ins_are_limited_by_address(browse: Callable[..., Browser]) -> None:
+    browser = browse(log_in=False)
+    answers = [browser.log_in(f"u{uuid4().hex}", "") for _ in range(12)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert answers[0].status_code == 200
+    assert refused  # the tenth try may be the first of a new window
+    assert 1 <= int(refused[-1].headers["Retry-After"]) <= 60
+    assert "Please wait" in refused[-1].text
+    assert browse(log_in=False).log_in(f"u{uuid4().hex}", "").status_code == 200
+
+
+def test_log_ins_are_limited_by_name(browse: Callable[..., Browser]) -> None:
+    name = f"u{uuid4().hex}"
+    answers = [browse(log_in=False).log_in(name, "").status_code for _ in range(22)]
+    assert answers[0] == 200
+    assert 429 in answers
+
+
+def test_front_page_needs_nothing_from_elsewhere(cluster: Cluster) -> None:
+    page = httpx.get(cluster.url + "/")
+    assert page.status_code == 200
+    for link in ("/v1/docs", "/admin/", "/health"):
+        assert f'href="{link}"' in page.text
+    assert f"curl {cluster.url}/v1/counters/" in page.text
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page.text)
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert httpx.get(cluster.url + "/favicon.ico").headers["Content-Type"] == "image/svg+xml"

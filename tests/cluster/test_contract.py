@@ -1,0 +1,118 @@
+"""The contract: every call of the schema answers as the schema says, whatever it is asked. And the documents about it
+are whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import msgspec
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.commands import ROOT
+
+CALLS = {
+    ("get", "/health"),
+    ("get", "/metrics"),
+    ("get", "/v1/counters"),
+    ("get", "/v1/counters/{key}"),
+    ("put", "/v1/counters/{key}"),
+    ("delete", "/v1/counters/{key}"),
+    ("post", "/v1/counters/{key}/increments"),
+    ("post", "/v1/increments"),
+    ("get", "/v1/writes/{write_id}"),
+    ("get", "/v1/shards"),
+    ("get", "/v1/shards/quorum"),
+    ("get", "/v1/shards/{shard}/quorum"),
+    ("get", "/v1/shards/{shard}/replicas"),
+    ("get", "/v1/shards/{shard}/digest"),
+}
+# Not to be called at random: see test_write_quorum and test_switchover. Their entries in schemathesis.toml say so too.
+STEERING = {
+    ("put", "/v1/shards/quorum"),
+    ("put", "/v1/shards/{shard}/quorum"),
+    ("post", "/v1/shards/{shard}/switchover"),
+    ("post", "/v1/shards/{shard}/failover"),
+    ("post", "/v1/shards/{shard}/replicas/{node}/rejoin"),
+    ("post", "/v1/shards/{shard}/replicas/{node}/reinitialise"),
+    ("put", "/v1/shards/{shard}/replicas/{node}/delay"),
+}
+PHASES = ("examples,coverage", "fuzzing,stateful")
+
+
+@pytest.mark.timeout(240)
+def test_every_call_answers_as_documented(cluster: Cluster, tmp_path: Path) -> None:
+    """All checks of schemathesis over the schema that nginx serves: examples, the edges of every rule, random data, and
+    sequences.
+
+    Its command rather than its pytest plugin: only the command has all four phases. They are spread over two processes,
+    as it waits for answers most of the time, and its own threads (`--workers`) fail within hypothesis.
+    """
+    command = [
+        *(
+            str(Path(sys.executable).with_name("schemathesis")),
+            "--config-file",
+            str(ROOT / "tests" / "cluster" / "contract" / "schemathesis.toml"),
+        ),
+        *("run", f"{cluster.url}/v1/schema", "--header", f"Authorization: Api-Key {cluster.key}", "--no-color"),
+    ]
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.cluster.contract.hooks", "PYTHONPATH": str(ROOT)}
+
+    def run(phases: str) -> subprocess.CompletedProcess[str]:
+        (home := tmp_path / phases).mkdir()
+        return subprocess.run(
+            [*command, "--phases", phases], cwd=home, env=environment, capture_output=True, text=True, check=False
+        )
+
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(run, PHASES):
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert f"Tested: {len(CALLS)}" in done.stdout, done.stdout
+
+
+def test_the_schema_has_every_call(client: httpx.Client) -> None:
+    document = msgspec.json.decode(client.get("/v1/schema", headers={"Accept": "application/json"}).content)
+    assert {(method, path) for path, calls in document["paths"].items() for method in calls} == CALLS | STEERING
+
+
+def test_the_schema_is_valid_and_made_without_a_warning(cluster: Cluster, tmp_path: Path) -> None:
+    done = cluster.manage(
+        "spectacular", "--validate", "--fail-on-warn", "--file", str(tmp_path / "schema.yaml"), check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Assets(HTMLParser):
+    """Addresses that a page loads by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = dict(attrs)
+        address = names.get("href") if tag == "link" else names.get("src")
+        if address and not address.startswith("data:"):
+            self.addresses.append(address)
+
+
+def test_the_documentation_needs_nobody_else(client: httpx.Client, cluster: Cluster) -> None:
+    """/v1/docs loads what it needs from this server, and all of it is there."""
+    page = client.get("/v1/docs", headers={"Accept": "text/html"})
+    assert page.status_code == 200
+    assets = Assets()
+    assets.feed(page.text)
+    assert any(address.endswith(".js") for address in assets.addresses)
+    assert any(address.endswith(".css") for address in assets.addresses)
+    assert "https://" not in page.text, "nor does a script of the page itself fetch from elsewhere"
+    for address in assets.addresses:
+        absolute = urljoin(f"{cluster.url}/v1/docs", address)
+        assert urlsplit(absolute).netloc == urlsplit(cluster.url).netloc, absolute
+        assert client.get(absolute).status_code == 200, absolute

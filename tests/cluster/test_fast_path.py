@@ -1,0 +1,281 @@
+"""The fast path and the views give the same answers, or the fast path declines before it has acted."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from counters.api.application import Application, Django
+from counters.api.fast_path import Headers, Raw, Request
+from runtime.event_loop import LoopThread
+from tests.support.cluster import Cluster, eventually, value_of
+
+JSON = (b"content-type", b"application/json")
+HOST = (b"host", b"127.0.0.1")
+
+
+class Ways:
+    """Both ways of an application that this process has opened."""
+
+    def __init__(self, thread: LoopThread, application: Application, key: str) -> None:
+        self._thread, self._application = thread, application
+        self.authorization = (b"authorization", f"Api-Key {key}".encode())
+
+    def fast(self, request: Request) -> Raw | None:
+        fast_path = self._application._fast_path
+        assert fast_path is not None
+        return self._thread.run(fast_path.answer(request))
+
+    def view(self, request: Request) -> Raw:
+        scope = {
+            "type": "http",
+            "method": request.method,
+            "path": request.path,
+            "query_string": request.query,
+            "headers": request.headers,
+        }
+        return self._application._django.answer(scope, request.body)
+
+
+@pytest.fixture(scope="module")
+def ways(cluster: Cluster) -> Iterator[Ways]:
+    thread = LoopThread("application")
+    application = thread.run(_made())
+    try:
+        thread.run(application.open())
+        eventually(lambda: application._fast_path is not None)
+        ways = Ways(thread, application, cluster.key)
+        ways.view(
+            Request("GET", "/v1/counters/x", b"", [HOST, ways.authorization], b"")
+        )  # the key is known from now on
+        yield ways
+    finally:
+        thread.run(application.close())
+        thread.close()
+
+
+async def _made() -> Application:
+    return Application()
+
+
+def normal(answer: Raw) -> tuple[int, dict[bytes, bytes], Any]:
+    """An answer without what differs from write to write: ids, versions, times."""
+    headers = {name.lower(): value for name, value in answer.headers}
+    assert len(headers) == len(answer.headers)
+    assert int(headers.pop(b"content-length", b"0")) == len(answer.body)
+    if b"etag" in headers:
+        headers[b"etag"] = b"any"
+    text = re.sub(r"[0-9a-f]{32}-[0-9a-f]+-[0-9a-f:.]+", "ID", answer.body.decode())
+    text = re.sub(r"(fast|view):", "WAY:", text)
+    if '"source":' in text:  # an eventual read: what a replica has by then is chance
+        text = re.sub(r'"(value|version|shard)":-?[0-9]+', r'"\1":0', text)
+        text = re.sub(r'"updated_at":("[^"]+"|null),"source":"[a-z]+"', '"source":"any"', text)
+    data = json.loads(text) if text else None
+    if isinstance(data, dict):
+        for name in ("version", "updated_at", "queue", "shard", "shards"):
+            data.pop(name, None)
+    return answer.status, headers, data
+
+
+def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callable[[str], Request]]:
+    """Requests on the keys of a way, good and bad ones."""
+    paths = st.sampled_from(
+        [
+            *(
+                "/v1/counters/{}a",
+                "/v1/counters/{}b",
+                "/v1/counters/{}a/increments",
+                "/v1/counters/{}b/increments",
+                "/v1/counters",
+            ),
+            *(
+                "/v1/increments",
+                "/v1/counters/",
+                "/v1/counters//increments",
+                "/v1/counters/{}ä",
+                "/v1/counters/{}" + "x" * 250,
+                "/v1/none",
+            ),
+        ]
+    )
+    queries = st.sampled_from(
+        [
+            *(
+                b"",
+                b"",
+                b"",
+                b"wait=5",
+                b"wait=0",
+                b"wait=x",
+                b"wait=99999",
+                b"wait=5&wait=6",
+                b"consistency=primary",
+                b"consistency=no",
+            ),
+            *(
+                b"key={}a",
+                b"key={}a&key={}b",
+                b"key={}a&key=%00",
+                b"key={}a&limit=2",
+                b"prefix={}",
+                b"after=x",
+                b"key=" + b"k" * 201,
+            ),
+        ]
+    )
+    bodies = st.sampled_from(
+        [
+            *(
+                b'{"delta": 1}',
+                b'{"delta": -3}',
+                b'{"delta": 1.5}',
+                b'{"delta": 9223372036854775808}',
+                b'{"value": 7}',
+                b"",
+                b"{",
+                b"[]",
+            ),
+            *(
+                b'{"increments": [{"key": "{}a", "delta": 2}, {"key": "{}b", "delta": 1}]}',
+                b'{"increments": []}',
+                b'{"delta": 1, "x": 2}',
+            ),
+            *(b'{"increments": [{"key": "{} a", "delta": 2}]}', b'{"value": "7"}', b"\xff", b"null"),
+        ]
+    )
+    content_types = st.sampled_from(
+        [JSON, JSON, JSON, (b"content-type", b"text/plain"), (b"content-type", b"application/json; charset=utf-8")]
+    )
+    extras = st.lists(
+        st.sampled_from(
+            [
+                *(
+                    (b"accept", b"*/*"),
+                    (b"accept", b"text/html"),
+                    (b"accept", b"application/json"),
+                    (b"if-match", b'"0"'),
+                ),
+                *(
+                    (b"if-match", b"7"),
+                    (b"content-encoding", b"gzip"),
+                    (b"x-forwarded-proto", b"https"),
+                    (b"user-agent", b"test"),
+                ),
+                *((b"cookie", b"sessionid=1"), (b"range", b"bytes=0-1"), (b"x-unknown", b"1")),
+            ]
+        ),
+        max_size=2,
+        unique_by=lambda header: header[0],
+    )
+    callers = st.sampled_from(
+        [[authorization], [authorization], [authorization], [], [(b"authorization", b"Api-Key nobody.knows")]]
+    )
+    hosts = st.sampled_from(
+        [HOST, HOST, HOST, (b"host", b"localhost:8000"), (b"host", b"evil.example"), (b"host", b"a b")]
+    )
+
+    def build(method: str, path: str, query: bytes, headers: Headers, body: bytes) -> Callable[[str], Request]:
+        def of(way: str) -> Request:
+            name = way.encode()
+            return Request(
+                method, path.replace("{}", way), query.replace(b"{}", name), headers, body.replace(b"{}", name)
+            )
+
+        return of
+
+    methods = st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH"])
+    headers = st.builds(
+        lambda host, kind, more, caller: [host, kind, *caller, *more], hosts, content_types, extras, callers
+    )
+    return st.builds(build, methods, paths, queries, headers, bodies)
+
+
+@given(data=st.data())
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_ways_give_the_same_answer(ways: Ways, data: st.DataObject) -> None:
+    """The same requests, on two sets of keys that see the same operations: one by one way, the other by the other."""
+    run = uuid4().hex
+    for make in data.draw(st.lists(requests_of(ways.authorization), min_size=1, max_size=5)):
+        fast, view = make(f"fast:{run}"), make(f"view:{run}")
+        answer = ways.fast(fast) or ways.view(fast)
+        assert normal(answer) == normal(ways.view(view))
+
+
+def plain(
+    method: str, path: str, body: bytes = b"", *headers: tuple[bytes, bytes], query: bytes = b""
+) -> Callable[[Ways], Request]:
+    return lambda ways: Request(method, path, query, [HOST, JSON, ways.authorization, *headers], body)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        plain("POST", "/v1/counters/test:fast/increments", b'{"delta": 1}'),
+        plain("POST", "/v1/counters/test:fast/increments", b'{"delta": 1}', query=b"wait=5"),
+        plain("POST", "/v1/increments", b'{"increments": [{"key": "test:fast", "delta": 1}]}'),
+        plain("PUT", "/v1/counters/test:fast", b'{"value": 1}'),
+        plain("PUT", "/v1/counters/test:fast", b'{"value": 1}', (b"if-match", b'"7"')),
+        plain("DELETE", "/v1/counters/test:fast"),
+        plain("GET", "/v1/counters/test:fast:read"),
+        plain("GET", "/v1/counters", query=b"key=test:fast:read&key=test:fast:read"),
+    ],
+)
+def test_a_plain_call_is_answered_by_the_fast_path(ways: Ways, make: Callable[[Ways], Request]) -> None:
+    assert ways.fast(make(ways)) is not None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(
+            (b"idempotency-key", b"1"),
+            (b"content-encoding", b"gzip"),
+            (b"accept", b"text/html"),
+            (b"host", b"evil.example"),
+        ),
+        *((b"authorization", b"Api-Key un.known"), (b"x-anything", b"1"), (b"if-match", b'"1"')),
+    ],
+)
+def test_what_is_not_plain_declines_before_it_has_acted(
+    ways: Ways, cluster: Cluster, key: str, header: tuple[bytes, bytes]
+) -> None:
+    headers = {HOST[0]: HOST[1], JSON[0]: JSON[1], ways.authorization[0]: ways.authorization[1]} | dict([header])
+    request = Request("POST", f"/v1/counters/{key}/increments", b"", list(headers.items()), b'{"delta": 1}')
+    assert ways.fast(request) is None
+    with cluster.client() as client:
+        client.post(f"/v1/counters/{key}/increments", json={"delta": 0}, params={"wait": 10}).raise_for_status()
+        assert value_of(client, key) == 0
+
+
+def test_an_application_can_be_opened_and_closed_again_and_again(cluster: Cluster) -> None:
+    """What it has opened is gone afterwards: threads, and the service that `current` returns."""
+    for _ in range(2):
+        before = threading.active_count()
+        thread = LoopThread("of a test")
+        application = thread.run(_made())
+        thread.run(application.open())
+        thread.run(application.close())
+        thread.close()
+        eventually(partial(fewer_threads_than, before + 1))
+
+
+def fewer_threads_than(count: int) -> bool:
+    return threading.active_count() < count
+
+
+def test_django_tells_the_headers_of_each_scheme(cluster: Cluster) -> None:
+    django = Django()
+    http, https = (dict(django.common_headers("/v1/increments", is_https)) for is_https in (False, True))
+    assert http[b"Allow"] == b"POST, OPTIONS"
+    assert http[b"X-Content-Type-Options"] == b"nosniff"
+    assert http.items() <= https.items()

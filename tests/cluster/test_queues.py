@@ -1,0 +1,54 @@
+"""The wiring of Celery: a message goes to its queue, and to no other; a broker that answers with errors is one that is
+away."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+import httpx
+from celery import current_app
+
+from counters.apply import dead_letters
+from counters.intake import dispatch
+from runtime import redis
+from tests.support.cluster import Cluster, eventually
+from tests.support.load import assert_exact, load
+
+
+def test_a_message_reaches_the_workers_of_its_queue_alone(cluster: Cluster) -> None:
+    """Each message is of an unknown task, so whoever gets it keeps a dead letter that names the queue it came
+    through."""
+    queues = [dispatch.queue_of(0), dispatch.queue_of(1), "maintenance"]
+    task = f"counters.no_such_task_{uuid4().hex}"
+    for queue in queues:
+        current_app.send_task(task, (), queue=queue)
+
+    def kept() -> list[tuple[str, str]]:
+        return [(id, letter.queue) for id, letter in dead_letters.letters().items() if letter.task == task]
+
+    eventually(lambda: len(kept()) >= len(queues))
+    for _ in range(20):
+        assert sorted(queue for _, queue in kept()) == sorted(queues)
+    for id, _ in kept():
+        dead_letters.discard(id)
+
+
+def test_a_full_redis_does_not_end_the_workers(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Writes get 503; Celery's own commands are refused, too, and its workers try again until there is room."""
+
+    def running() -> list[tuple[int, int]]:
+        return [(one["pid"], one["restarts"]) for role in ("worker", "spill-worker") for one in cluster.processes(role)]
+
+    journal, before = redis.journal(), running()
+    room = journal.config_get("maxmemory")["maxmemory"]
+    with load(cluster, key) as writes:
+        time.sleep(0.5)
+        journal.config_set("maxmemory", journal.info("memory")["used_memory"])
+        try:
+            time.sleep(4)
+        finally:
+            journal.config_set("maxmemory", room)
+        time.sleep(1)
+    assert_exact(client, writes)
+    assert running() == before

@@ -1,0 +1,154 @@
+"""Processes are killed under writes: what was accepted is counted exactly once, and reads go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from sharding import topology
+from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.load import assert_exact, load
+from tests.support.shards import primary_of
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: Cluster) -> Iterator[None]:
+    """Each test finds every component up, and leaves it so."""
+    cluster.wait_until_whole()
+    yield
+    cluster.wait_until_whole()
+
+
+def kill(cluster: Cluster, role: str, **which: Any) -> None:
+    """SIGKILL every process of a role, and see that it is gone: a process takes a moment to die, and would still look
+    well."""
+    victims = [psutil.Process(process["pid"]) for process in cluster.processes(role, **which)]
+    for victim in victims:
+        victim.kill()
+    psutil.wait_procs(victims, timeout=10)
+
+
+@pytest.mark.parametrize(
+    "role", ["worker", "api", "nginx", "redis-journal", "redis-cache", "spill-worker", "beat", "etcd"]
+)
+def test_exact_after_a_kill(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
+    with load(cluster, key) as running:
+        for _ in range(2):
+            running.goes_on()
+            kill(cluster, role)
+            eventually(lambda: cluster.all_running(role), 30)
+        running.goes_on()
+    assert_exact(client, running)
+
+
+def test_exact_after_a_primary_was_killed(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Failover is Patroni's: reads go on all the time, writes by themselves, and the old primary returns as a replica.
+
+    The primary is that of shard 0, which has the control database too.
+    """
+    keys = [f"{key}:read:{n}" for n in range(10)]
+    items = [{"key": one, "delta": 7} for one in keys]
+    client.post("/v1/increments", json={"increments": items}).raise_for_status()
+    eventually(lambda: all(value_of(client, one) == 7 for one in keys))
+    eventually(lambda: all(client.get(f"/v1/counters/{one}").json()["value"] == 7 for one in keys))
+    with load(cluster, key) as running:
+        running.goes_on()
+        old = primary_of(cluster, 0)
+        os.kill(old["pid"], signal.SIGKILL)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            for one in keys:
+                answer = client.get(f"/v1/counters/{one}")
+                assert (answer.status_code, answer.json()["value"]) == (200, 7), answer.text
+        eventually(lambda: primary_of(cluster, 0)["name"] != old["name"], 60)
+        cluster.wait_until_whole()
+        running.goes_on()
+    assert_exact(client, running)
+    eventually(lambda: cluster.all_running("postgres"), 30)
+
+
+@pytest.mark.parametrize("role", ["redis-journal", "redis-cache"])
+def test_reads_go_on_while_a_redis_stands_still(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
+    """Writes wait or get 503, no read fails or has to wait for them, and the counts are exact afterwards."""
+    client.put(f"/v1/counters/{key}", json={"value": 7}).raise_for_status()
+    stopped = [psutil.Process(one["pid"]) for one in cluster.processes(role)]
+    with load(cluster, key, clients=24) as running:
+        time.sleep(0.5)
+        for process in stopped:
+            process.suspend()
+        try:
+            until, reads = time.monotonic() + 4, 0
+            while time.monotonic() < until:
+                answer = client.get(f"/v1/counters/{key}")
+                assert (answer.status_code, answer.json()["value"]) == (200, 7), answer.text
+                reads += 1
+        finally:
+            for process in stopped:
+                process.resume()
+        time.sleep(1.5)
+    assert reads >= 10
+    assert_exact(client, running)
+
+
+@pytest.mark.parametrize("role", ["api", "postgres"])
+def test_reads_leave_a_process_that_stands_still(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
+    """An API process or a replica is stopped for 6 s; no read waits for it to come back."""
+    replica = next(one for one in cluster.processes("postgres", 0) if one["name"] != primary_of(cluster, 0)["name"])
+    process = psutil.Process((replica if role == "postgres" else cluster.processes("api")[0])["pid"])
+    stopped = [process, *process.children(recursive=True)]
+    client.get(f"/v1/counters/{key}:first").raise_for_status()
+    for one in stopped:
+        one.suspend()
+    try:
+        began, slowest, reads = time.monotonic(), 0.0, 0
+        while time.monotonic() < began + 6:
+            answer = client.get(f"/v1/counters/{key}:{reads}")  # never read before: not in the cache
+            assert answer.status_code == 200, answer.text
+            slowest, reads = max(slowest, answer.elapsed.total_seconds()), reads + 1
+    finally:
+        for one in stopped:
+            one.resume()
+    assert slowest < 3, f"{slowest:.1f} s, {reads} reads"
+
+
+def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """Every node of shard 1 stands still: its cached keys are read, its others get 503, and shard 0 does not notice."""
+    by_shard: dict[int, list[str]] = {0: [], 1: []}
+    for n in range(60):
+        by_shard[client.get(f"/v1/counters/{key}:{n}").json()["shard"]].append(f"{key}:{n}")
+    cached, uncached = by_shard[1][0], f"{key}:uncached"
+    while not is_on_shard_one(uncached):
+        uncached += "x"
+    written = [cached, by_shard[0][0]]
+    for one in written:
+        client.post(f"/v1/counters/{one}/increments", json={"delta": 3}, params={"wait": 30}).raise_for_status()
+    stopped = [psutil.Process(one["pid"]) for role in ("patroni", "postgres") for one in cluster.processes(role, 1)]
+    backends = [child for process in stopped for child in process.children(recursive=True)]
+    for process in [*stopped, *backends]:
+        process.suspend()
+    try:
+        answers = [client.get(f"/v1/counters/{uncached}") for _ in range(3)]
+        assert {answer.status_code for answer in answers} == {503}, [answer.text for answer in answers]
+        assert answers[0].json()["shard"] == 1
+        assert answers[0].headers["Retry-After"]
+        read = client.get(f"/v1/counters/{cached}").json()
+        assert (read["value"], read["source"]) == (3, "cache")
+        assert value_of(client, by_shard[0][0]) == 3
+        waiting = client.post(f"/v1/counters/{cached}/increments", json={"delta": 1})
+        assert waiting.status_code == 202
+    finally:
+        for process in reversed([*stopped, *backends]):
+            process.resume()
+    eventually(lambda: value_of(client, cached) == 4, 90)
+
+
+def is_on_shard_one(key: str) -> bool:
+    """Whether a key lives on shard 1; nothing is read."""
+    return topology.current().shard_of(key) == 1

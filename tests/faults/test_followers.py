@@ -1,0 +1,203 @@
+"""One primary and several followers, in a cluster of their own: shared reads, quorums above one, delays from the
+command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from redis import Redis
+
+from benchmarks.chaos.subject import Subject
+from benchmarks.quorum.report import Sweep
+from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.commands import MANAGE, ROOT, clean, up
+
+pytestmark = pytest.mark.own_cluster
+
+FOLLOWERS = 2
+DELAYS = (150, 250)  # ms: more than a write takes on a busy machine
+
+
+def manage(directory: Path, *args: str) -> str:
+    environment = {**clean(), "TALLY_ENV_FILE": str(directory / "env")}
+    return subprocess.run(
+        [*MANAGE, *args], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Cluster]:
+    directory = tmp_path_factory.mktemp("followed")
+    delays = f"{DELAYS[0]}ms..{DELAYS[1]}ms"
+    up(directory, "--shards", "1", "--replicas", str(FOLLOWERS), "--api", "1", "--port", "0", "--apply-delay", delays)
+    try:
+        yield Cluster(directory)
+    finally:
+        put_away(directory)
+
+
+@pytest.fixture
+def followers(followed: Cluster) -> Iterator[httpx.Client]:
+    """A client; the quorum is 0 before and after."""
+    with followed.client() as client:
+        yield client
+        calm = {"quorum": 0, "strict": False, "synchronous_commit": "on"}
+        eventually(lambda: client.put("/v1/shards/0/quorum", json=calm).status_code == 200, 60)
+
+
+def replicas(client: httpx.Client) -> list[dict[str, Any]]:
+    found = client.get("/v1/shards/0/replicas").raise_for_status().json()["results"]
+    return [one for one in found if one["role"] == "replica"]
+
+
+def depth(followed: Cluster) -> int:
+    with Redis.from_url(followed.env["TALLY_JOURNAL_URL"]) as redis:
+        return sum(int(redis.zcard(f"journal:0.{lane}:positions")) for lane in range(16))
+
+
+def test_each_follower_has_a_delay_out_of_the_range(followers: httpx.Client) -> None:
+    eventually(
+        lambda: (
+            len(replicas(followers)) == FOLLOWERS and all(one["state"] == "streaming" for one in replicas(followers))
+        )
+    )
+    assert all(DELAYS[0] <= one["apply_delay_ms"] <= DELAYS[1] for one in replicas(followers))
+
+
+def test_reads_are_shared_by_the_followers(followed: Cluster, followers: httpx.Client, key: str) -> None:
+    eventually(lambda: followers.get(f"/v1/counters/{key}:{time.monotonic()}").json()["source"] == "replica")
+    for n in range(80):
+        assert followers.get(f"/v1/counters/{key}:{n}").json()["source"] == "replica"
+    with httpx.Client(base_url=followed.url, timeout=30) as client:  # more connections than one
+        answers = [client.get("/v1/counters", params={"key": [f"{key}:{n}:{m}" for m in range(50)]}) for n in range(40)]
+    assert {one["source"] for answer in answers for one in answer.json()["results"]} == {"replica"}
+
+    def busy() -> bool:
+        return all(connections(followed, one["port"]) > 0 for one in replicas(followers))
+
+    def read_more() -> bool:
+        """Connections are chosen at random, and kept: those that are there are ended, so that new ones are made."""
+        for one in replicas(followers):
+            end_connections(followed, one["port"])
+        for n in range(10):
+            followers.get(f"/v1/counters/{key}:more:{time.monotonic()}:{n}").raise_for_status()
+        seen.update(one["port"] for one in replicas(followers) if connections(followed, one["port"]))
+        return len(seen) == FOLLOWERS
+
+    seen: set[int] = set()
+    assert busy() or eventually(read_more, 60)
+
+
+def asked(followed: Cluster, port: int, query: str) -> Any:
+    login = {"user": "tally", "password": followed.env["TALLY_DATABASE_PASSWORD"]}
+    address = make_conninfo(host="127.0.0.1", port=port, dbname="tally", application_name="test", **login)
+    with psycopg.connect(address, autocommit=True) as conn:
+        return conn.execute(query).fetchall()[0][0]
+
+
+def connections(followed: Cluster, port: int) -> int:
+    found: int = asked(
+        followed,
+        port,
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'api-%' AND datname = 'tally'",
+    )
+    return found
+
+
+def end_connections(followed: Cluster, port: int) -> None:
+    asked(
+        followed,
+        port,
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'api-%'",
+    )
+
+
+def test_a_commit_waits_for_as_many_as_asked(followers: httpx.Client, key: str) -> None:
+    """With `remote_apply` the delays can be seen: a quorum of all takes as long as the slowest, 0 waits for nobody."""
+    slowest = max(one["apply_delay_ms"] for one in replicas(followers)) / 1000
+    fastest = min(one["apply_delay_ms"] for one in replicas(followers)) / 1000
+    took = {}
+    for number in (0, 1, FOLLOWERS):
+        body = {"quorum": number, "synchronous_commit": "remote_apply"}
+        answer = followers.put("/v1/shards/0/quorum", json=body)
+        assert (answer.status_code, answer.json()["confirming"]) == (200, number), answer.text
+        took[number] = min(seconds_to_apply(followers, key) for _ in range(5))
+    assert took[0] < fastest <= took[1], took
+    assert took[FOLLOWERS] >= slowest, took
+
+
+def seconds_to_apply(client: httpx.Client, key: str) -> float:
+    started = time.monotonic()
+    answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 20})
+    assert answer.status_code == 200, answer.text
+    return time.monotonic() - started
+
+
+def test_the_quorum_report_is_exact_and_finds_what_is_not(followed: Cluster, followers: httpx.Client) -> None:
+    sweep = Sweep(Subject(followed.dir), writes=30, rounds=1, spread=0.5, seed=1, delays=DELAYS, tell=lambda _: None)
+    found = sweep.measure([0, FOLLOWERS])
+    assert found.exact, found.steps
+    assert {one["apply_delay_ms"] for one in replicas(followers)} == set(found.delays_ms)
+    assert [step.followers_compared for step in found.steps] == [FOLLOWERS, FOLLOWERS]
+    waited = [min(one.quantiles_ms[0] for one in step.latencies) for step in found.steps]
+    assert waited[0] < found.delays_ms[0] <= found.delays_ms[-1] <= waited[1]
+    answer = followers.post(
+        f"/v1/counters/{next(iter(sweep.expected))}/increments", json={"delta": 1}, params={"wait": 20}
+    )
+    assert answer.status_code == 200, "a count that the report knows nothing of"
+    found = sweep.measure([0])
+    assert (found.exact, found.steps[0].mismatched_keys) == (False, 1)
+
+
+def test_more_than_there_are_is_refused(followers: httpx.Client) -> None:
+    answer = followers.put("/v1/shards/0/quorum", json={"quorum": FOLLOWERS + 1})
+    assert answer.status_code == 409
+    assert f"{FOLLOWERS} replicas" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_one_of_two_is_gone_and_both_are_asked_for(
+    followed: Cluster, followers: httpx.Client, key: str, strict: bool
+) -> None:
+    """Writes go on with one, or wait for both; either way the journal keeps them until both have them (I3)."""
+    answer = followers.put("/v1/shards/0/quorum", json={"quorum": FOLLOWERS, "strict": strict})
+    assert answer.status_code == 200, answer.text
+    gone = replicas(followers)[0]
+    node = next(one for one in followed.processes("postgres") if one["port"] == gone["port"])
+    keeper = psutil.Process(
+        next(one for one in followed.processes("patroni") if one["name"][-1] == node["name"][-1])["pid"]
+    )
+    keeper.suspend()
+    try:
+        os.kill(node["pid"], signal.SIGKILL)
+        eventually(lambda: followers.get("/v1/shards/0/quorum").json()["following"] == 1)
+        answer = followers.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 8})
+        assert answer.json()["status"] == ("queued" if strict else "applied"), answer.text
+        assert depth(followed) >= 1
+    finally:
+        keeper.resume()
+    eventually(lambda: followers.get("/v1/shards/0/quorum").json()["in_force"], 60)
+    eventually(lambda: depth(followed) == 0, 60)
+    assert value_of(followers, key) == 1
+
+
+def test_the_choice_survives_a_restart_of_everything(followed: Cluster, followers: httpx.Client) -> None:
+    body = {"quorum": 1, "strict": True, "synchronous_commit": "remote_apply"}
+    assert followers.put("/v1/shards/0/quorum", json=body).status_code == 200
+    delays = {one["node"]: one["apply_delay_ms"] for one in replicas(followers)}
+    manage(followed.dir, "cluster", "down", "--dir", str(followed.dir))
+    up(followed.dir)
+    now = eventually(lambda: (one := followers.get("/v1/shards/0/quorum").json())["in_force"] and one, 60)
+    assert {name: now[name] for name in body} == body
+    assert all(delays.get(one["node"], one["apply_delay_ms"]) == one["apply_delay_ms"] for one in replicas(followers))

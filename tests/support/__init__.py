@@ -1,0 +1,1 @@
+"""What tests share: the cluster of the run, loads, brokers, browsers, damage."""

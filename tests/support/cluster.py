@@ -1,0 +1,143 @@
+"""The running cluster of a test, and waiting for what it is to become."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+from django.core.management import call_command
+
+from cluster import processes, state
+from cluster.layout import Directory
+from replication import flush
+from sharding import databases
+from tests.support.cluster_plugin import NotWhole
+from tests.support.commands import MANAGE, ROOT, read_env
+
+
+@dataclass
+class Cluster:
+    """The running cluster: where it listens, its API key, its settings, and commands on it."""
+
+    dir: Path
+    url: str = ""
+    key: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.url = self.status()["url"]
+        self.key = (self.dir / "api-key").read_text().strip()
+        self.env = read_env(self.dir)
+
+    def status(self) -> dict[str, Any]:
+        """What `cluster status --json` prints (test_cluster_status.py compares them) but for lanes, without starting
+        the command."""
+        return state.current(Directory(self.dir)).public({})
+
+    def processes(self, role: str, shard: int | None = None) -> list[dict[str, Any]]:
+        """Processes of a role."""
+        found = self.status()["processes"]
+        return [one for one in found if one["role"] == role and (shard is None or one["shard"] == shard)]
+
+    def all_running(self, role: str | None = None) -> bool:
+        """Whether all processes (of a role) are up: so says the supervisor, and each pid lives, as it takes a moment to
+        see an end."""
+        rows = [row for row in state.current(Directory(self.dir)).processes if role in (None, row["role"])]
+        return all(row["state"] == "running" and processes.known(row) for row in rows)
+
+    def manage(self, *args: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run `manage.py`."""
+        env = {**os.environ, **self.env, "TALLY_ENV_FILE": str(self.dir / "env")}
+        return subprocess.run(
+            [*MANAGE, *args], cwd=ROOT, env=env, check=check, capture_output=True, text=True, **options
+        )
+
+    def command(self, name: str, *args: str) -> str:
+        """What a management command says, run in this process, which has the settings of the cluster; `manage` tests
+        the command line."""
+        said = StringIO()
+        call_command(name, *args, stdout=said)
+        return said.getvalue().strip()
+
+    def make_key(self, scope: str) -> str:
+        """A new API key, known to every API process: each looks for a key it does not know twice a second at most."""
+        key = self.command("make_key", f"of a test, {scope}", "--scope", scope)
+        addresses = [f"http://127.0.0.1:{api['port']}/v1/counters/test" for api in self.processes("api")]
+        headers = {"Authorization": f"Api-Key {key}"}
+        eventually(lambda: all(httpx.get(address, headers=headers).status_code != 401 for address in addresses))
+        return key
+
+    def client(self, key: str | None = None, **options: Any) -> httpx.Client:
+        """An HTTP client with an API key (the cluster's own by default; "" for none)."""
+        key = self.key if key is None else key
+        headers = {"Authorization": f"Api-Key {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, **options)
+
+    def wait_until_whole(self, seconds: float = 90) -> None:
+        """Wait until every component is up, as every fault test leaves it to the next. Raises `NotWhole`."""
+        try:
+            with self.client() as client:
+                eventually(
+                    lambda: client.get("/health").json()["status"] == "ok" and all(map(is_streaming, (0, 1))), seconds
+                )
+        except AssertionError as error:
+            raise NotWhole(f"{error}; {self.down()}") from error
+
+    def down(self) -> str:
+        """What is not up, for a message."""
+        try:
+            with self.client() as client:
+                health = client.get("/health").text
+        except httpx.HTTPError as error:
+            health = repr(error)
+        processes = {row["name"]: row["state"] for row in self.status()["processes"] if row["state"] != "running"}
+        return f"health {health}, processes {processes}, streaming {[is_streaming(shard) for shard in (0, 1)]}"
+
+
+def is_streaming(shard: int) -> bool:
+    """Whether a shard's replica follows its primary."""
+    try:
+        with databases.connect(databases.primary(shard), autocommit=True) as conn:
+            return flush.flushed(conn, 1) is not None
+    except psycopg.OperationalError:
+        return False
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float = 0.1) -> Any:
+    """What `condition` gives, once it is true; fails if that takes longer."""
+    deadline = time.monotonic() + seconds
+    last: Exception | None = None
+    while time.monotonic() < deadline:
+        try:
+            if found := condition():
+                return found
+        except (httpx.HTTPError, psutil.Error, ValueError, KeyError, AssertionError) as error:
+            last = error
+        time.sleep(pause)
+    raise AssertionError(f"not true within {seconds} s: {condition} {last or ''}")
+
+
+def value_of(client: httpx.Client, key: str) -> int:
+    """A counter's value on its primary."""
+    answer = client.get(f"/v1/counters/{key}", params={"consistency": "primary"})
+    assert answer.status_code == 200, answer.text
+    value: int = answer.json()["value"]
+    return value
+
+
+def wait_applied(client: httpx.Client, key: str, delta: int = 1) -> dict[str, object]:
+    answer: dict[str, object] = (
+        client.post(f"/v1/counters/{key}/increments", json={"delta": delta}, params={"wait": 30})
+        .raise_for_status()
+        .json()
+    )
+    return answer

@@ -1,0 +1,149 @@
+"""What tests of replication do with a shard and its servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+
+from sharding import databases, topology
+from tests.support.cluster import Cluster, eventually
+
+SHARD = 1
+URL = f"/v1/shards/{SHARD}"
+ASYNCHRONOUS = {"quorum": 0, "strict": False, "synchronous_commit": "on", "reason": "a test ends"}
+
+
+@contextmanager
+def left_whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
+    """A test finds every component up and the shards asynchronous, and leaves them so."""
+    cluster.wait_until_whole()
+    yield
+    cluster.wait_until_whole()
+    if any(one["quorum"] or one["strict"] for one in client.get("/v1/shards/quorum").json()["results"]):
+        eventually(lambda: client.put("/v1/shards/quorum", json=ASYNCHRONOUS).status_code == 200)
+
+
+def replicas_of(client: httpx.Client, shard: int = SHARD) -> list[dict[str, Any]]:
+    answer = client.get(f"/v1/shards/{shard}/replicas")
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
+def one_of(client: httpx.Client, role: str, shard: int = SHARD) -> dict[str, Any]:
+    found: dict[str, Any] = eventually(
+        lambda: next((one for one in replicas_of(client, shard) if one["role"] == role), None)
+    )
+    return found
+
+
+def key_on(shard: int, key: str) -> str:
+    return next(one for n in range(99) if topology.current().shard_of(one := f"{key}:{n}") == shard)
+
+
+def rows(shard: int, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+    with databases.connection(databases.primary(shard)) as conn:
+        return conn.execute(query, arguments).fetchall()
+
+
+def shown(shard: int, name: str) -> str:
+    setting: str = rows(shard, "SELECT current_setting(%s)", name)[0][0]
+    return setting
+
+
+@contextmanager
+def replica_away(cluster: Cluster, client: httpx.Client, shard: int = SHARD) -> Iterator[str]:
+    """The shard's replica is gone, and its Patroni stands still, so that nobody starts it again."""
+    replica = one_of(client, "replica", shard)
+    node = next(one for one in cluster.processes("postgres", shard) if one["port"] == replica["port"])
+    supervisor = psutil.Process(
+        next(one for one in cluster.processes("patroni", shard) if one["name"][-1] == node["name"][-1])["pid"]
+    )
+    supervisor.suspend()
+    try:
+        os.kill(node["pid"], signal.SIGKILL)
+        eventually(lambda: rows(shard, "SELECT count(*) FROM pg_stat_replication") == [(0,)])
+        yield replica["node"]
+    finally:
+        supervisor.resume()
+    eventually(lambda: rows(shard, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == [(1,)], 60)
+
+
+@contextmanager
+def directly(node: dict[str, Any]) -> Iterator[psycopg.Connection[Any]]:
+    address = {"host": node["host"], "port": str(node["port"]), "target_session_attrs": "any"}
+    with databases.connect(databases.primary(SHARD), timeout=5, autocommit=True, **address) as conn:
+        yield conn
+
+
+def system_start(node: dict[str, Any]) -> float:
+    """When this server's PostgreSQL was started; 0 while it is away."""
+    try:
+        with directly(node) as conn:
+            started: float = conn.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::float8").fetchall()[
+                0
+            ][0]
+            return started
+    except psycopg.OperationalError:
+        return 0.0
+
+
+@contextmanager
+def delayed(client: httpx.Client, delay: str) -> Iterator[dict[str, Any]]:
+    """The shard's replica applies each commit so much later."""
+    replica = one_of(client, "replica")
+    answer = client.put(f"{URL}/replicas/{replica['node']}/delay", json={"delay": delay, "reason": "to show lag"})
+    assert answer.status_code == 200, answer.text
+    try:
+        yield answer.json()
+    finally:
+        ended = client.put(f"{URL}/replicas/{replica['node']}/delay", json={"delay": "0ms"})
+        assert (ended.status_code, ended.json()["apply_delay_ms"]) == (200, 0), ended.text
+
+
+@contextmanager
+def frozen(cluster: Cluster, shard: int) -> Iterator[None]:
+    """A shard whose servers, all of them, stand still."""
+    cluster.wait_until_whole()
+    servers = [psutil.Process(one["pid"]) for one in cluster.processes("postgres", shard)]
+    processes = [process for server in servers for process in [server, *server.children()]]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in reversed(processes):
+            if process.is_running():
+                process.resume()
+        cluster.wait_until_whole()
+
+
+def primary_of(cluster: Cluster, shard: int) -> dict[str, Any]:
+    """The postgres process that is primary now."""
+
+    def ask() -> dict[str, Any] | None:
+        with databases.connect(databases.primary(shard), autocommit=True) as conn:
+            port = conn.info.port
+        return next((one for one in cluster.processes("postgres", shard) if one["port"] == port), None)
+
+    found: dict[str, Any] = eventually(patiently(ask), 60)
+    return found
+
+
+def patiently(function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function, giving None while the database is away."""
+
+    def call() -> Any:
+        try:
+            return function()
+        except psycopg.OperationalError:
+            return None
+
+    return call

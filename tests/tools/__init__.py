@@ -1,0 +1,1 @@
+"""Tests of what stands beside the product: benchmarks, the local cluster's own code, monitoring, documentation."""

@@ -1,0 +1,121 @@
+"""The bench itself (`make bench`), tiny: what it writes, and that a wrong count does not pass. No figure is
+asserted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from benchmarks import document, pages
+from benchmarks.chaos.subject import Subject
+from benchmarks.context import Context, ExpectedCounts
+from benchmarks.document import Goal, Part
+from benchmarks.figures import FIGURES, single
+from benchmarks.load import wire
+from tests.support.cluster import Cluster
+
+
+@pytest.fixture
+def context(cluster: Cluster, tmp_path: Path) -> Iterator[Context]:
+    """Measures once, for a thirtieth of the time."""
+    with Progress(disable=True) as progress:
+        yield Context(Subject(cluster.dir), tmp_path, progress, progress.add_task(""), repeats=1, scale=1 / 30)
+
+
+@pytest.mark.parametrize("name", ["bulk", "wait"])
+def test_a_figure_is_measured_counted_and_written(context: Context, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bench.json"
+    part = FIGURES[name].run(context)
+    assert part.wrong == []
+    assert part.checks
+    assert all(" 0 increments" not in line and line.endswith("exact") for line in part.checks)
+    document.save(document.merge(document.load(path), {name: part}, list(FIGURES), 0.1), path)
+    found = json.loads(path.read_text())
+    assert found["machine"]["cores"]
+    for one in found["figures"]:
+        assert one["value"] > 0
+        assert {"name", "unit", "peer", "peer_value", "ratio", "goal", "met"} <= set(one)
+        assert one["commit"] == found["commit"] != ""
+    table = pages.markdown(found["figures"])
+    assert all(one["name"] in table for one in found["figures"])
+
+
+def test_a_wrong_count_is_found(context: Context) -> None:
+    part = Part()
+    load = single.Single(context, part)
+    load.tally(6)
+    with context.subject.database(0) as conn:
+        key = conn.execute(
+            "SELECT key FROM counter WHERE key LIKE %s LIMIT 1", (load.expected.prefix + "%",)
+        ).fetchall()[0][0]
+        conn.execute("UPDATE counter SET value = value + 1 WHERE key = %s", (key,))
+        conn.execute(
+            "UPDATE counter SET value = value - 1 WHERE key = (SELECT max(key) FROM counter WHERE key LIKE %s)",
+            (load.expected.prefix + "%",),
+        )
+    load.expected.compare()
+    assert any(
+        text.startswith(f"Tally, {load.expected.prefix}*: {key}: counted") and text.endswith("(primary)")
+        for text in part.wrong
+    )
+    assert any(text.endswith("(standby)") for text in part.wrong)
+
+
+def test_a_lost_sum_is_found(context: Context) -> None:
+    """What was never counted: the bench does not wait for ever, and says what is missing."""
+    part = Part()
+    expected = ExpectedCounts(context, f"never{context.run}:", part, context.subject)
+    expected.add({f"{expected.prefix}a": 3})
+    expected.compare(patience=1)
+    assert any("0 of 3 increments" in text for text in part.wrong)
+
+
+def test_an_answer_that_is_not_the_right_one_ends_the_measurement(context: Context) -> None:
+    bad = wire.http("POST", "/v1/increments", b"{}", {**context.authorization, "Content-Type": "application/json"})
+    with pytest.raises(RuntimeError, match=r"answers other than 202: \{'400'"):
+        context.load(context.addresses(), [bad], connections=2, seconds=3, status=202)
+
+
+def test_a_rate_is_kept_and_latency_counts_from_when_a_request_was_due(context: Context) -> None:
+    request = wire.http("GET", "/v1/counters/test")
+    result = context.load(context.addresses(), [request], connections=4, seconds=30, rate=50)
+    assert 45 <= result.count <= 51
+    assert 0 < result.quantile(0.5) <= result.quantile(0.99) < 1
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "ratio", "met"),
+    [
+        (Goal("ratio", "≥", 1.5), 1.0, 1.5, True),
+        (Goal("ratio", "≥", 1.5), 9.0, 1.49, False),
+        (Goal("ratio", "≥", 1.5), 9.0, None, False),
+        (Goal("value", "≤", 15), 15.0, None, True),
+        (Goal("value", "≤", 15), 15.1, None, False),
+    ],
+)
+def test_a_goal(goal: Goal, value: float, ratio: float | None, met: bool) -> None:
+    assert goal.met(value, ratio) is met
+
+
+def test_a_part_of_a_run_keeps_the_other_figures() -> None:
+    old = {
+        "figures": [{"of": "wait", "name": "kept"}, {"of": "bulk", "name": "replaced"}],
+        "checks": {"wait": ["exact"]},
+    }
+    found = document.merge(
+        old, {"bulk": Part(figures=[document.figure("new", "s", [1.0, 3.0, 2.0])])}, ["bulk", "wait"], 1
+    )
+    assert [one["name"] for one in found["figures"]] == ["new", "kept"]
+    assert (found["figures"][0]["value"], found["figures"][0]["spread"]) == (2.0, 100.0)
+    assert found["checks"]["wait"] == ["exact"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234567.0, "1,230,000"), (999.6, "1000"), (12.34, "12.3"), (0.01234, "0.0123"), (None, "")]
+)
+def test_three_digits(value: float | None, text: str) -> None:
+    assert pages.number(value) == text

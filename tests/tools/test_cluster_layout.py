@@ -1,0 +1,498 @@
+"""The pure parts of the local cluster: layout, scale, ports, back-off, order of a stop, lanes, texts of the
+configuration files."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import ClusterError, configs, lanes, layout, plan, prepare, state
+from cluster.child import Backoff, last_line
+from cluster.commands import _parser, run
+from cluster.console import Console
+from cluster.lanes import Lease
+from cluster.layout import Asked, Directory, Layout
+from cluster.postgres import Node
+from cluster.programs import Programs
+from sharding.lanes import Lane
+
+SECRETS = {name: f"secret-of-{name}" for name in layout.SECRET_NAMES}
+PROGRAMS = Programs(
+    Path("/p/etcd"), Path("/p/redis-server"), Path("/p/nginx"), Path("/p/pg/bin"), False, ("unshare", "--")
+)
+
+
+def everything_free(_: int) -> bool:
+    return True
+
+
+def with_ports(wanted: Layout) -> Layout:
+    ports = layout.choose_ports([*layout.port_names(wanted), "nginx"], {}, everything_free, 20000)
+    return replace(wanted, ports=ports)
+
+
+def planner(wanted: Layout, directory: Directory) -> plan.Planner:
+    environment = configs.environment(wanted, directory, SECRETS)
+    return plan.Planner(wanted, directory, PROGRAMS, SECRETS, {"PATH": "/bin"}, environment)
+
+
+# Ports
+
+
+def test_every_process_gets_a_port_of_its_own() -> None:
+    ports = with_ports(Layout(shards=3, replicas=2)).ports
+    assert len(set(ports.values())) == len(ports)
+    assert all(port in layout.PORT_RANGE for port in ports.values())
+
+
+def test_remembered_ports_stay_while_they_are_free() -> None:
+    first = layout.choose_ports(["a", "b"], {}, everything_free, 25000)
+    assert layout.choose_ports(["a", "b", "c"], first, everything_free, 21000) == {**first, "c": 21000}
+
+
+def test_a_port_that_another_took_is_chosen_anew_and_the_others_stay() -> None:
+    chosen = layout.choose_ports(["a", "b"], {"a": 25000, "b": 25001}, lambda port: port != 25000, 25000)
+    assert chosen == {"a": 25002, "b": 25001}
+
+
+def test_choice_turns_round_at_the_end_of_the_range() -> None:
+    assert layout.choose_ports(["a", "b"], {}, everything_free, 29999) == {"a": 29999, "b": 20000}
+
+
+def test_no_port_left_is_a_sentence() -> None:
+    with pytest.raises(ClusterError, match="no free port"):
+        layout.choose_ports(["a"], {}, lambda _: False, 20000)
+
+
+# Layout
+
+
+def test_defaults() -> None:
+    wanted = layout.reconcile(None, Asked(), Path("/d"))
+    assert (wanted.shards, wanted.replicas, wanted.scale["api"]) == (2, 1, 2)
+
+
+def test_zero_replicas_are_possible() -> None:
+    assert layout.reconcile(None, Asked(replicas=0), Path("/d")).nodes == [(0, 1), (1, 1)]
+
+
+def test_what_may_change_at_a_later_start() -> None:
+    changed = layout.reconcile(Layout(), Asked(shards=2, replicas=3, api=5), Path("/d"))
+    assert (changed.shards, changed.replicas, changed.scale["api"]) == (2, 3, 5)
+
+
+@pytest.mark.parametrize("asked", [Asked(shards=3), Asked(shards=1), Asked(replicas=0)])
+def test_what_may_not_change_is_a_sentence_that_says_what_to_do(asked: Asked) -> None:
+    with pytest.raises(ClusterError, match=r"was made with .*destroy.*--dir"):
+        layout.reconcile(Layout(), asked, Path("/d"))
+
+
+@pytest.mark.parametrize("scale", [Layout().scale, {"api": 1, "worker": 2, "spill-worker": 0, "worker-0": 4}])
+def test_layout_survives_the_disk(tmp_path: Path, scale: dict[str, int]) -> None:
+    wanted = with_ports(Layout(shards=1, replicas=5, scale=scale))
+    layout.save(Directory(tmp_path), wanted)
+    assert layout.load(Directory(tmp_path)) == wanted
+
+
+def test_a_layout_from_before_single_shards_could_be_scaled_loads(tmp_path: Path) -> None:
+    text = '{"shards": 3, "replicas": 1, "scale": {"api": 3, "worker": 2, "spill-worker": 0}, "ports": {"nginx": 8000}}'
+    (tmp_path / "layout.json").write_text(text)
+    stored = layout.load(Directory(tmp_path))
+    assert stored == Layout(3, 1, {"api": 3, "worker": 2, "spill-worker": 0}, {"nginx": 8000})
+    assert [stored.workers(shard) for shard in range(3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"shards": 1}', '{"shards":"x","replicas":1,"scale":{},"ports":{}}'])
+def test_a_broken_layout_is_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "layout.json").write_text(text)
+    with pytest.raises(ClusterError, match="destroy"):
+        layout.load(Directory(tmp_path))
+
+
+def test_secrets_are_made_once_and_private(tmp_path: Path) -> None:
+    first = layout.load_secrets(Directory(tmp_path))
+    assert layout.load_secrets(Directory(tmp_path)) == first
+    assert len(set(first.values())) == len(layout.SECRET_NAMES)
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_lost_secrets_of_existing_databases_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(ClusterError, match=r"secrets\.json is missing"):
+        layout.load_secrets(Directory(tmp_path))
+
+
+def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ClusterError, match="--dir"):
+        Directory(tmp_path / "file" / "sub").prepare()
+
+
+# Scale
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("api=3", ("api", 3)),
+        ("worker=4", ("worker", 4)),
+        ("worker-0=4", ("worker-0", 4)),
+        ("worker-12=0", ("worker-12", 0)),
+        ("spill-worker=2", ("spill-worker", 2)),
+    ],
+)
+def test_scale_takes_a_role_or_the_workers_of_one_shard(text: str, asked: tuple[str, int]) -> None:
+    assert _parser().parse_args(["scale", text]).count == asked
+
+
+def test_one_shard_may_have_its_own_number_of_workers() -> None:
+    wanted = layout.scaled(layout.scaled(Layout(shards=3), "worker", 2), "worker-1", 4)
+    assert [wanted.workers(shard) for shard in range(3)] == [2, 4, 2]
+    assert [layout.scaled(wanted, "api", 3).workers(shard) for shard in range(3)] == [2, 4, 2]
+    assert [layout.scaled(wanted, "worker-1", 0).workers(shard) for shard in range(3)] == [2, 0, 2]
+
+
+def test_a_number_for_every_shard_ends_those_of_single_shards() -> None:
+    wanted = layout.scaled(layout.scaled(Layout(), "worker-0", 4), "worker", 3)
+    assert wanted == layout.scaled(Layout(), "worker", 3)
+    assert [wanted.workers(shard) for shard in range(2)] == [3, 3]
+
+
+def test_an_unknown_shard_is_a_sentence_that_names_those_there_are() -> None:
+    with pytest.raises(ClusterError, match=r"no shard 9: this cluster has 2 shards \(0, 1\)$"):
+        layout.scaled(Layout(shards=2), "worker-9", 1)
+    with pytest.raises(ClusterError, match=r"no shard 1: this cluster has 1 shard \(0\)$"):
+        layout.scaled(Layout(shards=1), "worker-1", 1)
+
+
+def test_scale_of_a_cluster_that_does_not_run_is_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = Directory(tmp_path)
+    layout.save(directory, Layout())
+    state.write(directory, state.State())
+    assert run(["scale", "worker-1=3", "--dir", str(tmp_path)]) == 0
+    assert "worker-1=3 at the next" in capsys.readouterr().out
+    stored = layout.load(directory)
+    assert stored == layout.scaled(Layout(), "worker-1", 3)
+    with pytest.raises(ClusterError, match="no shard 9"):
+        run(["scale", "worker-9=1", "--dir", str(tmp_path)])
+    assert layout.load(directory) == stored
+    assert run(["scale", "worker=2", "--dir", str(tmp_path)]) == 0
+    assert layout.load(directory) == layout.scaled(Layout(), "worker", 2)
+
+
+def test_a_running_plan_is_scaled_and_remembered(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.prepare()
+    before = planner(with_ports(Layout()), directory)
+    after = prepare.rescaled(before, {"worker-1": 3})
+    workers = {spec.name: spec.metrics_port for spec in after.specs() if spec.role == "worker"}
+    assert list(workers) == ["worker-0-1", "worker-1-1", "worker-1-2", "worker-1-3"]
+    assert len(set(workers.values())) == 4
+    assert before.layout.ports.items() <= after.layout.ports.items()
+    assert layout.load(directory) == after.layout
+    with pytest.raises(ClusterError, match="no shard 2"):
+        prepare.rescaled(after, {"worker-2": 1})
+
+
+# Supervision
+
+
+def test_backoff_starts_at_once_then_doubles_to_ten_seconds() -> None:
+    backoff = Backoff()
+    assert [backoff.next(0.0) for _ in range(9)] == [0, 0.5, 1, 2, 4, 8, 10, 10, 10]
+
+
+def test_backoff_is_forgotten_after_a_healthy_life() -> None:
+    backoff = Backoff()
+    waits = [backoff.next(healthy) for healthy in (0, 0, 0, 9.9, 10, 0)]
+    assert waits == [0, 0.5, 1, 2, 0, 0.5]
+
+
+def test_a_stop_goes_from_traffic_to_storage_and_ends_with_the_primary(tmp_path: Path) -> None:
+    specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
+    order = plan.stages({spec.name: spec.role for spec in specs}, {"patroni-0-1", "patroni-1-2"}.__contains__)
+    place = {name: index for index, stage in enumerate(order) for name in stage}
+    assert set(place) == {spec.name for spec in specs}
+    assert place["nginx"] < place["api-1"] < place["beat"] < place["worker-0-1"] < place["patroni-0-2"]
+    assert place["patroni-0-2"] < place["patroni-0-1"] < place["redis-journal"]
+    assert place["patroni-1-1"] < place["patroni-1-2"] < place["etcd"]
+
+
+def test_last_line_prefers_the_error(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("start\n2026 FATAL: lock file exists\nHINT: none\n\n")
+    assert last_line(log) == "2026 FATAL: lock file exists"
+    assert last_line(tmp_path / "none.log") == ""
+
+
+# Plan
+
+
+def test_every_process_of_the_contract_is_planned(tmp_path: Path) -> None:
+    specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
+    assert {spec.role for spec in specs} == {
+        *("etcd", "patroni", "redis-journal", "redis-cache", "nginx", "api", "worker", "spill-worker", "beat", "flower")
+    }
+    names = [spec.name for spec in specs]
+    assert len(set(names)) == len(names)
+    assert {"api-1", "api-2", "worker-0-1", "worker-1-1", "spill-worker-1", "patroni-1-2"} <= set(names)
+
+
+def test_scaled_counts_are_planned(tmp_path: Path) -> None:
+    wanted = with_ports(Layout(scale={"api": 3, "worker": 2, "spill-worker": 0}))
+    specs = planner(wanted, Directory(tmp_path)).specs()
+    assert [spec.name for spec in specs if spec.role == "worker"] == [f"worker-{s}-{i}" for s in (0, 1) for i in (1, 2)]
+    assert sum(spec.role == "api" for spec in specs) == 3
+    assert not [spec for spec in specs if spec.role == "spill-worker"]
+
+
+def test_workers_of_a_single_shard_are_planned(tmp_path: Path) -> None:
+    wanted = with_ports(Layout(scale={"api": 2, "worker": 1, "spill-worker": 1, "worker-0": 3}))
+    workers = [spec for spec in planner(wanted, Directory(tmp_path)).specs() if spec.role == "worker"]
+    assert [(spec.name, spec.shard) for spec in workers] == [
+        ("worker-0-1", 0),
+        ("worker-0-2", 0),
+        ("worker-0-3", 0),
+        ("worker-1-1", 1),
+    ]
+    assert [spec.metrics_port for spec in workers] == [wanted.ports[spec.name] for spec in workers]
+
+
+def test_processes_of_tally_wait_for_migrations_only_where_tables_are_not_known_to_be_right(tmp_path: Path) -> None:
+    plan_of = planner(with_ports(Layout()), Directory(tmp_path))
+    for migrated in (False, True):
+        api = next(spec for spec in replace(plan_of, migrated=migrated).specs() if spec.role == "api")
+        assert {"databases-0", "databases-1", "redis-journal"} <= set(api.after)
+        assert ("migrate" in api.after) is not migrated
+
+
+def test_schema_changes_with_a_migration(tmp_path: Path) -> None:
+    (tmp_path / "app" / "migrations").mkdir(parents=True)
+    before = prepare.schema(tmp_path)
+    (tmp_path / "app" / "migrations" / "0001_initial.py").write_text("x = 1")
+    assert prepare.schema(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("said", "pid", "failing"),
+    [
+        (None, None, False),
+        ("initializing new cluster", None, False),
+        ("creating replica", None, False),
+        ("stopped", None, True),
+        ("starting", None, True),
+        ("starting", 7, False),
+        ("start failed", 7, True),
+        ("running", 7, False),
+    ],
+)
+def test_a_server_whose_data_are_being_made_does_not_fail(
+    tmp_path: Path, said: str | None, pid: int | None, failing: bool
+) -> None:
+    node = Node(0, 1, tmp_path, port=1, patroni_port=2)
+    node.said, node.pid = said, pid
+    assert node.failing is failing
+
+
+def test_only_patroni_leaves_root_behind(tmp_path: Path) -> None:
+    specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
+    assert {spec.role for spec in specs if spec.argv[0] == "unshare"} == {"patroni"}
+    assert next(spec for spec in specs if spec.role == "patroni").argv[2:5] == (sys.executable, "-m", "patroni")
+
+
+def test_workers_know_their_name_and_their_metrics_port(tmp_path: Path) -> None:
+    wanted = with_ports(Layout())
+    worker = next(spec for spec in planner(wanted, Directory(tmp_path)).specs() if spec.name == "worker-1-1")
+    assert worker.environment["TALLY_NODE_ID"] == "worker-1-1"
+    assert worker.environment["TALLY_METRICS_PORT"] == str(wanted.ports["worker-1-1"]) == str(worker.metrics_port)
+    assert worker.shard == 1
+    assert "shard-1" in worker.argv
+
+
+def test_workers_are_named_for_their_process_and_their_host(tmp_path: Path) -> None:
+    for spec in planner(with_ports(Layout()), Directory(tmp_path)).specs():
+        if spec.role in ("worker", "spill-worker"):
+            assert spec.argv[spec.argv.index("-n") + 1] == f"{spec.name}@%h"
+
+
+def test_settings_say_how_many_tasks_a_worker_of_a_shard_runs_at_once(tmp_path: Path) -> None:
+    specs = {spec.name: spec.argv for spec in planner(with_ports(Layout()), Directory(tmp_path)).specs()}
+    assert not {"-c", "--concurrency", "--prefetch-multiplier"} & set(specs["worker-0-1"])
+    assert specs["spill-worker-1"][specs["spill-worker-1"].index("-c") + 1] == "4"
+
+
+def test_settings_of_other_programs_are_not_inherited() -> None:
+    environ = {"PATH": "/bin", "PGHOST": "x", "PATRONI_NAME": "x", "GRANIAN_PORT": "1", "TALLY_LOG_LEVEL": "DEBUG"}
+    kept = plan.base_environment(environ, Path("/d"))
+    assert kept == {"PATH": "/bin", "TALLY_LOG_LEVEL": "DEBUG", plan.MARK: "/d", "PYTHONUNBUFFERED": "1"}
+
+
+# Lanes
+
+
+def test_a_worker_applies_the_lanes_that_it_holds_now() -> None:
+    now = 1_000_000
+    leases = [
+        Lease(Lane(0, 3), "worker-0-1@host#1a", "1000001"),
+        Lease(Lane(0, 0), "worker-0-1@host#2b", "9000000"),
+        Lease(Lane(0, 1), "worker-0-2@host#3c", "1000001"),
+        Lease(Lane(0, 2), "worker-0-2@host#4d", "1000000"),  # has run out
+        Lease(Lane(1, 0), None, "9000000"),  # a task was sent
+        Lease(Lane(1, 1), None, None),
+        Lease(Lane(1, 2), "worker-1-1@host#5e", None),
+        Lease(Lane(1, 3), "worker-1-1@host#5e", "soon"),
+        Lease(Lane(1, 4), "worker-1-7@b.elsewhere.net#6f", "9000000"),
+        Lease(Lane(1, 5), "by hand", "9000000"),
+    ]
+    assert lanes.by_worker(leases, now) == {"worker-0-1": [0, 3], "worker-0-2": [1], "worker-1-7": [4], "by hand": [5]}
+
+
+def test_status_has_the_lanes_of_its_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "role": "worker",
+        "shard": 0,
+        "pid": 1,
+        "port": None,
+        "metrics_port": 2,
+        "state": "running",
+        "restarts": 0,
+        "create_time": 1.0,
+    }
+    now = state.State(url="http://u", processes=[{"name": "worker-0-1", **row}, {"name": "worker-0-2", **row}])
+    applied = {"worker-0-1": [0, 3], "worker-elsewhere": [1]}
+    first, second = now.public(applied)["processes"]
+    assert (first["lanes"], second["lanes"]) == ([0, 3], [])
+    assert tuple(first) == (*state.ROW, "lanes")
+    Console().table(now.processes, lanes=applied)
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["lanes", "3", "0"]
+
+
+def test_sixteen_lanes_fit_into_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "name": "spill-worker-1",
+        "shard": 10,
+        "pid": 1234567,
+        "port": 20000,
+        "metrics_port": 20000,
+        "state": "starting",
+        "restarts": 99,
+    }
+    Console().table([{**row, "role": "postgres"}], lanes={"spill-worker-1": range(16)})
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.rstrip().endswith("lanes")
+    assert line.endswith(", ".join(map(str, range(16))))
+
+
+def test_lanes_of_a_cluster_whose_redis_does_not_answer_are_unknown(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    assert lanes.read(directory) == {}
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        layout.save(directory, Layout(ports={"redis-journal": silent.getsockname()[1]}))
+        began = time.monotonic()
+        assert lanes.read(directory) == {}
+        assert time.monotonic() - began < 3
+    assert lanes.read(directory) == {}
+    (tmp_path / "layout.json").write_text("{")
+    assert lanes.read(directory) == {}
+
+
+# Configuration files
+
+
+def test_environment_describes_every_node(tmp_path: Path) -> None:
+    wanted = with_ports(Layout(shards=2, replicas=1))
+    values = configs.environment(wanted, Directory(tmp_path), SECRETS)
+    shards = json.loads(values["TALLY_SHARDS"])
+    assert [len(shard["nodes"]) for shard in shards] == [2, 2]
+    node = shards[1]["nodes"][0]
+    assert node["port"] == wanted.ports["postgres-1-1"]
+    assert node["patroni"] == f"http://127.0.0.1:{wanted.ports['patroni-1-1']}"
+    assert values["TALLY_JOURNAL_URL"].endswith("/0")
+    assert values["TALLY_BROKER_URL"].endswith("/1")
+
+
+def test_a_broker_of_ones_own_takes_the_place_of_the_journals_redis(tmp_path: Path) -> None:
+    values = configs.environment(with_ports(Layout()), Directory(tmp_path), SECRETS, "amqp://a:b@127.0.0.1//")
+    assert values["TALLY_BROKER_URL"] == "amqp://a:b@127.0.0.1//"
+    assert values["TALLY_JOURNAL_URL"].startswith("redis://")
+
+
+def test_env_file_is_one_line_a_name(tmp_path: Path) -> None:
+    values = configs.environment(with_ports(Layout()), Directory(tmp_path), SECRETS)
+    lines = configs.env_file(values).splitlines()
+    assert {line.partition("=")[0]: line.partition("=")[2] for line in lines} == values
+
+
+def test_patroni_keeps_its_own_rule_of_times(tmp_path: Path) -> None:
+    config = patroni(tmp_path)
+    dcs = config["bootstrap"]["dcs"]
+    assert dcs["ttl"] >= dcs["loop_wait"] + 2 * dcs["retry_timeout"]
+    assert dcs["primary_start_timeout"] == 0
+
+
+def test_postgres_listens_on_loopback_alone_with_scram(tmp_path: Path) -> None:
+    config = patroni(tmp_path)["postgresql"]
+    assert config["listen"].startswith("127.0.0.1:")
+    assert config["parameters"]["unix_socket_directories"] == ""
+    assert all(re.fullmatch(r"host \S+ \w+ 127\.0\.0\.1/32 scram-sha-256", rule) for rule in config["pg_hba"])
+
+
+def patroni(tmp_path: Path) -> dict[str, Any]:
+    wanted = with_ports(Layout())
+    text = configs.patroni(wanted, Directory(tmp_path), SECRETS, shard=1, node=2, bin_dir=Path("/p/pg/bin"), lz4=False)
+    parsed: dict[str, Any] = yaml.safe_load(text)
+    return parsed
+
+
+def test_journal_is_durable_and_cache_is_not(tmp_path: Path) -> None:
+    journal, cache = (render(1, "pw", tmp_path) for render in (configs.redis_journal, configs.redis_cache))
+    for line in ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction", 'save ""', "bind 127.0.0.1"):
+        assert line in journal.splitlines()
+    for line in ("appendonly no", "maxmemory-policy allkeys-lru", "requirepass pw", 'save ""'):
+        assert line in cache.splitlines()
+
+
+def test_nginx_has_every_api_process_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
+    wanted = with_ports(Layout())
+    text = configs.nginx(wanted, Directory(tmp_path), as_root=False)
+    assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails", text) == [str(wanted.ports[f"api-{i}"]) for i in (1, 2)]
+    assert not re.search(r"@[A-Z_]+@", text)
+    assert "non_idempotent;" not in text
+    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), as_root=True)
+
+
+def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
+    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), as_root=False)
+    documents = [json.loads(body) for body in re.findall(r"return \d+ '(.*)';", text)]
+    assert {document["status"] for document in documents} >= {400, 413, 414, 431, 503}
+    assert all(set(document) == {"type", "title", "status", "detail"} for document in documents)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["up", "--shards", "0"], ["up", "--api", "-1"], ["up", "--broker", "http://x"], []),
+        *(["scale", text] for text in ("api=0", "x=1", "worker-0=33", "worker-0=-1", "worker-0=", "worker-0", "=1")),
+        *(
+            ["scale", text]
+            for text in ("worker-x=1", "worker-=1", "worker-00=1", "worker-0-1=1", "api-1=1", "spill-worker-1=1")
+        ),
+    ],
+)
+def test_bad_options_are_refused(argv: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(argv)

@@ -1,0 +1,82 @@
+"""The documentation says what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from counter_project import config
+from tests.support.commands import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOMS = ("runtime", "sharding", "replication", "counters", "counter_project")
+SETTINGS = re.compile(r"(<!-- settings -->\n)(.*?)(<!-- /settings -->)", re.DOTALL)
+
+
+def test_every_setting_is_documented() -> None:
+    """To write it anew: python -c "import tests.tools.test_docs as t; t.write_settings()"."""
+    found = SETTINGS.search((ROOT / "docs" / "settings.md").read_text())
+    assert found
+    assert found[2] == config.markdown()
+
+
+def write_settings() -> None:
+    page = ROOT / "docs" / "settings.md"
+    page.write_text(SETTINGS.sub(lambda found: found[1] + config.markdown() + found[3], page.read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_house_is_as_the_page_says() -> None:
+    """Each row of the table in docs/architecture.md is a folder; what its second column names is a module, file or
+    folder there."""
+    table = (
+        (ROOT / "docs" / "architecture.md").read_text().partition("## The house")[2].partition("## A write's way")[0]
+    )
+    rows = re.findall(r"^\| `([a-z_/]+)` \| (.*) \|$", table, re.MULTILINE)
+    assert len(rows) > 10
+    for folder, told in rows:
+        for name in re.findall(r"`([a-z_./]+)`", told):
+            there = ROOT / folder / name
+            assert there.exists() or there.with_name(f"{there.name}.py").exists(), f"{folder} {name}"
+    folders = {f"{path.parent.relative_to(ROOT)}/" for room in ROOMS for path in (ROOT / room).glob("*/__init__.py")}
+    named = {folder for folder, _ in rows} | {
+        f"{folder}{name}/" for folder, told in rows for name in re.findall(r"`([a-z_]+)/?`", told)
+    }
+    assert folders - {f"{room}/{name}/" for room in ROOMS for name in ("management", "migrations")} <= named
+
+
+def test_every_path_on_the_page_leads_somewhere() -> None:
+    """A path in code marks: from the top, or from a folder of `counters`."""
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## A write's way")[2]
+    paths = re.findall(r"`([a-z_]+(?:/[a-z_]+)*/[a-z_]+\.(?:py|lua|sql|md))`", page)
+    assert paths
+    for path in paths:
+        assert (ROOT / path).exists() or list((ROOT / "counters").rglob(path)), path
+
+
+def test_every_module_on_the_page_is_there() -> None:
+    """A dotted name in code marks is a module, from the top or from `counters`, or a name in one."""
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## A write's way")[2]
+    inner = {path.parent.name for path in ROOT.glob("counters/*/__init__.py")}
+    names = [one for one in re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_]+)`", page) if one.split(".")[0] in {*ROOMS, *inner}]
+    assert len(names) > 10
+    for name in names:
+        path = ROOT / ("" if name.split(".")[0] in ROOMS else "counters") / name.replace(".", "/")
+        module = path.parent.with_name(f"{path.parent.name}.py")
+        is_there = path.with_name(f"{path.name}.py").exists() or (module.exists() and path.name in module.read_text())
+        assert is_there, name
+
+
+def test_the_tests_of_the_invariants_are_there() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("## Invariants")[2].partition("## Choices")[0]
+    tests = re.findall(r"`(test_[a-z_]+)(?:\.(test_[a-z_]+))?`", table)
+    assert len(tests) > 5
+    for module, test in tests:
+        assert any(test in path.read_text() for path in (ROOT / "tests").rglob(f"{module}.py")), f"{module}.{test}"

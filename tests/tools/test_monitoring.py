@@ -1,0 +1,117 @@
+"""Prometheus' side: its files are well-formed, and the alerts name only metrics that a running cluster exposes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from counters.apply import dead_letters, partitions, tasks
+from monitoring.targets import targets
+from tests.support.cluster import Cluster
+from tests.support.commands import ROOT
+from tests.support.shards import frozen
+
+HOME = ROOT / "monitoring"
+METRIC = re.compile(r"\b(?:tally|patroni|etcd|flower)_\w+")
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every alert."""
+    return [rule for group in yaml.safe_load((HOME / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+
+
+def exposed(cluster: Cluster) -> dict[str, str]:
+    """What each target of the cluster answers, by its name."""
+    groups = targets(cluster.status())
+    return {
+        group["labels"]["process"]: httpx.get(f"http://{group['targets'][0]}/metrics", timeout=10).text
+        for group in groups
+    }
+
+
+def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names) > 10
+    for rule in rules():
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert rule["annotations"]["summary"]
+        assert len(rule["annotations"]["description"]) > 40
+
+
+def test_every_metric_of_an_alert_is_exposed_by_a_running_cluster(cluster: Cluster) -> None:
+    there = set(re.findall(r"^# TYPE (\S+)", "\n".join(exposed(cluster).values()), re.MULTILINE))
+    named = {metric for rule in rules() for metric in METRIC.findall(rule["expr"])}
+    assert len(named) > 10
+    assert named - there == set()
+
+
+def test_every_process_with_metrics_is_a_target_and_answers(cluster: Cluster) -> None:
+    answers = exposed(cluster)
+    assert {"api-1", "api-2", "worker-0-1", "worker-1-1", "spill-worker-1", "patroni-0-1", "etcd"} <= set(answers)
+    assert all("# TYPE " in text for text in answers.values())
+    workers = {
+        group["labels"]["of_shard"] for group in targets(cluster.status()) if group["labels"]["role"] == "worker"
+    }
+    assert workers == {"0", "1"}
+
+
+def test_what_waits_for_an_operator_is_told_by_every_process_at_once(cluster: Cluster, key: str) -> None:
+    """The gauges are read from Redis at the scrape: no process must have seen it happen."""
+    tellers = ("api-1", "api-2", "worker-0-1", "spill-worker-1")
+
+    def told() -> set[str]:
+        answers = exposed(cluster)
+        return {
+            line
+            for name in tellers
+            for line in answers[name].splitlines()
+            if line.startswith("tally_dead_letters_kept ")
+        }
+
+    before = dead_letters.count()
+    dead_letters.keep(key, ([], {}), "shard-0", "unknown task: of a test")
+    try:
+        assert told() == {f"tally_dead_letters_kept {before + 1:.1f}"}
+    finally:
+        for id, letter in dead_letters.letters().items():
+            if letter.task == key:
+                dead_letters.discard(id)
+    assert told() == {f"tally_dead_letters_kept {before:.1f}"}
+
+
+def test_partitions_are_maintained_where_they_can_be_and_told(cluster: Cluster) -> None:
+    began = time.time()
+    with frozen(cluster, 0):
+        tasks.maintain_partitions()
+        assert partitions.maintained_at(0) < began <= partitions.maintained_at(1)
+    tasks.maintain_partitions()
+    for name in ("api-1", "worker-1-1", "spill-worker-1"):
+        told = re.findall(
+            r'^tally_partitions_maintained_at_seconds\{shard="(.)"\} (\S+)$', exposed(cluster)[name], re.MULTILINE
+        )
+        assert [(shard, float(at) >= began) for shard, at in told] == [("0", True), ("1", True)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml"), ("test", "rules", "alerts.test.yml")],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_promtool_agrees(command: tuple[str, ...], tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on PATH (Debian: prometheus)")
+    shutil.copytree(HOME, tmp_path / "monitoring")
+    (tmp_path / "monitoring" / "targets.json").write_text("[]")  # `check config` wants it to be there
+    done = subprocess.run(
+        [promtool, *command], cwd=tmp_path / "monitoring", capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

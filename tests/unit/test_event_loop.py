@@ -1,0 +1,63 @@
+"""The event loop of an API process: group commit on it, and waiting that takes no thread for long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runtime.event_loop import LoopThread
+from runtime.group_commit import GroupCommit
+
+
+def test_what_comes_during_a_flush_makes_up_the_next() -> None:
+    flushed: list[list[int]] = []
+    go_on = asyncio.Event()
+
+    async def flush(items: list[int]) -> None:
+        flushed.append(items)
+        await go_on.wait()
+
+    async def run() -> None:
+        commit = GroupCommit(flush, most=3)
+        commit.put(1)
+        await asyncio.sleep(0)
+        for item in (2, 3, 4, 5):
+            commit.put(item)
+        assert (flushed, commit.waiting) == ([[1]], 4)
+        go_on.set()
+        await commit.drain()
+        assert (flushed, commit.waiting) == ([[1], [2, 3, 4], [5]], 0)
+        commit.put(6)
+        await commit.drain()
+        assert flushed[-1] == [6]
+
+    asyncio.run(run())
+
+
+def test_a_flush_that_fails_stops_nothing() -> None:
+    seen: list[int] = []
+
+    async def flush(items: list[int]) -> None:
+        seen.extend(items)
+        raise ValueError("a bug")
+
+    async def run() -> None:
+        commit = GroupCommit(flush, most=1)
+        for item in (1, 2):
+            commit.put(item)
+        await commit.drain()
+        assert seen == [1, 2]
+
+    asyncio.run(run())
+
+
+def test_a_loop_in_a_thread_runs_coroutines_until_it_is_closed() -> None:
+    thread = LoopThread("of a test")
+    try:
+        assert thread.run(asyncio.sleep(0, 7)) == 7
+        with pytest.raises(ZeroDivisionError):
+            thread.run(asyncio.to_thread(divmod, 1, 0))
+    finally:
+        thread.close()
+    assert thread.loop.is_closed()

@@ -1,0 +1,173 @@
+"""The house: imports point one way and never in a circle, and what is called pure is pure. Read from the sources.
+
+An import counts wherever it stands, within a function or for types alone, but for circles of modules: those are about
+what happens when a module is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import ROOT
+
+ROOMS = ("runtime", "sharding", "replication", "counters", "counter_project")  # each may import from those before it
+OUTSIDE = ("cluster", "monitoring", "benchmarks", "tests")  # imported by none of the rooms
+
+# What a pure module may come to by its imports: nothing that does I/O or needs Django to be set up.
+PURE_LIBRARIES = {"msgspec", "uuid_utils"}
+PURE_STANDARD = {
+    *(
+        "__future__",
+        "ast",
+        "base64",
+        "binascii",
+        "bisect",
+        "collections",
+        "contextlib",
+        "csv",
+        "dataclasses",
+        "datetime",
+        "decimal",
+    ),
+    *(
+        "enum",
+        "functools",
+        "hashlib",
+        "heapq",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "random",
+        "re",
+        "string",
+        "struct",
+    ),
+    *("typing", "uuid", "zlib"),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the module that is imported, and whether that happens when the importing module is imported."""
+
+    module: str
+    at_once: bool
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the product, by its name."""
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "migrations" not in path.parts]
+    return {name_of(path): path for path in paths}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(module: str) -> str:
+    """The package that a module is in; a package is in itself."""
+    return module if modules()[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
+@cache
+def imports(module: str) -> tuple[Import, ...]:
+    """Everything that a module of the product imports, of the product or not, without itself."""
+    found = set(_imports(module, ast.parse(modules()[module].read_text()), at_once=True))
+    return tuple(sorted((one for one in found if one.module != module), key=lambda one: (one.module, one.at_once)))
+
+
+def _imports(module: str, node: ast.AST, *, at_once: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _is_for_types(child)
+        match child:
+            case ast.Import():
+                yield from (Import(alias.name, at_once) for alias in child.names)
+            case ast.ImportFrom():
+                package = package_of(module).split(".")
+                above = package[: len(package) + 1 - child.level] if child.level else []
+                base = ".".join([*above, *filter(None, [child.module])])
+                for alias in child.names:  # a module of a package, or a name in a module
+                    inner = f"{base}.{alias.name}"
+                    yield Import(inner if inner in modules() else base, at_once)
+            case _:
+                yield from _imports(module, child, at_once=at_once and not later)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def assert_no_circle(graph: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def pure_modules() -> list[str]:
+    """Those that pyproject.toml holds to the strict rules of mypy."""
+    overrides = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    return next(one["module"] for one in overrides if one.get("strict"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way(room: str) -> None:
+    below = ROOMS[: ROOMS.index(room) + 1]
+    for module in modules():
+        if module.split(".")[0] == room:
+            rooms = {one.module.split(".")[0]: one.module for one in imports(module)}
+            upwards = {target for name, target in rooms.items() if name in {*ROOMS, *OUTSIDE} and name not in below}
+            assert not upwards, f"{module} imports {upwards}"
+
+
+def test_no_package_imports_one_that_imports_it() -> None:
+    """Packages as the folders of the rooms; what lies in a room's own folder counts by itself."""
+
+    def place(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    graph: dict[str, set[str]] = {}
+    for module in modules():
+        targets = {place(one.module) for one in imports(module) if one.module in modules()}
+        graph.setdefault(place(module), set()).update(targets - {place(module)})
+    assert_no_circle(graph)
+
+
+def test_no_module_is_imported_while_it_is_imported() -> None:
+    assert_no_circle(
+        {
+            module: {one.module for one in imports(module) if one.at_once and one.module in modules()}
+            for module in modules()
+        }
+    )
+
+
+@pytest.mark.parametrize("module", pure_modules())
+def test_what_is_called_pure_comes_to_nothing_impure(module: str) -> None:
+    """Through all that it imports, and the packages that those are in."""
+    ways: list[tuple[str, ...]] = [(module,)]
+    found = {module}
+    while ways:
+        way = ways.pop()
+        targets = {one.module for one in imports(way[-1])} | {way[-1].rpartition(".")[0]} - {""}
+        for target in sorted(targets - found):
+            found.add(target)
+            if target in modules():
+                ways.append((*way, target))
+            else:
+                assert target.split(".")[0] in PURE_STANDARD | PURE_LIBRARIES, " imports ".join((*way, target))
+
+
+def test_every_module_that_is_called_pure_is_there() -> None:
+    assert set(pure_modules()) <= set(modules())
