@@ -21,8 +21,8 @@ def bounds(prefix: str) -> tuple[str, str]:
 
 
 def settled(subject: Subject, prefix: str, total: int, patience: float) -> float:
-    """When the replicas (the primary of a shard without) showed the whole sum, by `time.monotonic`. Raises
-    `TimeoutError`."""
+    """Wait until the replicas (the primary, where a shard has none) show the whole sum. Returns that time by
+    `time.monotonic`. Raises `TimeoutError` after `patience` seconds."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         copies = [

@@ -64,7 +64,7 @@ class Figure(msgspec.Struct, kw_only=True):
 class Part(msgspec.Struct, kw_only=True):
     """What one figure module found. `curves`: for pictures, by name. `checks`: a line for each comparison of counts.
 
-    `wrong`: counts that differ, each a sentence; a run with any is worth nothing, and says so.
+    `wrong`: counts that differ, each a sentence; any of them makes the run invalid.
     """
 
     figures: list[Figure] = []

@@ -27,7 +27,7 @@ class Reports:
         self._failure = ""
 
     def capture(self, receiver: Any) -> None:
-        """A thread's target: take events until the receiver shall stop."""
+        """A thread's target: take events until the receiver is told to stop."""
         try:
             receiver.capture(wakeup=False)
         except Exception as error:

@@ -154,7 +154,7 @@ def patroni(  # noqa: PLR0913
 
 
 def _dynamic() -> dict[str, Any]:
-    """What the nodes of a shard share; written to etcd when the shard is made, steered through Patroni ever after."""
+    """Settings shared by a shard's nodes: written to etcd when the shard is made, changed only through Patroni later."""
     return {
         "ttl": 20,
         "loop_wait": 2,

@@ -43,8 +43,7 @@ def by_worker(leases: Iterable[Lease], now: int) -> dict[str, list[int]]:
 
 
 def read(directory: Directory) -> dict[str, list[int]]:
-    """Numbers of the lanes that each worker of a running cluster applies now, by its name; empty if the journal's Redis
-    does not answer."""
+    """Numbers of the lanes that each worker applies now, by worker name; empty if the journal's Redis does not answer."""
     try:
         stored = layout.load(directory)
         if stored is None:

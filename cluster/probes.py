@@ -1,6 +1,6 @@
-"""Questions to a process of the cluster that tell whether it is ready. Each answers True or False, never raises.
+"""Readiness probes for processes of the cluster. Each returns True or False and never raises.
 
-Asyncio streams are enough for one request each; this is no HTTP client for anything else.
+Asyncio streams are enough for one request each; this is not a general HTTP client.
 """
 
 from __future__ import annotations

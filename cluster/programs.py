@@ -125,7 +125,7 @@ def _newest(in_wheel: Path | None, on_path: Path | None) -> Path | None:
 
 
 def version(program: Path) -> Version:
-    """What a program says of itself, `(18, 6)`; `()`, the oldest of all, if it does not run."""
+    """The version that a program reports, as `(18, 6)`; `()`, older than any, if it does not run."""
     argument = "-v" if program.name == "nginx" else "--version"
     try:
         done = subprocess.run([program, argument], check=True, capture_output=True, text=True, timeout=10)

@@ -69,7 +69,7 @@ class Steps:
         return next((node for node in self._of(shard) if node.primary and node.state == "running"), None)
 
     def _turn(self, shard: int, number: int) -> Callable[[], Awaitable[None]]:
-        """The last primary starts first, else a replica that lacks its last commits might be promoted in its place."""
+        """Start the last primary first. Otherwise a replica that lacks its last commits might be promoted."""
 
         async def run() -> None:
             if number != self.primaries.get(shard, 1):
@@ -127,7 +127,7 @@ class Steps:
         return run
 
     async def _front(self) -> None:
-        """A client's way in, up to a ready API. A part that is not healthy yet is no failed start: `/health` tells."""
+        """Wait up to 15 s until nginx answers `/health` with 200. An unhealthy part only warns; the start does not fail."""
         health = probes.Answers(self.plan.layout.ports["nginx"], "/health", 200)
         deadline = time.monotonic() + 15
         while not await health.check():

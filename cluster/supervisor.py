@@ -92,7 +92,7 @@ class Supervisor:
         self._stop_asked.set()
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
-        """Do the work unless a signal comes first; whether it was done."""
+        """Do the work unless a signal comes first. Returns whether it was done."""
         task, stop = asyncio.create_task(work), asyncio.create_task(self._stop_asked.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()

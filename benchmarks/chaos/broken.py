@@ -1,18 +1,19 @@
-"""Builds broken on purpose, to see that the bench notices: a copy of the work tree with one change, and the faults that
+"""Deliberately broken builds that the bench must catch: a copy of the work tree with one change, and the faults that
 expose it.
 
-The product has no switch for any of this. Each must be caught within two minutes of `--break NAME`.
+The product has no switch for any of this. `--break NAME` must catch each within two minutes.
 
 `ledger`: doubled messages and lost leases make two shifts of a lane read the same batches. Without the ledger both
 count them.
 
-`lock`: the ledger alone keeps two shifts apart as long as a transaction asks it first. The second shift's window begins
-where the lane's committed batches end, so it has every batch that the first has not committed yet, and its insert into
-the ledger waits for the first to commit. What it reads afterwards is true. So this build gives up that order, too: it
-reads rows first and asks the ledger last, which is as good as before where there is a lock. Without one, the second
-shift computes a value from a row that the first has changed meanwhile, and writes it over the first one's. Increments
-that nobody waits for stay right even so, as they are added in place. So a crowd increments one key of each shard and
-waits for the results. And every shift gets the lease, so that shifts which doubled messages start go on side by side.
+`lock`: even without the lane's lock, the ledger keeps two shifts apart if each transaction inserts into it first. The
+second shift's window starts where the lane's committed batches end, so it contains every batch that the first shift has
+not committed yet. Its insert into the ledger waits for that commit, and the rows it reads afterwards are current. So
+this build also reverses the order: it reads rows first and inserts into the ledger last, which is equally safe under a
+lock. Without the lock, the second shift computes a value from a row that the first has changed meanwhile, and overwrites
+the first shift's value. Increments without a waiting client stay correct, because they are added in place. So a crowd
+increments one key of each shard and waits for the results. Every shift gets the lease, so that the shifts that doubled
+messages start overlap.
 """
 
 from __future__ import annotations
@@ -31,14 +32,13 @@ from benchmarks.chaos import kills, report, subject
 from benchmarks.chaos.fault import Fault
 from benchmarks.chaos.messages import DOUBLE_MESSAGES
 
-QUIET_SECONDS = 20.0  # a broken build may never come to rest, and that is a finding as well
+QUIET_SECONDS = 20.0  # a broken build may never become quiet, which is also a finding
 CROWD = 8
 
 
 @dataclass(frozen=True)
 class Break:
-    """Changes (old text, new text) of files by their path, and what brings them to light. `missing` is what the build
-    does not have.
+    """A broken build. `missing`: what it lacks. `changes`: (old text, new text) pairs by file path. `faults` expose it.
 
     `crowd`: see `Load`.
     """

@@ -81,7 +81,7 @@ class Client:
             self.expected.added.update(deltas)
 
     def waited(self, key: str, delta: int) -> bool:
-        """Add to a shared key and ask for the result; whether it came."""
+        """Add to a shared key and wait for the result. Returns whether it came."""
         path = f"/v1/counters/{key}/increments?wait={WAIT_SECONDS}"
         request = self.request(
             "waited", "POST", path, b'{"delta":%d}' % delta, timeout=WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS
@@ -120,7 +120,7 @@ class Client:
         owned.changed(owned.value + delta, answer.json.get("version"))
 
     def put(self, owned: Owned, value: int) -> None:
-        """Give an owned key a value, or reset it (0): whatever was acknowledged before is void."""
+        """Set an owned key, or reset it (0). Voids every increment acknowledged before."""
         path = f"/v1/counters/{owned.key}"
         if value:
             request = self.request("set", "PUT", path, b'{"value":%d}' % value, timeout=STEP_TIMEOUT_SECONDS)
@@ -133,8 +133,8 @@ class Client:
         owned.changed(value, answer.json.get("version"))
 
     def compare_and_set(self, owned: Owned, value: int) -> None:
-        """Set an owned key if it has the version told last: that must work if nothing has changed it since, and else
-        must not."""
+        """Compare-and-set an owned key with the last version returned, or at times an older one. It must succeed exactly if that
+        version is current."""
         matches = owned.told
         version = owned.version
         if matches and self.rng.random() < 0.4 and version > 0:
@@ -155,7 +155,7 @@ class Client:
             self._check_value(owned, answer, owned.value, {412})
 
     def repeat(self) -> None:
-        """Send a write again that was answered, just now or long ago: the same answer, and nothing is counted."""
+        """Repeat a recent or old answered write: it must get the same answer and count nothing."""
         source = self._long_ago if self._long_ago and self.rng.random() < 0.5 else self._answered
         if not source:
             return
@@ -183,7 +183,7 @@ class Client:
     # --- underneath ---------------------------------------------------------------------------------------------------------
 
     def _check_value(self, owned: Owned, answer: Answer, value: int, statuses: set[int]) -> None:
-        """Where an answer tells value and version, they are the ones that must be."""
+        """Complain if the answer has one of `statuses` and its value or version is wrong."""
         if answer.status not in statuses:
             return
         told = answer.json
@@ -193,7 +193,7 @@ class Client:
             self.complain(f"{owned.key} told {told}, but version {owned.version} was told before")
 
     def _write(self, request: Request, keys: Mapping[str, int | None], statuses: tuple[int, ...]) -> Answer | None:
-        """Send until answered, and remember; None (and a complaint) for an answer that must not be."""
+        """Send until answered, and remember the write. Returns None, with a complaint, for an unexpected answer."""
         sent = time.monotonic()
         tries = self.expected.retries + self.expected.refused
         answer = self._until_answered(request)
@@ -213,7 +213,7 @@ class Client:
         return answer
 
     def _keep(self, request: Request, answer: Answer) -> None:
-        """For repeats: the last ones, and a few of all ages (reservoir sampling)."""
+        """Keep the answer for repeats: the latest ones, and a sample of all (reservoir sampling)."""
         self._answered.append((request, answer))
         if len(self._long_ago) < 200:
             self._long_ago.append((request, answer))

@@ -23,7 +23,7 @@ MAX_VALUE = 2**63 - 1
 
 @dataclass(slots=True, eq=False)
 class Favour:
-    """An increment that some other client is to make."""
+    """An increment that another client must make."""
 
     key: str
     delta: int
@@ -32,8 +32,10 @@ class Favour:
 
 @dataclass(slots=True, eq=False)
 class Owned:
-    """What a key of one client must be. `version` is the newest that was told; `told` is whether nothing has changed
-    since."""
+    """The expected state of a key that one client owns.
+
+    `version` is the newest that an answer had; `told`: nothing has changed since that answer.
+    """
 
     key: str
     value: int = 0
@@ -46,14 +48,14 @@ class Owned:
         return self.value + delta <= MAX_VALUE
 
     def changed(self, value: int, version: int | None) -> None:
-        """A write of the owner was applied, or will be; `version` is None if its answer did not tell."""
+        """Record an applied or accepted write of the owner; `version` is None if its answer had none."""
         self.value, self.told = value, version is not None
         self.version = version or self.version
         self.favours = []
 
     @property
     def lent(self) -> bool:
-        """Whether favours were asked for: the next write of the owner must be a set."""
+        """Whether favours were asked for; then the owner's next write must be a set."""
         return bool(self.favours)
 
     @property
@@ -63,8 +65,8 @@ class Owned:
 
 
 class Entry(NamedTuple):
-    """An acknowledged write. `deltas` is what it adds to shared keys and favours; times are seconds of the monotonic
-    clock."""
+    """An acknowledged write. `keys` maps each key to its delta, or to None for a set. `sent` and `answered` are seconds of the
+    monotonic clock."""
 
     kind: str
     id: str
@@ -111,10 +113,10 @@ def counts_of(clients: Iterable[ExpectedCounts]) -> dict[str, int]:
 
 
 def out_of_order(waited: Iterable[Waited], totals: Mapping[str, int]) -> list[str]:
-    """What is wrong with the results of waited increments of keys that take nothing else.
+    """Return what is wrong with the results of waited increments, for keys that take no other operations.
 
-    In the order of versions each value is at least its delta above the one before, and where no result is missing (the
-    deltas make up the total) exactly that.
+    In version order, each value exceeds the one before by at least its delta; by exactly its delta if no result is missing
+    (the deltas add up to the key's total).
     """
     by_key: dict[str, list[Waited]] = {}
     for one in waited:

@@ -12,7 +12,7 @@ from benchmarks.chaos.subject import Subject
 
 
 class NotPossible(Exception):
-    """The fault cannot be done here and now (a role that does not run, a shard without replicas)."""
+    """The fault cannot be done now: its role does not run, or the shard has no replicas."""
 
 
 @dataclass
@@ -30,10 +30,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Fault:
-    """`strike` does it, and undoes it where it must be undone (what was stopped goes on); it returns a word about the
-    victim.
+    """`strike` does it, undoes what must be undone (stopped processes go on), and returns a word about the victim.
 
-    `weight` is how often it stands in the deck.
+    `weight` is how often it is in the deck.
     """
 
     name: str
@@ -42,7 +41,7 @@ class Fault:
 
 
 def deck(faults: Sequence[Fault], rng: random.Random) -> Iterator[Fault]:
-    """Faults for ever: all of them, shuffled, then all of them shuffled anew."""
+    """Yield faults without end: all of them shuffled, then shuffled again."""
     while True:
         cards = [fault for fault in faults for _ in range(fault.weight)]
         rng.shuffle(cards)

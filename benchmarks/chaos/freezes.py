@@ -20,7 +20,7 @@ CUT_SECONDS = 10.0
 
 @contextlib.contextmanager
 def frozen(victims: Sequence[psutil.Process]) -> Iterator[None]:
-    """The processes stand still while the block runs; leaders first, and woken last."""
+    """Stop the processes while the block runs; leaders are stopped first and resumed last."""
     try:
         for process in victims:
             with contextlib.suppress(psutil.Error):

@@ -28,8 +28,7 @@ LOST_NODE_SECONDS = 45.0  # for a lost node's successor to be promoted; Patroni'
 
 
 def kill(victims: Iterable[psutil.Process]) -> None:
-    """SIGKILL each that is still there, and see that it is gone: a process takes a moment to die, and would still look
-    well."""
+    """SIGKILL each process that still runs, and wait until it is gone: until then a dying process still looks healthy."""
     victims = list(victims)
     processes.send(victims, signal.SIGKILL)
     processes.wait(victims, GONE_SECONDS)
@@ -50,7 +49,7 @@ def kill_role(role: str, scene: Scene) -> str:
 
 
 def kill_in_a_shift(scene: Scene) -> str:
-    """A worker that applies a lane at this moment: its lanes must go on when their leases have run out."""
+    """Kill a worker that applies a lane now; its lanes must go on when their leases have run out."""
     families = {str(row["name"]): family(row) for row in scene.subject.rows("worker")}
     for _ in polling.attempts(SHIFT_SECONDS, pause=0.002):
         try:
@@ -130,8 +129,7 @@ def kill_node(scene: Scene) -> str:
 
 
 def lose_node(scene: Scene) -> str:
-    """A primary's node that is gone and stays away until its replica has been promoted: Patroni is stopped, so nothing
-    restarts it."""
+    """Kill a primary's node and keep it down until its replica is promoted: Patroni is stopped, so nothing restarts the node."""
     shard = scene.shard()
     replica_of(scene, shard)
     row = primary_of(scene, shard)
@@ -201,7 +199,7 @@ def roles() -> list[Fault]:
 
 
 def pairs() -> list[Fault]:
-    """Two at once, where one is there to help against the other."""
+    """Two at once, where one normally compensates for the loss of the other."""
     worker, journal = partial(kill_role, "worker"), partial(kill_role, "redis-journal")
     return [
         Fault("kill primary and worker", partial(kill_both, kill_primary, worker)),

@@ -20,8 +20,10 @@ CLIENTS = 6
 
 
 class Load:
-    """Everything that writes, reads and watches. `crowd` more clients of each shard increment its waiter's key, without
-    a pause."""
+    """Everything that writes, reads and watches.
+
+    `crowd`: so many extra clients for each shard increment its waiter's key without a pause.
+    """
 
     def __init__(self, subject: Subject, prefix: str, seed: int, clients: int = CLIENTS, crowd: int = 0) -> None:
         self.names = Names(prefix)
@@ -98,7 +100,7 @@ class Load:
             thread.start()
 
     def stop(self) -> None:
-        """Let every client bring its write to an answer."""
+        """Stop every thread once its client's write is answered."""
         self._stop.set()
         for thread in self._threads:
             thread.join(PATIENCE_SECONDS + 60)

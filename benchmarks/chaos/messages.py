@@ -88,8 +88,7 @@ def double_messages(scene: Scene) -> str:
 
 
 def lose_messages(scene: Scene) -> str:
-    """Messages are popped from the queues and forgotten, as by workers that die right after, until each lane has lost
-    one."""
+    """Pop messages and drop them, as workers that die right after would, until each lane has lost one."""
     lanes = set(lanes_of(scene))
     queues = [queue_of(shard) for shard in range(len(scene.subject.shards))]
     lost: Counter[Lane] = Counter()

@@ -56,7 +56,7 @@ class Mixer:
         client.expected.owned = {one.key: one for one in [*self.owned, self.edge]}
 
     def run(self, stop: threading.Event) -> None:
-        """Write until told to stop; the write under way is brought to its end."""
+        """Write until told to stop; the write in progress is completed."""
         while not stop.is_set():
             try:
                 self._one()

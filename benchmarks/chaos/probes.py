@@ -1,8 +1,8 @@
-"""How long nothing was read, written or counted: probes that do one thing steadily and note each success.
+"""How long nothing was read, written or counted: each probe repeats one operation and records every success.
 
-Each shard has a reader and a waiter of its own, so that the trouble of one shard is not hidden by the other; a write is
-accepted by the journal, which all shards share, so one pulse is enough. The readers also watch I5: what the cache gives
-never goes back in version.
+Each shard has its own reader and waiter, so that one shard's outage is not hidden by another. The journal, which all
+shards share, accepts writes, so one pulse is enough. The readers also check I5: versions read from the cache never go
+back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READ_TIMEOUT_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Successes:
-    """Moments (monotonic) at which something went well."""
+    """Times (monotonic, seconds) of successes."""
 
     times: list[float] = field(default_factory=list)
 
@@ -47,8 +47,8 @@ class Successes:
 
 @dataclass
 class Epoch:
-    """Lives of the cache: a version may be older after the cache was lost than before, as the replica that fills it may
-    lag."""
+    """`number` changes when the cache is lost: versions may then be older than before, because the replica that fills the
+    cache may lag."""
 
     number: int = 0
 

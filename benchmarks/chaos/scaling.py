@@ -1,4 +1,4 @@
-"""More workers and fewer while everybody writes: those that end give their lanes back, those that start take some."""
+"""Scale workers up and down under load: those that end release their lanes, those that start take some."""
 
 from __future__ import annotations
 

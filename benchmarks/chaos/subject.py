@@ -148,7 +148,7 @@ class Subject:
         return len(self.shards[shard]["nodes"]) - 1
 
     def last_copy(self, shard: int) -> str:
-        """Who of a shard gets a commit last: its replica, or its primary if it has none."""
+        """Return which server of a shard gets a commit last: its replica, or its primary if it has none."""
         return "standby" if self.replicas(shard) else "primary"
 
     def primary(self, shard: int) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Subject:
         return found
 
     def is_whole(self) -> str:
-        """Empty if every process runs, every API answers and every replica follows; else what is missing."""
+        """Return "" if every process runs, every API process answers and every replica follows; else what is missing."""
         for row in self.status().processes:
             if row["state"] != "running" or not processes.known(row):
                 return str(row["name"])

@@ -106,7 +106,7 @@ def _strike(fault: Fault, scene: Scene, waits: Sequence[Successes]) -> Struck:
 
 
 def wait_until(missing: Callable[[], str], seconds: float = WHOLE_SECONDS) -> str:
-    """Wait until nothing is missing any more; what is missing still."""
+    """Wait until nothing is missing, at most `seconds`. Returns what is still missing."""
     for _ in polling.attempts(seconds, pause=LOOK_SECONDS):
         if not (still := missing()):
             break
@@ -114,7 +114,7 @@ def wait_until(missing: Callable[[], str], seconds: float = WHOLE_SECONDS) -> st
 
 
 def costs(trial: Trial, load: Load) -> list[Cost]:
-    """A row for each kind of fault, and first the time without any, which shows what the machine itself takes."""
+    """One row for each kind of fault, and first the time without faults as the machine's baseline."""
     kinds: dict[str, list[Struck]] = {"(no fault)": [Struck("(no fault)", "", trial.quiet[0], trial.quiet[1])]}
     for one in trial.struck:
         kinds.setdefault(one.name, []).append(one)

@@ -91,7 +91,7 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
 
 
 def _unquiet(subject: Subject, seconds: float) -> list[str]:
-    """Wait until the cluster is whole and the journals are empty; what is not."""
+    """Wait until the cluster is whole and the journals are empty. Returns what is not."""
     missing = wait_until(subject.is_whole, seconds)
     depths: dict[Lane, int] | None = None
     for _ in polling.attempts(seconds, pause=0.3):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 
 class NoAnswer(Exception):
-    """The connection failed, or nothing came in time: the request may or may not have been done."""
+    """The connection failed or timed out: the request may or may not have been executed."""
 
 
 class Answer(NamedTuple):

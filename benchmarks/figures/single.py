@@ -64,7 +64,7 @@ class Single:
         self.latencies: list[float] = []
 
     def fill(self) -> None:
-        """Every key counts one, and is on the replicas. Raises `RuntimeError`."""
+        """Increment each key once and wait until the replicas have it. Raises `RuntimeError`, `TimeoutError`."""
         connection = self.context.subject.wire()
         answer = connection.ask("POST", "/v1/increments", keys.body(keys.JSON, self.names), {"Content-Type": keys.JSON})
         connection.close()

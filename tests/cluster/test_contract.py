@@ -1,5 +1,4 @@
-"""The contract: every call of the schema answers as the schema says, whatever it is asked. And the documents about it
-are whole."""
+"""The contract: every call answers as the schema says, for any input. The documentation pages are complete."""
 
 from __future__ import annotations
 

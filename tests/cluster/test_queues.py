@@ -1,5 +1,4 @@
-"""The wiring of Celery: a message goes to its queue, and to no other; a broker that answers with errors is one that is
-away."""
+"""The wiring of Celery: a message reaches its own queue only; a broker that answers with errors counts as down."""
 
 from __future__ import annotations
 

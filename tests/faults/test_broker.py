@@ -1,5 +1,5 @@
-"""A broker that is no part of the cluster: all goes through it, and while it is away writes are taken, applied and read
-as before (I4)."""
+"""A broker outside the cluster: all messages go through it, and while it is down writes are taken, applied and read as
+before (I4)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Staff calls that cannot be done: values that are none, servers and Patronis that are away. Never 500, and nothing
-half done."""
+"""Staff calls that cannot be done: invalid values, servers and Patronis that are down. Never 500, and nothing half done."""
 
 from __future__ import annotations
 
@@ -129,8 +128,7 @@ def test_the_primarys_patroni_stands_still(cluster: Cluster, client: httpx.Clien
 
 
 def test_a_replica_that_is_away_can_not_take_over_and_is_still_one(cluster: Cluster, client: httpx.Client) -> None:
-    """Patroni forgets a node after 20 s; the shard is meant to have it all the same, so a quorum of 1 is possible, and
-    not met now."""
+    """Patroni forgets a node after 20 s. The shard is still meant to have it, so a quorum of 1 can be set but is not met now."""
     primary = one_of(client, "primary")["node"]
     with replica_away(cluster, client) as gone:
         for body in ({**REASON, "candidate": gone}, REASON):

@@ -49,8 +49,8 @@ class Cluster:
         return [one for one in found if one["role"] == role and (shard is None or one["shard"] == shard)]
 
     def all_running(self, role: str | None = None) -> bool:
-        """Whether all processes (of a role) are up: so says the supervisor, and each pid lives, as it takes a moment to
-        see an end."""
+        """Whether all processes (of a role) run: in the supervisor's state, and by pid, because the supervisor notices a death
+        late."""
         rows = [row for row in state.current(Directory(self.dir)).processes if role in (None, row["role"])]
         return all(row["state"] == "running" and processes.known(row) for row in rows)
 
@@ -113,7 +113,7 @@ def is_streaming(shard: int) -> bool:
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float = 0.1) -> Any:
-    """What `condition` gives, once it is true; fails if that takes longer."""
+    """Return the first true value of `condition`. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     last: Exception | None = None
     while time.monotonic() < deadline:

@@ -86,7 +86,7 @@ def wait_until_started() -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """After a failure the cluster is looked at before the next test; where it is not whole, the run ends."""
+    """Check the cluster after a failure, before the next test. End the run if the cluster is not whole."""
     report = yield
     if report.failed and needs_cluster(item):
         item.config.stash[_SUSPECT] = True
@@ -97,7 +97,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def after_a_failure(request: pytest.FixtureRequest) -> None:
-    """The cluster is whole again after a test that failed. Raises `NotWhole`."""
+    """After a failed test, wait until the cluster is whole again. Raises `NotWhole`."""
     stash = request.config.stash
     if needs_cluster(request.node) and stash.get(_SUSPECT, False):
         request.getfixturevalue("cluster").wait_until_whole()

@@ -1,7 +1,7 @@
-"""`make test`: all tests, in two runs beside each other, as they wait most of the time.
+"""`make test`: all tests, in two runs side by side, because they wait most of the time.
 
-One has the cluster of the run; the other has the tests that make clusters of their own, and says what it found at the
-end. With arguments it is pytest, and nothing else.
+One run uses the run's cluster. The other has the tests that make their own clusters, and prints its report at the end.
+With arguments it only runs pytest with them.
 """
 
 from __future__ import annotations

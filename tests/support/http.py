@@ -9,7 +9,7 @@ import httpx
 
 
 def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    """The answer is this problem, in the one form that problems have; gives the document."""
+    """Assert that the answer is this problem, in the standard form. Returns the document."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     document: dict[str, Any] = answer.json()
@@ -21,7 +21,7 @@ def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, 
 
 
 def exchange(url: str, request: bytes, *, close: bool = False, seconds: float = 30) -> bytes:
-    """What a server says to a request until it closes the connection; `close`: our half of it is closed at once."""
+    """Return what a server sends until it closes the connection. `close`: close our half at once."""
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     with socket.create_connection((host, int(port)), timeout=seconds) as connection:
         connection.sendall(request)

@@ -83,6 +83,6 @@ def load(cluster: Cluster, key: str, clients: int = 8) -> Iterator[Load]:
 
 
 def assert_exact(client: httpx.Client, running: Load) -> None:
-    """Every key has as many as were acknowledged: equality, as every client repeats until it is answered."""
+    """Every key counts exactly what was acknowledged, because every client repeats until it is answered."""
     assert sum(running.acknowledged.values()) > 50
     eventually(lambda: {key: value_of(client, key) for key in running.acknowledged} == running.acknowledged, 60, 0.5)

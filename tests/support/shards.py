@@ -60,7 +60,7 @@ def shown(shard: int, name: str) -> str:
 
 @contextmanager
 def replica_away(cluster: Cluster, client: httpx.Client, shard: int = SHARD) -> Iterator[str]:
-    """The shard's replica is gone, and its Patroni stands still, so that nobody starts it again."""
+    """Keep the shard's replica down: its Patroni is suspended, so nothing restarts it."""
     replica = one_of(client, "replica", shard)
     node = next(one for one in cluster.processes("postgres", shard) if one["port"] == replica["port"])
     supervisor = psutil.Process(
@@ -84,7 +84,7 @@ def directly(node: dict[str, Any]) -> Iterator[psycopg.Connection[Any]]:
 
 
 def system_start(node: dict[str, Any]) -> float:
-    """When this server's PostgreSQL was started; 0 while it is away."""
+    """When this server's PostgreSQL was started; 0 while it is down."""
     try:
         with directly(node) as conn:
             started: float = conn.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::float8").fetchall()[
@@ -138,7 +138,7 @@ def primary_of(cluster: Cluster, shard: int) -> dict[str, Any]:
 
 
 def patiently(function: Callable[[], Any]) -> Callable[[], Any]:
-    """The function, giving None while the database is away."""
+    """Wrap the function so that it returns None while the database is down."""
 
     def call() -> Any:
         try:

@@ -54,7 +54,7 @@ def growth(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 def run(context: Context, part: Part) -> None:
-    """So many minutes of it; the goal speaks of an hour, so less than that only tells, and meets nothing."""
+    """Run for the context's minutes. The goal is for an hour, so a shorter run reports growth without judging it."""
     bulk = Bulk(context, part, prefix="m")
     context.tell("memory: the maximum")
     most = bulk.measure(keys.MSGPACK, MOST_SECONDS)
