@@ -1,8 +1,8 @@
-"""How long a replica waits before it applies a commit: to show lag, and to have something to measure. Pure.
+"""How long a replica waits before it applies a commit, to demonstrate or measure lag. Pure.
 
-It is PostgreSQL's `recovery_min_apply_delay`, in the `recovery_conf` of the node's own Patroni configuration. There it
-survives restarts, rejoins and reinitialisation, and Patroni itself puts it in force. A tag of the same value makes
-Patroni tell it.
+The delay is PostgreSQL's `recovery_min_apply_delay`, in the `recovery_conf` of the node's own Patroni configuration.
+There it survives restarts, rejoins and reinitialisation, and Patroni puts it in force. A tag of the same value makes
+Patroni report it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ApplyDelay:
 
     @classmethod
     def parse(cls, text: str) -> ApplyDelay:
-        """What `RULE` says. Raises `ValueError`."""
+        """Parse a delay that follows `RULE`. Raises `ValueError`."""
         first, dots, last = text.partition("..")
         least = _milliseconds(first)
         most = _milliseconds(last) if dots else least
@@ -40,7 +40,7 @@ class ApplyDelay:
         return f"{self.least}ms" if self.least == self.most else f"{self.least}ms..{self.most}ms"
 
     def choose(self) -> int:
-        """Milliseconds out of the range, at random."""
+        """Return a random number of milliseconds in the range."""
         return random.randint(self.least, self.most)  # noqa: S311 - no secret
 
 
@@ -52,7 +52,7 @@ def _milliseconds(text: str) -> int:
 
 
 def put(config: dict[str, Any], milliseconds: int) -> dict[str, Any]:
-    """A node's Patroni configuration with this delay; 0 is none."""
+    """Return a copy of a node's Patroni configuration with this delay; 0 removes it."""
     postgresql = {name: value for name, value in config["postgresql"].items() if name != "recovery_conf"}
     tags = {name: value for name, value in config.get("tags", {}).items() if name != TAG}
     if milliseconds:
@@ -62,5 +62,5 @@ def put(config: dict[str, Any], milliseconds: int) -> dict[str, Any]:
 
 
 def of(config: dict[str, Any]) -> int:
-    """The delay of a node's Patroni configuration, in milliseconds."""
+    """The delay in a node's Patroni configuration, in milliseconds."""
     return int(config.get("tags", {}).get(TAG, 0))

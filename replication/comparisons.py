@@ -1,6 +1,6 @@
-"""Results of comparisons: what a round found, kept in the cache's Redis, told in metrics and in the log.
+"""Results of comparisons, stored in the cache's Redis and published in metrics and the log.
 
-A Redis that is down, or that has thrown a result out, means that there is none for now: the next round makes it again.
+If Redis is down or has evicted a result, there is none until the next round.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A replica beside its primary. `equal` is None if they could not be compared: `detail` says why.
+    """A replica compared with its primary. `equal` is None if they could not be compared; `detail` says why.
 
-    `digest` has each lane at a moment of its own, one that both servers showed. `version` and `lsn` are of the last
-    snapshot, so no lane's moment is newer. While nothing is written, all of it is one moment. `differing` counts keys
-    up to 10,000, `differences` has the first 100 of them.
+    `digest` covers each lane at its own moment, one that both servers showed. `version` and `lsn` come from the last
+    snapshot, so no lane's moment is newer. While nothing is written, all moments are the same. `differing` counts at
+    most 10,000 keys; `differences` has the first 100 of them.
     """
 
     node: str
     equal: bool | None
     at: datetime
     detail: str = ""
-    version: int = 0  # the newest over the lanes that the replica had applied
-    lsn: str = ""  # of the replica then
+    version: int = 0  # the newest that the replica had applied in any lane
+    lsn: str = ""  # the replica's WAL position then
     digest: str = ""
     counters: int = 0
     differing: int = 0
@@ -64,14 +64,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Round:
-    """A shard's replicas, each beside the primary. `altered`: slots that somebody else than Tally changed since the
-    round before.
+    """A shard's replicas, each compared with the primary. `altered`: slots changed since the previous round, but not by
+    Tally.
 
-    `version`, `lsn` and `digest` are the primary's, and mean the same as in a `Comparison`.
+    `version`, `lsn` and `digest` are the primary's, with the same meaning as in `Comparison`.
     """
 
     shard: int
-    at: datetime  # its start
+    at: datetime  # start of the round
     seconds: float
     primary: str
     version: int
@@ -83,13 +83,13 @@ class Round:
 
     @property
     def equal(self) -> bool | None:
-        """Whether every replica is; None if one could not be compared and none differs."""
+        """Whether every replica equals the primary; None if none differs but one could not be compared."""
         found = {comparison.equal for comparison in self.comparisons}
         return False if False in found else None if None in found else True
 
 
 def publish(done: Round) -> None:
-    """Tell it in metrics and in the log."""
+    """Publish a round in metrics and in the log."""
     for one in done.comparisons:
         labels = (done.shard, one.node)
         if one.equal is not None:
@@ -117,12 +117,12 @@ def _round_key(shard: int) -> str:
 
 
 def keep(done: Round) -> None:
-    """Make a round the last one."""
+    """Store a round as its shard's last one."""
     store(_round_key(done.shard), done)
 
 
 def store(key: str, value: Any) -> None:
-    """Keep a result, as JSON."""
+    """Store a result as JSON for 30 days. If Redis fails, this only logs a warning."""
     try:
         redis.cache().set(key, msgspec.json.encode(value), ex=_KEEP_SECONDS)
     except RedisError as error:
@@ -130,7 +130,7 @@ def store(key: str, value: Any) -> None:
 
 
 def load(key: str, kind: type[T]) -> T | None:
-    """A result that is kept."""
+    """A stored result; None if there is none or it cannot be read."""
     try:
         data: Any = redis.cache().get(key)
         return None if data is None else msgspec.json.decode(data, type=kind)
@@ -140,11 +140,11 @@ def load(key: str, kind: type[T]) -> T | None:
 
 
 def last_round(shard: int) -> Round | None:
-    """The last round of a shard as far as the cache's Redis has it."""
+    """The last round of a shard; None if the cache's Redis has none."""
     return load(_round_key(shard), Round)
 
 
 def latest(shard: int) -> dict[str, Comparison]:
-    """The last comparison of each replica of a shard, by Patroni's name of the member; {} before the first round."""
+    """The last comparison of each replica of a shard, by Patroni's member name; {} if no round is stored."""
     done = last_round(shard)
     return {one.node: one for one in done.comparisons} if done else {}

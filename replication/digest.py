@@ -1,15 +1,15 @@
-"""The digest of a shard's counters: a hash tree over the slots, and what two of them say about their rows. Pure.
+"""The digest of a shard's counters: a hash tree over the slots, and the comparison of two trees and their rows. Pure.
 
-    root (SHA-256 of the ranges) ─ 16 ranges (SHA-256 of their leaves) ─ 64 leaves each: a slot
+    root (SHA-256 of the ranges) ─ 16 ranges (SHA-256 of their leaves) ─ 64 leaves each, one per slot
 
-A leaf is the XOR of its rows' SHA-256 ("key value version"), so rows may come in any order (Bellare and Micciancio,
-1997), with their number and the sum of their versions. The tree is Merkle's (1987): equal roots mean equal rows.
+A leaf has the number of its rows, the sum of their versions, and the XOR of their SHA-256 ("key value version"), which
+does not depend on their order (Bellare and Micciancio, 1997). The tree is Merkle's (1987): equal roots mean equal rows.
 
-A range is a partition of the table. A lane is a whole number of ranges, so its leaves can be read and compared apart
-from the others.
+A range is a partition of the table. A lane is a whole number of ranges, so a lane's leaves can be read and compared
+separately.
 
-Invariant: whatever Tally does to a counter makes its version larger, and no row ever goes, so the versions' sum of a
-slot grows with every change. A slot that changed without growth was changed by somebody else (`altered`).
+Invariant: every change by Tally raises a counter's version, and Tally never deletes a row, so the sum of a slot's
+versions grows with every change. A slot that changed without such growth was not changed by Tally (`altered`).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Leaf(NamedTuple):
     hash: bytes
 
     def encoded(self) -> str:
-        """What the range's digest is made of; one leaf has one encoding."""
+        """The text that the range's digest hashes; each leaf has exactly one encoding."""
         return f"{self.rows} {self.versions} {self.hash.hex()}"
 
     @classmethod
     def decoded(cls, text: str) -> Leaf:
-        """The leaf of an encoding."""
+        """Parse an encoded leaf."""
         rows, versions, hashed = text.split()
         return cls(int(rows), int(versions), bytes.fromhex(hashed))
 
@@ -52,7 +52,7 @@ EMPTY = Leaf(0, 0, bytes(32))
 
 
 def ranges_of(lane: int, lanes: int) -> range:
-    """The ranges of a lane, of a shard with so many."""
+    """The ranges of a lane in a shard with `lanes` lanes."""
     slots = slots_of(lane, lanes)
     return range(slots.start // SLOTS_EACH, slots.stop // SLOTS_EACH)
 
@@ -66,7 +66,7 @@ class Tree:
 
     @classmethod
     def of(cls, leaves: Mapping[int, Leaf]) -> Tree:
-        """The tree of those slots that have rows."""
+        """Build a tree. `leaves` may leave out slots without rows."""
         all_leaves = tuple(leaves.get(slot, EMPTY) for slot in range(SLOTS))
         parts = (all_leaves[first : first + SLOTS_EACH] for first in range(0, SLOTS, SLOTS_EACH))
         ranges = (sha256("\n".join(leaf.encoded() for leaf in part).encode()).digest() for part in parts)
@@ -79,7 +79,7 @@ class Tree:
 
 
 class Difference(NamedTuple):
-    """A key that is not the same on two nodes: (value, version) on each, None where it has no row."""
+    """A key that differs between two nodes: its (value, version) on each, None where it has no row."""
 
     key: str
     primary: tuple[int, int] | None
@@ -87,12 +87,13 @@ class Difference(NamedTuple):
 
 
 def differing(one: Mapping[int, Leaf], other: Mapping[int, Leaf]) -> list[int]:
-    """Slots whose rows are not the same, in order; a slot without rows may be left out."""
+    """Slots whose rows differ, in order. The arguments may leave out slots without rows."""
     return sorted(slot for slot in one.keys() | other.keys() if one.get(slot, EMPTY) != other.get(slot, EMPTY))
 
 
 def altered(before: Sequence[Leaf], now: Sequence[Leaf]) -> list[int]:
-    """Slots of one server that changed in a way in which Tally never changes them: rows went, or no version grew."""
+    """Slots of one server that changed as Tally never changes them: rows vanished, or the sum of versions did not
+    grow."""
     return [
         slot
         for slot, (old, new) in enumerate(zip(before, now, strict=True))
@@ -101,7 +102,7 @@ def altered(before: Sequence[Leaf], now: Sequence[Leaf]) -> list[int]:
 
 
 def differences(primary: Iterable[Row], replica: Iterable[Row]) -> Iterator[Difference]:
-    """The keys that differ, in order; both sides are in the order of their keys."""
+    """Yield the keys that differ, in order. Both sides must be sorted by key."""
     for key, group in groupby(merge(_marked(primary, 0), _marked(replica, 1), key=_key), key=_key):
         found: tuple[list[tuple[int, int]], ...] = ([], [])
         for _, value, version, side in group:

@@ -1,16 +1,16 @@
-"""Anti-entropy: the counters of a shard's primary compared with each replica's, by digest, while writes go on.
+"""Anti-entropy: compare the counters of a shard's primary with each replica's, by digest, while writes go on.
 
-Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a change by hand, a bug. A
+Streaming copies every change; this finds what it cannot: a damaged page, a restored backup, a manual change, a bug. A
 round goes through the lanes. It computes the leaves of a lane on both servers in SQL, in snapshots of the same moment
-of this lane (`snapshots`), and reads rows only of slots that differ. What differs is looked at a second time when the
-replica has replayed all that the primary wrote in between: a change by hand on the primary is no transaction of ours,
-and may lie between two snapshots. Only what differs twice is reported.
+of this lane (`snapshots`), and reads rows only of slots that differ. It checks differing keys again once the replica
+has replayed everything that the primary wrote in between: a manual change on the primary does not update
+`apply_state`, so it may fall between two snapshots. Only keys that differ both times are reported.
 
-A server's digest is made of all its leaves. It has each lane at a moment of its own. While nothing is written, that is
-the shard at one moment.
+A server's digest covers all its leaves, each lane at its own moment. While nothing is written, all moments are the
+same.
 
-The results are kept in the cache's Redis for whoever wants to see them (`latest`). The mend for a replica that differs
-is Patroni's reinitialise: the node is copied anew from its primary.
+Results are stored in the cache's Redis (`latest`). The repair for a replica that differs is Patroni's reinitialise,
+which copies the node again from its primary.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ __all__ = ["Busy", "Comparison", "Round", "compare", "latest"]
 MOST_NAMED = 100
 MOST_COUNTED = 10_000
 LOCK = "SELECT pg_try_advisory_lock(%s)"
-LOCK_ID = 0x7A12  # one round of a shard at a time; it goes with the connection
+LOCK_ID = 0x7A12  # one round per shard at a time; released when the connection closes
 CONNECTED = "SELECT pg_is_in_recovery()"
 SESSION = "SET max_parallel_workers_per_gather = 0; SET jit = off; SET application_name = 'reconciliation'"
 TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 _SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
-_STATEMENT_SECONDS = 300.0  # for a sixteenth of a shard
+_STATEMENT_SECONDS = 300.0  # to read one range, a sixteenth of a shard
 _FETCH = 5000
 
 Tell = Callable[[str, int, int], None]  # (node, ranges done, ranges in all)
 
 
 class Busy(Exception):
-    """Another process compares this shard just now."""
+    """Another round is running."""
 
 
 class _Remembered(msgspec.Struct):
-    """The leaves of a round. On another timeline commits may have been lost, so those say nothing about this one."""
+    """The leaves of a round. A change of timeline may lose commits, so leaves of two timelines cannot be compared."""
 
     timeline: str
     leaves: list[str]  # encoded
 
 
 class _Damaged(Exception):
-    """PostgreSQL cannot read what a server has stored."""
+    """PostgreSQL cannot read a server's stored data."""
 
     def __init__(self, node: str, reason: str) -> None:
         super().__init__(f"{node}: {reason}")
@@ -80,7 +80,7 @@ class _Range(NamedTuple):
 
 @dataclass
 class _Side:
-    """One server in a comparison, and the leaves that were read of it last."""
+    """One server in a comparison, and its leaves as last read."""
 
     name: str
     snapshot: Snapshot
@@ -88,14 +88,14 @@ class _Side:
     _ranges: dict[int, _Range] = field(default_factory=dict)
 
     def leaves(self, ranges: Sequence[int]) -> dict[int, Leaf]:
-        """The leaves of some ranges in this snapshot, of slots that have rows."""
+        """Leaves of some ranges in the current snapshot, only of slots that have rows."""
         for part in ranges:
             if part not in self._ranges or self._ranges[part].snapshot != self.snapshot.number:
                 self._ranges[part] = self._read(part)
         return {slot: leaf for part in ranges for slot, leaf in self._ranges[part].leaves.items()}
 
     def tree(self) -> Tree:
-        """All leaves, each as it was read last; what was never read is read now."""
+        """The tree of all leaves as last read. Ranges that were never read are read now."""
         self.leaves([part for part in range(digest.RANGES) if part not in self._ranges])
         self.tell(self.name, digest.RANGES, digest.RANGES)
         return Tree.of({slot: leaf for part in self._ranges.values() for slot, leaf in part.leaves.items()})
@@ -112,7 +112,7 @@ class _Side:
         return _Range(self.snapshot.number, leaves)
 
     def rows(self, slots: list[int]) -> Generator[Row, None, None]:
-        """Rows of some slots in the order of their keys. To be closed before the next call."""
+        """Yield the rows of some slots by key. Close this generator before the next call."""
         with self._reading(), self.snapshot.conn.cursor(name="rows") as cursor:
             cursor.itersize = _FETCH
             yield from cursor.execute(_SQL["rows"], {"slots": slots})
@@ -130,7 +130,7 @@ def _untold(_node: str, _done: int, _of: int) -> None:
 
 
 def compare(shard: int, tell: Tell = _untold) -> Round:
-    """Compare a shard's primary with each of its replicas now, and keep the result. Raises `Busy`,
+    """Compare a shard's primary with each replica, then store and publish the result. Raises `Busy`,
     `ShardUnavailable`."""
     try:
         with ExitStack() as stack:
@@ -143,7 +143,7 @@ def compare(shard: int, tell: Tell = _untold) -> Round:
 
 
 class _Comparing:
-    """One round: its connections live as long as the stack."""
+    """One round. Its connections close with `stack`."""
 
     def __init__(self, shard: int, stack: ExitStack, tell: Tell) -> None:
         self.shard, self.stack, self.tell = shard, stack, tell
@@ -168,7 +168,7 @@ class _Comparing:
         )
 
     def _connect(self, node: Any) -> tuple[psycopg.Connection[Any], bool] | str:
-        """The connection, and whether it is a replica's; or what is wrong."""
+        """Returns the connection and whether its server is a replica, or the error's text."""
         try:
             conn = self.stack.enter_context(nodes.connect(self.shard, node, timeout=_STATEMENT_SECONDS))
             conn.execute(SESSION)
@@ -221,7 +221,7 @@ class _Comparing:
         )
 
     def _altered(self, primary: _Side, tree: Tree) -> list[int]:
-        """Slots that changed since the last round, but not by us; and remember this round's."""
+        """Store this round's leaves. Returns slots that changed since the last round, but not by Tally."""
         timeline = primary.snapshot.conn.execute(TIMELINE).fetchall()[0][0]
         before = comparisons.load(_leaves_key(self.shard), _Remembered)
         comparisons.store(_leaves_key(self.shard), _Remembered(timeline, [leaf.encoded() for leaf in tree.leaves]))
@@ -231,7 +231,7 @@ class _Comparing:
 
 
 def _differing_twice(primary: _Side, replica: _Side, lane: int, count: int) -> list[Difference]:
-    """What differs in a lane at a moment that both servers show, and still differs when the replica has caught up."""
+    """Keys of a lane that differ at a moment both servers show, and again after the replica has caught up."""
     seconds, ranges = settings.TALLY.reconcile_seconds, digest.ranges_of(lane, count)
     meet(primary.snapshot, replica.snapshot, lane, count, seconds)
     first = {difference.key for difference in _differing(primary, replica, ranges)}
@@ -242,7 +242,7 @@ def _differing_twice(primary: _Side, replica: _Side, lane: int, count: int) -> l
 
 
 def _differing(primary: _Side, replica: _Side, ranges: Sequence[int]) -> list[Difference]:
-    """What differs in some ranges; rows are read only of slots whose leaves differ."""
+    """Keys of some ranges that differ, 10,000 at most. Reads rows only of slots whose leaves differ."""
     slots = digest.differing(primary.leaves(ranges), replica.leaves(ranges))
     if not slots:
         return []

@@ -1,7 +1,7 @@
-"""What the replicas of a shard have flushed, asked of its primary, and what its write quorum asks of them.
+"""What a shard's replicas have flushed, according to its primary, and what the write quorum requires.
 
-The quorum in force stands where PostgreSQL's own settings stand (`tally.quorum`, `tally.quorum_strict`: see
-`replication.steering`), so the primary itself tells it, also after a failover and a restart.
+The quorum in force is part of PostgreSQL's own settings (`tally.quorum`, `tally.quorum_strict`: see
+`replication.steering`), so the primary itself returns it, even after a failover or restart.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import psycopg
 
 from replication import quorum
 
-# The write quorum that the primary has been told, 0 if none.
+# The write quorum set on the primary, 0 if none.
 QUORUM = "coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer"
 # pg_lsn - '0/0' is the position in bytes; pg_stat_replication needs pg_monitor. One row.
 FLUSHED = f"""
@@ -20,14 +20,14 @@ SELECT {QUORUM},
        array(SELECT (flush_lsn - '0/0')::bigint FROM pg_stat_replication
              WHERE state = 'streaming' AND flush_lsn IS NOT NULL)"""  # noqa: S608 - a constant
 WRITTEN = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
-# Replicas that a strict quorum lacks: an expression, to be asked for along with something else.
+# The number of replicas that a strict quorum lacks: an expression for use in other queries.
 MISSING = f"""CASE WHEN current_setting('tally.quorum_strict', true) = 'on'
 THEN greatest(0, {QUORUM} - (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'))
 ELSE 0 END"""  # noqa: S608 - a constant
 
 
 class QuorumLost(Exception):
-    """A strict quorum, and too few replicas follow: nothing may be committed now."""
+    """Too few replicas follow for a strict quorum: nothing may be committed now."""
 
 
 def written(conn: psycopg.Connection[Any]) -> int:
@@ -36,9 +36,9 @@ def written(conn: psycopg.Connection[Any]) -> int:
 
 
 def flushed(conn: psycopg.Connection[Any], least: int) -> int | None:
-    """The WAL position that enough replicas have flushed: the shard's write quorum, and no fewer than `least`.
+    """The WAL position in bytes that enough replicas have flushed: the shard's write quorum, and at least `least`.
 
-    None while there are fewer; what is written where none is asked for.
+    Returns None while there are fewer replicas, and the written position if none is required.
     """
     asked, positions = conn.execute(FLUSHED).fetchall()[0]
     required = max(least, asked)

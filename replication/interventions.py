@@ -1,8 +1,7 @@
-"""The record of what was done to a shard's servers, by whom and why: in the log always, and in the control database.
+"""The record of what was done to a shard's servers, by whom and why: always in the log, and in the control database.
 
-The row is written before the deed, so that it is there even if this process dies on the way; the outcome is added
-afterwards. Shard 0's own failover may keep the control database down just then: that must not keep anybody from
-steering, and the log has it all the same.
+The row is written before the action, so it exists even if this process dies; the outcome is added afterwards. Shard 0's
+own failover may take the control database down. That must not prevent the action, and the log has the record anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who wants it, and why."""
+    """Who orders an action, and why."""
 
     by: str
     reason: str
@@ -30,14 +29,14 @@ class Order:
 
 @dataclass(slots=True)
 class Record:
-    """What is being recorded; the block that acts puts the `outcome` there."""
+    """The record of one action; the block that acts sets `outcome`."""
 
     outcome: str = ""
 
 
 @contextmanager
 def recorded(shard: int, action: str, order: Order, node: str = "") -> Iterator[Record]:
-    """Record what the block does; an exception is its outcome if there is no other."""
+    """Record what the block does. An exception becomes the outcome if the block has set none."""
     fields = {"shard": shard, "action": action, "node": node, "by": order.by, "reason": order.reason}
     key = _begin(fields)
     record = Record()
@@ -65,7 +64,7 @@ def _end(key: int, outcome: str) -> None:
         try:
             Intervention.objects.filter(pk=key).update(outcome=outcome)
         except DatabaseError as error:
-            connection.close()  # it may be one to the former primary
+            connection.close()  # it may lead to the former primary
             if last:
                 log.warning("intervention_unrecorded", id=key, outcome=outcome, error=str(error).strip())
         else:

@@ -1,17 +1,17 @@
-"""Replicas that lag are left out of reads, and come back by themselves.
+"""Leave lagging replicas out of reads until they have caught up.
 
-A replica is asked itself, on the connection that is to be read from: that needs no primary and no worker, and what it
-says is as new as the answer it would give. Each server is asked a few times a second by each process. One that is too
-far behind is left out for a second: connections to it are given back, new ones go to the others (`databases.left_out`);
-then it is asked again.
+The replica itself is asked, on the connection that will serve the read. That needs no primary and no worker, and the
+lag it reports is as new as the data it would return. Each process asks each server a few times a second. A server that
+is too far behind is left out for a second: connections to it are closed, new ones go to the others
+(`databases.left_out`). Then it is asked again.
 
-Two things bound how far behind it is. The commit that it applied last was made so long ago; where nothing was written
-for an hour that is an hour, even on a replica without any lag. And earlier looks of this process tell how long what the
-replica has received has waited (`replication.applied`). A process that has not looked for a while cannot tell while
-there is something to apply: it leaves the replica out until its next look.
+Two bounds limit how far behind it can be. One is the age of the last commit it applied; after an hour without writes
+that is an hour, even without lag. The other comes from this process's earlier looks at what the replica has received
+and applied (`replication.applied`). A process that has not looked for a while has no such bound while something is
+left to apply: it leaves the replica out until its next look.
 
-What a replica cannot know is how much it has not been sent. Its receiver notices a primary that is silent after
-PostgreSQL's `wal_receiver_timeout` (10 s in the local cluster); until then such a replica looks fresh.
+A replica cannot know how much it has not been sent. Its receiver notices a silent primary after PostgreSQL's
+`wal_receiver_timeout` (10 s in the local cluster); until then the replica looks fresh.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from prometheus_client import Counter
 from replication.applied import Behind, Looks
 from sharding.databases import left_out
 
-# Whether it receives; positions received and applied; seconds since the commit applied last was made.
-# No row: this is no replica (any more).
+# Whether it receives; positions received and applied, in bytes; seconds since the last applied commit was made.
+# No row if the server is not a replica (any more).
 LAG = """
 SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'),
        coalesce(pg_last_wal_receive_lsn() - '0/0'::pg_lsn, 0)::bigint,
@@ -52,7 +52,8 @@ _looking = Lock()
 
 
 def fitness(conn: psycopg.Connection[Any]) -> Fitness:
-    """Whether the server of a connection may answer for a replica. `primary`: it is none. Raises `psycopg.Error`."""
+    """Whether a connection's server may serve reads as a replica. `primary`: it is no replica. Raises
+    `psycopg.Error`."""
     if left_out.has(conn):
         return "lagging"
     server = conn.info.host, conn.info.port
@@ -66,7 +67,7 @@ def fitness(conn: psycopg.Connection[Any]) -> Fitness:
     if behind.most <= limit:
         _asked[server] = time.monotonic()
         return "fresh"
-    if behind.least <= limit:  # not known
+    if behind.least <= limit:  # it may or may not lag
         left_out.add(conn, ASK_SECONDS)
         return "lagging"
     left_out.add(conn, OUT_SECONDS)
@@ -78,7 +79,7 @@ def fitness(conn: psycopg.Connection[Any]) -> Fitness:
 def _behind(server: Server, receiving: bool, received: int, applied: int, since_commit: float) -> Behind:
     with _looking:
         if not receiving:
-            _looks.pop(server, None)  # the timeline may be another one afterwards
+            _looks.pop(server, None)  # it may come back on another timeline
             return Behind(float("inf"), float("inf"))
         found = _looks[server].look(time.monotonic(), received, applied)
     return Behind(found.least, min(found.most, since_commit))

@@ -1,4 +1,4 @@
-"""What operators did to the servers of the shards, in the control database; and `Replica`, which has no table."""
+"""Operators' interventions on the shards' servers, in the control database. `Replica` and `Shard` have no tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from django.db import models
 
 
 class Intervention(models.Model):
-    """One thing that somebody asked of a shard's servers, why, and what came of it. `outcome` is empty while it is not
-    known."""
+    """One action that somebody ordered on a shard's servers, its reason and its outcome. `outcome` is empty while
+    unknown."""
 
     at = models.DateTimeField(auto_now_add=True)
     shard = models.PositiveSmallIntegerField()
@@ -36,7 +36,7 @@ class Replica(models.Model):
     class Meta:
         managed = False
         default_permissions = ("view", "change")
-        verbose_name = "server"  # primaries are shown as well
+        verbose_name = "server"  # primaries are listed, too
 
     def __str__(self) -> str:
         return self.id.partition("/")[2]

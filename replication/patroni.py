@@ -1,8 +1,8 @@
-"""Patroni's REST API of a shard's nodes: the one way in which Tally changes anything about servers.
+"""Patroni's REST API of a shard's nodes: the only way in which Tally changes servers.
 
-Any node can be asked about its shard; what changes something goes to the node that it is about, and the shard's
-configuration to the leader, which then acts at once. A node that does not answer is passed over; `PatroniUnavailable`
-if none does.
+Any node can answer questions about its shard: nodes that do not answer are skipped, and `PatroniUnavailable` is raised
+if none does. A change goes to the node that it affects. The shard's configuration goes to the leader, which then acts
+at once.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ T = TypeVar("T")
 LEADERS = {"leader", "standby_leader"}
 ASK_SECONDS = 2.0
 CONFIGURE_SECONDS = 10.0
-ACT_SECONDS = 45.0  # Patroni answers when a switchover or a restart has ended
-_CONFLICTS = 3  # changes of the configuration by somebody else, between Patroni's reading and writing it
+ACT_SECONDS = 45.0  # Patroni answers only after a switchover or a restart has ended
+_CONFLICTS = 3  # tries while the configuration changes between Patroni's read and its write
 log = structlog.get_logger(__name__)
 
 
 class PatroniUnavailable(Exception):
-    """No Patroni that could tell or do this has answered."""
+    """No Patroni of the shard has answered or done what was asked."""
 
     def __init__(self, shard: int, reason: str) -> None:
         super().__init__(f"Patroni of shard {shard}: {reason}")
@@ -40,7 +40,7 @@ class PatroniUnavailable(Exception):
 
 
 class Refused(Exception):
-    """What was asked for cannot be done; the text says why."""
+    """The request cannot be carried out; the text says why."""
 
 
 class UnknownNode(Refused):
@@ -48,7 +48,7 @@ class UnknownNode(Refused):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A node as Patroni's `/cluster` tells it; `state` is `streaming` for a replica that follows."""
+    """A node in Patroni's `/cluster`; `state` is `streaming` for a replica that follows."""
 
     name: str
     role: str
@@ -83,7 +83,7 @@ class _About(msgspec.Struct):
 
 
 class Server(msgspec.Struct):
-    """What a node says of itself in `/patroni`; positions are bytes."""
+    """A node's report on itself, from `/patroni`; positions are in bytes."""
 
     patroni: _About
     state: str
@@ -107,14 +107,14 @@ def _http() -> urllib3.PoolManager:
 
 
 def _call(url: str, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> tuple[int, bytes]:
-    """Status and body. Raises `HTTPError`."""
+    """Send a request. Returns status and body. Raises `HTTPError`."""
     timeout = urllib3.Timeout(connect=1.0, read=seconds)
     answer = _http().request(method, url + path, json=body, timeout=timeout)
     return answer.status, answer.data
 
 
 def _why(error: Exception) -> str:
-    """urllib3 puts the connection object before the reason."""
+    """The reason for an error: urllib3 puts the connection object before it."""
     return str(error.args[-1]) if error.args else type(error).__name__
 
 
@@ -127,7 +127,7 @@ def nodes(shard: int) -> list[Node]:
 
 
 def _ask(shard: int, path: str, kind: type[T]) -> T:
-    """What the first node that answers says. Raises `PatroniUnavailable`."""
+    """The answer of the first node that answers with 200. Raises `PatroniUnavailable`."""
     reason = ""
     for node in nodes(shard):
         try:
@@ -165,7 +165,7 @@ def leader(shard: int) -> Member:
 
 
 def servers(shard: int) -> dict[str, Server]:
-    """What each node says of itself, by name; those that do not answer are missing."""
+    """Each node's report on itself, by name, without nodes that do not answer. Raises `PatroniUnavailable`."""
 
     asked = nodes(shard)
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -173,7 +173,7 @@ def servers(shard: int) -> dict[str, Server]:
 
 
 def server(node: Node) -> Server | None:
-    """What a node says of itself; None if it does not answer, or its Patroni is not known."""
+    """A node's report on itself; None if it does not answer or its Patroni is not known."""
     if not node.patroni:
         return None
     try:
@@ -184,11 +184,11 @@ def server(node: Node) -> Server | None:
         return None
 
 
-_names: dict[str, str] = {}  # by the address of the Patroni that told it; a node keeps its name
+_names: dict[str, str] = {}  # by the address of the node's Patroni; a node's name never changes
 
 
 def name_of(node: Node) -> str:
-    """Patroni's name of a node; `host:port` where no Patroni tells it."""
+    """Patroni's name of a node; `host:port` if Patroni has not returned one."""
     address = node.patroni or ""
     if address not in _names and (told := server(node)):
         _names[address] = told.patroni.name
@@ -196,7 +196,7 @@ def name_of(node: Node) -> str:
 
 
 def configuration(shard: int) -> dict[str, Any]:
-    """The shard's dynamic configuration, as its leader has it (others learn of a change some seconds later).
+    """The shard's dynamic configuration from its leader (other nodes see a change some seconds later).
 
     Raises `PatroniUnavailable`.
     """
@@ -204,7 +204,7 @@ def configuration(shard: int) -> dict[str, Any]:
 
 
 def configure(shard: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Change the shard's dynamic configuration (it is in etcd; None removes a name), and return it. Raises
+    """Change the shard's dynamic configuration in etcd and return it. None removes a name. Raises
     `PatroniUnavailable`."""
     for _ in range(_CONFLICTS):
         status, text = act(shard, leader(shard), "PATCH", "/config", changes, seconds=CONFIGURE_SECONDS)
@@ -228,7 +228,7 @@ def act(  # noqa: PLR0913
     *,
     seconds: float = ACT_SECONDS,
 ) -> tuple[int, str]:
-    """Ask one node to do something; its status and its words. Raises `PatroniUnavailable`."""
+    """Send a request to one node. Returns the status and text of its answer. Raises `PatroniUnavailable`."""
     try:
         status, data = _call(node.url, method, path, body, seconds)
     except HTTPError as error:

@@ -1,7 +1,7 @@
 """Quorum arithmetic. Pure.
 
-Invariant (I3): a WAL position counts as flushed only if at least `required` replicas have flushed it, so that with up
-to `required` - 1 further losses some replica still has every commit before it.
+Invariant (I3): a WAL position counts as flushed only if at least `required` replicas have flushed it. So even after
+`required` - 1 further losses, some replica still has every commit before it.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
 """Snapshots of two servers of a shard that show the same moment of a lane, while writes go on.
 
-How the moment is known: every transaction that changes a lane's counters changes the lane's row of `apply_state`, too.
-The transactions of a lane come one after the other (the lane's lock). The `xmin` of the row, which streaming copies as
-it is, names the last of them that a snapshot sees. Two snapshots with the same `xmin` show the same counters in the
-lane's slots: not nearly, exactly.
+How the moment is known: every transaction that changes a lane's counters also changes the lane's row of `apply_state`.
+The lane's lock serialises these transactions. The row's `xmin`, which streaming copies unchanged, names the last
+transaction that a snapshot sees. Two snapshots with the same `xmin` show exactly the same counters in the lane's slots.
 
-Lanes commit beside each other, so under load two snapshots do not show the same moment of all lanes. They have to meet
-for each lane.
+Lanes commit in parallel, so under load two snapshots do not show the same moment of all lanes. They have to meet for
+each lane.
 
-How they meet: whichever is behind takes a new snapshot, until both see the same transaction. No lock is taken and
-nothing is paused, so writes do not notice. A replica gets to each transaction that its primary had, and stays there
-until the lane's next one: milliseconds under load, some thousand times what a look costs when idle. Looks that miss it
+How they meet: the server that is behind takes a new snapshot, until both see the same transaction. This takes no lock
+and pauses nothing, so it does not affect writes. A replica passes through each transaction of its primary and stays
+there until the lane's next one: some milliseconds under load, while a look takes a fraction of one. Looks that miss it
 are repeated.
 
-A change of the number of lanes writes the row of every lane. So two snapshots with the same `xmin` for a lane have the
-same number of lanes, and mean the same slots by it.
+Changing the number of lanes writes the row of every lane. So two snapshots with the same `xmin` for a lane have the
+same number of lanes, and thus the same slots in it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import psycopg
 
 from runtime import polling
 
-# One transaction, chained to the next by `take`: nothing is ever seen of two moments.
+# One transaction, which `take` chains to the next: no query ever sees two moments.
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 POINT = """COMMIT AND CHAIN; SELECT last_version, xmin::text, CASE WHEN pg_is_in_recovery()
 THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text FROM apply_state ORDER BY lane"""  # 16 rows at most
@@ -46,8 +45,8 @@ class Point(NamedTuple):
 
 
 class Snapshot:
-    """A server's counters as of one moment, until the next `take`. The connection is in autocommit and used for nothing
-    else."""
+    """A server's counters as of one moment, until the next `take`. The connection must be in autocommit and serve
+    nothing else."""
 
     points: tuple[Point, ...]  # one for each lane of the shard
     lsn: str  # WAL position when it was taken
@@ -59,7 +58,7 @@ class Snapshot:
         self.take()
 
     def take(self) -> None:
-        """Show the server as it is now. Raises `psycopg.Error`."""
+        """Take a new snapshot of the server. Raises `psycopg.Error`."""
         cursor = self.conn.execute(POINT, prepare=False)
         cursor.nextset()
         rows = cursor.fetchall()
@@ -74,10 +73,9 @@ class Snapshot:
 
 
 def meet(one: Snapshot, other: Snapshot, lane: int, lanes: int, seconds: float) -> None:
-    """Take snapshots until both show the same moment of a lane, of a shard with so many.
+    """Take snapshots until both show the same moment of a lane, in a shard with `lanes` lanes.
 
-    Raises `NeverMet` if that takes longer than `seconds`, or if one of them has another number of lanes;
-    `psycopg.Error`.
+    Raises `NeverMet` if that takes longer than `seconds` or a server has another number of lanes; `psycopg.Error`.
     """
     started = time.monotonic()
     while not _have_met(one, other, lane, lanes):
@@ -88,7 +86,7 @@ def meet(one: Snapshot, other: Snapshot, lane: int, lanes: int, seconds: float) 
         _pause(abs(first - second) / 1e6, waited)
         if first <= second:
             one.take()
-        if second <= first:  # both, if the batch between them was older than its neighbours: one put back by hand
+        if second <= first:  # both if versions are equal: an older batch, which an operator put back, came between
             other.take()
 
 
@@ -100,14 +98,14 @@ def _have_met(one: Snapshot, other: Snapshot, lane: int, lanes: int) -> bool:
 
 
 def _pause(gap: float, waited: float) -> None:
-    """A version is a time: a replica that lags by `gap` seconds is there after about as long. Who waits long looks less
-    often."""
+    """Wait before the next look. Versions are times, so a replica that lags by `gap` seconds needs about that long. The
+    longer the wait so far, the rarer the looks."""
     time.sleep(min(_LONGEST_PAUSE, max(gap / 2 if gap > 0.02 else 0.0, waited / 1000)))
 
 
 def catch_up(primary: Snapshot, replica: Snapshot, lane: int, lanes: int, seconds: float) -> None:
-    """Meet again, in snapshots taken after the replica has replayed all that the primary has written by now. Raises as
-    `meet` does."""
+    """Meet again, in snapshots taken after the replica has replayed everything that the primary has written by now.
+    Raises as `meet` does."""
     primary.take()
     if not polling.until(lambda: replica.conn.execute(REPLAYED, (primary.lsn,)).fetchall()[0][0], seconds, pause=0.02):
         raise NeverMet(f"after {seconds:.0f} s the replica has not replayed up to {primary.lsn}")

@@ -1,7 +1,7 @@
-"""What the servers of a shard are doing now: each node as Patroni sees it, as it sees itself, and as the primary's
+"""The current state of a shard's servers: each node as Patroni sees it, as it reports itself, and as the primary's
 walsenders see it.
 
-None of the three has to answer for the others to be shown: what is not known is None.
+Values are None if their source does not answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from replication.steering import Quorum
 from sharding import databases, topology
 from sharding.databases import ShardUnavailable
 
-# One row a replica that is connected; lag in seconds is NULL while nothing is under way.
+# One row per connected replica; lag in seconds is NULL while nothing is in flight.
 SENDERS = """
 SELECT application_name, sync_state,
        pg_wal_lsn_diff(now.lsn, write_lsn)::bigint, extract(epoch FROM write_lag)::float8,
@@ -32,17 +32,17 @@ log = structlog.get_logger(__name__)
 
 
 class Lag(msgspec.Struct, frozen=True):
-    """How far behind the primary, in bytes of WAL and in seconds, as the primary last heard."""
+    """How far a replica is behind the primary, in bytes of WAL and in seconds, as last reported to the primary."""
 
     bytes: int | None
     seconds: float | None
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """One server of a shard; `write`, `flush` and `replay` are lags, None for the primary and for who is not connected
+    """One server of a shard; `write`, `flush` and `replay` are lags, None for the primary and for servers not connected
     to it.
 
-    `equal` and `differing_keys` are what reconciliation last found, None if it has not looked.
+    `equal` and `differing_keys` are from the last reconciliation, None before the first.
     """
 
     node: str
@@ -63,7 +63,7 @@ class Replica(msgspec.Struct, frozen=True):
 
 
 class ShardStatus(msgspec.Struct, frozen=True):
-    """A shard at a glance. `quorum` is None while it cannot be told."""
+    """A shard at a glance. `quorum` is None while unknown."""
 
     shard: int
     slots: int
@@ -152,7 +152,7 @@ def _replica(member: Member, server: Server | None, sender: _Sender | None, comp
 
 
 def _gone(host: str, port: int) -> Replica:
-    """A server that the settings name, and Patroni has not heard of for a while."""
+    """A server that the settings name but Patroni no longer knows."""
     nothing: dict[str, Any] = dict.fromkeys(
         ("timeline", "lsn", "write", "flush", "replay", "sync_state", "uptime_seconds")
     )

@@ -1,14 +1,15 @@
-"""What an operator can ask of a shard: a write quorum, another primary, a node brought back or copied anew, a delay.
+"""What an operator can do with a shard: set a write quorum, change the primary, rejoin or reinitialise a node, delay a
+replica.
 
-Invariant: everything is asked of Patroni, and stands where Patroni keeps it (etcd, or a node's own configuration), so
-it survives restarts and failovers, and no two processes can disagree about it. Every call is recorded with its reason
-(`interventions`).
+Invariant: every operation goes through Patroni, and its result is stored where Patroni stores it (etcd, or a node's own
+configuration). So it survives restarts and failovers, and no two processes can disagree about it. Every call is
+recorded with its reason (`interventions`).
 
-The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). Beside it the same
-change puts two settings of ours into PostgreSQL's configuration: `tally.quorum`, by which completion asks for as many
-replicas (`replication.flush`), and `tally.quorum_strict`. Patroni lowers what a commit waits for when replicas are gone
-(its own strict mode keeps one). That is right where writes shall go on; where they shall wait, each transaction looks
-at `tally.quorum_strict` before it commits.
+The write quorum is Patroni's quorum commit (`synchronous_mode: quorum`, `synchronous_node_count`). The same change adds
+two settings of Tally to PostgreSQL's configuration: `tally.quorum`, from which completion takes the number of replicas
+(`replication.flush`), and `tally.quorum_strict`. When replicas are gone, Patroni lowers the number that a commit waits
+for (its own strict mode keeps one). That is right if writes should go on. If they should wait, each transaction checks
+`tally.quorum_strict` before it commits.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SELECT current_setting('synchronous_standby_names'), current_setting('synchronou
        {flush.QUORUM},
        coalesce(current_setting('tally.quorum_strict', true), '') = 'on',
        (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""  # noqa: S608 - a constant
-TRYING = ("restart", "starting", "changing")  # what Patroni says while a node tries to start, or to follow
+TRYING = ("restart", "starting", "changing")  # Patroni's first word while a node tries to start or to follow
 DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
 _FORCE_SECONDS = 5.0
 _DELAY_SECONDS = 10.0
@@ -47,12 +48,12 @@ _LOOK_SECONDS = 0.1
 
 
 class Quorum(msgspec.Struct, frozen=True):
-    """A shard's write quorum: what is asked for, and what is so.
+    """A shard's write quorum: what is requested, and what is in force.
 
     `quorum`: replicas that must confirm before a commit returns, 0 is asynchronous. `strict`: writes wait while fewer
     follow. `synchronous_commit`: what confirming means: flushed (`on`), or applied as well (`remote_apply`).
-    `confirming`: how many replicas a commit waits for now; `following`: how many there are to do it. `in_force`: the
-    primary does what is asked for.
+    `confirming`: how many replicas a commit waits for now. `following`: how many replicas stream now. `in_force`: the
+    primary's settings are the requested ones.
     """
 
     shard: int
@@ -92,7 +93,7 @@ def set_quorum(
     strict: bool | None = None,
     synchronous_commit: SynchronousCommit | None = None,
 ) -> list[Quorum]:
-    """Ask for a write quorum and wait until it is in force, some seconds at most. What is None stays as it is.
+    """Request a write quorum and wait until it is in force, 5 seconds at most. Arguments that are None change nothing.
 
     Raises `Refused` if a shard has fewer replicas (nothing is changed then), `PatroniUnavailable`, `ShardUnavailable`.
     """
@@ -114,7 +115,7 @@ def set_quorum(
 def check_quorum(shard: int, number: int) -> None:
     """Raises `Refused` if the shard has fewer replicas than the quorum, `PatroniUnavailable`.
 
-    One that is down counts: for some seconds Patroni still knows it, afterwards the settings do.
+    A replica that is down counts: Patroni still lists it for some seconds, and the settings always name it.
     """
     known = [member.name for member in patroni.members(shard) if not member.is_leader]
     count = max(len(known), settings.TALLY.shards[shard].replicas)
@@ -139,7 +140,7 @@ def _changes(number: int, strict: bool | None, synchronous_commit: str | None) -
 
 
 def switchover(shard: int, candidate: str | None, order: Order) -> str:
-    """Let a replica (this one, or the best) take over from a primary that works; who is primary now.
+    """Let a replica (`candidate`, or the best one) take over from a working primary. Returns the new primary's name.
 
     Raises `Refused`, `PatroniUnavailable`.
     """
@@ -155,11 +156,11 @@ def switchover(shard: int, candidate: str | None, order: Order) -> str:
 
 
 def failover(shard: int, candidate: str, order: Order) -> str:
-    """Make a replica the primary, whether there is one or not; who is primary now. Raises `Refused`,
+    """Make a replica the primary, whether there is one or not. Returns the new primary's name. Raises `Refused`,
     `PatroniUnavailable`.
 
-    Meant for when there is none and Patroni does not choose: commits that the candidate lacks come again from the
-    journal.
+    For use when there is no primary and Patroni chooses none. Commits that the candidate lacks are applied again from
+    the journal.
     """
     with recorded(shard, "failover", order, candidate) as record:
         node = patroni.member(shard, candidate)
@@ -170,10 +171,9 @@ def failover(shard: int, candidate: str, order: Order) -> str:
 
 
 def rejoin(shard: int, name: str, order: Order) -> str:
-    """Restart a replica's PostgreSQL, which then follows the primary again (after `pg_rewind`, where it went another
-    way).
+    """Restart a replica's PostgreSQL, which then follows the primary again (after `pg_rewind`, if it had diverged).
 
-    What Patroni says. Raises `Refused`, `PatroniUnavailable`.
+    Returns Patroni's answer. Raises `Refused`, `PatroniUnavailable`.
     """
     with recorded(shard, "rejoin", order, name) as record:
         record.outcome = _acted(*patroni.act(shard, _replica(shard, name), "POST", "/restart", {}))
@@ -181,16 +181,16 @@ def rejoin(shard: int, name: str, order: Order) -> str:
 
 
 def reinitialise(shard: int, name: str, order: Order) -> str:
-    """Delete a replica's data and copy the primary anew: the mend for a replica that differs.
+    """Delete a replica's data and copy them again from the primary: the repair for a replica that differs.
 
-    Returns what Patroni says when it has begun. Raises `Refused` (also while it is being copied), `PatroniUnavailable`.
+    Returns Patroni's answer once the copy has begun. Raises `Refused` (also if a copy is already running),
+    `PatroniUnavailable`.
     """
     with recorded(shard, "reinitialise", order, name) as record:
         node = _replica(shard, name)
         status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True})
-        if status == 503 and text.startswith(
-            TRYING
-        ):  # that may be in vain, and what the copy is to mend: it is broken off
+        # The node tries to start, perhaps without success, and the copy is meant to repair that: cancel it.
+        if status == 503 and text.startswith(TRYING):
             status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True, "force": True})
         record.outcome = _acted(status, text)
         return record.outcome
@@ -204,16 +204,16 @@ def _replica(shard: int, name: str) -> Member:
 
 
 def _acted(status: int, text: str) -> str:
-    """Patroni's words, if it did what it was asked. Raises `Refused`."""
+    """Patroni's answer, if its status is a success. Raises `Refused`."""
     if status not in (200, 202):
         raise Refused(f"Patroni did not do it: {text or status}")
     return text
 
 
 def set_apply_delay(shard: int, name: str, delay: ApplyDelay, order: Order) -> int:
-    """Give a replica an apply delay, and wait until it is in force; the milliseconds chosen.
+    """Set a replica's apply delay and wait until it is in force. Returns the milliseconds chosen.
 
-    Raises `Refused` (also where its configuration cannot be written from here), `PatroniUnavailable`.
+    Raises `Refused` (also if this host cannot write the node's configuration), `PatroniUnavailable`.
     """
     with recorded(shard, f"apply delay {delay}", order, name) as record:
         node, path = _configured(shard, name)
@@ -238,7 +238,7 @@ def _configured(shard: int, name: str) -> tuple[Member, Path]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Readers see the old or the new text, and only the owner sees any."""
+    """Replace a file's text atomically. Only the owner can read the file."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text)
     Path(file.name).replace(path)

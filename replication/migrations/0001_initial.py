@@ -1,4 +1,4 @@
-"""What operators did to the shards' servers, in the control database; and what the admin shows of them, which has no tables."""
+"""Interventions on the shards' servers, in the control database, and models of admin pages, which have no tables."""
 
 from django.db import migrations, models
 

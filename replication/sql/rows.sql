@@ -1,2 +1,2 @@
--- The rows of some slots in the order of their keys. A scan of the partitions concerned and a sort; only run for slots that differ.
+-- The rows of some slots, by key. Scans the partitions concerned and sorts; runs only for slots that differ.
 SELECT key, value, version FROM counter WHERE slot = ANY(%(slots)s) ORDER BY key, slot

@@ -1,4 +1,4 @@
-"""`manage.py replicas`: every server of every shard, as a table that follows what happens."""
+"""`manage.py replicas`: every server of every shard, in a live table."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from replication.status import Lag, Replica
 COLOURS = {"running": "green", "streaming": "green", "unreachable": "red", "gone": "red"}
 HEADINGS = ("node", "role", "state", "tl", "lsn", "write", "flush", "replay", "sync", "delay", "up", "equal")
 RIGHT = {"tl", "lsn", "write", "flush", "replay", "delay", "up"}
-PLAIN_WIDTH = 160  # columns of a table that goes to a file or a pipe
-WIDE = 110  # a narrower terminal is shown what matters most
+PLAIN_WIDTH = 160  # columns of a table written to a file or a pipe
+WIDE = 110  # a narrower terminal gets no `ONLY_WIDE`
 ONLY_WIDE = {"tl", "lsn", "write", "flush", "delay"}
 
 
@@ -65,7 +65,7 @@ def _shards(only: int | None) -> list[int]:
 
 
 def _of(shard: int) -> dict[str, Any]:
-    """The servers of a shard, or why they cannot be told."""
+    """The servers of a shard, or why they are unknown."""
     try:
         return {"shard": shard, "replicas": status.replicas(shard)}
     except PatroniUnavailable as error:
