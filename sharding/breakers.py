@@ -1,7 +1,7 @@
-"""A circuit breaker for each shard and role, its state shared by all processes through the cache's Redis.
+"""A circuit breaker for each shard and role. All processes share its state through the cache's Redis.
 
-Only trouble with the connection counts as failure: a query that PostgreSQL answered with an error shows that the shard
-is up. Without the cache's Redis the breakers count as closed.
+Only connection errors count as failures: a query that PostgreSQL answered with an error shows that the shard is up.
+Without the cache's Redis the breakers count as closed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class _SharedStorage(CircuitRedisStorage):
-    """pybreaker's own, but quiet and able to start while Redis is down; its other calls fall back by themselves."""
+    """pybreaker's storage, but quiet and able to start while Redis is down; its other calls handle that already."""
 
     logger = structlog.get_logger(__name__).bind(event_of="breaker")
 
@@ -50,8 +50,8 @@ def _breaker(alias: str) -> Breaker:
 
 
 def call(alias: str, function: Callable[[], T]) -> T:
-    """Run a function that talks to one database behind its breaker. Raises `ShardUnavailable`, or what the function
-    raised."""
+    """Run a function that uses one database behind the database's breaker. Raises `ShardUnavailable`, or what the
+    function raises."""
     try:
         return _breaker(alias).call(function)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

@@ -1,11 +1,11 @@
 """Names of the databases, the router between them, and the ways to connect to them.
 
-One Django alias for each thing a process can want: `default` (control), `shard-N` (whoever is primary now),
-`shard-N-replica` (any replica, the primary if none is there). libpq finds the node (`target_session_attrs`), so a
-failover needs no restart and no proxy.
+Each role of a database has a Django alias: `default` (control), `shard-N` (the current primary), `shard-N-replica` (any
+replica, or the primary if no replica is up). libpq finds the node (`target_session_attrs`), so a failover needs no
+restart and no proxy.
 
-Counters are reached with `connection(alias)`: psycopg from Django's pool, held for the one query, not Django's wrapper,
-which would hold it until the request ends and so let ten waiting requests take the whole pool.
+Queries on counters use `connection(alias)`: a psycopg connection from Django's pool, held for one query. Django's
+wrapper would hold it until the request ends, so ten waiting requests would take the whole pool.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ANY_REPLICA = "prefer-standby"  # of libpq's `target_session_attrs`: a replica, 
 
 
 class ShardUnavailable(Exception):
-    """No node of this shard could do what was asked, for now."""
+    """No node of this shard can serve the request now."""
 
     def __init__(self, shard: int, reason: str) -> None:
         super().__init__(f"shard {shard} is unavailable: {reason}")
@@ -38,7 +38,7 @@ def primary(shard: int) -> str:
 
 
 def replica(shard: int) -> str | None:
-    """Alias of a shard's replicas; none where it has none."""
+    """Alias of a shard's replicas; None if it has none."""
     alias = f"shard-{shard}-replica"
     return alias if alias in settings.DATABASES else None
 
@@ -49,17 +49,17 @@ def shard_of(alias: str) -> int:
 
 
 class LeftOut:
-    """Servers that new connections to replicas avoid for a while, by (host, port): see `replication.lag`."""
+    """Servers, by (host, port), that new connections to replicas avoid for a while: see `replication.lag`."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[str, str], float] = {}
 
     def add(self, conn: psycopg.Connection[Any], seconds: float) -> None:
-        """Leave the server of a connection out for so long."""
+        """Leave out a connection's server for `seconds`."""
         self._until[conn.info.host, str(conn.info.port)] = time.monotonic() + seconds
 
     def has(self, conn: psycopg.Connection[Any]) -> bool:
-        """Whether the server of a connection is left out now."""
+        """Whether a connection's server is left out now."""
         return self._is_out(conn.info.host, str(conn.info.port))
 
     def has_all(self, alias: str) -> bool:
@@ -68,12 +68,12 @@ class LeftOut:
         return not self._with_a_replica(found["HOST"], found["PORT"])
 
     def others(self, hosts: str, ports: str) -> dict[str, str]:
-        """`host` and `port` of a connection without what is left out; all of them if every replica is."""
+        """`host` and `port` parameters without the servers left out; {}, which changes nothing, if every replica is."""
         fit = self._with_a_replica(hosts, ports)
         return {"host": ",".join(host for host, _ in fit), "port": ",".join(port for _, port in fit)} if fit else {}
 
     def _with_a_replica(self, hosts: str, ports: str) -> list[tuple[str, str]]:
-        """The servers that are not left out, if a replica is among them; one of all the servers is the primary."""
+        """The servers not left out, or [] if fewer than two remain: one of all servers is the primary."""
         fit = [one for one in zip(hosts.split(","), ports.split(","), strict=True) if not self._is_out(*one)]
         return fit if len(fit) > 1 else []
 
@@ -87,8 +87,8 @@ left_out = LeftOut()
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which nothing takes longer than `timeout` seconds.
 
-    PostgreSQL's own time-outs and TCP's work while its process, or the other host's kernel, works. A server that stands
-    still (stopped, paged out, behind a dead link) answers none of them, and a thread would wait for ever.
+    The time-outs of PostgreSQL and TCP need a running server process or a running kernel at the other end. With a
+    frozen server (stopped, paged out, behind a dead link) neither takes effect, and a thread would wait forever.
     """
 
     timeout: float | None = 10.0
@@ -99,7 +99,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     @classmethod
     def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:
-        """As psycopg's; a replica is looked for among those that are not left out."""
+        """As psycopg's, but a connection to a replica avoids the servers left out."""
         if params.get("target_session_attrs") == ANY_REPLICA:
             params |= left_out.others(params["host"], params["port"])
         return super().connect(conninfo, **params)
@@ -113,16 +113,16 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 class ControlConnection(BoundedConnection):
-    """A connection to the control database. Its queries are small and people wait for them: it gives up soon."""
+    """A connection to the control database. Its time-out is short: its queries are small, and people wait for them."""
 
     timeout: float | None = 2.5
 
 
 @contextmanager
 def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConnection]:
-    """A pooled psycopg connection in autocommit, for as long as the block lasts. Raises `psycopg.OperationalError`.
+    """A pooled psycopg connection in autocommit, for the duration of the block. Raises `psycopg.OperationalError`.
 
-    To get it takes `seconds` at most, and so does each answer; `database_timeout_seconds` if they are not given.
+    Getting it takes `seconds` at most, and so does each answer. The default is `database_timeout_seconds`.
     """
     pool = connections[alias].pool  # type: ignore[attr-defined]
     pool.open()
@@ -139,14 +139,14 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
 
 
 def is_stale(conn: psycopg.Connection[Any]) -> bool:
-    """Whether the server has hung up: an idle connection with something to read. Costs no round trip."""
-    look = select.poll()  # `select` knows no descriptors above 1023
+    """Whether the server has closed an idle connection, which then has data to read. Needs no round trip."""
+    look = select.poll()  # `select` takes no descriptors above 1023
     look.register(conn.fileno(), select.POLLIN)
     return bool(look.poll(0))
 
 
 def connect(alias: str, *, timeout: float | None = None, **options: Any) -> psycopg.Connection[Any]:
-    """A connection of one's own, with the alias's parameters, on which nothing takes longer than `timeout` seconds."""
+    """Open an unpooled connection with an alias's parameters; nothing on it takes longer than `timeout` seconds."""
     params = {**connections[alias].get_connection_params(), "cursor_factory": psycopg.Cursor, **options}
     conn = BoundedConnection.connect(**params)
     conn.timeout = timeout
@@ -154,7 +154,7 @@ def connect(alias: str, *, timeout: float | None = None, **options: Any) -> psyc
 
 
 class Router:
-    """Django's own tables live in the control database; `hints={"shard": True}` marks what belongs into every shard."""
+    """Django's own tables live in the control database; `hints={"shard": True}` marks migrations for every shard."""
 
     def db_for_read(self, _model: Any, **_: Any) -> str | None:
         return CONTROL

@@ -1,5 +1,5 @@
-"""The servers that the settings name: a shard, its nodes, and a connection to a certain one, not to whichever libpq
-would choose."""
+"""The servers that the settings name: shards, their nodes, and a connection to one given node, which libpq does not
+choose."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ class Node(BaseModel):
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
     patroni: str | None = None  # base URL of this node's Patroni REST API
-    patroni_config: Path | None = (
-        None  # its patroni.yml, where this host can write it (the local cluster): for apply delays
-    )
+    # Its patroni.yml, if this host can write it (the local cluster): for apply delays.
+    patroni_config: Path | None = None
 
 
 class Shard(BaseModel):
-    """One PostgreSQL cluster; the first node is the primary only by chance, libpq finds out
-    (`target_session_attrs`)."""
+    """One PostgreSQL cluster. Any node may be the primary; libpq finds it (`target_session_attrs`)."""
 
     nodes: Annotated[list[Node], Field(min_length=1)]
 
     @property
     def replicas(self) -> int:
-        """How many nodes are not the primary."""
+        """The number of nodes that are not the primary."""
         return len(self.nodes) - 1
 
 
@@ -53,7 +51,7 @@ class Address(Protocol):
 
 
 def connect(shard: int, node: Address, *, timeout: float) -> psycopg.Connection[Any]:
-    """A connection to this node, whatever its role, in autocommit; no statement takes longer than `timeout` seconds.
+    """Connect to a node, whatever its role, in autocommit; no statement takes longer than `timeout` seconds.
 
     Raises `psycopg.OperationalError`.
     """

@@ -1,12 +1,11 @@
-"""Consistent hashing with virtual nodes (Karger et al., 1997), bounded: it plans which shard should own which slot.
+"""Consistent hashing with virtual nodes (Karger et al., 1997) and bounded loads: plans which shard should own which
+slot.
 
-It is a planner, not a router: nothing looks a key up here. Routing reads the topology, which a plan becomes when put in
-force.
+It is a planner, not a router: nothing looks up a key here. Routing reads the topology, which is a plan put in force.
 
-Plain consistent hashing is uneven by some 1/sqrt(virtual nodes); with a bound on each shard's share (Mirrokni et al.,
-"Consistent Hashing with Bounded Loads", 2016) every shard gets within one slot of 1024/N. Growth is computed from the
-plan in force: a new shard takes what it is short of, from those who have too much, and no slot moves between old
-shards.
+Plain consistent hashing is uneven by about 1/sqrt(virtual nodes). With a bound on each shard's share (Mirrokni et al.,
+"Consistent Hashing with Bounded Loads", 2016) every shard gets 1024/N slots, within one. Growth starts from the plan in
+force: a new shard takes the slots it lacks from shards that have too many, and no slot moves between old shards.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def _point(text: str) -> int:
 
 
 def _preferences(shards: int) -> list[list[int]]:
-    """For each slot the shards in the order in which the ring meets them from the slot's point on."""
+    """For each slot, the shards in the order in which they follow its point on the ring."""
     ring = sorted((_point(f"shard-{shard}/{node}"), shard) for shard in range(shards) for node in range(VIRTUAL_NODES))
     points = [point for point, _ in ring]
     order = []
@@ -41,16 +40,16 @@ def _shares(shards: int) -> list[int]:
 
 
 def plan(shards: int) -> list[int]:
-    """Slot → shard for a new system of `shards` shards (1 to 1024)."""
+    """Slot → shard for a new system of `shards` shards. Raises `ValueError` unless they are 1 to 1024."""
     if not 1 <= shards <= SLOTS:
         raise ValueError(f"shards must be 1 to {SLOTS}, not {shards}")
     return grow([0] * SLOTS, shards)
 
 
 def grow(owners: Sequence[int], shards: int) -> list[int]:
-    """The plan after shards were added so that there are `shards`; slots move only to the new ones.
+    """The plan after adding shards, `shards` in all; slots move only to the new ones.
 
-    `owners` is the map in force (slot → shard, 1024 entries), its shards numbered below `shards`.
+    `owners` is the map in force: slot → shard, 1024 entries, each below `shards`. Raises `ValueError` otherwise.
     """
     if len(owners) != SLOTS or max(owners) >= shards:
         raise ValueError(f"owners must map {SLOTS} slots to shards below {shards}")

@@ -1,8 +1,7 @@
 """Key → slot: the one function that must never change, because it decides where every counter is stored.
 
-CRC-32 (ISO-HDLC, as in zlib and PostgreSQL's `crc32()`), low ten bits. Chosen over stronger hashes because SQL and
-Python have the same function built in, it is the cheapest of them per key, and it is even enough over real keys
-(tests/unit/test_slots.py: χ²).
+CRC-32 (ISO-HDLC, as in zlib and PostgreSQL's `crc32()`), low ten bits. Chosen over stronger hashes because it is built
+into both SQL and Python, costs the least per key, and spreads real keys evenly enough (tests/unit/test_slots.py: χ²).
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ def slot_of(key: str) -> int:
 
 
 def slots_of(keys: Iterable[str]) -> list[int]:
-    """The slots of many keys, in their order. Not remembered: to look a key up in a large dictionary costs five times
-    the hash."""
+    """The slots of many keys, in their order. Not cached: a look-up in a large dictionary costs five times the hash."""
     return [crc32(key.encode()) & (SLOTS - 1) for key in keys]
 
 
 def slots_of_utf8(keys: Iterable[bytes]) -> list[int]:
-    """`slots_of` for keys that are in UTF-8 already."""
+    """`slots_of` for keys already encoded in UTF-8."""
     return [crc32(key) & (SLOTS - 1) for key in keys]

@@ -1,8 +1,8 @@
-"""The topology in force: the versioned map of slots to shards and lanes. Every shard holds a copy, in its `shard_state`
+"""The topology in force: the versioned map of slots to shards and lanes. Every shard holds a copy in its `shard_state`
 row.
 
-The copies are what makes it safe (I6): a worker reads its shard's own inside the applying transaction. They also make
-it available: a process that starts while some shard is down learns the map from any other. The highest version wins.
+The copies make the map safe (I6): a worker reads its own shard's copy inside the applying transaction. They also make
+it available: a process that starts while a shard is down reads the map from another. The highest version wins.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INSERT INTO shard_state (shard, topology_version, owners, lanes) VALUES (%(shard
 ON CONFLICT (singleton) DO UPDATE SET topology_version = excluded.topology_version, owners = excluded.owners, lanes = excluded.lanes
 WHERE shard_state.topology_version < excluded.topology_version RETURNING lanes"""
 LOCK_LANES = "SELECT pg_advisory_xact_lock(%s, lane) FROM generate_series(0, %s) AS lane"
-# Every lane starts where the newest of those before it was: no operation is older than what its slots have.
+# Every lane starts at the newest versions of all lanes before the change: no operation is older than its slots' state.
 GIVE_LANES = """
 INSERT INTO apply_state (lane, last_version, last_set_version)
 SELECT given.lane, max(last_version), max(last_set_version) FROM generate_series(0, %s - 1) AS given (lane), apply_state GROUP BY 1
@@ -41,13 +41,12 @@ TAKE_LANES = "DELETE FROM apply_state WHERE lane >= %s"
 
 
 class NoTopology(Exception):
-    """No shard could tell the map: none is reachable, or none was ever set up (`manage.py migrate_all`)."""
+    """No shard returned the map: none is reachable, or none was ever set up (`manage.py migrate_all`)."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """`owners[slot]` is the number of the shard that owns the slot; `lane_count` is the number of lanes that each shard
-    has."""
+    """`owners[slot]` is the number of the shard that owns the slot; each shard has `lane_count` lanes."""
 
     version: int
     owners: tuple[int, ...]
@@ -61,7 +60,7 @@ class Topology:
 
     @cached_property
     def routes(self) -> tuple[int, ...]:
-        """For each slot the index of its lane in `lanes`."""
+        """For each slot, the index of its lane in `lanes`."""
         return tuple(
             shard * self.lane_count + lanes.number_of(slot, self.lane_count) for slot, shard in enumerate(self.owners)
         )
@@ -79,14 +78,14 @@ class Topology:
         return [Lane(shard, number) for number in range(self.lane_count)]
 
     def by_shard(self, keys: Iterable[str]) -> dict[int, list[str]]:
-        """Keys grouped by their shard, order kept."""
+        """Keys grouped by shard, in their order."""
         groups: dict[int, list[str]] = defaultdict(list)
         for key in keys:
             groups[self.shard_of(key)].append(key)
         return dict(groups)
 
     def by_lane(self, keys: Collection[str]) -> dict[Lane, list[str]]:
-        """Keys grouped by their lane, order kept."""
+        """Keys grouped by lane, in their order."""
         groups: dict[int, list[str]] = defaultdict(list)
         for key, slot in zip(keys, slots_of(keys), strict=True):
             groups[self.routes[slot]].append(key)
@@ -99,17 +98,17 @@ class Topology:
 
 
 _current: Topology | None = None
-_copies: dict[int, Topology] = {}  # by shard, as they were read last
+_copies: dict[int, Topology] = {}  # by shard, as last read
 _lock = Lock()
 
 
 def shard_named(text: str) -> int | None:
-    """The shard whose number this is, as one writes it; None if there is none."""
+    """The shard with this number, written in plain decimal; None if there is none."""
     return {str(shard): shard for shard in range(settings.TALLY.shard_count)}.get(text)
 
 
 def current() -> Topology:
-    """The map as this process knows it; read from the shards once. Raises `NoTopology`."""
+    """The map as this process knows it. The first call reads it from the shards. Raises `NoTopology`."""
     if _current is None:
         with _lock:
             return _current or reload()
@@ -122,7 +121,7 @@ def is_loaded() -> bool:
 
 
 def reload() -> Topology:
-    """Ask the shards again, and keep the highest version. Raises `NoTopology`."""
+    """Read the map from the shards again and keep the highest version. Raises `NoTopology`."""
     global _current  # noqa: PLW0603 - one map per process
     found = [topology for shard in range(settings.TALLY.shard_count) if (topology := _read_any(shard))]
     if not found:
@@ -143,15 +142,14 @@ def _read_any(shard: int) -> Topology | None:
 
 
 def read(conn: psycopg.Connection[Any], shard: int) -> Topology | None:
-    """The shard's own copy; none before it was set up. Raises `WrongShard` if the settings name another database than
-    they think."""
+    """The shard's own copy; None before it is set up. Raises `WrongShard` if the database belongs to another shard."""
     question = ask(shard)
     return question.answer(conn.execute(*question.query).fetchone())
 
 
 @dataclass(frozen=True)
 class Question:
-    """`read` for whoever asks other things along with it: run `query`, and give its row to `answer`."""
+    """`read` as part of a larger exchange: the caller runs `query` and passes its row to `answer`."""
 
     shard: int
     known: Topology | None
@@ -161,7 +159,7 @@ class Question:
         return READ, (self.known.version if self.known else -1,)
 
     def answer(self, row: tuple[Any, ...] | None) -> Topology | None:
-        """Raises `WrongShard`."""
+        """As `read`. Raises `WrongShard`."""
         if row is None:
             return None
         shard, version, lane_count, owners = row
@@ -175,24 +173,24 @@ class Question:
 
 
 def lane_count(shard: int) -> int:
-    """The number of a shard's lanes by its own copy, as this process read it last; 1 before that."""
+    """The number of a shard's lanes in its own copy, as this process last read it; 1 before that."""
     return _copies[shard].lane_count if shard in _copies else 1
 
 
 def ask(shard: int) -> Question:
-    """The question for a shard's own copy. The owners are sent only if their version is not the one that was read
-    last."""
+    """The question for a shard's own copy. The shard sends the owners only if their version differs from the last one
+    read."""
     return Question(shard, _copies.get(shard))
 
 
 class WrongShard(Exception):
-    """The settings point at another shard's database."""
+    """The settings point to another shard's database."""
 
 
 def put_in_force(shards: int, lane_count: int) -> Topology:
-    """Give every shard the map: the one that some shard has already, or the ring's first plan with so many lanes.
+    """Write the map to every shard: the newest that a shard has, or else the ring's first plan with `lane_count` lanes.
 
-    Raises `WrongShard`, `ValueError`.
+    Raises `WrongShard`, and `ValueError` if the map names a shard that the settings lack.
     """
     known = _known(shards)
     topology = max(known, key=lambda one: one.version, default=Topology(1, tuple(ring.plan(shards)), lane_count))
@@ -224,7 +222,7 @@ def _write(topology: Topology, shards: int) -> None:
 
 
 def is_without_lanes(shards: int) -> bool:
-    """Whether the shards are from before there were lanes. Raises `psycopg.Error`."""
+    """Whether a shard was set up before lanes existed. Raises `psycopg.Error`."""
     for shard in range(shards):
         with databases.connection(databases.primary(shard)) as conn:
             if conn.execute("SELECT FROM shard_state WHERE lanes IS NULL").fetchone() is not None:
@@ -233,8 +231,8 @@ def is_without_lanes(shards: int) -> bool:
 
 
 def change_lanes(shards: int, lane_count: int) -> Topology:
-    """Put the same map with another number of lanes in force. The journals must be empty and closed: see
-    `counters.apply.lane_count`."""
+    """Put the same map in force with another number of lanes. The journals must be empty and closed: see
+    `counters.apply.lane_count`. Raises `ValueError`."""
     before = max(_known(shards), key=lambda one: one.version)
     after = Topology(before.version + 1, before.owners, lanes.check(lane_count))
     _write(after, shards)
