@@ -1,6 +1,6 @@
-"""What every room stands on, and what knows nothing of counters: the event loop, Redis clients, breakers, group commit,
+"""The base of all packages, without knowledge of counters: the event loop, Redis clients, breakers, group commit,
 polling.
 
-May be imported from anywhere. No invariant lives here; I1 rests on `group_commit`, which answers an item after its
-flush.
+May be imported from anywhere. No invariant lives here, but I1 rests on `group_commit`: an item is answered only after
+its flush.
 """

@@ -1,7 +1,7 @@
-"""Circuit breakers (pybreaker): a component that is down costs one call a time-out, not each call its own.
+"""Circuit breakers (pybreaker): while a component is down, one call waits for a time-out, not every call.
 
-The journal's Redis, the cache's Redis and the broker have theirs here, in this process's memory. Those of the shards
-are in `sharding.breakers`: their state is shared by all processes.
+The breakers of the journal's Redis, the cache's Redis and the broker are here, in this process's memory. Those of the
+shards are in `sharding.breakers`: all processes share their state.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ log = structlog.get_logger(__name__)
 class Breaker:
     """The breaker of one component. `failures` in a row open it, and after `reset_seconds` it lets one call through.
 
-    An exception counts as a failure if `is_failure` says so: only trouble with the connection should. While the breaker
-    is open, a call raises what `refusal` makes of a sentence.
+    An exception counts as a failure if `is_failure` returns True, which it should only for connection errors. While the
+    breaker is open, a call raises `refusal(sentence)`.
 
-    pybreaker holds an object's lock for the whole call, so one object would let one thread at a time through: each
-    thread has its own, over the same `storage`.
+    pybreaker holds an object's lock for the whole call, so one object would let through one thread at a time. So each
+    thread has its own object over the shared `storage`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that breakers differ in
@@ -60,7 +60,7 @@ class Breaker:
         self._threads = local()
 
     def call(self, function: Callable[[], T]) -> T:
-        """What the function returns. Raises what it raises, or the refusal."""
+        """Call a function and return its result. Raises what the function raises, or the refusal."""
         try:
             return self._of_this_thread().call(function)
         except CircuitBreakerError as error:
@@ -68,7 +68,7 @@ class Breaker:
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """The same for a block, which may await. Raises the refusal."""
+        """`call` for a block, which may await. Raises the refusal."""
         try:
             with self._of_this_thread().calling():
                 yield
@@ -99,7 +99,7 @@ class _Listener(CircuitBreakerListener):
 
 
 def _in_memory(name: str, reset_seconds: int) -> Breaker:
-    """A breaker that one failure opens, for this process alone."""
+    """A breaker for this process alone, which one failure opens."""
     return Breaker(
         name,
         CircuitMemoryStorage(STATE_CLOSED),
@@ -112,4 +112,4 @@ def _in_memory(name: str, reset_seconds: int) -> Breaker:
 
 journal = _in_memory("journal", 1)
 cache = _in_memory("cache", 1)
-broker = _in_memory("broker", 5)  # one that hangs holds its caller up for longer than a Redis does
+broker = _in_memory("broker", 5)  # a hanging broker blocks its caller for longer than a hanging Redis

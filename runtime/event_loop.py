@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for a process that has no server to run one: a command, a test."""
+"""An event loop in its own thread, for a process without a server to run one: a command, a test."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine returns, for a thread that waits for it."""
+        """Run a coroutine on the loop, wait, and return its result. Call it from another thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def close(self) -> None:
-        """End the loop. What still runs on it is abandoned."""
+        """Stop the loop. Tasks that still run on it are abandoned."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

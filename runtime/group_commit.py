@@ -1,7 +1,7 @@
 """Group commit: concurrent callers share one flush, and a flush starts when the previous one has ended.
 
-Not a timer: when idle an item is flushed at once, under load the items that came during one flush make up the next
-(DeWitt et al., 1984, "Implementation Techniques for Main Memory Database Systems").
+There is no timer: when idle, an item is flushed at once; under load, the items that arrive during one flush form the
+next (DeWitt et al., 1984, "Implementation Techniques for Main Memory Database Systems").
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ log = structlog.get_logger(__name__)
 
 
 class GroupCommit(Generic[T]):
-    """Flushes whatever has gathered, up to `most` items at once. For one event loop.
+    """Flushes the waiting items, at most `most` at once. For one event loop.
 
-    `flush` answers its items itself and must not raise.
+    `flush` must answer its items itself and must not raise.
     """
 
     def __init__(self, flush: Callable[[list[T]], Awaitable[None]], *, most: int) -> None:
@@ -29,7 +29,7 @@ class GroupCommit(Generic[T]):
         self._running: asyncio.Task[None] | None = None
 
     def put(self, item: T) -> None:
-        """Hand over an item for the next flush."""
+        """Add an item to the next flush. Call it on the event loop."""
         self._items.append(item)
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())

@@ -1,4 +1,4 @@
-"""Polling: look again and again until something is so, or the time is over. Pure."""
+"""Polling: check repeatedly until a condition holds or the time is over. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def attempts(seconds: float, *, pause: float, grow: float = 1.0, most: float = inf) -> Iterator[float]:
-    """Yield the seconds that are left: at once, after each pause, and a last time when none are left.
+    """Yield the seconds left: at once, after each pause, and a last time when none are left.
 
-    Each pause is `grow` times as long as the one before, up to `most` seconds. After an attempt that ends late there is
-    no other.
+    Each pause is `grow` times as long as the previous one, up to `most` seconds. An attempt that ends after the
+    deadline is the last.
 
         for _ in polling.attempts(30, pause=0.1):
             if is_so():
@@ -33,7 +33,7 @@ def attempts(seconds: float, *, pause: float, grow: float = 1.0, most: float = i
 
 
 def until(condition: Callable[[], T], seconds: float, *, pause: float, grow: float = 1.0, most: float = inf) -> T:
-    """The first true answer of a condition, or its last answer, asked as `attempts` says."""
+    """Call a condition at the times of `attempts`. Returns its first true result, or else its last result."""
     for _ in attempts(seconds, pause=pause, grow=grow, most=most):
         if answer := condition():
             break

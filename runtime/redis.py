@@ -1,7 +1,7 @@
-"""The two Redis of this process, the journal's and the cache's: for threads, and for the event loop that opens a
-client.
+"""This process's clients of the journal's and the cache's Redis: shared ones for threads, and ones that an event loop
+opens.
 
-Celery has connections of its own to its broker. Nothing is repeated behind the caller's back.
+Celery has its own connections to its broker. No client retries commands.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from redis.retry import Retry
 
 from runtime import breakers
 
-CACHE_TIMEOUT_SECONDS = 0.5  # to connect, and for an answer: a read goes on to a replica then
+CACHE_TIMEOUT_SECONDS = 0.5  # to connect, and for an answer; after it a read goes on to a replica
 
 
 def _options(timeout: float) -> dict[str, Any]:
@@ -36,13 +36,13 @@ def _options(timeout: float) -> dict[str, Any]:
 
 @once
 def journal() -> Any:
-    """The connections of this process's threads to the journal, a `Redis` (its answers have no useful types)."""
+    """The journal's client for this process's threads: a `Redis`, untyped because its answers have no useful types."""
     options = _options(settings.TALLY.redis_timeout_seconds)
     return Redis.from_url(settings.TALLY.journal_url.get_secret_value(), **options, retry=Retry(NoBackoff(), 0))
 
 
 def open_journal() -> AsyncRedis:
-    """Connections to the journal for the running event loop; the caller closes them."""
+    """Open a client of the journal for the running event loop; the caller closes it."""
     options = _options(settings.TALLY.redis_timeout_seconds)
     return AsyncRedis.from_url(
         settings.TALLY.journal_url.get_secret_value(), **options, retry=AsyncRetry(NoBackoff(), 0)
@@ -50,20 +50,19 @@ def open_journal() -> AsyncRedis:
 
 
 def open_cache() -> AsyncRedis:
-    """Connections to the cache for the running event loop; the caller closes them."""
+    """Open a client of the cache for the running event loop; the caller closes it."""
     options = _options(CACHE_TIMEOUT_SECONDS)
     return AsyncRedis.from_url(settings.TALLY.cache_url.get_secret_value(), **options, retry=AsyncRetry(NoBackoff(), 0))
 
 
 @once
 def cache_unguarded() -> Any:
-    """Django's own connections to the cache (django-redis), for what the breaker must not stop: a probe, a
-    subscription."""
+    """Django's client of the cache (django-redis), without the breaker: for probes and subscriptions."""
     return get_redis_connection("default")
 
 
 def cache() -> Redis:
-    """The connections to the cache behind its breaker, for single commands and scripts.
+    """The cache's client behind its breaker, for single commands and scripts.
 
     A command raises `redis.ConnectionError` at once while the cache is known to be down.
     """
@@ -82,5 +81,5 @@ _GUARDED = _Guarded()
 
 
 def script(folder: Path, name: str) -> str:
-    """The text of a Lua script of a room: `lua/NAME.lua` in its folder."""
+    """The text of a package's Lua script, `lua/NAME.lua` in its folder."""
     return (folder / "lua" / f"{name}.lua").read_text()
