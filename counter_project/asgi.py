@@ -14,7 +14,7 @@ from counters.api.application import Application  # noqa: E402
 application = Application()
 bulk.prepare()
 
-# A request leaves few cycles, and what was imported stays: looking through all of it again and again costs a twentieth
-# of a bulk write.
+# Imported objects stay, and a request leaves few cycles: scanning all objects again and again would cost a twentieth of
+# a bulk write.
 gc.freeze()
 gc.set_threshold(10_000, 10, 10)

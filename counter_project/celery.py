@@ -1,5 +1,4 @@
-"""The Celery app: one queue a shard (`shard-N`), `low-priority` for what may take long, `maintenance` for everything
-else."""
+"""The Celery app: one queue per shard (`shard-N`), `low-priority` for long tasks, `maintenance` for all others."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ def keep_logging(**_: Any) -> None:
 @worker_init.connect
 @beat_init.connect
 def serve_metrics(**_: Any) -> None:
-    """The own /metrics of a worker, or of beat."""
+    """Serve the /metrics of this worker, or of beat, on `TALLY_METRICS_PORT` if it is set."""
     from django.conf import settings
     from prometheus_client import start_http_server
 

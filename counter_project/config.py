@@ -1,7 +1,7 @@
 """Every setting of Tally, typed, in one place, read from the environment (or from the file that `<NAME>_FILE` names).
 
-This is the only reader of `TALLY_*`. The rest of the code asks `django.conf.settings.TALLY`, an instance of `Config`.
-Units stand in the names and descriptions; a bad value stops the start with a sentence (`ConfigError`).
+This is the only reader of `TALLY_*`. The rest of the code uses `django.conf.settings.TALLY`, an instance of `Config`.
+Names and descriptions state the units. A bad value stops the start with a sentence (`ConfigError`).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from sharding.lanes import check as check_lanes
 from sharding.nodes import Shard
 
 PREFIX = "TALLY_"
-# Names that are no settings: where manage.py finds the local cluster's settings, the cluster of a test run, and what
-# marks the processes of a local cluster.
+# `TALLY_` names that are not settings: the file with the local cluster's settings for manage.py, the cluster of a test
+# run, and the mark of a local cluster's processes.
 NO_SETTINGS = frozenset({"TALLY_ENV_FILE", "TALLY_TEST_CLUSTER", "TALLY_CLUSTER_DIR"})
-# What Kubernetes puts into each pod beside a service whose name begins with "tally".
+# What Kubernetes sets in each pod for a service whose name begins with "tally".
 _SERVICE_LINK = re.compile(r"TALLY_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
 _SERVICE_URLS = ("tcp://", "udp://", "sctp://")
 _HINT = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
 
 
 class ConfigError(Exception):
-    """A setting is missing or has a bad value; the text says which, and what to do."""
+    """A setting is missing, unknown or has a bad value; the text says which, and what to do."""
 
 
 class _Environment(EnvSettingsSource):
-    """The environment; what it does not give itself is taken from the file that `<NAME>_FILE` names."""
+    """The environment. A setting missing from it is read from the file that `<NAME>_FILE` names."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {**_from_files(self.settings_cls.model_fields), **super()._load_env_vars()}
@@ -50,7 +50,7 @@ class Config(BaseSettings):
     """`TALLY_<FIELD NAME>` for each field; lists and objects are JSON."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
-    # Django asks each settings value for this, each time; pydantic's way to say that it is not there is slow.
+    # Django looks this up on each access to the setting, and pydantic is slow to report a missing attribute.
     _mask_wrapped: ClassVar[bool] = True
 
     secret_key: SecretStr = Field(description="Django's signing key; at least 32 characters.")
@@ -268,7 +268,7 @@ class Config(BaseSettings):
         return len(self.shards)
 
     def replicas_required_of(self, shard: int) -> int:
-        """Replicas that must have a commit of this shard: never more than it has."""
+        """How many replicas must have flushed a commit of this shard: `replicas_required`, or all if it has fewer."""
         return min(self.replicas_required, self.shards[shard].replicas)
 
 
@@ -277,7 +277,7 @@ def load() -> Config:
     _refuse_unknown(os.environ)
     try:
         return Config()  # type: ignore[call-arg]
-    except SettingsError as error:  # its sentence has the field's name in quotes and nothing of the value
+    except SettingsError as error:  # its text has the field's name in quotes, and no part of the value
         name = PREFIX + str(error).partition('"')[2].partition('"')[0].upper()
         raise ConfigError(f"bad settings:\n  {name}: this is no JSON: {error.__cause__}\n{_HINT}") from error
     except ValidationError as error:
@@ -290,7 +290,8 @@ def load() -> Config:
 
 
 def _from_files(fields: Iterable[str]) -> dict[str, str]:
-    """Settings that the environment gives as files and not directly, named in lower case, as pydantic has them."""
+    """Settings that the environment sets only through files, by their lower-case names, as pydantic expects them.
+    Raises `ConfigError`."""
     found = {}
     for field in fields:
         name = PREFIX + field.upper()
@@ -305,7 +306,7 @@ def _from_files(fields: Iterable[str]) -> dict[str, str]:
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    """A name that is misspelt would leave its setting at the default. Raises `ConfigError`."""
+    """Raises `ConfigError` for unknown names: a misspelt one would leave its setting at the default."""
     names = {PREFIX + field.upper() for field in Config.model_fields}
     known = names | {f"{name}_FILE" for name in names} | NO_SETTINGS
 
@@ -325,7 +326,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 
 def markdown() -> str:
-    """The table of all settings, as it stands in docs/settings.md."""
+    """The table of all settings in docs/settings.md."""
     rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
     for name, field in Config.model_fields.items():
         default = "required" if field.is_required() else f"`{field.default}`"

@@ -1,4 +1,4 @@
-"""`settings.DATABASES`: one alias for each thing that a process can want (see `sharding.databases`)."""
+"""`settings.DATABASES`: one alias for each role of a database (see `sharding.databases`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def django_databases(config: Config) -> dict[str, Any]:
 
 def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str, Any]:
     is_control = name == config.control_database_name
-    # Django's own tables wait for no replica: a shard whose write quorum is lost must be steered out of that.
+    # Django's own tables wait for no replica: operators must be able to steer a shard whose write quorum is lost.
     own = {"options": "-c synchronous_commit=local"} if is_control else {}
     return {
         "ENGINE": "django.db.backends.postgresql",
@@ -30,19 +30,19 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
         "PASSWORD": config.database_password.get_secret_value(),
         "HOST": ",".join(node.host for node in shard.nodes),
         "PORT": ",".join(str(node.port) for node in shard.nodes),
-        "CONN_HEALTH_CHECKS": is_control,  # the others: see `connection`
+        "CONN_HEALTH_CHECKS": is_control,  # for the others see `sharding.databases.connection`
         "OPTIONS": {
             **own,
             "target_session_attrs": target,
             "load_balance_hosts": "random" if target == ANY_REPLICA else "disable",
-            "connect_timeout": 2,  # for each node; libpq's least
+            "connect_timeout": 2,  # seconds for each node; libpq's minimum
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
             "application_name": config.node_id,
-            # reconnect_timeout: psycopg_pool backs off for up to this long; short, so that a shard that is back is used
-            # at once.
+            # reconnect_timeout: psycopg_pool backs off for up to this long. It is short, so a shard that is up again is
+            # used at once.
             "pool": {
                 "connection_class": ControlConnection if is_control else BoundedConnection,
                 "min_size": 0,

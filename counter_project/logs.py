@@ -1,4 +1,4 @@
-"""Structured logs: an event name and fields, on standard error, as JSON or for people (structlog)."""
+"""Structured logs (structlog): an event name and fields, on standard error, as JSON or human-readable text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def logging_config(config: Config) -> None:
-    """Send structlog and the standard library's loggers through the same formatter."""
+    """Format events of structlog and of the standard library's loggers in the same way."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -49,9 +49,8 @@ def logging_config(config: Config) -> None:
                 "celery.app.trace": {"level": "WARNING"},
                 "celery.beat": {"level": "WARNING"},
                 "django.request": {"level": "ERROR"},
-                "django.security.DisallowedHost": {
-                    "level": "CRITICAL"
-                },  # a client's mistake: answered with 400, and counted
+                # A client's mistake: answered with 400, and counted.
+                "django.security.DisallowedHost": {"level": "CRITICAL"},
                 "psycopg.pool": {"level": "ERROR"},
             },
         }

@@ -70,14 +70,13 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = TALLY.https
 SECURE_HSTS_SECONDS = 31_536_000 if TALLY.https else 0
-LOGIN_REDIRECT_URL = "admin:index"  # where a log-in ends that did not begin at another page
+LOGIN_REDIRECT_URL = "admin:index"  # after a log-in that did not start from another page
 
 DATABASES = django_databases(TALLY)
 DATABASE_ROUTERS = [f"{Router.__module__}.{Router.__qualname__}"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = TALLY.max_body_bytes
-DATA_UPLOAD_MAX_NUMBER_FIELDS = (
-    TALLY.max_keys + 100
-)  # one `key=` for each, other parameters, and room to count those too many
+# One `key=` for each key, other parameters, and some more so that the view can count a few keys too many.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = TALLY.max_keys + 100
 
 CACHES = {
     "default": {
@@ -109,7 +108,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": [],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "counters.api.problems.handle",
-    "URL_FORMAT_OVERRIDE": None,  # or `?format=x` would be answered with 404
+    "URL_FORMAT_OVERRIDE": None,  # otherwise `?format=x` gets 404
     "UNAUTHENTICATED_USER": None,
     "UNAUTHENTICATED_TOKEN": None,
 }
@@ -134,9 +133,9 @@ SPECTACULAR_SETTINGS = {
 
 CELERY_BROKER_URL = TALLY.broker_url.get_secret_value()
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"
-_LOW_PRIORITY = "low-priority"  # what takes long and can wait
+_LOW_PRIORITY = "low-priority"  # long tasks that can wait
 _EXCHANGE = Exchange("tally", type="direct")
-# Each queue has a routing key of its own: by default all would share one, and every message would go to every queue.
+# Each queue needs its own routing key: by default all share one, and every message would go to every queue.
 CELERY_TASK_QUEUES = [
     Queue(name, _EXCHANGE, routing_key=name)
     for name in (*map(queue_of, range(TALLY.shard_count)), CELERY_TASK_DEFAULT_QUEUE, _LOW_PRIORITY)
@@ -149,18 +148,16 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SEND_SENT_EVENT = False
-CELERY_WORKER_CONCURRENCY = TALLY.worker_concurrency  # `celery worker -c` has precedence
+CELERY_WORKER_CONCURRENCY = TALLY.worker_concurrency  # `celery worker -c` takes precedence
 CELERY_WORKER_PREFETCH_MULTIPLIER = TALLY.worker_prefetch
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_BROKER_CHANNEL_ERROR_RETRY = (
-    True  # a Redis that is full is like one that is away: the worker waits, and does not end
-)
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True  # if Redis is full the worker waits, as if it were down, and does not end
 CELERY_BROKER_HEARTBEAT = 10  # seconds; RabbitMQ only
-# max_retries is of a sender: it learns at once that the broker is away, and what it sends is found in the journal
-# meanwhile.
+# max_retries is for senders: a sender learns at once that the broker is down. Meanwhile workers find its writes in the
+# journal.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"max_retries": 0} | (
     {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True, "health_check_interval": 10}
     if CELERY_BROKER_URL.startswith("redis")

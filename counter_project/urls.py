@@ -1,4 +1,4 @@
-"""All addresses: the front page, the API and the admin."""
+"""All URLs: the front page, the API and the admin."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -12,11 +12,11 @@ handler404 = "counters.api.problems.not_found"
 handler500 = "counters.api.problems.server_error"
 
 urlpatterns = [
-    path("v1/", include("counters.api.urls")),  # first: what is called a thousand times a second
+    path("v1/", include("counters.api.urls")),  # first, because it gets the most calls
     path("", pages.index, name="index"),
     path("favicon.ico", pages.favicon),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
-    path("admin/login/", login),  # before the admin's own, which knows no limit
+    path("admin/login/", login),  # before the admin's own log-in, which has no rate limit
     path("admin/", admin.site.urls),
     path("health", probes.HealthView.as_view(), name="health"),
     path("metrics", probes.MetricsView.as_view(), name="metrics"),
