@@ -1,6 +1,6 @@
 """The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters,
-rejected operations and forwarded batches, reconciliation, the shards and their servers. What it changes in a counter
-goes through `counters.intake`, in a server through `replication.steering`."""
+rejected operations and forwarded batches, reconciliation, the shards and their servers. It changes counters through
+`counters.intake` and servers through `replication.steering`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey

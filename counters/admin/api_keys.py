@@ -1,4 +1,4 @@
-"""API keys in the admin: made (and shown once), changed, revoked; never deleted, and no hash is shown."""
+"""API keys in the admin: created (and shown once), changed, revoked; never deleted. Hashes are not shown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ApiKeyAdmin(APIKeyModelAdmin):
         return super().has_change_permission(request, obj) and not (obj and obj.revoked)
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:  # noqa: ARG002
-        """What there is to give when a key is made; more once it exists."""
+        """The fields to fill in for a new key; more for an existing one."""
         return (
             ["name", "scopes", "expiry_date"]
             if obj is None
@@ -38,12 +38,12 @@ class ApiKeyAdmin(APIKeyModelAdmin):
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:  # noqa: ARG002
-        """`revoked` is changed by the action alone."""
+        """Only the action changes `revoked`."""
         return ("prefix", "created", "revoked")
 
     @admin.display(description="scopes")
     def scope_names(self, key: ApiKey) -> str:
-        """The scopes, in the order in which they grow."""
+        """The scopes, in the order of `Scope`."""
         return ", ".join(scope for scope in Scope.values if scope in key.scopes) or "none"
 
     @admin.display(description="state")
@@ -65,5 +65,5 @@ class ApiKeyAdmin(APIKeyModelAdmin):
         self.message_user(request, text, messages.SUCCESS if revoked else messages.WARNING)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Revoking only."""
+        """Only revoking."""
         return {name: action for name, action in super().get_actions(request).items() if name == "revoke"}

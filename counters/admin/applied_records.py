@@ -1,4 +1,4 @@
-"""Rejected operations and forwarded batches in the admin: what the shards have recorded, to be looked at only."""
+"""Rejected operations and forwarded batches in the admin, as the shards recorded them; read-only."""
 
 from __future__ import annotations
 

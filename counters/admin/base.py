@@ -1,5 +1,4 @@
-"""What the admin's own views have in common: they stand under a model's addresses, names and permissions, and no table
-is behind them."""
+"""The base of the admin's own views. They use a model's URLs, names and permissions, but no table."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from django.http import HttpRequest
 
 
 class ViewsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Nothing can be added or deleted; a subclass gives the views."""
+    """Nothing can be added or deleted. A subclass defines the views."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """Never."""
@@ -22,10 +21,10 @@ class ViewsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def check_view(self, request: HttpRequest) -> None:
-        """Raises `PermissionDenied`."""
+        """Raises `PermissionDenied` if the user may not view this."""
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
 
     def context(self, request: HttpRequest, title: str, more: dict[str, Any]) -> dict[str, Any]:
-        """What every template needs, and more."""
+        """The context that every template needs, with `more` added."""
         return {**self.admin_site.each_context(request), "opts": self.opts, "title": title, **more}

@@ -1,4 +1,4 @@
-"""A change that somebody makes in the admin: a write like any other, and what it came to, in a sentence."""
+"""A user's change in the admin: a write like any other, and its outcome in a sentence."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from counters.reading import write_status
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
-WAIT_SECONDS = 10.0  # somebody looks at an empty page meanwhile
+WAIT_SECONDS = 10.0  # the user's browser shows nothing meanwhile
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`what` was asked for, and the `sentence` on what it came to. `final`: sending the same form again would change
+    """`what`: the change, in words. `sentence`: its outcome. `final`: sending the same form again would change
     nothing."""
 
     what: str
@@ -34,8 +34,7 @@ class Result:
 
 
 def make(step: Step, token: UUID, user: object) -> Result:
-    """Put a step into the journal and wait for its outcome. A form (known by `token`) that is sent again is counted
-    once."""
+    """Put a step into the journal and wait for its outcome. A form sent twice, with the same `token`, counts once."""
     claim = idempotency.claim(f"admin:{user}", str(token), "POST", step.key, msgspec.json.encode(step))
     what = _in_words(step)
     try:

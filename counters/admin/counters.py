@@ -1,4 +1,4 @@
-"""Counters in the admin: a list by key or prefix, a page for each, and what became of a write."""
+"""Counters in the admin: a list by key or prefix, a page for each, and the state of a write."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from sharding.topology import NoTopology
 
 
 class CounterAdmin(ViewsAdmin):
-    """Every key can be opened and changed, so none is added; a reset is what there is instead of deleting."""
+    """Every key can be opened and changed, so none can be added. A reset takes the place of deletion."""
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Counter | None:  # noqa: ARG002
-        """The counter as log entries name it; none if this is no key."""
+        """The counter that a log entry names; None if the id is not a key."""
         return Counter(key=object_id) if is_key(object_id) else None
 
     def get_urls(self) -> list[URLPattern]:
-        """The model's, and the look-up of writes."""
+        """The model's URLs and the look-up of writes."""
         view = self.admin_site.admin_view(self.write_view)
         return [path("writes/", view, name="counters_write"), *super().get_urls()]
 
@@ -71,7 +71,7 @@ class CounterAdmin(ViewsAdmin):
         form_url: str = "",  # noqa: ARG002
         extra_context: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> HttpResponse:
-        """One counter, written or not, and what can be done to it."""
+        """One counter, written or not, and the form that changes it."""
         self.check_view(request)
         key = unquote(object_id)
         if not is_key(key):
@@ -126,7 +126,7 @@ class CounterAdmin(ViewsAdmin):
         return TemplateResponse(request, "admin/counters/counter/change.html", self.context(request, title, context))
 
     def write_view(self, request: HttpRequest) -> HttpResponse:
-        """What became of a write."""
+        """The state of a write, by its id."""
         self.check_view(request)
         form = WriteForm(request.GET or None)
         context: dict[str, Any] = {"form": form}
@@ -138,7 +138,7 @@ class CounterAdmin(ViewsAdmin):
 
 
 def _by_prefix(prefix: str, after: str) -> listing.Page[reads.Counter]:
-    """Written counters whose key starts with a prefix, from behind a key. Raises `NoTopology`."""
+    """Written counters whose key starts with a prefix, starting after the key `after`. Raises `NoTopology`."""
 
     def look(shard: int, limit: int) -> list[reads.Counter]:
         return reads.listing_of(shard, prefix, after=after, limit=limit)

@@ -1,4 +1,4 @@
-"""Dead letters in the admin: messages that no task could take, to be sent again or discarded."""
+"""Dead letters in the admin: messages that no task could take. Operators send them again or discard them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SHOWN = 200  # characters of the arguments
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A message, as the page shows it."""
+    """A message on the page."""
 
     pk: str
     letter: DeadLetter
 
     @property
     def at(self) -> datetime:
-        """When it was kept."""
+        """When it was stored."""
         return datetime.fromtimestamp(self.letter.at / 1e6, UTC)
 
     @property
     def arguments(self) -> str:
-        """Their beginning."""
+        """The arguments, shortened."""
         text = self.letter.arguments
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
 
@@ -60,7 +60,7 @@ class DeadLetterAdmin(OperationsAdmin):
     }
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
-        """They stand in one hash beside the journal, whatever their shard."""
+        """Rows. All shards' messages are in one hash, in the journal's Redis."""
         asked, before = form.cleaned_data, form.place(str)
         ids = [asked["id"]] if asked["id"] else [id for id in dead_letters.ids() if before is None or id < before]
 

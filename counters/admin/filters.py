@@ -1,4 +1,4 @@
-"""Filters of the operators' pages, as forms over the query string; and the form that asks why something is done."""
+"""Filters of the operators' pages, as forms over the query string, and the form that asks for a reason."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def _text(label: str, size: int) -> forms.CharField:
 
 
 class Filter(forms.Form):
-    """`after` is the place that the page begins behind, as JSON; one that cannot be read is the beginning."""
+    """`after` is the place after which the page begins, as JSON. An unreadable value means the first page."""
 
     after = forms.CharField(required=False, max_length=600, widget=forms.HiddenInput)
 
     def shards(self) -> list[int]:
-        """The shard asked for, or all."""
+        """The chosen shard, or all."""
         asked = self.cleaned_data.get("shard", "")
         return [int(asked)] if asked else list(range(settings.TALLY.shard_count))
 
     def place(self, kind: type[T]) -> T | None:
-        """Where the page begins, of a type that msgspec can check."""
+        """The place in `after`, decoded as `kind` by msgspec; None if there is none or it is unreadable."""
         try:
             return msgspec.json.decode(self.cleaned_data["after"], type=kind)
         except msgspec.DecodeError:
@@ -100,7 +100,7 @@ class DeadLetterFilter(Filter):
 
 
 class RejectedFilter(Filter):
-    """Rejected operations by shard, reason, key or its beginning, or of one write."""
+    """Rejected operations by shard, reason and key or key prefix, or of one write."""
 
     shard = _shard()
     reason = _choice("all", REASONS, "Reason")
@@ -128,7 +128,7 @@ class RejectedFilter(Filter):
 
 
 class ForwardedFilter(Filter):
-    """Forwarded batches by the shard that they came from and went to."""
+    """Forwarded batches by source and target shard."""
 
     shard = _shard("From shard")
     to = _shard("To shard")
@@ -141,7 +141,7 @@ class ShardFilter(Filter):
 
 
 class ReasonForm(forms.Form):
-    """Why something is done: it is logged."""
+    """The reason for an action, which is logged."""
 
     reason = forms.CharField(
         strip=True,
@@ -153,5 +153,5 @@ class ReasonForm(forms.Form):
 
 
 def encoded(place: Any) -> str:
-    """A place as `Filter.after` has it."""
+    """Encode a place for `Filter.after`."""
     return msgspec.json.encode(place).decode()

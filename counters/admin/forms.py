@@ -1,4 +1,4 @@
-"""Forms of the admin: how counters are searched for and changed, and an API key's scopes."""
+"""Forms of the admin: to search for counters, to change them, and to choose an API key's scopes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from counters.write_id import WriteId
 
 
 class SearchForm(forms.Form):
-    """`q` is a prefix of keys, or one whole key; `after` is the key that the page begins behind."""
+    """`q` is a prefix of keys or one whole key. The page begins after the key `after`."""
 
     q = forms.CharField(required=False, strip=True, max_length=200)
     match = forms.ChoiceField(
@@ -35,7 +35,7 @@ class SearchForm(forms.Form):
 
 
 class ChangeForm(forms.Form):
-    """One operation on one counter. `token` makes a form that is sent twice count once."""
+    """One operation on one counter. Because of `token`, a form sent twice counts once."""
 
     operation = forms.ChoiceField(
         choices=[("set", "Set to the number below"), ("add", "Add the number below"), ("reset", "Reset to 0")],
@@ -68,7 +68,7 @@ class ChangeForm(forms.Form):
         return cleaned
 
     def step(self, key: str) -> Step:
-        """The operation that was asked for, on a key."""
+        """The chosen operation, on a key."""
         asked = self.cleaned_data
         condition = asked["version"] if asked["unchanged"] else None
         match asked["operation"]:

@@ -1,5 +1,5 @@
-"""The journal in the admin: how full it is, its entries, and the batches that were set aside, to be dispatched,
-retried, discarded."""
+"""The journal in the admin: how full it is, its entries, and the batches set aside. Operators can dispatch, retry and
+discard them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BROKER_AWAY = "The broker did not take the message; the relay sends it again by 
 
 
 def _named(id: str) -> tuple[Lane, UUID] | None:
-    """The lane and the batch that a row's name means."""
+    """Parse a row's id into its lane and batch; None if it is not valid."""
     lane, _, batch = id.partition("-")
     try:
         named = Lane.parse(lane), UUID(hex=batch)
@@ -55,7 +55,7 @@ def _discard(id: str) -> str:
 
 
 class JournalAdmin(OperationsAdmin):
-    """Entries the oldest first; what was set aside by its id."""
+    """Entries, the oldest first; batches set aside, by id."""
 
     filters = JournalFilter
     template = "admin/counters/operations/journal.html"
@@ -85,7 +85,7 @@ class JournalAdmin(OperationsAdmin):
         return page, context
 
     def asking_for(self, id: str) -> dict[str, str]:
-        """By batch."""
+        """By shard and batch."""
         lane, _, batch = id.partition("-")
         return {"shard": lane.partition(".")[0], "id": batch}
 

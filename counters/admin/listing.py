@@ -1,8 +1,8 @@
-"""A page of rows from all shards, for people: a shard that is away leaves its rows out instead of spoiling the page.
+"""A page of rows from all shards, for people. If a shard is down, the page is shown without its rows.
 
-Rows have a *place* (a key, or a tuple) by which each shard gives them in order, and where the next page begins. A
-filter that no index serves is applied to as many rows of each shard as one page may look at; the next page goes on
-behind them.
+Each row has a *place* (a key or a tuple). Each shard returns its rows in the order of their places, and the next page
+begins after a place. A filter that no index serves checks a limited number of rows of each shard for a page; the next
+page continues after them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, Generic, TypeVar
 from sharding.databases import ShardUnavailable
 
 PAGE = 100
-LOOK = 5000  # rows of a shard that one page looks at for a filter
+LOOK = 5000  # rows of each shard that a filter checks for one page
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """`following` is the place that the next page begins behind, None if this is the last. `away`: shards whose rows
-    are missing."""
+    """`following`: the place after which the next page begins, None on the last page. `away`: shards that are down,
+    whose rows are missing."""
 
     rows: list[Row]
     following: Any
@@ -31,7 +31,7 @@ class Page(Generic[Row]):
 
     @property
     def trouble(self) -> str:
-        """A sentence on what is missing, if anything."""
+        """A sentence on the missing rows, "" if there are none."""
         names = ", ".join(map(str, self.away))
         return f"No server of shard {names} answers now: its rows are missing here." if names else ""
 
@@ -44,11 +44,11 @@ def page(
     wanted: Callable[[Row], bool] | None = None,
     reverse: bool = False,
 ) -> Page[Row]:
-    """Merge what `look(shard, limit)` gives in the order of `place` (falling if `reverse`), and keep what is
-    `wanted`."""
+    """Merge the rows that `look(shard, limit)` returns, in the order of `place` (descending if `reverse`), and keep
+    those that are `wanted`."""
     limit = LOOK if wanted else PAGE + 1
     found: list[list[Row]] = []
-    ends: list[Any] = []  # how far shards were looked at that may have more
+    ends: list[Any] = []  # the last place seen of each shard that may have more rows
     away: list[int] = []
     for shard in shards:
         try:
@@ -59,7 +59,7 @@ def page(
         if len(rows) == limit:
             ends.append(place(rows[-1]))
         found.append([row for row in rows if wanted is None or wanted(row)])
-    end = (max if reverse else min)(ends, default=None)  # beyond it, some shard's rows are not known
+    end = (max if reverse else min)(ends, default=None)  # beyond it, rows of some shard are unknown
     known = [
         row
         for row in merge(*found, key=place, reverse=reverse)

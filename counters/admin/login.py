@@ -1,6 +1,6 @@
-"""The admin's log-in, limited: ten tries a minute for each client address, and for each user name.
+"""The admin's log-in, limited to ten tries a minute for each client address and for each user name.
 
-The counts are in the cache's Redis. While that is away nobody is kept out: the try is let through, and logged.
+The counts are in the cache's Redis. While it is down, every try is let through and logged.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from django_ratelimit.core import get_usage
 from prometheus_client import Counter
 
 RATE = "10/m"
-IPV6_PREFIX = 64  # what one subscriber has
+IPV6_PREFIX = 64  # the network of one subscriber
 REFUSED = Counter("tally_admin_logins_refused_total", "Log-ins to the admin refused because of their rate", ["limit"])
 log = structlog.get_logger(__name__)
 
 
 def client_address(_group: str, request: HttpRequest) -> str:
-    """The client's address as nginx tells it (it overwrites what a client sends), or the connection's; of IPv6 the
-    network."""
+    """The client's address from nginx's header (nginx overwrites what a client sends), or the connection's. For IPv6,
+    its /64 network."""
     text: str = request.META.get("HTTP_X_REAL_IP") or request.META.get("REMOTE_ADDR", "")
     try:
         address = ip_address(text)
@@ -32,16 +32,16 @@ def client_address(_group: str, request: HttpRequest) -> str:
 
 
 def user_name(_group: str, request: HttpRequest) -> str:
-    """The name that somebody tries to log in with."""
+    """The user name of the log-in, lower-cased."""
     return str(request.POST.get("username", "")).strip().lower()
 
 
 def seconds_to_wait(request: HttpRequest) -> int:
-    """Count a try; how many seconds it comes too early, 0 if it may go on."""
+    """Count a try. Returns how many seconds the client must wait, 0 if the try is allowed."""
     waits = [0]
     for limit, of in (("address", client_address), ("name", user_name)):
         usage = get_usage(request, group=f"admin-login-{limit}", key=of, rate=RATE, increment=True)
-        if usage is None or usage["time_left"] < 0:  # what get_usage says if the cache is away
+        if usage is None or usage["time_left"] < 0:  # get_usage's result if the cache is down
             log.warning("login_unlimited", limit=limit, reason="the cache's Redis did not answer")
         elif usage["should_limit"]:
             REFUSED.labels(limit).inc()

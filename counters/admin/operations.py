@@ -1,6 +1,6 @@
-"""What the operators' pages have in common: a list with filters and pages, and actions on the rows that were chosen.
+"""The base of the operators' pages: a list with filters and pages, and actions on the chosen rows.
 
-Every action on every row is logged twice: in the history of the admin (`LogEntry`) and as the event `operator_action`.
+Every action on every row is logged twice: in the admin's history (`LogEntry`) and as the event `operator_action`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ JOURNAL_AWAY = "The journal's Redis does not answer now"
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`run(id)` gives "" if it was done, or a sentence on why not; it may raise `RedisError` and kombu's
-    `OperationalError`. What else it is given, `OperationsAdmin.more` says.
+    """`run(id, *OperationsAdmin.more(...))` returns "" if the action was done, or else a sentence on why not. It may
+    raise `RedisError` and kombu's `OperationalError`.
 
-    `done` is what the history says. `asks` is the question of the page that asks for a reason; without one, none is
+    `done` is the text in the history. `asks` is the question of the page that asks for a reason; if empty, no reason is
     asked for.
     """
 
@@ -47,24 +47,23 @@ class Action:
 
 
 class OperationsAdmin(ViewsAdmin):
-    """A subclass names its filters and its template (see `operations/list.html`), finds the rows, and has the
-    actions."""
+    """A subclass sets its filters, template (see `operations/list.html`) and actions, and finds the rows."""
 
     filters: ClassVar[type[Filter]]
     template: ClassVar[str]
     things: ClassVar[dict[str, Action]] = {}  # actions by name; `ModelAdmin.actions` is for querysets
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:  # noqa: ARG002
-        """What log entries name, gone or not."""
+        """The object that a log entry names, whether it still exists or not."""
         found: models.Model = self.model(pk=object_id)
         return found
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Any], dict[str, Any]]:
-        """The rows that a valid filter means, and what else the template shows. Raises `RedisError`."""
+        """The rows that match a valid filter, and the template's other context. Raises `RedisError`."""
         raise NotImplementedError
 
     def more(self, request: HttpRequest, reason: str) -> tuple[Any, ...]:  # noqa: ARG002
-        """What an action is given beside the id."""
+        """Arguments of an action after the id."""
         return ()
 
     def can_act(self, request: HttpRequest) -> bool:
@@ -106,7 +105,7 @@ class OperationsAdmin(ViewsAdmin):
         form_url: str = "",  # noqa: ARG002
         extra_context: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> HttpResponse:
-        """Where log entries point: the list with this one."""
+        """Redirect a log entry's link to the list, filtered for its object."""
         self.check_view(request)
         address = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
         return HttpResponseRedirect(f"{address}?{urlencode(self.asking_for(unquote(object_id)))}")

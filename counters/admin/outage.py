@@ -1,7 +1,7 @@
-"""What the admin answers where its database does not do what was asked, and Django would answer with a 500 of its own.
+"""The admin's answers to database errors, for which Django would answer with a plain 500.
 
-503 while the database is down, and 400 for a value that it cannot take: PostgreSQL has no NUL in texts, wherever in a
-request it stands.
+503 while the database is down, and 400 for a value that it cannot take: PostgreSQL's texts cannot contain NUL, and a
+request may have one anywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.template.loader import render_to_string
 
 from counters.api import problems
 
-RETRY_AFTER_SECONDS = 5  # what a failover takes
+RETRY_AFTER_SECONDS = 5  # the duration of a failover
 REFUSED = "it has a value that the database cannot take"
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class AdminOutage:
         return self._get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Django calls it with what a view, or the rendering of its template, has raised."""
+        """Django calls this with what a view, or the rendering of its template, raises."""
         if not request.path.startswith("/admin/"):
             return None
         match exception:
@@ -60,5 +60,5 @@ class AdminOutage:
             "seconds": RETRY_AFTER_SECONDS,
         }
         context |= {"repeats": request.method == "GET"}
-        # Without the request: what a request has in a template (the user) is in the database that is away.
+        # Rendered without the request: the template context would read the user from the database, which is down.
         return HttpResponse(render_to_string("admin/counters/outage.html", context), status=503, headers=headers)

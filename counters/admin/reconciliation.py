@@ -1,4 +1,4 @@
-"""Reconciliation in the admin: what the last round found for each shard, and a new round on demand."""
+"""Reconciliation in the admin: the results of each shard's last round, and a new round on demand."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Shards and their servers in the admin: what they do, and what can be asked of them; and what was asked of them, by
-whom and why."""
+"""Shards and their servers in the admin: their state, the actions on them, and the record of these actions, by whom and
+why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sharding.databases import ShardUnavailable
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A shard or a server, under the name that the admin knows it by."""
+    """A shard or a server, with its id in the admin."""
 
     pk: str
     shard: int
@@ -37,13 +37,13 @@ class Row:
 
     @property
     def up(self) -> str | None:
-        """For how long a server has been up; None if that is not known, and for a shard."""
+        """How long a server has been up; None if unknown, or for a shard."""
         seconds = getattr(self.of, "uptime_seconds", None)
         return None if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
 def _try(steer: Callable[[], object]) -> str:
-    """Ask for something; "" or why it was not done."""
+    """Call `steer`. Returns "" if it was done, or else why not."""
     try:
         steer()
     except (Refused, PatroniUnavailable, ShardUnavailable) as error:
@@ -76,7 +76,7 @@ def _strict(strict: bool, id: str, order: Order) -> str:
 
 
 class SteeringAdmin(OperationsAdmin):
-    """Actions are told who asks, and why."""
+    """Passes each action an `Order`: who asks, and why."""
 
     filters = ReplicaFilter
 
@@ -116,7 +116,7 @@ class ShardAdmin(SteeringAdmin):
     }
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
-        """Every shard; one that cannot be asked as well."""
+        """The chosen shards, including those that do not answer."""
         wanted = form.shards()
         return Page(
             [Row(str(one.shard), one.shard, one) for one in status.shards() if one.shard in wanted], None, []
@@ -159,7 +159,7 @@ class ReplicaAdmin(SteeringAdmin):
     }
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
-        """Every server, by shard and name."""
+        """The chosen shards' servers, by shard and name."""
 
         def look(shard: int, _limit: int) -> list[Row]:
             try:
@@ -175,7 +175,7 @@ class ReplicaAdmin(SteeringAdmin):
 
 
 class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """What was asked of servers; to be looked at only."""
+    """The record of what operators asked of servers; read-only."""
 
     change_list_template = "admin/counters/operations/interventions.html"
     list_display = ("when", "shard", "action", "node", "by", "reason", "outcome")
@@ -185,11 +185,11 @@ class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="At (UTC)", ordering="at")
     def when(self, one: Intervention) -> str:
-        """As on the other pages."""
+        """The time, in the format of the other pages."""
         return f"{one.at:%Y-%m-%d %H:%M:%S}"
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Under a title that names what is listed."""
+        """The list, with a title that names it."""
         return super().changelist_view(
             request, {"title": capfirst(str(self.opts.verbose_name_plural)), **(extra_context or {})}
         )
