@@ -1,5 +1,5 @@
-"""Reconciliation: replicas compared with their primary, the cache with the primaries.
+"""Reconciliation: compares replicas with their primary, and the cache with the primaries.
 
-May be imported: `rounds` (run one, ask for one, its report). `cache_check` repairs what breaks I5; how replicas are
-compared is `replication.digests`.
+May be imported: `rounds` (run one, request one, its report). `cache_check` repairs violations of I5;
+`replication.digests` compares replicas.
 """

@@ -1,12 +1,12 @@
-"""What the cache has, compared with the primaries, and repaired.
+"""Compare the cache's entries with the primaries, and repair them.
 
-An entry is *wrong* if no moment of the counter had it: no number, another value at the same version, or a version that
-the primary has not. It is *stale* if the primary is ahead (a worker died before it could put the new value, or a
-lagging replica filled it); it would be gone within a minute. Between a commit and its refresh both happen by rights, so
-only an entry that is the same a second later counts.
+An entry is *wrong* if the counter never had it: not a number, another value at the same version, or a version that the
+primary does not have. It is *stale* if the primary is ahead (a worker died before it could put the new value, or a
+lagging replica filled the entry); it would expire within a minute. Between a commit and its refresh both are normal, so
+only an entry that is unchanged a second later counts.
 
-Repairs keep I5: a stale entry is overwritten by the script that compares versions; a wrong one is deleted if it still
-is what was seen.
+Repairs keep I5: the script that compares versions overwrites a stale entry, and a wrong entry is deleted only if it is
+still unchanged.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ WRONG = Counter("tally_cache_wrong_total", "Cached values that the primary never
 MOST_NAMED = 100
 _AT_A_TIME = 1000
 _SECOND_LOOK_SECONDS = 1.0
-Tell = Callable[[int], None]  # how many more entries were looked at
+Tell = Callable[[int], None]  # called with the number of entries just checked
 
 
 @dataclass
 class CacheCheck:
-    """What the cache had of one shard: entries checked, refreshed, deleted; 100 keys of the deleted. `detail`: why it
-    is not whole."""
+    """One shard's cache entries: how many were checked, stale (refreshed) and wrong (deleted), and up to 100 of the
+    deleted keys. `detail`: why the check is incomplete."""
 
     checked: int = 0
     stale: int = 0
@@ -49,8 +49,8 @@ class CacheCheck:
 
 
 class _Found(NamedTuple):
-    """Entries that are wrong, and the values of those that are stale on a primary whose lanes had applied all up to
-    `through`."""
+    """Wrong entries, and the primary's values for stale ones. `through`: the version up to which each lane had applied
+    everything then."""
 
     wrong: dict[str, bytes]
     newer: dict[str, Value]
@@ -61,7 +61,7 @@ class _Found(NamedTuple):
 
 
 def judge(entry: bytes, value: int, version: int) -> Literal["right", "stale", "wrong"]:
-    """An entry beside what the primary said afterwards."""
+    """Judge an entry by the value and version that the primary returned after the entry was read."""
     try:
         cached, at = cache.parsed(entry)
     except ValueError:
@@ -72,7 +72,8 @@ def judge(entry: bytes, value: int, version: int) -> Literal["right", "stale", "
 
 
 def check(shards: Collection[int], tell: Tell) -> dict[int, CacheCheck]:
-    """Go through the whole cache for these shards, at a bounded rate, and repair. By shard."""
+    """Check the whole cache for these shards, at a bounded rate, and repair it. Returns results by shard; errors are in
+    `detail`."""
     checks = {shard: CacheCheck() for shard in shards}
     try:
         for entries in _at_rate(settings.TALLY.reconcile_cache_rate):

@@ -1,7 +1,7 @@
-"""Reconciliation: what should be the same, compared: a shard's replicas with its primary, the cache with the primaries.
+"""Rounds of reconciliation: a shard's replicas are compared with its primary, and the cache with the primaries.
 
-A *round* does both for some shards and keeps a report of each. It runs every `TALLY_RECONCILE_INTERVAL_SECONDS` as a
-Celery task on a queue of low priority, and whenever somebody asks (`request`); a process does one round at a time.
+A *round* does both for some shards and stores a report for each. It runs every `TALLY_RECONCILE_INTERVAL_SECONDS` as a
+Celery task on the low-priority queue, and on `request`. A process runs one round at a time.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ log = structlog.get_logger(__name__)
 
 
 class Tell(Protocol):
-    """Told how far a round is."""
+    """Receives a round's progress."""
 
     def comparing(self, shard: int, node: str, done: int, of: int) -> None:
-        """So many of a node's ranges have their digest."""
+        """`done` of `of` ranges of a node have their digest."""
 
     def checked(self, entries: int) -> None:
-        """So many more entries of the cache were looked at."""
+        """`entries` more cache entries were checked."""
 
 
 class Untold:
-    """Nobody listens."""
+    """Ignores a round's progress."""
 
     def comparing(self, shard: int, node: str, done: int, of: int) -> None: ...
 
@@ -52,7 +52,7 @@ class Untold:
 
 @dataclass(frozen=True)
 class Report:
-    """A shard's last round. `replicas` is None if there was no comparison: `detail` says why."""
+    """The report of a shard's round. `replicas` is None if there was no comparison; `detail` says why."""
 
     shard: int
     started: float  # by the clock of the cache's Redis
@@ -63,15 +63,16 @@ class Report:
 
     @property
     def equal(self) -> bool | None:
-        """True: all is the same. False: something was not (a wrong cached value is mended). None: something could not
-        be compared."""
+        """True: all was equal, stale cached values aside. False: something differed (wrong cached values were deleted).
+        None: nothing differed, but something could not be compared."""
         if self.cache.wrong or (self.replicas and (self.replicas.equal is False or self.replicas.altered)):
             return False
         return self.replicas.equal if self.replicas and not self.cache.detail else None
 
 
 def run(shards: Sequence[int], tell: Tell | None = None) -> list[Report]:
-    """One round over some shards. Raises `Busy` if this process, or another on one of these shards, is at it."""
+    """Run one round over some shards. Raises `Busy` if a round runs in this process, or elsewhere on one of these
+    shards."""
     if not _running.acquire(blocking=False):
         raise Busy("a round is running in this process already")
     try:
@@ -129,17 +130,17 @@ def now() -> float:
 def _started() -> float:
     try:
         return now()
-    except RedisError:  # nobody can wait for this round then, but replicas are compared all the same
+    except RedisError:  # then `wait` cannot find this round, but replicas are still compared
         return time()
 
 
 def last(shard: int) -> Report | None:
-    """The report of a shard's last round, if there was one and the cache's Redis still has it."""
+    """The report of a shard's last round; None if the cache's Redis has none."""
     return comparisons.load(_key(shard), Report)
 
 
 def request(shards: Sequence[int]) -> float:
-    """Ask for a round soon; returns the moment, for `wait`. Raises `RedisError`, kombu's `OperationalError`."""
+    """Request a round. Returns the time of the request, for `wait`. Raises `RedisError`, kombu's `OperationalError`."""
     asked = now()
     arguments: dict[str, Any] = {"shards": list(shards), "asked": asked}
     current_app.send_task(TASK, kwargs=arguments, queue=QUEUE, expires=EXPIRES_SECONDS, ignore_result=True, retry=False)
@@ -147,7 +148,7 @@ def request(shards: Sequence[int]) -> float:
 
 
 def wait(shard: int, asked: float, seconds: float) -> Report | None:
-    """The report of a round that began after a moment, None if there is none within so many seconds."""
+    """Wait for the report of a round that began at `asked` or later. Returns None if there is none within `seconds`."""
     for _ in polling.attempts(seconds, pause=_POLL_SECONDS):
         found = last(shard)
         if found and found.started >= asked:

@@ -1,4 +1,4 @@
-"""Celery tasks that look after what is stored; those that apply writes are in `counters.apply.tasks`."""
+"""The Celery task of reconciliation. Tasks that apply writes are in `counters.apply.tasks`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _AGAIN_SECONDS = 1.0
 
 @shared_task(name=rounds.TASK, bind=True, ignore_result=True, max_retries=None)
 def reconcile(self: Any, shards: Sequence[int] | None = None, asked: float = 0.0) -> None:
-    """A round over some shards, or all; not those that had one since they were asked for. While another runs, it comes
-    back later."""
+    """Run a round over some shards, or all, except those that had one since `asked`. Retries later while another round
+    runs. Raises `ValueError` for an unknown shard."""
     known = range(settings.TALLY.shard_count)
     wanted = list(known if shards is None else shards)
     if unknown := set(wanted) - set(known):
