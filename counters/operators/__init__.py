@@ -1,5 +1,5 @@
-"""What operators are shown: `journal_entries`, `applied_records` (rejected operations, forwarded batches), `gauges`.
+"""What operators see: `journal_entries`, `applied_records` (rejected operations, forwarded batches), `gauges`.
 
-May be imported from the admin and from whoever exports metrics. It only reads. I7 is made visible here: whatever was
-refused or rejected can be found by its id.
+May be imported by the admin and by code that exports metrics. It only reads. It makes I7 visible: every batch set aside
+and every rejected operation can be found by its id.
 """

@@ -1,6 +1,6 @@
-"""What a shard has recorded of applied batches, for people: rejected operations, forwarded batches, its ledger.
+"""A shard's records of applied batches, for people: rejected operations, forwarded batches, the ledger.
 
-Everything is asked of one shard, with a bound on the rows it reads; whoever wants all shards merges.
+Each query is for one shard and reads a bounded number of rows. Callers merge the results of several shards.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
 from sharding.lanes import Lane
 
-# Newest first; a range of the partial index `outcome_rejected` in each of a dozen partitions, merged: it reads `LIMIT`
-# rows and a few.
+# Newest first. Merges a range of the partial index `outcome_rejected` from each of a dozen partitions: reads `LIMIT`
+# rows and a few more.
 REJECTED = """
 SELECT applied_at, id, index, key, value, version, reason, array(SELECT lane FROM ledger WHERE ledger.id = outcome.id ORDER BY lane)
 FROM outcome
 WHERE status = 'rejected' AND (applied_at, id, index, key) < (%s, %s, %s, %s)
 ORDER BY applied_at DESC, id DESC, index DESC, key DESC LIMIT %s"""
-# The rejected rows of one write, by the primary key: as many as the write has operations, at most, are read and sorted.
+# The rejected rows of one write, by the primary key. Reads and sorts at most as many rows as the write has operations.
 REJECTED_OF_WRITE = """
 SELECT applied_at, id, index, key, value, version, reason, array(SELECT lane FROM ledger WHERE ledger.id = outcome.id ORDER BY lane)
 FROM outcome
 WHERE id = %s AND index = %s AND status = 'rejected' AND (applied_at, id, index, key) < (%s, %s, %s, %s)
 ORDER BY applied_at DESC, id DESC, index DESC, key DESC LIMIT %s"""
-# Newest first, by the index `forwarded_newest`; cost as REJECTED.
+# Newest first, by the index `forwarded_newest`; same cost as REJECTED.
 FORWARDED = """
 SELECT applied_at, id, shard, to_lane, lane, forwarded_id FROM forwarded
 WHERE (applied_at, id, shard, to_lane, lane) < (%s, %s, %s, %s, %s)
 ORDER BY applied_at DESC, id DESC, shard DESC, to_lane DESC, lane DESC LIMIT %s"""
 FORWARDED_BY_ID = "SELECT shard, forwarded_id FROM forwarded WHERE id = %s"  # one index probe
-IN_LEDGER = "SELECT id, lane FROM ledger WHERE id = ANY(%s)"  # an index probe for each id and partition
+IN_LEDGER = "SELECT id, lane FROM ledger WHERE id = ANY(%s)"  # one index probe per id and partition
 
 _END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class RejectedPlace(NamedTuple):
-    """Where a rejected operation stands among all; the default is before the newest."""
+    """A rejected operation's place in the order of all; the default comes before the newest."""
 
     at: datetime = _END_OF_TIME
     batch: UUID = UUID(int=0)
@@ -51,7 +51,7 @@ class RejectedPlace(NamedTuple):
 
 
 class ForwardedPlace(NamedTuple):
-    """Where a forwarded batch stands among all; the default is before the newest."""
+    """A forwarded batch's place in the order of all; the default comes before the newest."""
 
     at: datetime = _END_OF_TIME
     batch: UUID = UUID(int=0)
@@ -61,7 +61,7 @@ class ForwardedPlace(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """An operation that was rejected: the counter's value and version then, and a slug of `outcome.REASONS`."""
+    """A rejected operation: the counter's value and version at that time, and a slug of `outcome.REASONS`."""
 
     place: RejectedPlace
     value: int | None
@@ -72,12 +72,12 @@ class Rejected(NamedTuple):
 
     @property
     def write(self) -> WriteId:
-        """The write's part on this shard, as the look-up of writes knows it."""
+        """The part of the write on this shard, as an id for the look-up of writes."""
         return WriteId(self.place.batch, self.place.number, tuple(Lane(self.shard, number) for number in self.lanes))
 
 
 class Forwarded(NamedTuple):
-    """Operations of a batch that went from a lane of `shard` to another lane, under an id of their own."""
+    """Operations of a batch that a lane of `shard` forwarded to another lane, under their own id."""
 
     place: ForwardedPlace
     forwarded_id: UUID
@@ -85,22 +85,22 @@ class Forwarded(NamedTuple):
 
     @property
     def origin(self) -> Lane:
-        """The lane that it came from."""
+        """The lane that forwarded them."""
         return Lane(self.shard, self.place.lane)
 
     @property
     def to(self) -> Lane:
-        """The lane that it went to."""
+        """The lane that they went to."""
         return Lane(self.place.to, self.place.to_lane)
 
 
 def rejected(shard: int, *, after: RejectedPlace, limit: int) -> list[Rejected]:
-    """A shard's rejected operations behind a place, newest first. Raises `ShardUnavailable`."""
+    """A shard's rejected operations after a place, newest first. Raises `ShardUnavailable`."""
     return _rejected(shard, REJECTED, (*after, limit))
 
 
 def rejected_of(write: WriteId, shard: int, *, after: RejectedPlace, limit: int) -> list[Rejected]:
-    """The same of one write, also where its batch was forwarded to. Raises `ShardUnavailable`."""
+    """`rejected` for one write, including the batches it was forwarded as. Raises `ShardUnavailable`."""
     found: list[Rejected] = []
     for batch in [write.batch, *_forwarded_to(shard, write)]:
         found += _rejected(shard, REJECTED_OF_WRITE, (batch, write.index, *after, limit))
@@ -113,8 +113,8 @@ def _rejected(shard: int, query: str, arguments: tuple[Any, ...]) -> list[Reject
 
 
 def _forwarded_to(shard: int, write: WriteId) -> list[UUID]:
-    """Ids under which batches of a write were forwarded to a shard, as far as the shards that its id names can be
-    asked."""
+    """Ids under which other shards, among those that the write's id names, forwarded its batch to this shard. Raises
+    `ShardUnavailable`."""
     found = []
     for origin in write.shards:
         if origin != shard:
@@ -124,14 +124,14 @@ def _forwarded_to(shard: int, write: WriteId) -> list[UUID]:
 
 
 def forwarded(shard: int, *, after: ForwardedPlace, limit: int) -> list[Forwarded]:
-    """Batches that a shard forwarded, behind a place, newest first. Raises `ShardUnavailable`."""
+    """Batches that a shard forwarded, after a place, newest first. Raises `ShardUnavailable`."""
     rows, _ = reads.ask(shard, lambda conn: conn.execute(FORWARDED, (*after, limit)).fetchall())
     return [Forwarded(ForwardedPlace(*row[:5]), row[5], shard) for row in rows]
 
 
 def applied(shard: int, batches: Collection[UUID]) -> set[tuple[UUID, int]] | None:
-    """Which lanes have which of these batches in the ledger, on the primary, or on a replica while it is down. None: no
-    server answers."""
+    """Pairs (batch, lane) that the ledger has, of these batches, on the primary, or on a replica while the primary is
+    down. None if no server answers."""
 
     def query(conn: psycopg.Connection[Any]) -> set[tuple[UUID, int]]:
         return {(id, lane) for id, lane in conn.execute(IN_LEDGER, (list(batches),))}
@@ -147,7 +147,7 @@ def applied(shard: int, batches: Collection[UUID]) -> set[tuple[UUID, int]] | No
 
 
 def write_of(batch: UUID, shards: Iterable[int]) -> WriteId | None:
-    """The first write of a flush, by the lanes of these shards that have applied it; None if none has, or none can
-    tell."""
+    """The id of a flush's first write, with the lanes of these shards that have applied it; None if none is known to
+    have."""
     lanes = [Lane(shard, number) for shard in shards for _, number in sorted(applied(shard, [batch]) or ())]
     return WriteId(batch, 0, tuple(lanes)) if lanes else None

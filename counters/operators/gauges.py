@@ -1,7 +1,7 @@
-"""Gauges of what the journal's Redis holds, read at the scrape: every process tells the same, whatever its own past.
+"""Gauges of what the journal's Redis holds, read at each scrape, so every process exports the same values.
 
-While Redis is down they are missing, and nothing is said that may be old. Counters of a process's own doings stand
-beside the code.
+While Redis is down the gauges are missing, rather than outdated. Counters of a process's own work are defined beside
+the code that increments them.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class JournalCollector(Collector):
     """The gauges, for `prometheus_client`'s registry."""
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """The families without values: registering asks nothing of Redis."""
+        """The families without values: registration needs no Redis."""
         return _families()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The families with their values now; without, while Redis is down."""
+        """The families with their current values, or without values while Redis is down."""
         try:
             return breakers.journal.call(_measured)
         except RedisError as error:

@@ -1,5 +1,4 @@
-"""What the journal holds, for people: how full it is for each shard, its entries, and whether they are applied
-already."""
+"""The journal's contents, for people: how full each shard's journal is, its entries, and whether they are applied."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from counters.operators import applied_records
 from sharding.lanes import Lane
 
-DECODED_BYTES = 4 * 1024 * 1024  # of batches that one page decodes to count what is in them
+DECODED_BYTES = 4 * 1024 * 1024  # of batches that are decoded for one page, to count writes and keys
 
 State = Literal["queued", "waiting", "set aside", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One shard's journal. `age` is that of its oldest entry, `bytes` the memory that its batches take."""
+    """One shard's journal. `age` is the age of its oldest entry, `bytes` the memory of its batches."""
 
     shard: int
     depth: int
@@ -37,7 +36,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A batch that the journal holds. `writes` and `keys` are None if they were not counted, `reason` is why it was set
+    """A batch in the journal. `writes` and `keys` are None if not counted; `reason` says why the batch was set
     aside."""
 
     lane: Lane
@@ -79,10 +78,10 @@ def summary(shard: int) -> Summary:
 
 
 def entries(shard: int, *, after: tuple[int, Lane], limit: int) -> list[Held]:
-    """A shard's entries behind a (position, lane), the oldest first, without what is in them. Raises `RedisError`."""
+    """A shard's entries after a (position, lane), the oldest first, without their contents. Raises `RedisError`."""
     position, of = after
 
-    def behind(lane: Lane) -> int:  # one flush has one position in several lanes
+    def behind(lane: Lane) -> int:  # a flush has the same position in several lanes
         return position - 1 if lane > of else position
 
     found = [
@@ -105,7 +104,7 @@ def _held(shard: int, found: Sequence[tuple[Lane, Entry]]) -> list[Held]:
 
 
 def set_aside(shard: int, *, before: tuple[UUID, Lane] | None, limit: int) -> list[Held]:
-    """Batches that a shard's workers set aside, by falling (id, lane), from below such a place on. Raises
+    """Batches that a shard's workers set aside, in descending order of (id, lane), starting below `before`. Raises
     `RedisError`."""
     lanes = lanes_with_set_aside(shard)
     places = sorted(((id, lane) for lane in lanes for id in SetAsideBatches(lane).ids()), reverse=True)
@@ -128,7 +127,7 @@ def _set_aside(places: Sequence[tuple[UUID, Lane]]) -> list[Held]:
 
 
 def find(shard: int, id: UUID) -> list[Held]:
-    """A flush's batches, wherever a shard's journals hold them. Raises `RedisError`."""
+    """A flush's batches in any of a shard's journals, queued or set aside. Raises `RedisError`."""
     lanes = journal.occupied(shard)
     entries = [
         (lane, Entry(id, at)) for lane, at in zip(lanes, journal.positions(lanes, id), strict=True) if at is not None
@@ -137,7 +136,7 @@ def find(shard: int, id: UUID) -> list[Held]:
 
 
 def measured(held: Sequence[Held]) -> list[Held]:
-    """The same with the size of each batch and what is in it, as far as `DECODED_BYTES` go. Raises `RedisError`."""
+    """Add the size of each batch, and its writes and keys for up to `DECODED_BYTES`. Raises `RedisError`."""
     result = {one.pk: one for one in held}
     left = DECODED_BYTES
     for lane in sorted({one.lane for one in held}):
@@ -157,7 +156,7 @@ def _counted(one: Held, data: bytes | None) -> Held:
     try:
         decoded = batch.decode(data) if data is not None else None
     except batch.BadBatch:
-        return one  # its worker will say so
+        return one  # its worker will set it aside
     if decoded is None:
         return one
     return replace(one, writes=len({index for index, _ in decoded.segments}), keys=decoded.operations)
