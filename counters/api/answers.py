@@ -1,4 +1,4 @@
-"""What the calls answer with: the steps that a coroutine of the fast path and the view of the same call share."""
+"""The answers of the calls, shared by the fast path's coroutine and the view of each call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from counters.write_id import WriteId
 
 
 class Answer(NamedTuple):
-    """A JSON answer that is not encoded yet. `headers` are those of its own."""
+    """A JSON answer before encoding. `headers` are its own, beside those that every answer has."""
 
     data: object
     status: int = 200
@@ -27,12 +27,12 @@ def etag(version: int) -> str:
 
 
 def queue_of(write: WriteId) -> str:
-    """The queue of a write of one key."""
+    """The queue of a single-key write."""
     return dispatch.queue_of(write.shards[0])
 
 
 def increment(accepted: Accepted, key: str, delta: int, outcome: Outcome | None = None) -> Answer:
-    """An increment: 200 with its outcome, if that is known, else 202. Raises `Problem` if it was rejected."""
+    """An increment: 200 with its outcome if known, else 202. Raises `Problem` if it was rejected."""
     id = accepted.id
     data = {"id": str(id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(id)}
     if outcome is None:
@@ -43,12 +43,12 @@ def increment(accepted: Accepted, key: str, delta: int, outcome: Outcome | None 
 
 
 def bulk(accepted: Accepted, count: int, keys: int) -> Answer:
-    """202: `count` increments of so many distinct keys."""
+    """202: `count` increments of `keys` distinct keys."""
     return Answer({"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, 202)
 
 
 def change(accepted: Accepted, key: str, outcome: Outcome | None) -> Answer:
-    """A set or reset: 200 with its outcome, if that is known, else 202. Raises `Problem` if it was rejected."""
+    """A set or reset: 200 with its outcome if known, else 202. Raises `Problem` if it was rejected."""
     id = accepted.id
     if outcome is None:
         return Answer({"id": str(id), "key": key, "status": "queued", "queue": queue_of(id)}, 202)
@@ -59,7 +59,7 @@ def change(accepted: Accepted, key: str, outcome: Outcome | None) -> Answer:
 
 
 def rejection(outcome: Outcome, write: WriteId) -> Problem:
-    """409, or 412 for a version that did not match."""
+    """409, or 412 if the version did not match."""
     extra = {"id": str(write), "key": outcome.key, "value": outcome.value, "version": outcome.version}
     detail = REASONS[outcome.reason or ""]
     if outcome.reason == "version":
@@ -73,7 +73,7 @@ def one(found: list[Counter]) -> Answer:
 
 
 def many(found: list[Counter]) -> Answer:
-    """Many counters, the last page of them."""
+    """Many counters, as the only page."""
     return Answer({"results": [shown(counter) for counter in found], "next": None})
 
 

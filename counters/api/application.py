@@ -1,10 +1,10 @@
-"""The ASGI application of an API process: what every request passes, whichever way it goes.
+"""The ASGI application of an API process. Every request passes through it.
 
     request ─ body ─┬─ `fast_path`: a coroutine, if the call is plain and this process knows the topology and the keys
                     └─ Django in a thread: its own middleware and views, for all other calls, the admin and the pages
 
-One event loop, and `TALLY_API_THREADS` threads for Django. Django's own ASGI handler runs all synchronous code in one
-thread.
+There is one event loop, and `TALLY_API_THREADS` threads for Django. Django's own ASGI handler is not used, because it
+runs all synchronous code in one thread.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_LOAD_SECONDS = 1.0  # between tries to load what is not known yet
-_LEAST_SECONDS = 0.1  # between two looks at the keys, whatever the setting
-_HELPERS = 40  # threads for short work of coroutines, as a query to a shard, beside those that wait for a write
+_LOAD_SECONDS = 1.0  # between tries to load the topology and the keys
+_LEAST_SECONDS = 0.1  # minimum between two reads of the keys, whatever the setting
+_HELPERS = 40  # threads for coroutines' short work, such as a query to a shard, beside those that wait for a write
 REQUESTS = Counter(
     "tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"]
 )
@@ -53,11 +53,11 @@ class Django(BaseHandler):
         self.load_middleware()
 
     def answer(self, scope: Scope, body: bytes) -> Raw:
-        """The whole answer. Whatever the request has opened is closed when this returns."""
+        """The whole answer. Everything that the request opened is closed when this returns."""
         signals.request_started.send(sender=type(self), scope=scope)
         try:
             request = ASGIRequest(scope, BytesIO(body))
-        except (LookupError, ValueError):  # a parameter in a character set that there is not
+        except (LookupError, ValueError):  # a parameter in an unknown character set
             return _raw(problems.response(problems.invalid("Content-Type", "its parameters cannot be read")))
         response: Any = self.get_response(request)
         try:
@@ -66,7 +66,7 @@ class Django(BaseHandler):
             response.close()
 
     def common_headers(self, path: str, is_https: bool) -> Headers:
-        """The headers that every answer of a path's view has."""
+        """The headers common to all answers of a path's view."""
         forwarded = [(b"x-forwarded-proto", b"https")] if is_https else []
         host = settings.ALLOWED_HOSTS[0].replace("*", "localhost").lstrip(".").encode()
         scope = {
@@ -81,7 +81,7 @@ class Django(BaseHandler):
 
 
 class Application:
-    """The ASGI callable. The server opens and closes it by the lifespan protocol, on the event loop that serves."""
+    """The ASGI callable. The server opens and closes it through the lifespan protocol, on the serving event loop."""
 
     def __init__(self) -> None:
         self._django = Django()
@@ -102,7 +102,7 @@ class Application:
         await _send(await self.answer(scope, body), send)
 
     async def answer(self, scope: Scope, body: bytes) -> Raw:
-        """The answer to a request. What is for every request goes here: metrics, and limits one day."""
+        """Answer a request. Code for every request belongs here: metrics now, limits later."""
         answer, way = None, "fast path"
         if self._fast_path is not None:
             request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
@@ -114,7 +114,7 @@ class Application:
         return answer
 
     async def open(self) -> None:
-        """Open the service, and load what the fast path needs: now if the databases answer, else as soon as they do."""
+        """Open the service and load what the fast path needs: now if the databases answer, otherwise once they do."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(
             ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper")
@@ -125,10 +125,10 @@ class Application:
         self._keeping = loop.create_task(self._keep(loaded))
         with suppress(TimeoutError):
             await asyncio.wait_for(loaded.wait(), _LOAD_SECONDS)
-        gc.freeze()  # what was loaded until now stays
+        gc.freeze()  # everything loaded until now stays
 
     async def close(self) -> None:
-        """Answer what was accepted, and close what was opened."""
+        """Answer the accepted writes, then close everything that `open` opened."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
@@ -138,7 +138,7 @@ class Application:
         self._threads.shutdown(wait=False)
 
     async def _keep(self, loaded: asyncio.Event) -> None:
-        """Load the topology and the keys, and read the keys again and again: a revoked one must soon be refused."""
+        """Load the topology and the keys. Then reread the keys periodically: a revoked key must soon be refused."""
         while True:
             try:
                 await asyncio.to_thread(_load)
@@ -165,23 +165,24 @@ class Application:
 
 
 def _raw(response: Any) -> Raw:
-    """A response of Django as the server takes it."""
+    """Convert a Django response."""
     content = b"".join(response) if response.streaming else response.content
     headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
     headers += [(b"Set-Cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()]
-    if "Content-Length" not in response:  # as where a middleware has refused the request
+    if "Content-Length" not in response:  # for example, a middleware refused the request
         headers.append((b"Content-Length", b"%d" % len(content)))
     return Raw(response.status_code, headers, content)
 
 
 def _load() -> None:
-    """What the fast path needs to know. Raises `NoTopology`; keys that cannot be read stay as they are."""
+    """Load the keys and the topology for the fast path. Raises `NoTopology`. If the keys cannot be read, the old ones
+    stay."""
     keyring.refresh()
     topology.current()
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    """All of a request's body. Raises `Problem` 400 if the client goes before all of it has come, 413."""
+    """The whole body of a request. Raises `Problem` 400 if the client disconnects before its end, 413."""
     if scope["method"] in ("GET", "HEAD"):
         return b""
     parts: list[bytes] = []
@@ -189,7 +190,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            # Half of NDJSON would look whole.
+            # A truncated NDJSON body would look complete.
             raise problems.invalid("body", f"it ended too early, or was badly chunked, after {size:,} bytes")
         part = message.get("body", b"")
         parts.append(part)

@@ -1,8 +1,9 @@
-"""Bulk bodies that are Arrow IPC streams: columns `key` and `delta`, grouped by pyarrow, no Python object an increment.
+"""Bulk bodies that are Arrow IPC streams: columns `key` and `delta`, grouped by pyarrow, without a Python object for
+each increment.
 
-Needs pyarrow (the extra `arrow`). The sizes that a stream announces are checked before pyarrow reads it
-(`arrow_messages`), its schema before its batches, and each batch before it is used: pyarrow reads whatever it is given,
-and validates only what it is asked to.
+Needs pyarrow (the extra `arrow`). pyarrow reads any input and validates only on request. So the sizes that a stream
+declares are checked before pyarrow reads it (`arrow_messages`), its schema before its batches, and each batch before
+it is used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import defaultdict
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.acero  # here, as `group_by` would load it with the first body
+import pyarrow.acero  # loaded here; otherwise `group_by` would load it with the first body
 import pyarrow.compute as pc
 from django.conf import settings
 
@@ -25,12 +26,13 @@ _OPTIONS = pa.ipc.IpcReadOptions(use_threads=False, ensure_alignment=pa.ipc.Alig
 _TEXTS = (pa.string(), pa.large_string())
 _RESERVED = pa.array(sorted(RESERVED), pa.string())
 _KEY = rf"\A(?:{KEY_PATTERN})\z"
-_MOST_REACHED = 4  # times the most bytes that a body may have
+_MOST_REACHED = 4  # times the maximum bytes of a body
 _MOST_SAID = 200  # characters of a foreign message or name
 
 
 def count(body: bytes) -> int:
-    """How many increments a stream says that it has. Raises `Problem` 400, and 413 if it would take too much memory."""
+    """The number of increments that a stream declares. Raises `Problem` 400, and 413 if it would need too much
+    memory."""
     try:
         size = arrow_messages.measure(body)
     except arrow_messages.BadStream as error:
@@ -44,7 +46,8 @@ def count(body: bytes) -> int:
 
 
 def fold(body: bytes) -> Columns | dict[str, int]:
-    """The fold of a stream that `count` let pass. Sums in a dictionary may be out of range; raises `Problem` 400."""
+    """Fold a stream that `count` has accepted. Sums in a returned dictionary may exceed 64 bits. Raises `Problem`
+    400."""
     try:
         with pa.ipc.open_stream(pa.py_buffer(body), options=_OPTIONS) as stream:
             _check_schema(stream.schema)
@@ -86,7 +89,7 @@ def _other_type(column: str, wanted: str, kind: Any) -> Problem:
 
 
 def _parts(stream: Any) -> list[Columns | dict[str, int]]:
-    """The fold of each batch that has rows. Each may have a dictionary of its own: only one is kept at a time."""
+    """Fold each batch that has rows. Each may have its own dictionary; only one is in memory at a time."""
     parts, first = [], 0
     for batch in stream:
         if batch.num_rows:
@@ -96,7 +99,7 @@ def _parts(stream: Any) -> list[Columns | dict[str, int]]:
 
 
 def _fold(batch: Any, first: int) -> Columns | dict[str, int]:
-    """One batch; its first row has the number `first` in the stream."""
+    """Fold one batch. `first` is the number of its first row in the stream."""
     batch.validate()
     keys = _validated(batch.column("key"), first)
     deltas, peak = _int64(batch.column("delta"), first)
@@ -105,14 +108,14 @@ def _fold(batch: Any, first: int) -> Columns | dict[str, int]:
         raise _bad_key(keys, first)
     if peak * len(deltas) <= MAX_VALUE:
         return folded
-    sums: defaultdict[str, int] = defaultdict(int)  # pyarrow's may have left 64 bits and say nothing of it
+    sums: defaultdict[str, int] = defaultdict(int)  # pyarrow's sums may have overflowed 64 bits silently
     for key, delta in zip(keys.to_pylist(), deltas.to_pylist(), strict=True):
         sums[key] += delta
     return dict(sums)
 
 
 def _validated(keys: Any, first: int) -> Any:
-    """Keys of a batch as strings or as a dictionary of strings: safe to work on, and none of them null."""
+    """Keys of a batch as strings or a dictionary of strings: valid, and none null. Raises `Problem` 400."""
     if pa.types.is_string_view(keys.type):
         _refuse_null("key", keys, first)
         _refuse_long(keys, first)
@@ -130,7 +133,8 @@ def _refuse_null(column: str, values: Any, first: int) -> None:
 
 
 def _refuse_long(views: Any, first: int) -> None:
-    """All views may show the same megabytes, so nobody must look at what they show before their lengths are known."""
+    """Raises `Problem` 400 for a view that is too long. All views may refer to the same megabytes, so their lengths
+    must be checked before their content is read."""
     words = pa.Array.from_buffers(pa.int32(), 4 * (views.offset + len(views)), [None, views.buffers()[1]])
     lengths = pc.list_element(pa.FixedSizeListArray.from_arrays(words, 4), 0).slice(views.offset)
     fits = pc.and_(pc.greater_equal(lengths, 0), pc.less_equal(lengths, MAX_LENGTH))
@@ -139,7 +143,7 @@ def _refuse_long(views: Any, first: int) -> None:
 
 
 def _int64(deltas: Any, first: int) -> tuple[Any, int]:
-    """Deltas of a batch, and the greatest distance of one from 0."""
+    """Deltas of a batch as int64, and their maximum absolute value. Raises `Problem` 400."""
     _refuse_null("delta", deltas, first)
     least, most = (one.as_py() for one in pc.min_max(deltas).values())
     if most > MAX_VALUE:
@@ -149,7 +153,7 @@ def _int64(deltas: Any, first: int) -> tuple[Any, int]:
 
 
 def _grouped(keys: Any, deltas: Any) -> Columns:
-    """The sum of each key's deltas, by a dictionary's indices where there is one."""
+    """The sum of each key's deltas, grouped by dictionary index if the keys have a dictionary."""
     if not pa.types.is_dictionary(keys.type):
         return _sums(keys, deltas)
     by_index = _sums(keys.indices, deltas)
@@ -174,7 +178,7 @@ def _are_keys(texts: Any) -> bool:
 
 
 def _bad_key(keys: Any, first: int) -> Problem:
-    """400: the first row whose key is not valid."""
+    """400 for the first row with an invalid key."""
     is_dictionary = pa.types.is_dictionary(keys.type)
     texts = keys.dictionary if is_dictionary else keys
     texts = texts.cast(pa.string())
@@ -183,5 +187,5 @@ def _bad_key(keys: Any, first: int) -> Problem:
 
 
 def _at(column: str, first: int, bad: Any) -> str:
-    """The place of the first that is bad."""
+    """The place of the first bad row."""
     return f"{column}[{first + pc.index(bad, True).as_py()}]"

@@ -1,8 +1,8 @@
-"""What the messages of an Arrow IPC stream say about themselves, read before any of them is given to pyarrow. Pure.
+"""The sizes that the messages of an Arrow IPC stream declare, read before pyarrow reads the stream. Pure.
 
-A few bytes of an Arrow stream can ask for any amount of memory: compressed buffers say how large they become, and the
-metadata (a flatbuffer) may refer to one string many times. So `measure` reads the frame and the sizes of each message.
-It does not validate them: pyarrow does, once the sizes are known to be harmless.
+A few bytes of an Arrow stream can demand any amount of memory: compressed buffers declare their decompressed size, and
+the metadata (a flatbuffer) may refer to one string many times. So `measure` reads the frame and the sizes of each
+message. It does not validate them: pyarrow does, once the sizes are known to be harmless.
 
 The format: https://arrow.apache.org/docs/format/IPC.html, with the tables of Message.fbs.
 """
@@ -13,7 +13,7 @@ import struct
 from typing import NamedTuple
 
 MAX_MESSAGES = 256
-MAX_METADATA_BYTES = 16 * 1024  # of one message; two columns take some hundred
+MAX_METADATA_BYTES = 16 * 1024  # of one message; two columns need a few hundred
 
 _CONTINUATION = b"\xff\xff\xff\xff"
 _SCHEMA, _DICTIONARY, _RECORDS = 1, 2, 3  # MessageHeader
@@ -23,13 +23,13 @@ _u16, _i32, _u32, _i64 = (struct.Struct(code).unpack_from for code in ("<H", "<i
 
 
 class BadStream(ValueError):
-    """Bytes that are no stream of messages, or one with a message that is not taken."""
+    """The bytes are not a stream of messages, or a message is not supported."""
 
 
 class Size(NamedTuple):
-    """`rows` of all record batches; `memory`: bytes of all buffers, decompressed.
+    """`rows`: rows of all record batches. `memory`: bytes of all buffers, decompressed.
 
-    `reached`: bytes that reading all record batches goes through, each with all dictionaries before it.
+    `reached`: bytes that are read in all, if each record batch is read along with all dictionaries before it.
     """
 
     rows: int = 0
@@ -38,13 +38,13 @@ class Size(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """A table of a flatbuffer: its place in the stream, and where each of its fields is."""
+    """A table of a flatbuffer, at a place in the stream."""
 
     data: bytes
     place: int
 
     def at(self, field: int) -> int | None:
-        """Where a field is; None if the table does not have it."""
+        """The place of a field; None if the table does not have it."""
         vtable = self.place - _i32(self.data, self.place)[0]
         if vtable < 0 or 4 + 2 * field >= _u16(self.data, vtable)[0]:
             return None
@@ -57,12 +57,12 @@ class _Table(NamedTuple):
         return 0 if place is None else int(_i64(self.data, place)[0])
 
     def pointer(self, field: int) -> int | None:
-        """Where a table or vector stands that a field points to."""
+        """The place of the table or vector that a field points to; None if the field is missing."""
         place = self.at(field)
         return None if place is None else place + int(_u32(self.data, place)[0])
 
     def table(self, field: int) -> _Table:
-        """Raises `BadStream` if there is none."""
+        """The table that a field points to. Raises `BadStream` if there is none."""
         place = self.pointer(field)
         if place is None:
             raise BadStream("a message lacks a part")
@@ -97,9 +97,10 @@ def measure(data: bytes) -> Size:
 
 
 def _next(data: bytes, place: int) -> tuple[_Table | None, int, int]:
-    """The message at a place (None for the end of the stream), where its body begins, and where that ends."""
+    """The message at a place (None at the end of the stream), and the places where its body begins and ends. Raises
+    `BadStream`, `struct.error`."""
     if place == len(data):
-        raise BadStream("its end is missing")  # to do without is allowed, but then a part would look whole
+        raise BadStream("its end is missing")  # the format allows that, but a truncated stream would look complete
     if data[place : place + 4] != _CONTINUATION:
         raise BadStream("a message does not begin as those of Arrow 0.15 and later do")
     length = _i32(data, place + 4)[0]
@@ -131,7 +132,7 @@ def _kind(message: _Table) -> int:
 
 
 def _memory(records: _Table, body: int, end: int) -> int:
-    """Bytes of the buffers of a record batch; those that are compressed begin with their size."""
+    """Decompressed bytes of a record batch's buffers; a compressed buffer begins with its decompressed size."""
     vector = records.pointer(2)
     if records.at(3) is None or vector is None:
         return end - body

@@ -1,8 +1,8 @@
 """`Authorization: Api-Key …`: who calls, and what the key allows.
 
-The keys are few and looked up on every request, so each process holds all of them. It reads them anew every
-`TALLY_API_KEY_TTL_SECONDS` (`counters.api.application`), and for a key that it does not know, at most twice a second.
-While the control database is down it goes on with what it knows.
+The keys are few, and every request needs one, so each process holds all of them. It rereads them every
+`TALLY_API_KEY_TTL_SECONDS` (`counters.api.application`), and when it sees an unknown key, at most twice a second. While
+the control database is down it uses the keys it has.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from counters.models import ApiKey, Scope
 
 KEYWORD = "Api-Key"
 _UNKNOWN_KEY_SECONDS = 0.5
-_READ_SECONDS = 1.0  # that a thread waits for another one to read the keys
+_READ_SECONDS = 1.0  # how long a thread waits for another one that reads the keys
 _MOST_CHECKED = 10_000
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A client known by its key."""
+    """A client identified by its key."""
 
     prefix: str
     name: str
@@ -42,27 +42,27 @@ class Caller:
 
 
 class Keyring:
-    """All API keys, as the control database last told them. May be used by many threads."""
+    """All API keys, as last read from the control database. Thread-safe."""
 
     def __init__(self) -> None:
         self._keys: dict[str, ApiKey] | None = None
         self._read_at = 0.0
         self._lock = Lock()
-        self._checked: dict[str, tuple[ApiKey, Caller]] = {}  # by the whole key, whose hash is computed once
+        self._checked: dict[str, tuple[ApiKey, Caller]] = {}  # by the whole key, to compute its hash only once
 
     @property
     def is_loaded(self) -> bool:
-        """Whether keys were ever read."""
+        """Whether the keys were ever read."""
         return self._keys is not None
 
     def known(self, key: str) -> Caller | None:
-        """Whose key this is, if it was checked before and is good still. Asks nobody."""
+        """The key's caller, if the key was checked before and is still valid. Does no I/O."""
         found, caller = self._checked.get(key, (None, None))
         return None if found is None or _has_expired(found) else caller
 
     def caller(self, key: str) -> Caller | None:
-        """Whose key this is, or None if it is unknown, revoked or expired. Raises `Problem` 503 if that cannot be found
-        out."""
+        """The key's caller; None if the key is unknown, revoked or expired. Raises `Problem` 503 if that cannot be
+        determined."""
         if (caller := self.known(key)) is not None:
             return caller
         prefix = key.partition(".")[0]
@@ -75,8 +75,8 @@ class Keyring:
         return self._checked[key][1]
 
     def _fresh(self) -> dict[str, ApiKey]:
-        """The keys as they were a moment ago, if the database answers. One thread asks it, the others wait for that a
-        little."""
+        """The keys, at most half a second old if the database answers. One thread reads them, others wait briefly for
+        it. Raises `Problem` 503."""
         if not self._lock.acquire(timeout=_READ_SECONDS):
             raise unavailable(
                 "keys-unavailable", "The control database does not answer, and this API key is not known yet."
@@ -93,7 +93,7 @@ class Keyring:
             self._lock.release()
 
     def refresh(self) -> None:
-        """Read the keys anew; while the database does not answer, keep what is known."""
+        """Reread the keys; if the database does not answer, keep the old ones."""
         with self._lock:
             self._read()
 
@@ -104,7 +104,7 @@ class Keyring:
         except DatabaseError as error:
             log.warning("keys_unread", error=str(error).strip())
         finally:
-            connection.close()  # back to the pool: nobody does that for a thread which serves no request
+            connection.close()  # back to the pool: Django only does this for threads that serve requests
         self._read_at = time.monotonic()
 
 
@@ -113,7 +113,7 @@ def _caller(key: ApiKey) -> Caller:
 
 
 def _still_good(checked: dict[str, tuple[ApiKey, Caller]], keys: dict[str, ApiKey]) -> dict[str, tuple[ApiKey, Caller]]:
-    """Keys that were checked before and have not been revoked since, with what they allow now."""
+    """Keys that were checked before and not revoked since, with their current scopes."""
     found = ((key, old, keys.get(old.prefix)) for key, (old, _) in checked.copy().items())
     return {key: (new, _caller(new)) for key, old, new in found if new and new.hashed_key == old.hashed_key}
 
@@ -126,13 +126,13 @@ keyring = Keyring()
 
 
 def known_caller(header: str) -> Caller | None:
-    """Whose key an `Authorization` header has, if it was checked before. Asks nobody."""
+    """The caller of an `Authorization` header, if its key was checked before. Does no I/O."""
     keyword, _, key = header.partition(" ")
     return keyring.known(key) if keyword == KEYWORD else None
 
 
 def caller_of(header: str) -> Caller | None:
-    """Whose key an `Authorization` header has; None if there is no header. Raises `AuthenticationFailed`, `Problem`
+    """The caller of an `Authorization` header; None if the header is empty. Raises `AuthenticationFailed`, `Problem`
     503."""
     keyword, _, key = header.partition(" ")
     if not keyword:
@@ -166,7 +166,7 @@ def scope_of(view: Any, method: str | None) -> str | None:
 class HasScope(BasePermission):
     """Reading is open; anything else needs the scope that the view names (`scopes`, by method), `write` by default.
 
-    A method that the view has not is let through, so that it is answered with 405, whoever asks.
+    A method that the view lacks is let through, so every caller gets 405.
     """
 
     message = "This API key lacks the scope that the call needs."

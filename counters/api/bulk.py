@@ -1,7 +1,8 @@
-"""Bodies of the bulk call: increments in one of several formats, decoded, folded and checked. No I/O, no request.
+"""Bodies of the bulk call: increments in one of several formats, decoded, folded and checked. No I/O, no request
+object.
 
 There are two shapes, rows and columns. JSON and msgpack have both (`requests.Increments`, `requests.IncrementColumns`),
-NDJSON has rows. An Arrow IPC stream has columns; pyarrow reads it (`counters.api.arrow`), where it is installed.
+NDJSON has rows. An Arrow IPC stream has columns; pyarrow, if installed, reads it (`counters.api.arrow`).
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ MEDIA_TYPES = [JSON, NDJSON, MSGPACK, *([ARROW] if _HAS_PYARROW else [])]
 
 @dataclass(frozen=True, slots=True)
 class Bulk:
-    """`count` increments, folded: one delta a key, each within 64 bits. `len(folded)` is the number of keys."""
+    """`count` increments, folded: one delta per key, each within 64 bits. `len(folded)` is the number of keys."""
 
     count: int
     folded: dict[str, int] | Columns
 
 
 class _Body(Struct, forbid_unknown_fields=True):
-    """Either shape: a union of two types would be decoded twice or need a tag."""
+    """A body of either shape. A union of two types would need a tag or two decodings."""
 
     increments: list[KeyedIncrement] | UnsetType = UNSET
     keys: list[str] | UnsetType = UNSET
@@ -46,13 +47,13 @@ class _Body(Struct, forbid_unknown_fields=True):
 
 
 def prepare() -> None:
-    """Load pyarrow, if it is installed, before a request needs it: that takes a good part of a second."""
+    """Load pyarrow, if installed, before a request needs it: loading takes a large part of a second."""
     if _HAS_PYARROW:
         import_module("counters.api.arrow")
 
 
 def decode(media_type: str, body: bytes) -> Bulk:
-    """The increments in a body. Raises `Problem` 400 that names field and rule, 413 for too many, 415."""
+    """The increments in a body. Raises `Problem` 400 with the field and the rule, 413 for too many increments, 415."""
     if media_type == JSON:
         return _either(media.decode(body, _Body))
     if media_type == MSGPACK:
@@ -100,7 +101,7 @@ def _columns(names: list[str], deltas: list[int]) -> Bulk:
 
 
 def _fold(names: list[str], deltas: list[int]) -> dict[str, int]:
-    """As `operations.fold`. To count, which is what most do, takes half as long as to add."""
+    """As `operations.fold`. If all deltas are 1, the usual case, counting takes half as long as adding."""
     if deltas.count(1) == len(deltas):
         return Counter(names)
     sums: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The call on a shard's digest: whether its replicas and the cache have what its primary has."""
+"""The call on a shard's digest: whether its replicas and the cache agree with its primary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DigestView(ApiView):
 
     @schema.digest
     def get(self, request: Request, shard: str) -> Response:
-        """Whether a shard's replicas, and the cache, have what its primary has. With `wait`, or if none is known, they
+        """Whether a shard's replicas and the cache agree with its primary. With `wait`, or if no result is known, they
         are compared now."""
         number, seconds = shard_of(shard), waiting.seconds(request)
         found = None if seconds else rounds.last(number)

@@ -1,4 +1,4 @@
-"""/v1/schema and /v1/docs: the OpenAPI document, and the same for people, from files of this server alone."""
+"""/v1/schema and /v1/docs: the OpenAPI document and Swagger UI, which loads files only from this server."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ class SchemaView(ApiView, SpectacularAPIView):
 
 
 class DocsView(ApiView, SpectacularSwaggerView):
-    """Swagger UI on the document."""
+    """Swagger UI for the document."""

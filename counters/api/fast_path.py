@@ -1,10 +1,11 @@
 """The fast path: the calls that make up nearly all requests, as coroutines on the server's event loop.
 
-    decode ─ submit ─ answer: the same steps as in the view of the call (`media`, `answers`), without Django's request and middleware.
+    decode ─ submit ─ answer: the same steps as in the call's view (`media`, `answers`), without Django's request and
+    middleware.
 
-A call declines whatever is not plain: another query, a header that asks for something, anything that is invalid or not
-allowed. It does so before it has acted, and the view answers then, in a thread. So both give the same answer
-(tests/cluster/test_fast_path.py).
+A call declines every request that is not plain: with other query parameters, with a header that only the view handles,
+or with anything invalid or not allowed. It declines before it acts, and then the view answers in a thread. So both
+return the same answer (tests/cluster/test_fast_path.py).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _COUNTER = COUNTERS + "/"
 _JSON = media.JSON.encode()
 _MOST_HOSTS = 100
 _ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a larger one in a thread
-# Names of headers that change nothing, or that are looked at here. A request with any other declines.
+# Names of headers that have no effect or are handled here. A request with any other header is declined.
 _NAMES = """
 accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie dnt host if-match
 origin pragma priority referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site
@@ -45,7 +46,7 @@ _PLAIN = frozenset(_NAMES.encode().split())
 
 
 class Request(NamedTuple):
-    """A request as the server gave it."""
+    """A request as received from the server."""
 
     method: str
     path: str
@@ -55,7 +56,7 @@ class Request(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """An answer as the server takes it."""
+    """An answer in the form that the server sends."""
 
     status: int
     headers: Headers
@@ -63,14 +64,14 @@ class Raw(NamedTuple):
 
 
 class Common(NamedTuple):
-    """The headers that every answer of a view has, by the request's scheme: what Django's middleware and DRF add."""
+    """The headers that Django's middleware and DRF add to every answer of a view, by the request's scheme."""
 
     http: Headers
     https: Headers
 
 
 class _Plain(NamedTuple):
-    """What the calls need of a plain request."""
+    """What the calls need from a plain request's headers."""
 
     caller: Caller | None
     content_type: bytes
@@ -79,7 +80,7 @@ class _Plain(NamedTuple):
 
 
 class FastPath:
-    """`common` tells the headers of a path's view: `headers_of(path, is_https)`."""
+    """`headers_of(path, is_https)` returns the common headers of a path's view."""
 
     def __init__(self, service: Service, headers_of: Callable[[str, bool], Headers]) -> None:
         self._service = service
@@ -90,7 +91,7 @@ class FastPath:
         self._good_hosts: set[bytes] = set()
 
     async def answer(self, request: Request) -> Raw | None:
-        """The answer, or None if the view has to answer."""
+        """The answer, or None if the view must answer."""
         path = request.path
         if not (path.startswith((COUNTERS, BULK)) and (plain := self._plain(request.headers))):
             return None
@@ -112,7 +113,7 @@ class FastPath:
         return await _answered(call, common)
 
     def _plain(self, headers: Headers) -> _Plain | None:
-        """None if a header asks for something that only a view understands."""
+        """Returns None if only the view can handle the headers."""
         found = dict(headers)
         if len(found) != len(headers) or not found.keys() <= _PLAIN:
             return None
@@ -128,7 +129,7 @@ class FastPath:
         return _Plain(caller, found.get(b"content-type", b""), found.get(b"if-match"), is_https)
 
     def _is_good(self, host: bytes) -> bool:
-        """Whether Django would serve this host. A good one is checked once."""
+        """Whether Django would serve this host. Caches up to 100 good hosts."""
         if host in self._good_hosts:
             return True
         domain, _ = split_domain_port(host.decode("latin-1"))
@@ -203,13 +204,13 @@ class FastPath:
 
 
 def _decoded(media_type: str, body: bytes) -> tuple[writes.Write, int, int]:
-    """A bulk write, and how many increments it has, of how many keys. Raises `Problem`."""
+    """A bulk write and its numbers of increments and of keys. Raises `Problem`."""
     decoded = bulk.decode(media_type, body)
     return writes.increments(decoded.folded), decoded.count, len(decoded.folded)
 
 
 def _seconds(query: bytes) -> float:
-    """`?wait=`. Raises `Problem`."""
+    """The value of `?wait=`, 0 for no query. Raises `Problem` if the view must answer."""
     if not query:
         return 0.0
     name, _, value = query.decode("latin-1").partition("=")
@@ -223,7 +224,8 @@ def _may_write(plain: _Plain) -> bool:
 
 
 async def _answered(call: Awaitable[Answer | None], common: Headers) -> Raw | None:
-    """The answer of a call, or the problem that it has raised: then it has acted, and no view may act again."""
+    """The answer of a call, or the problem it raises. After an exception the call may have acted, so the view must not
+    act again."""
     try:
         answer = await call
     except Exception as error:

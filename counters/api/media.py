@@ -26,7 +26,7 @@ _ALIASES = {
     "application/vnd.msgpack": MSGPACK,
     "application/ndjson": NDJSON,
 }
-_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<field>[^`]*)`\Z")  # how msgspec says where
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<field>[^`]*)`\Z")  # the place in an error message of msgspec
 
 
 class JSONRenderer(renderers.BaseRenderer):
@@ -65,7 +65,7 @@ def too_large(detail: str) -> Problem:
 
 
 def too_large_body() -> Problem:
-    """413 of a whole body."""
+    """413 for a whole body."""
     return too_large(f"A body may have {settings.TALLY.max_body_bytes:,} bytes at most.")
 
 
@@ -83,18 +83,18 @@ def json_body(request: HttpRequest) -> bytes:
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """A JSON body of a type. Raises `Problem` 400 that names the field and the rule."""
+    """Decode a JSON body as `kind`. Raises `Problem` 400 with the field and the rule."""
     return _decode(_json(kind).decode, data)  # type: ignore[no-any-return, arg-type]
 
 
 def decode_lines(data: bytes, kind: type[T], within: str) -> list[T]:
-    """An NDJSON body, one of a type a line; `within` is the field that problems name for all of it. Raises `Problem`
-    400."""
+    """Decode an NDJSON body, one `kind` per line. `within` is the field that problems name for the whole body. Raises
+    `Problem` 400."""
     return _decode(_json(kind).decode_lines, data, within)  # type: ignore[no-any-return, arg-type]
 
 
 def decode_msgpack(data: bytes, kind: type[T]) -> T:
-    """A msgpack body of a type. Raises `Problem` 400."""
+    """Decode a msgpack body as `kind`. Raises `Problem` 400."""
     return _decode(_msgpack(kind).decode, data)  # type: ignore[no-any-return, arg-type]
 
 
@@ -109,7 +109,7 @@ def _msgpack(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
-    """`within`: the field that the whole body stands for, if it is not the body itself."""
+    """`within`: the field that the whole body stands for, "" for the body itself."""
     try:
         return decoder(data)
     except UnicodeDecodeError as error:
@@ -124,7 +124,7 @@ def _decode(decoder: Any, data: bytes, within: str = "") -> Any:
 
 
 def if_version(text: str | None) -> int | None:
-    """The version in an If-Match header, None if there is none. Raises `Problem` 400."""
+    """The version in an If-Match header; None if there is no header. Raises `Problem` 400."""
     if text is None:
         return None
     version = text[1:-1]

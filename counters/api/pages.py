@@ -1,4 +1,4 @@
-"""The front page: what this is, first calls, and a counter to look at. It needs no file but itself."""
+"""The front page: an introduction, first calls, and a counter to try. It loads no other files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ICON = (
 
 
 def read_only(view: View) -> View:
-    """A view of GET and HEAD alone; 405 for any other method."""
+    """A view of GET and HEAD only; 405 for any other method."""
 
     @csrf_exempt
     @wraps(view)
@@ -36,14 +36,13 @@ def read_only(view: View) -> View:
 
 @read_only
 def favicon(_request: HttpRequest) -> HttpResponse:
-    """`/favicon.ico`, which browsers ask for on every page: an SVG."""
+    """`/favicon.ico`, which browsers request for every page: an SVG."""
     return HttpResponse(ICON, content_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
 
 
 @read_only
 def index(request: HttpRequest) -> HttpResponse:
-    """`/`, under a content security policy that lets only this page's own script and style in, and calls to this
-    API."""
+    """`/`, with a content security policy that allows only this page's own script and style, and calls to this API."""
     nonce = token_urlsafe(16)
     context = {"nonce": nonce, "url": f"{request.scheme}://{request.get_host()}"}
     own = f"'nonce-{nonce}'"

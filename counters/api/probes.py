@@ -1,4 +1,4 @@
-"""Probes: /health for load balancers, /metrics for Prometheus. Neither raises."""
+"""Probes: /health for load balancers, /metrics for Prometheus. Neither raises an exception."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SECONDS = 2.0
 
 
 class KeysUnknown(Exception):
-    """This process cannot tell callers apart yet."""
+    """This process cannot identify callers yet."""
 
 
 @cache
@@ -94,7 +94,7 @@ def _trouble(error: BaseException | None) -> str:
 
 
 class PrometheusRenderer(BaseRenderer):
-    """What DRF needs to know to accept a scraper's Accept."""
+    """Makes DRF accept a scraper's Accept header."""
 
     media_type = "text/plain"
     format = "prometheus"

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): every error of the API, whoever raises it.
+"""Problem documents (RFC 9457) for every error of the API, whatever code raises it.
 
 `type` is `urn:tally:problem:<slug>`; a bad request has `errors`, each with the `field` and the `rule` it breaks.
 """
@@ -30,14 +30,14 @@ log = structlog.get_logger(__name__)
 
 
 def shortened(text: str, most: int = MOST_SHOWN) -> str:
-    """A text as a document may repeat it: what is too long is cut, and ends with "…"."""
+    """A text as a document may repeat it: at most `most` characters, with "…" at the end if cut."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class Problem(Exception):
-    """A request that cannot be done. `errors` name fields and rules, `extra` are further members of the document.
+    """A request that cannot be fulfilled. `errors` name fields and rules, `extra` has further members of the document.
 
-    However much a client has sent, the document is short: `detail` and `errors` are cut.
+    `detail` and `errors` are cut, so the document is short whatever a client sends.
     """
 
     def __init__(  # noqa: PLR0913 - the members of a problem document
@@ -84,7 +84,7 @@ def unavailable(slug: str, detail: str, **extra: Any) -> Problem:
 
 
 def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a table
-    """The problem that an exception means, or None for a bug."""
+    """The problem for an exception, or None for a bug."""
     match error:
         case Problem():
             return error
@@ -125,14 +125,13 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
 
 
 def handle(error: Exception, _context: dict[str, Any]) -> HttpResponse | None:
-    """DRF's EXCEPTION_HANDLER. Whatever the view renders otherwise, a problem is JSON; DRF adds `Allow` to every
-    answer."""
+    """DRF's EXCEPTION_HANDLER. A problem is JSON, whatever else the view renders. DRF adds `Allow` to every answer."""
     problem = of(error)
     return None if problem is None else response(problem)
 
 
 def response_to(error: Exception) -> HttpResponse:
-    """The answer where an exception reaches neither DRF nor Django."""
+    """The answer for an exception outside DRF and Django. Logs a bug."""
     problem = of(error)
     if problem is None:
         log.error("request_broken", exc_info=error)
@@ -146,7 +145,7 @@ def _count(problem: Problem) -> None:
 
 
 def response(problem: Problem) -> HttpResponse:
-    """The answer that a problem is."""
+    """The answer for a problem, which is also counted."""
     _count(problem)
     document = msgspec.json.encode(problem.document())
     return HttpResponse(document, status=problem.status, headers=problem.headers, content_type=MEDIA_TYPE)
@@ -164,6 +163,5 @@ def bad_request(_request: HttpRequest, exception: Exception | None = None) -> Ht
 
 
 def server_error(_request: HttpRequest) -> HttpResponse:
-    """Django's handler500: a bug. What was accepted is safe; what was not may be repeated with the same
-    Idempotency-Key."""
+    """Django's handler500: a bug. Accepted writes are safe; others can be repeated with the same Idempotency-Key."""
     return response(_BUG)

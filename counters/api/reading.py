@@ -1,4 +1,4 @@
-"""What a read may ask for beside its keys: `?consistency=` and `?after=`."""
+"""The parameters of a read beside its keys: `?consistency=` and `?after=`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def consistency(request: Request) -> reads.Consistency:
 
 
 def write_id(field: str, text: str) -> WriteId:
-    """An id of a write on shards that there are. Raises `Problem` 400, 404."""
+    """Parse a write's id. Raises `Problem` 400, and 404 for an unknown shard."""
     try:
         write = WriteId.parse(text)
     except ValueError as error:
@@ -50,8 +50,8 @@ def unknown_write() -> Problem:
 
 
 def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answer]) -> HttpResponse:
-    """The counters as the request wants them, given to `show`; 202 if the write in `after` was not applied in time.
-    Raises `Problem`."""
+    """Read the counters as the request asks and answer with `show`; 202 if the write in `after` was not applied in
+    time. Raises `Problem`, `ShardUnavailable`."""
     asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
     text = request.query_params.get("after")
     if text is None:
@@ -68,8 +68,8 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
 
 
 def _primary(keys: list[str]) -> list[Counter]:
-    """A switchover takes the primary away for a moment: one waits for the next, where there is room. Raises
-    `ShardUnavailable`."""
+    """Read from the primary. A switchover leaves a shard briefly without one: wait for the next, if there is room to
+    wait. Raises `ShardUnavailable`."""
     deadline = time.monotonic() + settings.TALLY.primary_wait_seconds
     try:
         return reads.get_many(keys, "primary")

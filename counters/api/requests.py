@@ -1,5 +1,5 @@
-"""What requests and answers look like: msgspec types that decode and check, and that the OpenAPI schema is made
-from."""
+"""The form of requests and answers: msgspec types that decode and check, and from which the OpenAPI schema is
+generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from counters.operations import MAX_VALUE, MIN_VALUE
 
-PAGE = 100  # counters of a page of a listing, where no `limit` is asked for
+PAGE = 100  # counters on a page of a listing without `limit`
 Int64 = Annotated[int, Meta(ge=MIN_VALUE, le=MAX_VALUE)]
 
 
@@ -21,27 +21,27 @@ class Increment(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class KeyedIncrement(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """Add to a counter. The key's rule is checked once for each distinct key, after folding."""
+    """Add to a counter. The rule for keys is checked once per distinct key, after folding."""
 
     key: str
     delta: Int64
 
 
 class Increments(msgspec.Struct, forbid_unknown_fields=True):
-    """Add to many counters; a key may come more than once."""
+    """Add to many counters; a key may occur more than once."""
 
     increments: list[KeyedIncrement]
 
 
 class IncrementColumns(msgspec.Struct, forbid_unknown_fields=True):
-    """Add to many counters: `deltas[i]` to `keys[i]`. A key may come more than once."""
+    """Add to many counters: `deltas[i]` to `keys[i]`. A key may occur more than once."""
 
     keys: list[str]
     deltas: list[Int64]
 
 
 class Set(msgspec.Struct, forbid_unknown_fields=True):
-    """Give a counter a value."""
+    """Set a counter to a value."""
 
     value: Int64
 
@@ -57,9 +57,9 @@ class Queued(msgspec.Struct):
 
 
 class Applied(msgspec.Struct):
-    """An increment that has been counted; `value` is what it made of the counter.
+    """An increment that has been counted; `value` is the counter's value after it.
 
-    `value` and `version` are null for a repeat of an increment that was first sent without `wait`: no result was kept.
+    `value` and `version` are null for a repeat of an increment first sent without `wait`: its result was not kept.
     """
 
     id: str
@@ -72,7 +72,7 @@ class Applied(msgspec.Struct):
 
 
 class Accepted(msgspec.Struct):
-    """A bulk write that is durable: how many increments it had, of how many keys, on how many shards."""
+    """A durable bulk write: how many increments it has, of how many keys, on how many shards."""
 
     id: str
     accepted: int
@@ -90,7 +90,7 @@ class Changed(msgspec.Struct):
 
 class Pending(msgspec.Struct):
     """A set or reset that is durable but was not applied within the time a request may wait; `GET /v1/writes/{id}`
-    tells when it is."""
+    shows when it is."""
 
     id: str
     key: str
@@ -125,9 +125,9 @@ class Rejected(msgspec.Struct):
 
 
 class Write(msgspec.Struct, omit_defaults=True):
-    """What became of a write. `value` and `version` where it was one operation whose result was asked for.
+    """The state of a write. It has `value` and `version` if it was one operation whose result was requested.
 
-    `applied`: it was counted, except for the operations in `rejected`. `rejected`: all of its operations were.
+    `applied`: it was counted, except for the operations in `rejected`. `rejected`: all its operations were rejected.
     """
 
     id: str
@@ -139,14 +139,14 @@ class Write(msgspec.Struct, omit_defaults=True):
 
 
 class Held(msgspec.Struct):
-    """What a server has of a counter."""
+    """A counter on one server."""
 
     value: int
     version: int
 
 
 class KeyDifference(msgspec.Struct):
-    """A counter that is not the same on a replica; null where there is none."""
+    """A counter that differs on a replica; null on a server that does not have it."""
 
     key: str
     primary: Held | None
@@ -154,8 +154,9 @@ class KeyDifference(msgspec.Struct):
 
 
 class ReplicaDigest(msgspec.Struct):
-    """A replica beside its primary. `equal` is null if they could not be compared; `detail` says why. At most 100
-    differences are listed, and at most 10,000 counted. `digest` is of each lane's moment, none newer than `version`."""
+    """A replica compared with its primary. `equal` is null if they could not be compared; `detail` says why. At most
+    100 differences are listed, and at most 10,000 counted. `digest` has each lane at its own moment, none newer than
+    `version`."""
 
     node: str
     equal: bool | None
@@ -170,7 +171,8 @@ class ReplicaDigest(msgspec.Struct):
 
 
 class CacheDigest(msgspec.Struct):
-    """Cached values beside the primary's: `stale` were refreshed, `wrong` deleted (`keys` names 100 of them)."""
+    """Cached values compared with the primary's: `stale` were refreshed, `wrong` deleted (`keys` has up to 100 of
+    them)."""
 
     checked: int
     stale: int
@@ -180,8 +182,8 @@ class CacheDigest(msgspec.Struct):
 
 
 class Digest(msgspec.Struct):
-    """The last reconciliation of a shard. `equal`: true if all was the same, false if something was not, null if not
-    all could be compared. `altered_slots` have counters that were changed since the round before, but not by Tally."""
+    """The last reconciliation of a shard. `equal`: true if nothing differed, false if something did, null if not all
+    could be compared. `altered_slots` have counters that changed since the previous round, but not by Tally."""
 
     shard: int
     equal: bool | None
@@ -199,7 +201,7 @@ class Digest(msgspec.Struct):
 
 
 class Asked(msgspec.Struct):
-    """A round of reconciliation that was asked for and has not ended."""
+    """A round of reconciliation that was requested and has not ended."""
 
     shard: int
     status: Literal["queued"]

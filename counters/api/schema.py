@@ -1,4 +1,4 @@
-"""The OpenAPI description of each call, made from the types in `requests`. One name for each view method; see
+"""The OpenAPI description of each call, generated from the types in `requests`. One name for each method of
 `views`."""
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ _HOST = "The Host is not one that is served here."
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """How the schema shows the authentication."""
+    """The authentication in the schema."""
 
     target_class = "counters.api.authentication.ApiKeyAuthentication"
     name = "ApiKey"
 
     def get_security_requirement(self, auto_schema: Any) -> list[dict[str, list[Any]]]:
-        """Where no scope is needed, a call without a key is as good."""
+        """A call that needs no scope needs no key."""
         key: dict[str, list[Any]] = {self.name: []}
         return [key] if scope_of(auto_schema.view, auto_schema.method) else [key, {}]
 
@@ -82,13 +82,12 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
 
 def add_types(types: Sequence[type]) -> None:
-    """Types of calls that are described elsewhere."""
+    """Add the types of calls described in other modules."""
     COMPONENTS.update(msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1])
 
 
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """drf-spectacular's postprocessing: put the types into the document, and say that a body must be there where there
-    can be one."""
+    """drf-spectacular's postprocessing hook: add the types to the document, and mark every request body as required."""
     result.setdefault("components", {}).setdefault("schemas", {}).update(COMPONENTS)
     for call in (call for path in result["paths"].values() for call in path.values()):
         if "requestBody" in call:
@@ -97,13 +96,13 @@ def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
 
 
 def reference(kind: type) -> dict[str, str]:
-    """Where a type stands in the document."""
+    """A reference to a type in the document."""
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
 def answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
-    """The answers of a call: status → type and meaning, and the statuses of problems (beside those that every call
-    has)."""
+    """The answers of a call. `good`: status → type and meaning. `bad`: statuses of problems, in addition to those of
+    every call."""
     answers: dict[Any, Any] = {
         (status, JSON): OpenApiResponse(reference(kind), description=description)
         for status, (kind, description) in good.items()

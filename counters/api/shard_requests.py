@@ -1,4 +1,4 @@
-"""What the calls on shards take and answer; see `requests`. What is told of servers are the types of
+"""Requests and answers of the calls on shards; see `requests`. The types that describe servers are in
 `replication.status`."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from replication.steering import Quorum
 
 _TIME = r"[0-9]{1,7}(\.[0-9]{1,3})?(ms|s)"
 DELAY = rf"^{_TIME}(\.\.{_TIME})?$"
-# NUL is what PostgreSQL's text cannot have: the record of an intervention would be without it, or not be.
+# PostgreSQL's text cannot contain NUL, so the record of an intervention could not be stored.
 _WHY = "Why; it is recorded."
 Reason = Annotated[
     str, Meta(max_length=1000, pattern=r"^[^\u0000]*[^\s\u0000][^\u0000]*$", description=f"{_WHY} Not blank, no NUL.")
@@ -29,7 +29,7 @@ Node = Annotated[
 
 
 class SetQuorum(msgspec.Struct, forbid_unknown_fields=True):
-    """How many replicas must confirm before a commit returns; what is left out stays as it is."""
+    """How many replicas must confirm before a commit returns. Omitted fields stay as they are."""
 
     quorum: Annotated[int, Meta(ge=0, le=100, description="0 is asynchronous.")]
     strict: Annotated[
@@ -42,31 +42,31 @@ class SetQuorum(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Switchover(msgspec.Struct, forbid_unknown_fields=True):
-    """Another primary, in good order; without a candidate the best replica."""
+    """A planned change of primary, to the candidate or else the best replica."""
 
     reason: Reason
     candidate: Node | None = None
 
 
 class Failover(msgspec.Struct, forbid_unknown_fields=True):
-    """Another primary, whatever became of the old one."""
+    """Another primary, whatever the state of the old one."""
 
     candidate: Node
     reason: Reason
 
 
 class Because(msgspec.Struct, forbid_unknown_fields=True):
-    """A reason is all that is needed."""
+    """Only a reason is needed."""
 
     reason: Reason
 
 
 class SetApplyDelay(msgspec.Struct, forbid_unknown_fields=True):
-    """How long a replica waits before it applies a commit; of a range, a time is chosen at random. "0ms" ends it."""
+    """How long a replica waits before it applies a commit; from a range, a time is chosen at random. "0ms" removes the
+    delay."""
 
-    delay: Annotated[
-        str, Meta(description=apply_delay.RULE, extra_json_schema={"pattern": DELAY})
-    ]  # checked by `apply_delay`, which says more
+    # Checked by `apply_delay`, whose message says more.
+    delay: Annotated[str, Meta(description=apply_delay.RULE, extra_json_schema={"pattern": DELAY})]
     reason: MaybeReason = ""
 
 
@@ -92,14 +92,14 @@ class Quorums(msgspec.Struct):
 
 
 class Primary(msgspec.Struct):
-    """Who is primary now."""
+    """The current primary."""
 
     shard: int
     primary: str
 
 
 class Begun(msgspec.Struct):
-    """What Patroni said when it was asked."""
+    """Patroni's answer to the request."""
 
     shard: int
     node: str

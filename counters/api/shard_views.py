@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class ShardApiView(ApiView):
-    """Every call needs the scope `staff`, reading as well."""
+    """Every call, including a read, needs the scope `staff`."""
 
     scopes: ClassVar = dict.fromkeys(("GET", "HEAD", "PUT", "POST"), Scope.STAFF)
 
@@ -52,7 +52,7 @@ class ShardsView(ShardApiView):
 
     @shard_schema.shards
     def get(self, _request: Request) -> Response:
-        """Every shard: how many slots it owns, who is primary, how many replicas follow, its write quorum."""
+        """Every shard: how many slots it owns, its primary, how many replicas follow, its write quorum."""
         return Response({"results": status.shards(), "next": None})
 
 
@@ -71,13 +71,13 @@ class QuorumView(ShardApiView):
 
     @shard_schema.quorum
     def get(self, _request: Request, shard: str) -> Response:
-        """What is asked for, and what is so."""
+        """The requested quorum, and what is in force."""
         return Response(steering.get_quorum(shard_of(shard)))
 
     @shard_schema.set_quorum
     def put(self, request: Request, shard: str) -> Response:
-        """How many replicas must confirm before a commit returns. In force when answered with 200, without a restart,
-        and kept."""
+        """Set how many replicas must confirm before a commit returns. After a 200 it is in force, without a restart. It
+        is stored and survives failovers."""
         found = set_quorum(request, [shard_of(shard)])[0]
         return Response(found, 200 if found.in_force else 202)
 
@@ -87,20 +87,20 @@ class QuorumsView(ShardApiView):
 
     @shard_schema.quorums
     def get(self, _request: Request) -> Response:
-        """What is asked for, and what is so, on every shard."""
+        """The requested quorum, and what is in force, on every shard."""
         return Response(
             {"results": [steering.get_quorum(shard) for shard in range(settings.TALLY.shard_count)], "next": None}
         )
 
     @shard_schema.set_quorums
     def put(self, request: Request) -> Response:
-        """The same for every shard, if each has as many replicas."""
+        """Set the quorum of every shard, if each has enough replicas."""
         found = set_quorum(request, list(range(settings.TALLY.shard_count)))
         return Response({"results": found, "next": None}, 200 if all(one.in_force for one in found) else 202)
 
 
 def set_quorum(request: Request, shards: list[int]) -> list[Quorum]:
-    """Do what the body asks for. Raises `Problem`, `Refused`, `PatroniUnavailable`, `ShardUnavailable`."""
+    """Set the quorum that the body requests. Raises `Problem`, `Refused`, `PatroniUnavailable`, `ShardUnavailable`."""
     asked = body(request, shard_requests.SetQuorum)
     return steering.set_quorum(
         shards,
@@ -112,11 +112,11 @@ def set_quorum(request: Request, shards: list[int]) -> list[Quorum]:
 
 
 class SwitchoverView(ShardApiView):
-    """Another primary, in good order."""
+    """A planned change of primary."""
 
     @shard_schema.switchover
     def post(self, request: Request, shard: str) -> Response:
-        """Let a replica take over from the primary. Writes are taken and reads answered meanwhile; the old primary
+        """Let a replica take over from the primary. Writes are accepted and reads answered meanwhile; the old primary
         follows the new one."""
         number, asked = shard_of(shard), body(request, shard_requests.Switchover)
         primary = steering.switchover(number, asked.candidate, order(request, asked.reason))
@@ -124,11 +124,12 @@ class SwitchoverView(ShardApiView):
 
 
 class FailoverView(ShardApiView):
-    """Another primary, whatever became of the old one."""
+    """Another primary, whatever the state of the old one."""
 
     @shard_schema.failover
     def post(self, request: Request, shard: str) -> Response:
-        """Make this replica the primary. For when there is none; commits that it lacks come again from the journal."""
+        """Make this replica the primary. For use when there is none. Commits that it lacks are applied again from the
+        journal."""
         number, asked = shard_of(shard), body(request, shard_requests.Failover)
         primary = steering.failover(number, asked.candidate, order(request, asked.reason))
         return Response({"shard": number, "primary": primary})
@@ -139,19 +140,19 @@ class RejoinView(ShardApiView):
 
     @shard_schema.rejoin
     def post(self, request: Request, shard: str, node: str) -> Response:
-        """Restart a replica's PostgreSQL; it follows the primary again, after `pg_rewind` where its data went another
-        way."""
+        """Restart a replica's PostgreSQL. It then follows the primary again, after `pg_rewind` if its data had
+        diverged."""
         number, asked = shard_of(shard), body(request, shard_requests.Because)
         detail = steering.rejoin(number, node, order(request, asked.reason))
         return Response({"shard": number, "node": node, "detail": detail})
 
 
 class ReinitialiseView(ShardApiView):
-    """A replica whose data are not to be trusted."""
+    """A replica whose data cannot be trusted."""
 
     @shard_schema.reinitialise
     def post(self, request: Request, shard: str, node: str) -> Response:
-        """Delete a replica's data and copy the primary anew."""
+        """Delete a replica's data and copy them again from the primary."""
         number, asked = shard_of(shard), body(request, shard_requests.Because)
         detail = steering.reinitialise(number, node, order(request, asked.reason))
         return Response({"shard": number, "node": node, "detail": detail}, 202)
@@ -162,7 +163,7 @@ class ApplyDelayView(ShardApiView):
 
     @shard_schema.set_apply_delay
     def put(self, request: Request, shard: str, node: str) -> Response:
-        """Delay a replica, to show lag. It still flushes at once: a quorum waits for the delay only with
+        """Delay a replica, to demonstrate lag. It still flushes at once: a quorum waits for the delay only with
         `remote_apply`."""
         number, asked = shard_of(shard), body(request, shard_requests.SetApplyDelay)
         try:

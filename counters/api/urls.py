@@ -1,4 +1,4 @@
-"""The addresses of the API, behind `/v1/`."""
+"""The URLs of the API, under `/v1/`."""
 
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
@@ -7,7 +7,7 @@ from counters.api import digests, documents, shard_views, views
 
 
 class AnyText(StringConverter):
-    """Whatever stands there, nothing and slashes as well: the view says which rule it breaks."""
+    """Any text, also empty or with slashes: the view names the rule that it breaks."""
 
     regex = r"[\s\S]*"
 

@@ -23,14 +23,15 @@ from counters.reading import reads, write_status
 
 
 def checked_key(key: str) -> str:
-    """A valid key. Raises `Problem` 400."""
+    """Return the key if it is valid. Raises `Problem` 400 otherwise."""
     if not keys.is_key(key):
         raise invalid("key", keys.KEY_RULE)
     return key
 
 
 def claim_of(request: Request) -> Claim | None:
-    """The claim of a request with an Idempotency-Key. Its condition is a part of what it asks. Raises `Problem` 400."""
+    """The claim of a request with an Idempotency-Key, else None. If-Match is part of the claim. Raises `Problem` 400,
+    413, 415."""
     http: HttpRequest = request._request
     key = http.META.get("HTTP_IDEMPOTENCY_KEY")
     if key is None:
@@ -44,7 +45,7 @@ def claim_of(request: Request) -> Claim | None:
 
 
 def refuse_condition(request: Request) -> None:
-    """Raises `Problem` 400 for an If-Match where there is none."""
+    """Raises `Problem` 400 if the request has an If-Match, which its call does not support."""
     if "HTTP_IF_MATCH" in request._request.META:
         raise invalid("If-Match", "only for PUT and DELETE of a counter: an increment has no condition")
 
@@ -54,8 +55,8 @@ class IncrementsView(ApiView):
 
     @schema.increment
     def post(self, request: Request, key: str) -> HttpResponse:
-        """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the new value comes
-        back."""
+        """Add to a counter. 202 means: it is durable and will be counted exactly once. With `wait`, the answer has the
+        new value."""
         key = checked_key(key)
         refuse_condition(request)
         seconds = waiting.seconds(request)
@@ -91,8 +92,8 @@ class CounterView(ApiView):
 
     @schema.put
     def put(self, request: Request, key: str) -> HttpResponse:
-        """Give a counter a value; with `If-Match`, only if it has that version. Every increment accepted earlier is
-        void."""
+        """Set a counter to a value; with `If-Match`, only if it has that version. This voids every increment accepted
+        earlier."""
         key = checked_key(key)
         value = media.decode(media.json_body(request._request), requests.Set).value
         return self._change(
@@ -101,7 +102,7 @@ class CounterView(ApiView):
 
     @schema.delete
     def delete(self, request: Request, key: str) -> HttpResponse:
-        """Reset a counter to 0. Every increment accepted earlier is void."""
+        """Reset a counter to 0. This voids every increment accepted earlier."""
         return self._change(
             request, Step(checked_key(key), "reset", 0, media.if_version(request._request.META.get("HTTP_IF_MATCH")))
         )
@@ -149,7 +150,7 @@ class WriteView(ApiView):
 
     @schema.write
     def get(self, _request: Request, write_id: str) -> Response:
-        """What became of a write: queued, applied or rejected."""
+        """The state of a write: queued, applied or rejected."""
         write = reading.write_id("id", write_id)
         found = write_status.find(write)
         if found is None:
@@ -176,12 +177,12 @@ def whole_number(request: Request, name: str, *, default: int, most: int) -> int
 
 
 def encode_cursor(key: str) -> str:
-    """The place behind a key, opaque to clients."""
+    """The place after a key, opaque to clients."""
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str | None, prefix: str) -> str:
-    """The key that a cursor stands behind; "" for the first page. Raises `Problem` 400."""
+    """The key after which a cursor's page begins; "" for the first page. Raises `Problem` 400."""
     if cursor is None:
         return ""
     try:

@@ -1,7 +1,7 @@
-"""`?wait=`: how long a request may wait to be applied, and how many may at once.
+"""`?wait=`: how long a request may wait to be applied, and how many may wait at once.
 
-For a moment any number of requests waits for the worker's word. What takes longer is waited for in a thread, which asks
-the shard as well; while a shard is down, the threads that are left serve the others.
+For a moment, any number of requests can wait for the worker's message. A longer wait takes a thread, which also asks
+the shard. Their number is limited, so while a shard is down other threads remain for requests to other shards.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
 
 
 def seconds(request: Request, default: float = 0.0) -> float:
-    """`?wait=`, or the default where there is none. Raises `Problem` 400."""
+    """The seconds of `?wait=`, or the default without it. Raises `Problem` 400."""
     return parsed(request.query_params.get("wait"), default)
 
 
 def parsed(text: str | None, default: float = 0.0) -> float:
-    """The value of `?wait=`, or the default for None. Raises `Problem` 400."""
+    """The seconds in the value of `?wait=`, or the default for None. Raises `Problem` 400."""
     if text is None:
         return default
     most = settings.TALLY.max_wait_seconds
@@ -54,7 +54,7 @@ def _places() -> Semaphore:
 
 @contextmanager
 def room(seconds: float) -> Iterator[bool]:
-    """Whether there is room to wait for so long, now or (not for 0 seconds) in a moment."""
+    """Take a place to wait during the block. Yields whether a place was free within `seconds`, 1 at most."""
     there_is = _places().acquire(timeout=min(1.0, seconds))
     try:
         yield there_is
@@ -64,8 +64,8 @@ def room(seconds: float) -> Iterator[bool]:
 
 
 def applied(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
-    """Submit a step, from a thread: in the journal, and its outcome; None if that takes longer, or too many wait for
-    theirs already.
+    """Submit a step from a thread and wait for its outcome: None if that takes longer than `seconds`, or if too many
+    requests wait already.
 
     Raises as `Service.submit`.
     """
@@ -82,7 +82,7 @@ def applied(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
 
 
 async def applied_on(serving: Service, write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
-    """The same for a coroutine."""
+    """`applied` for a coroutine."""
     accepted = await serving.intake.submit(write)
     if accepted.repeated or write.outcome is None:
         return accepted, await asyncio.to_thread(_wait, accepted.id, seconds, None)
