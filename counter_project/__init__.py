@@ -1,4 +1,4 @@
-"""Wiring, nothing else: settings, urls, the Celery app, server entry points."""
+"""Wiring only: settings, urls, the Celery app, server entry points."""
 
 from counter_project.celery import app as celery_app
 

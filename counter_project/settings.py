@@ -1,4 +1,4 @@
-"""Django's settings, made from the typed configuration (`config.Config`, here as `TALLY`)."""
+"""Django's settings, built from the typed configuration (`config.Config`, here as `TALLY`)."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ CELERY_TASK_QUEUES = [
 CELERY_TASK_DEFAULT_EXCHANGE = _EXCHANGE.name
 CELERY_TASK_DEFAULT_ROUTING_KEY = CELERY_TASK_DEFAULT_QUEUE
 CELERY_TASK_CREATE_MISSING_QUEUES = False
-CELERY_TASK_DEFAULT_DELIVERY_MODE = "transient"  # a message may be lost (I4): RabbitMQ need not write it to its disk
+CELERY_TASK_DEFAULT_DELIVERY_MODE = "transient"  # messages may be lost (I4), so RabbitMQ need not write them to disk
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True

@@ -54,7 +54,7 @@ class Topology:
 
     @cached_property
     def lanes(self) -> tuple[Lane, ...]:
-        """Every lane, in the order of `route`."""
+        """Every lane, in the order of the indices in `routes`."""
         shards = range(max(self.owners) + 1)
         return tuple(Lane(shard, number) for shard in shards for number in range(self.lane_count))
 

@@ -214,7 +214,7 @@ def _seconds(query: bytes) -> float:
     if not query:
         return 0.0
     name, _, value = query.decode("latin-1").partition("=")
-    if name != "wait" or not value.replace(".", "", 1).isdigit():  # anything else is for the view
+    if name != "wait" or not value.replace(".", "", 1).isdigit():  # the view handles anything else
         raise problems.invalid("wait", "a number")
     return waiting.parsed(value)
 

@@ -23,7 +23,7 @@ _PAUSE_SECONDS = 0.1
 
 
 def consistency(request: Request) -> reads.Consistency:
-    """`?consistency=`. Raises `Problem` 400."""
+    """The value of `?consistency=`. Raises `Problem` 400."""
     match request.query_params.get("consistency", "eventual"):
         case "eventual":
             return "eventual"

@@ -118,7 +118,7 @@ class CountersView(ApiView):
 
     @schema.get_many
     def get(self, request: Request) -> HttpResponse:
-        """Counters by key (`key=a&key=b`, in that order), or all that were written with a prefix, page by page."""
+        """Counters by key (`key=a&key=b`, in that order), or all written counters with a prefix, page by page."""
         wanted = request.query_params.getlist("key")
         if not wanted:
             return self._page(request)
