@@ -1,7 +1,7 @@
-"""Append: one flush goes into the journals of its lanes, all or none (`lua/append.lua`).
+"""Append one flush to the journals of its lanes, all or none (`lua/append.lua`).
 
-I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. It comes twice, for a
-thread and for an event loop.
+I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. There are two variants:
+`append` for threads, `Appender` for an event loop.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class TokensTaken(Exception):
-    """Some idempotency tokens of a flush are in use; `records` has what each of those stands for."""
+    """Some idempotency tokens of a flush are in use; `records` maps each of them to its record."""
 
     def __init__(self, records: dict[bytes, bytes]) -> None:
         super().__init__("idempotency tokens in use")
@@ -50,7 +50,7 @@ class Moved(JournalUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A batch for one lane, encoded. `awaited`: somebody waits for a result, so the lane's shift shall not rest."""
+    """An encoded batch for one lane. `awaited`: a client waits for a result, so the lane's shift must not rest."""
 
     data: bytes
     awaited: bool = False
@@ -58,16 +58,16 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """A flush in the journal, and those of its lanes that need a task; the others have one already."""
+    """A flush in the journal. `unattended`: its lanes that need a task; the others already have one."""
 
     position: int
     unattended: list[Lane]
 
 
 class Flush:
-    """A payload for each lane, under one id, as `lua/append.lua` takes them.
+    """One payload per lane, under one id, as `lua/append.lua` takes them.
 
-    `routed_by` is the version of the topology that named the lanes. None stands for what a worker forwards: that is
+    `routed_by` is the version of the topology that chose the lanes. None marks a batch that a worker forwards, which is
     never refused.
     """
 
@@ -90,8 +90,7 @@ class Flush:
         self.args += [settings.TALLY.retention_days * 86400, *tokens.values()]
 
     def appended(self, reply: Any) -> Appended:
-        """What the script's reply means. Raises `TokensTaken` and `Moved` (nothing was written),
-        `JournalUnavailable`."""
+        """Parse the script's reply. Raises `TokensTaken` and `Moved` (nothing was written), `JournalUnavailable`."""
         match reply[0]:
             case b"appended":
                 return Appended(
@@ -114,9 +113,9 @@ def _append_keys(lane: Lane) -> tuple[str, ...]:
 
 
 def append(flush: Flush) -> Appended:
-    """Write a flush, from a thread. Returns once it is on the disk.
+    """Append a flush, from a thread. Returns once it is on disk.
 
-    Raises as `Flush.appended`. After `JournalUnavailable` it may or may not have been written.
+    Raises as `Flush.appended`. After `JournalUnavailable` the flush may or may not have been written.
     """
     reply = _run(flush)
     if _is_unset(reply):
@@ -132,7 +131,7 @@ def _run(flush: Flush) -> Any:
 
 
 def _twice(run: Callable[[], T]) -> T:
-    """A connection may have died while nobody used it: that alone is no reason to refuse writes."""
+    """Run again after a connection error, but not after a time-out: an idle connection may have died."""
     try:
         return run()
     except RedisTimeout:
@@ -149,7 +148,7 @@ class Appender:
         self._script = journal_client.register_script(redis.script(Path(__file__).parent, "append"))
 
     async def append(self, flush: Flush) -> Appended:
-        """As the function."""
+        """Like the function `append`."""
         reply = await self._run(flush)
         if _is_unset(reply):
             await asyncio.to_thread(_set_clock)
@@ -162,7 +161,7 @@ class Appender:
                 return await self._script(flush.keys, flush.args)
             except RedisTimeout:
                 raise
-            except RedisConnectionError as error:  # as `_twice`
+            except RedisConnectionError as error:  # like `_twice`
                 log.warning("journal_append_repeated", error=str(error))
                 return await self._script(flush.keys, flush.args)
 
@@ -180,7 +179,7 @@ def _is_unset(reply: Any) -> bool:
 
 
 def _set_clock() -> None:
-    """Start the clock of an empty Redis behind every version in use: needs every shard's primary."""
+    """Set the clock of an empty Redis to the newest version in use. Needs every shard's primary."""
     last = 0
     for shard in range(settings.TALLY.shard_count):
         try:

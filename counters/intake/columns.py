@@ -1,6 +1,7 @@
-"""Folded increments that pyarrow holds, split by lane and encoded with no Python object a key but the bytes to hash.
+"""Folded increments in pyarrow arrays, split by lane and encoded. The only Python object per key is the bytes to hash.
 
-Needs pyarrow (the extra `arrow`). A segment decodes to what `batch.encode_segment` encodes (tests/test_bulk_bodies.py).
+Needs pyarrow (the extra `arrow`). A segment decodes to what `batch.encode_segment` encodes
+(tests/cluster/test_bulk_bodies.py).
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from sharding.lanes import Lane
 from sharding.slots import slots_of_utf8
 from sharding.topology import Topology
 
-# What msgpack puts before a string of so many bytes.
+# msgpack's header of a string, by its length in bytes.
 _HEADERS = pa.array([bytes((0xA0 | n,)) if n < 32 else bytes((0xD9, n)) for n in range(MAX_LENGTH + 1)], pa.binary())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """`deltas[i]` (pyarrow's int64) is added to `keys[i]` (its string). A key stands once; all are valid, none null."""
+    """`deltas[i]` (pyarrow int64) is added to `keys[i]` (pyarrow string). Keys are unique and valid; nothing is
+    null."""
 
     keys: Any
     deltas: Any
@@ -35,11 +37,11 @@ class Columns:
         return len(self.keys)
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """Keys and deltas, as those of a dictionary."""
+        """Key and delta pairs, like `dict.items`."""
         return zip(self.keys.to_pylist(), self.deltas.to_pylist(), strict=True)
 
     def segments(self, in_force: Topology) -> dict[Lane, msgspec.Raw]:
-        """The encoded increments of each lane concerned."""
+        """The encoded increments by lane."""
         keys = self.keys.cast(pa.binary())
         slots = _uint16(slots_of_utf8(keys.to_pylist()))
         routes = _uint16(in_force.routes).take(slots)
@@ -59,11 +61,11 @@ class Columns:
 
 
 def _uint16(values: Any) -> Any:
-    """An array of small numbers: pyarrow would look at each of them."""
+    """A uint16 array made from a buffer: `pa.array` would inspect each value."""
     numbers = array("H", values)
     return pa.Array.from_buffers(pa.uint16(), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _integers(values: Any, start: int, end: int) -> list[int]:
-    """A run of an int64 array."""
+    """Elements `start` to `end` of an int64 array."""
     return memoryview(values.buffers()[1]).cast("q")[values.offset + start : values.offset + end].tolist()

@@ -1,12 +1,10 @@
-"""Dispatch: the Celery task that applies a lane.
+"""Dispatch: send the Celery task that applies a lane.
 
-A task is sent when something was appended to a lane that nobody applies and for which no task is under way
-(`lua/append.lua`). The message names the lane and carries nothing: the journal has the batches, and their order. It may
-be lost (I4): the lease that `append` took for it runs out, and then the next append, a worker's own watch
-(`apply.worker`) or the relay starts a shift.
+`append` asks for a task if the lane has no shift and no task in flight (`lua/append.lua`). The message only names the
+lane: the journal has the batches and their order. The message may be lost (I4): then the lease that `append` took for
+it expires, and the next append, a worker's watch (`apply.worker`) or the relay starts a shift.
 
-Sending never holds up a flush: a thread of its own does it, so a slow broker costs nothing but the time until a shift
-starts.
+A separate thread sends, so a slow broker never delays a flush, only the start of a shift.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ def queue_of(shard: int) -> str:
 
 
 def send(lane: Lane) -> bool:
-    """Send the task of a lane now; whether the broker took it. A broker that gave no answer is left alone for some
+    """Send a lane's task now. Returns whether the broker took it. A broker that did not answer is skipped for some
     seconds."""
     task = partial(
         current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False
@@ -54,8 +52,7 @@ def send(lane: Lane) -> bool:
 
 
 class Sender:
-    """Sends tasks from a thread of its own, which starts when it is first needed. A lane that waits already is sent
-    once."""
+    """Sends tasks from its own thread, which starts on first use. A lane that is already queued is sent once."""
 
     def __init__(self) -> None:
         self._waiting: set[Lane] = set()
@@ -63,7 +60,7 @@ class Sender:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dispatch")
 
     def send_soon(self, lane: Lane) -> None:
-        """Send the task of a lane, and do not wait for that."""
+        """Queue a lane's task and return at once."""
         with self._lock:
             if lane in self._waiting:
                 return
@@ -79,9 +76,9 @@ class Sender:
             log.exception("dispatch_failed", lane=str(lane))
 
     def drain(self, seconds: float) -> bool:
-        """Wait until the broker has been offered all that waits; whether that was so in time."""
+        """Wait until the broker has been offered every queued task. Returns False after `seconds`."""
         try:
-            self._thread.submit(bool).result(seconds)  # the thread comes to it last
+            self._thread.submit(bool).result(seconds)  # runs after all queued tasks
         except TimeoutError:
             return False
         return True

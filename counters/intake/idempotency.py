@@ -1,9 +1,9 @@
-"""Idempotency keys: the same key with the same request is counted once and gets the same answer, for seven days.
+"""Idempotency keys: for seven days, the same key with the same request is counted once and gets the same answer.
 
-A token (caller and key, hashed) has a record: the request's fingerprint and the write it became. The record is written
-with the batch, by the same script, so it exists exactly if the write does. It travels in the batch of the token's home
-shard, is stored there in the transaction that applies it, and leaves Redis an hour after that; whoever asks looks in
-the shard first, then (in `append`) in Redis. Method: draft-ietf-httpapi-idempotency-key-header.
+A token (hash of caller and key) has a record: the request's fingerprint and the id of its write. One script writes the
+record and the batch, so the record exists exactly if the write does. It travels in the batch to the token's home shard
+and is stored there in the transaction that applies the batch. Redis drops it an hour after the batch has left the
+journal. A look-up asks the shard first, then (in `append`) Redis. Method: draft-ietf-httpapi-idempotency-key-header.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ _FINGERPRINT_BYTES = 16
 
 
 class Mismatch(Exception):
-    """The key was used before, with another request."""
+    """The key was used before with a different request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request's wish to be counted once: its token, and the fingerprint of what it asks."""
+    """A request's claim to be counted once: its token, and the fingerprint of its contents."""
 
     token: bytes
     fingerprint: bytes
 
     @property
     def home_shard(self) -> int:
-        """The shard that keeps the record: the token has a slot like a key has."""
+        """The shard that stores the record: a token has a slot, like a key."""
         return topology.current().shard_of(self.token.hex())
 
     def record(self, write: WriteId) -> bytes:
-        """What is kept for repeats."""
+        """The record that is stored for repeats."""
         return self.fingerprint + str(write).encode()
 
     def resolve(self, record: bytes) -> WriteId:
-        """The write that a repeat of this request means. Raises `Mismatch`."""
+        """The write id in the record. Raises `Mismatch` if the record is of a different request."""
         if record[:_FINGERPRINT_BYTES] != self.fingerprint:
             raise Mismatch("this Idempotency-Key was used before with another request")
         return WriteId.parse(record[_FINGERPRINT_BYTES:].decode())
 
     def find(self) -> WriteId | None:
-        """The write of an earlier request, if its shard has the record. Raises `Mismatch`, `ShardUnavailable`."""
+        """The write id of an earlier request, if the home shard has the record. Raises `Mismatch`,
+        `ShardUnavailable`."""
         shard = self.home_shard
         aliases = [alias for alias in (databases.replica(shard), databases.primary(shard)) if alias]
         for alias in aliases:
@@ -66,7 +67,7 @@ class Claim:
 
 
 def claim(caller: str, key: str, method: str, path: str, body: bytes, condition: str = "") -> Claim:  # noqa: PLR0913, PLR0917
-    """The claim of a request. `caller` keeps the keys of different clients apart; `condition` is its If-Match."""
+    """Return a request's claim. `caller` separates the keys of different clients; `condition` is its If-Match."""
     token = blake2b(f"{caller}\0{key}".encode(), digest_size=16).digest()
     request = "\0".join((method, path, condition, "")).encode() + body
     return Claim(token, blake2b(request, digest_size=_FINGERPRINT_BYTES).digest())

@@ -1,4 +1,4 @@
-"""The intake of a process: the flush that takes many writes into the journal, on one event loop.
+"""A process's intake: groups writes into flushes and appends them to the journal, on one event loop.
 
 I1: a write is answered after `append` has returned, never before.
 """
@@ -53,7 +53,7 @@ class _Submitted:
 
 
 class Intake:
-    """Takes writes into the journal. Lives on the event loop on which it was made."""
+    """Puts writes into the journal. Belongs to the event loop that it was created on."""
 
     def __init__(self, journal: AsyncRedis, listener: Listener) -> None:
         self.listener = listener
@@ -61,9 +61,9 @@ class Intake:
         self._flushes: GroupCommit[_Submitted] = GroupCommit(self._flush, most=settings.TALLY.flush_max_writes)
 
     def submit(self, write: Write) -> asyncio.Future[Accepted]:
-        """Put a write on its way; the future is resolved when it is on the disk of the journal.
+        """Queue a write. The future resolves once the write is on the journal's disk.
 
-        Raises `JournalUnavailable` if too many writes wait already; this one was not taken then. The future raises
+        Raises `JournalUnavailable` if too many writes wait already; this one was not taken. The future raises
         `JournalUnavailable` (the write may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
         """
         if self._flushes.waiting >= settings.TALLY.max_writing:
@@ -74,11 +74,11 @@ class Intake:
         return submitted.accepted
 
     async def drain(self) -> None:
-        """Wait until everything that was submitted is answered."""
+        """Wait until every submitted write is answered."""
         await self._flushes.drain()
 
     async def _flush(self, writes: list[_Submitted]) -> None:
-        """Take writes into the journal as one batch for each lane, and answer each of them."""
+        """Append writes to the journal as one batch per lane, and answer each write."""
         FLUSH_SIZE.observe(len(writes))
         try:
             while writes:
@@ -92,8 +92,8 @@ class Intake:
                     one.fail(error)
 
     async def _flush_distinct(self, writes: list[_Submitted]) -> list[_Submitted]:
-        """Flush those that do not repeat an idempotency token of this flush; what is left is to be flushed after
-        them."""
+        """Flush the writes that do not repeat an idempotency token of this flush. Returns the others, to be flushed
+        next."""
         now, later, tokens = [], [], set()
         for one in writes:
             claim = one.write.claim
@@ -162,14 +162,14 @@ class Intake:
 
 
 def _home(write: Write, claim: Claim) -> Lane:
-    """The lane that takes a write's idempotency record into the token's home shard: one that the write touches, if it
-    does."""
+    """The lane that carries a write's idempotency record to the token's home shard: one of the write's lanes if
+    possible, else lane 0."""
     shard = claim.home_shard
     return next((lane for lane in write.operations if lane.shard == shard), Lane(shard, 0))
 
 
 def _answer_repeats(writes: list[_Submitted], records: dict[bytes, bytes]) -> list[_Submitted]:
-    """Answer those whose idempotency token is in use; the others are left."""
+    """Answer the writes whose idempotency token is in use. Returns the others."""
     left = []
     for one in writes:
         claim = one.write.claim

@@ -1,18 +1,17 @@
 """The journal: accepted batches not yet known to be safe on a shard, in Redis (AOF, fsync always).
 
 Each lane has a journal of two keys, `journal:S.L:positions` (sorted set: batch id by position) and
-`journal:S.L:batches` (hash: batch id → bytes). `append` writes them (I1), the shifts read them, completion removes
-what is safe (I3).
+`journal:S.L:batches` (hash: batch id → bytes). `append` writes them (I1), shifts read them, completion removes safe
+batches (I3).
 
-A position is the place of a batch in the journal: microseconds since 1970 by Redis's clock, strictly rising. All lanes
-share that clock. Write number n of the batch has the version `position + n`, and so has every counter that the write
-changed. So a version is the same however batches are grouped into transactions, and on whichever server they are
-applied again after a failover (I5).
+A position is a batch's place in the journal: microseconds since 1970 by Redis's clock, strictly increasing. All lanes
+share that clock. Write number n of the batch has the version `position + n`, as has every counter that the write
+changed. So a version does not depend on how batches are grouped into transactions, or on which server applies them
+again after a failover (I5).
 
-If Redis was emptied, the clock is gone. Nothing is accepted until the clock is known to be past every version that a
-shard holds.
+If Redis loses its data, the clock is gone. No write is accepted until the clock is past every version in the shards.
 
-Beside its journal each lane has a lease (`lease`) and the batches that were set aside (`set_aside`).
+Each lane also has a lease (`lease`) and set-aside batches (`set_aside`).
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from runtime import redis
 from sharding.lanes import MOST, Lane
 
 CLOCK = "journal:clock"
-TOPOLOGY = "journal:topology"  # version of the newest that anything was routed by
-CLOSED = "journal:closed"  # there while the number of lanes is being changed
+TOPOLOGY = "journal:topology"  # newest topology version that a batch was routed by
+CLOSED = "journal:closed"  # exists while the number of lanes is being changed
 
 
 class JournalUnavailable(Exception):
-    """The journal cannot take or tell anything now; nothing is known to be accepted."""
+    """The journal cannot be written or read now; nothing is known to be accepted."""
 
 
 class JournalUnreadable(JournalUnavailable):
-    """The journal does not answer a question now. Nothing was to be written."""
+    """The journal cannot be read now. No write was involved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +51,37 @@ class Entry:
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal of one lane. It holds no connection, and costs nothing to make; its methods raise `RedisError`."""
+    """The journal of one lane. Holds no connection and costs nothing to create. Its methods raise `RedisError`."""
 
     lane: Lane
 
     @cached_property
     def positions_key(self) -> str:
-        """Sorted set of the batches' ids by position."""
+        """Sorted set: batch ids by position."""
         return f"journal:{self.lane}:positions"
 
     @cached_property
     def batches_key(self) -> str:
-        """Hash of the batches by id."""
+        """Hash: batches by id."""
         return f"journal:{self.lane}:batches"
 
     def entries(self, *, after: int = 0, through: int | None = None, limit: int = -1) -> list[Entry]:
-        """Entries beyond a position, up to another, in order."""
+        """Entries after one position, up to and including another, in order."""
         scores = f"({after}", "+inf" if through is None else through
         found = redis.journal().zrange(self.positions_key, *scores, byscore=True, offset=0, num=limit, withscores=True)
         return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]
 
     def read(self, after: int, most: int) -> list[tuple[bytes, int, bytes | None]]:
-        """The next entries beyond a position: id, position and bytes, None for one that has just gone."""
+        """The next entries after a position: id, position and bytes (None if just removed)."""
         found = registered("read")([self.positions_key, self.batches_key], [f"({after}", most])
         return list(zip(found[::3], map(int, found[1::3]), found[2::3], strict=True))
 
     def payloads(self, ids: Sequence[UUID]) -> list[bytes | None]:
-        """Bytes of batches, in the order asked for; None for one that is gone."""
+        """Bytes of batches, in the order of `ids`; None for a removed batch."""
         return redis.journal().hmget(self.batches_key, [id.bytes for id in ids]) if ids else []
 
     def sizes(self, ids: Sequence[UUID]) -> list[int]:
-        """Bytes of batches, in the order asked for; 0 for one that is gone."""
+        """Sizes of batches in bytes, in the order of `ids`; 0 for a removed batch."""
         with redis.journal().pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hstrlen(self.batches_key, id.bytes)
@@ -90,7 +89,7 @@ class Journal:
         return lengths
 
     def position(self, id: UUID) -> int | None:
-        """Where a batch stands, or None if it is not in this journal."""
+        """The position of a batch, or None if it is not in this journal."""
         return positions([self.lane], id)[0]
 
     def depth(self) -> int:
@@ -103,11 +102,11 @@ class Journal:
         return max(0.0, (now() - oldest[0].position) / 1e6) if oldest else 0.0
 
     def size(self) -> int:
-        """Bytes of memory that the batches take, as Redis estimates it."""
+        """Memory that the batches take, in bytes, as Redis estimates it."""
         return int(redis.journal().memory_usage(self.batches_key) or 0)
 
     def remove(self, ids: Sequence[bytes], tokens: Iterable[bytes]) -> None:
-        """Completion: forget batches that are safe, and let their idempotency tokens go some time later."""
+        """Remove completed batches, and let their idempotency tokens expire some time later."""
         with redis.journal().pipeline(transaction=True) as pipe:
             pipe.zrem(self.positions_key, *ids)
             pipe.hdel(self.batches_key, *ids)
@@ -116,7 +115,7 @@ class Journal:
             pipe.execute()
 
     def tell_degraded(self, degraded: bool) -> None:
-        """A shift's word on whether batches left this journal that too few replicas have."""
+        """Record whether batches have left this journal that too few replicas have."""
         if degraded:
             redis.journal().sadd(_degraded_key(self.lane.shard), self.lane.number)
         else:
@@ -130,7 +129,7 @@ def registered(name: str) -> Any:
 
 
 def token_key(token: bytes) -> bytes:
-    """Where an idempotency token's record is kept until some time after it is safe in its shard."""
+    """Key of an idempotency token's record, which expires some time after its batch is completed."""
     return b"idempotency:" + token
 
 
@@ -141,7 +140,7 @@ def now() -> int:
 
 
 def positions(lanes: Sequence[Lane], id: UUID) -> list[int | None]:
-    """Where the batches of one flush stand, for each lane; None where it has none. Raises `RedisError`."""
+    """The positions of a flush's batches by lane; None for a lane without one. Raises `RedisError`."""
     with redis.journal().pipeline(transaction=False) as pipe:
         for lane in lanes:
             pipe.zscore(Journal(lane).positions_key, id.bytes)
@@ -149,12 +148,12 @@ def positions(lanes: Sequence[Lane], id: UUID) -> list[int | None]:
 
 
 def occupied(shard: int) -> list[Lane]:
-    """The lanes of a shard that have entries, whatever number of lanes is in force. Raises `RedisError`."""
+    """The lanes of a shard that have entries, including lanes no longer in force. Raises `RedisError`."""
     return lanes_with(shard, lambda lane: Journal(lane).positions_key)
 
 
 def lanes_with(shard: int, key_of: Callable[[Lane], str]) -> list[Lane]:
-    """The lanes of a shard that have such a key, whatever number of lanes is in force. Raises `RedisError`."""
+    """The lanes of a shard whose `key_of` exists, including lanes no longer in force. Raises `RedisError`."""
     lanes = [Lane(shard, number) for number in range(MOST)]
     with redis.journal().pipeline(transaction=False) as pipe:
         for lane in lanes:
@@ -163,7 +162,7 @@ def lanes_with(shard: int, key_of: Callable[[Lane], str]) -> list[Lane]:
 
 
 def is_degraded(shard: int) -> bool:
-    """Whether some lane's shift said so last, see `counters.apply.completion`. Raises `RedisError`."""
+    """Whether any of the shard's lanes is degraded, see `counters.apply.completion`. Raises `RedisError`."""
     return bool(redis.journal().exists(_degraded_key(shard)))
 
 
@@ -172,12 +171,12 @@ def _degraded_key(shard: int) -> str:
 
 
 def close(seconds: float) -> None:
-    """Take nothing for so long, or until `reopen`. Raises `RedisError`."""
+    """Refuse writes for `seconds`, or until `reopen`. Raises `RedisError`."""
     redis.journal().set(CLOSED, 1, px=int(seconds * 1000))
 
 
 def reopen(topology_version: int) -> None:
-    """Take what is routed by this version of the topology, or a newer one. Raises `RedisError`."""
+    """Accept writes routed by this version of the topology or a newer one. Raises `RedisError`."""
     with redis.journal().pipeline(transaction=True) as pipe:
         pipe.set(TOPOLOGY, topology_version)
         pipe.delete(CLOSED)

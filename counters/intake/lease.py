@@ -1,6 +1,6 @@
-"""The lease of a lane: who applies it now, or that a task was sent for it (`dispatch`).
+"""A lane's lease: which shift applies the lane now, or that a task was sent for it (`dispatch`).
 
-The lease is a hint (I4). It runs out by itself and is not in the AOF; two shifts at once are slower, and nothing worse.
+The lease is a hint (I4). It expires by itself and is not in the AOF. Two shifts at once are only slower.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sharding.lanes import Lane
 
 
 def duration() -> int:
-    """Microseconds for which a lane is left to whoever holds its lease."""
+    """The length of a lease in microseconds."""
     return int(settings.TALLY.lease_seconds * 1e6)
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The lease of one lane. It holds no connection, and costs nothing to make; its methods raise `RedisError`."""
+    """The lease of one lane. Holds no connection and costs nothing to create. Its methods raise `RedisError`."""
 
     lane: Lane
 
@@ -33,11 +33,11 @@ class Lease:
 
     @cached_property
     def wake_channel(self) -> str:
-        """Where `append` wakes a shift that lingers, or rests while an operation comes whose result is awaited."""
+        """Channel on which `append` wakes the shift if it lingers, or if a client waits for a result."""
         return f"journal:{self.lane}:wake"
 
     def holder(self) -> str | None:
-        """Who applies the lane: None if the lease has run out, "" if a task was sent and no shift has begun."""
+        """The lease's holder: None if the lease has expired, "" if a task was sent and no shift has started."""
         held, until = redis.journal().hmget(self.key, "holder", "until")
         if until is None or int(until) <= now():
             return None
@@ -48,9 +48,9 @@ class Lease:
         return self._pass(holder, holder)
 
     def hand_over(self, holder: str = "") -> bool:
-        """Have the lease for the task that is to be sent.
+        """Pass the lease to the task that is about to be sent.
 
-        Returns False, changing nothing, if another than `holder` has it.
+        Returns False, changing nothing, if a shift other than `holder` has it.
         """
         return self._pass(holder, "")
 
@@ -60,34 +60,34 @@ class Lease:
     def linger(self, holder: str, after: int) -> bool:
         """Have every append wake the shift.
 
-        Returns False, changing nothing, if entries follow the position `after`, or the lease is another's.
+        Returns False, changing nothing, if entries follow the position `after` or another shift has the lease.
         """
         keys = [Journal(self.lane).positions_key, self.key]
         return bool(registered("linger")(keys, [holder, f"({after}", duration()]))
 
     def release(self, holder: str, after: int) -> bool:
-        """Give the lease back. Returns False, changing nothing, if entries follow the position `after`."""
+        """Release the lease. Returns False, changing nothing, if entries follow the position `after`."""
         return bool(registered("release")([Journal(self.lane).positions_key, self.key], [holder, f"({after}"]))
 
 
 class WakeUps:
-    """What wakes a lane's shift, from here on until `close`. Not thread-safe; its methods raise `RedisError`.
+    """A subscription to a lane's wake-ups, open until `close`. Not thread-safe; its methods raise `RedisError`.
 
-    Published, not kept in a list: a wait ends with the socket's time-out; an idle Redis ends BLPOP up to 100 ms late.
+    Pub/sub, not a list: a wait ends at the socket's time-out, but an idle Redis ends BLPOP up to 100 ms late.
     """
 
     def __init__(self, lane: Lane) -> None:
         self._messages = redis.journal().pubsub()
         self._messages.subscribe(Lease(lane).wake_channel)
-        self._messages.get_message(timeout=settings.TALLY.redis_timeout_seconds)  # from here on nothing is missed
+        self._messages.get_message(timeout=settings.TALLY.redis_timeout_seconds)  # from now on no wake-up is missed
 
     def forget(self) -> None:
-        """What came until now wakes nobody."""
+        """Discard the wake-ups received so far."""
         while self._messages.get_message() is not None:
             pass
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a wake-up, so long at most; whether there was one."""
+        """Wait at most `seconds` for a wake-up. Returns whether there was one."""
         return self._messages.get_message(timeout=max(0.0, seconds)) is not None
 
     def close(self) -> None:

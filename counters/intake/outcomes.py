@@ -1,7 +1,7 @@
-"""Results of steps: what a set, a reset or a waited increment came to, from the worker back to the request that waits.
+"""Results of steps (set, reset, awaited increment), passed from the worker to the waiting request.
 
-The worker publishes them after its commit, on the channel that the batch names; a listener in each process resolves the
-futures. Publishing may fail and nobody minds: every step's outcome stands in its shard, and `status` reads it there.
+The worker publishes them after its commit, on the channel named in the batch. A listener in each process resolves the
+futures. Publishing may fail: every step's outcome is also in its shard, where `write_status` reads it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 from counters.outcome import Outcome
 from runtime import redis
 
-_LOOK_SECONDS = 10.0  # for a message, before the connection is looked at
-_PAUSE_SECONDS = 0.2  # before the next try to listen
+_LOOK_SECONDS = 10.0  # to wait for a message before checking the connection
+_PAUSE_SECONDS = 0.2  # before subscribing again
 log = structlog.get_logger(__name__)
 
 
@@ -28,7 +28,7 @@ _outcomes = msgspec.msgpack.Decoder(list[Outcome])
 
 
 def publish(channel: str, outcomes: list[Outcome]) -> None:
-    """Tell a waiting process; best effort."""
+    """Publish outcomes to a waiting process; best effort."""
     try:
         redis.cache_unguarded().publish(channel, msgspec.msgpack.encode(outcomes))
     except RedisError as error:
@@ -36,8 +36,8 @@ def publish(channel: str, outcomes: list[Outcome]) -> None:
 
 
 class Listener:
-    """The results that a process waits for, and the task on its event loop that resolves them. Its futures may be
-    waited for anywhere."""
+    """Resolves the futures of awaited results, in a task on the process's event loop. Any thread may wait for a
+    future."""
 
     def __init__(self, cache: AsyncRedis) -> None:
         self.channel = f"outcomes:{os.getpid()}:{uuid4().hex}"
@@ -47,23 +47,23 @@ class Listener:
         self._is_open = False
 
     def open(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self._is_open = True
         self._task = asyncio.get_running_loop().create_task(self._listen())
 
     async def close(self) -> None:
         """Stop listening."""
-        self._is_open = False  # redis-py may take a cancellation for a time-out of its own
+        self._is_open = False  # redis-py may mistake a cancellation for its own time-out
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     def expect(self, batch: UUID, index: int, future: Future[Outcome]) -> None:
-        """Register before the batch can be applied."""
+        """Register a future, before the batch can be applied."""
         self._futures[batch.bytes, index] = future
 
     def forget(self, batch: UUID, index: int) -> None:
-        """Nobody waits any more."""
+        """Drop a future that is no longer awaited."""
         self._futures.pop((batch.bytes, index), None)
 
     def _resolve(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Batches that were set aside: they cannot be decoded or applied, and are kept until an operator decides (I7)."""
+"""Set-aside batches: they cannot be decoded or applied, and are kept until an operator decides (I7)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharding.lanes import Lane
 
 
 class SetAside(msgspec.Struct, array_like=True, frozen=True):
-    """A batch that was set aside: where it stood in the journal, why it was taken out, and its bytes."""
+    """A set-aside batch: its position in the journal, the reason, and its bytes."""
 
     position: int
     reason: str
@@ -24,7 +24,7 @@ class SetAside(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A batch that was set aside, without its bytes: their number is `size`."""
+    """A set-aside batch without its bytes; `size` is in bytes."""
 
     id: UUID
     position: int
@@ -37,17 +37,17 @@ _decoder = msgspec.msgpack.Decoder(SetAside)
 
 @dataclass(frozen=True)
 class SetAsideBatches:
-    """Those of one lane. It holds no connection, and costs nothing to make; its methods raise `RedisError`."""
+    """One lane's set-aside batches. Holds no connection and costs nothing to create. Its methods raise `RedisError`."""
 
     lane: Lane
 
     @cached_property
     def key(self) -> str:
-        """Hash of the batches by id. (Its name is older than the word.)"""
+        """Hash: batches by id. (The name `poison` predates the term.)"""
         return f"journal:{self.lane}:poison"
 
     def add(self, entry: Entry, reason: str) -> None:
-        """Take a batch out of the journal, and keep it with the reason."""
+        """Move a batch out of the journal, with the reason."""
         journal = Journal(self.lane)
         data = journal.payloads([entry.id])[0]
         with redis.journal().pipeline(transaction=True) as pipe:
@@ -59,27 +59,27 @@ class SetAsideBatches:
             pipe.execute()
 
     def all(self) -> dict[UUID, SetAside]:
-        """Each with its bytes, by id."""
+        """All batches with their bytes, by id."""
         return {UUID(bytes=id): _decoder.decode(data) for id, data in redis.journal().hgetall(self.key).items()}
 
     def count(self) -> int:
-        """How many there are."""
+        """Number of batches."""
         return int(redis.journal().hlen(self.key))
 
     def ids(self) -> list[UUID]:
-        """Their ids, the newest first (ids of forwarded batches tell no time)."""
+        """Ids of all batches, newest first (ids of forwarded batches contain no time)."""
         return sorted((UUID(bytes=id) for id in redis.journal().hkeys(self.key)), reverse=True)
 
     def heads(self, ids: Sequence[UUID]) -> list[Head]:
-        """Some of them without their bytes; those that are gone are left out."""
+        """Batches without their bytes; missing ones are left out."""
         found = registered("set_aside")([self.key], [id.bytes for id in ids]) if ids else []
         there = [(id, head) for id, head in zip(ids, found, strict=True) if head]
         return [Head(id, int(head[0]), head[1].decode(errors="replace"), int(head[2])) for id, head in there]
 
     def retry(self, id: UUID) -> int | None:
-        """Put a batch back to its place in the journal; its position, or None if it is not there.
+        """Put a batch back in its place in the journal. Returns its position, or None if it is not set aside.
 
-        It is applied as what it is, late: increments that a set has voided since stay void.
+        The batch is applied as a late one: increments that a set has since voided stay void.
         """
         found = redis.journal().hget(self.key, id.bytes)
         if found is None:
@@ -93,10 +93,10 @@ class SetAsideBatches:
         return kept.position
 
     def discard(self, id: UUID) -> bool:
-        """Forget a batch; whether it was there."""
+        """Delete a batch. Returns whether it existed."""
         return bool(redis.journal().hdel(self.key, id.bytes))
 
 
 def lanes_with_set_aside(shard: int) -> list[Lane]:
-    """The lanes of a shard that have batches set aside, whatever number of lanes is in force. Raises `RedisError`."""
+    """The lanes of a shard with set-aside batches, including lanes no longer in force. Raises `RedisError`."""
     return lanes_with(shard, lambda lane: SetAsideBatches(lane).key)

@@ -1,4 +1,4 @@
-"""A write: what one request wants, encoded for each lane that it touches."""
+"""A write: one request's operations, encoded for each lane that they touch."""
 
 from __future__ import annotations
 
@@ -32,24 +32,23 @@ class Accepted:
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """What one request wants: an encoded operation for each lane concerned, as that version of the topology routes
-    them."""
+    """One request's operations: an encoded operation per lane, routed by that version of the topology."""
 
     operations: dict[Lane, msgspec.Raw]
     topology_version: int
     claim: Claim | None = None
-    outcome: Future[Outcome] | None = None  # set where somebody waits for the result
+    outcome: Future[Outcome] | None = None  # set if a client waits for the result
 
 
 def increments(folded: dict[str, int] | Columns, claim: Claim | None = None) -> Write:
-    """Add to many keys; `folded` has valid keys and 64-bit deltas."""
+    """Build a write that adds to many keys; `folded` has valid keys and 64-bit deltas."""
     in_force = topology.current()
     segments = _segments(folded, in_force) if isinstance(folded, dict) else folded.segments(in_force)
     return Write(segments, in_force.version, claim)
 
 
 def _segments(folded: dict[str, int], in_force: Topology) -> dict[Lane, msgspec.Raw]:
-    """As `Columns.segments`."""
+    """Like `Columns.segments`."""
     routes = in_force.routes
     keys: list[list[str]] = [[] for _ in in_force.lanes]
     deltas: list[list[int]] = [[] for _ in in_force.lanes]
@@ -62,6 +61,6 @@ def _segments(folded: dict[str, int], in_force: Topology) -> dict[Lane, msgspec.
 
 
 def step(operation: Step, claim: Claim | None = None) -> Write:
-    """One operation whose result is asked for."""
+    """Build a write of one operation with a result."""
     in_force = topology.current()
     return Write({in_force.lane_of(operation.key): batch.encode_segment(operation)}, in_force.version, claim, Future())

@@ -1,15 +1,16 @@
--- Put the batches of one flush into the journals of their lanes, all or none, and hand out their position.
+-- Append the batches of one flush to the journals of their lanes, all or none, and assign their position.
 --
--- KEYS  clock, topology, closed, (positions, batches, shift, channel of wake-ups) for each lane, then a key for each idempotency token
--- ARGV  batch id, number of writes, number of lanes, version of the topology that the batches were routed by ("": a worker forwards, by the
---       map of its shard), microseconds of a lease,
---       (payload, 1 if somebody waits for a result) for each lane, seconds to keep a token, a record for each token
+-- KEYS  clock, topology, closed, (positions, batches, shift, wake-up channel) for each lane, then a key for each
+--       idempotency token
+-- ARGV  batch id, number of writes, number of lanes, version of the topology that the batches were routed by
+--       ("": a worker forwards them by the map of its shard), microseconds of a lease,
+--       (payload, 1 if a client waits for a result) for each lane, seconds to keep a token, a record for each token
 -- Returns {"appended", position, 1 or 0 for each lane: whether a task must be sent}. Nothing was written if it returns
---       {"taken", record or false for each token}, {"unset"} (no clock: see journal.py), {"moved"} (routed by an older topology) or
---       {"closed"} (the number of lanes is being changed).
+--       {"taken", record or false for each token}, {"unset"} (no clock: see journal.py), {"moved"} (routed by an older
+--       topology) or {"closed"} (the number of lanes is being changed).
 --
--- The position is the journal's clock in microseconds, strictly rising and with room for one number per write. Numbers stay below
--- 2^53, so Lua's doubles hold them exactly. A repeat of the same batch id returns the position that it has.
+-- The position is the journal's clock in microseconds, strictly increasing, with room for one number per write. Numbers
+-- stay below 2^53, so Lua's doubles hold them exactly. Repeating a batch id returns its existing position.
 local FIXED, EACH = 3, 4
 local clock, id, writes, lanes = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local version, lease = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -49,7 +50,7 @@ for i = 1, lanes do
     local at = FIXED + EACH * (i - 1)
     redis.call('ZADD', KEYS[at + 1], score, id)
     redis.call('HSET', KEYS[at + 2], id, ARGV[4 + 2 * i])
-    redis.set_repl(redis.REPL_NONE) -- leases and wake-ups are hints: not worth a place in the AOF
+    redis.set_repl(redis.REPL_NONE) -- leases and wake-ups are hints: they stay out of the AOF
     local shift, wake = KEYS[at + 3], KEYS[at + 4]
     local held = redis.call('HMGET', shift, 'until', 'lingers')
     if held[1] and tonumber(held[1]) > now then

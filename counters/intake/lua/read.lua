@@ -2,8 +2,8 @@
 -- The next entries of a lane with their bytes, in one round trip.
 --
 -- KEYS  positions, batches
--- ARGV  the score behind which to begin, number of entries at most
--- Returns id, score, bytes (or false) for each, one after the other.
+-- ARGV  the score after which to begin, maximum number of entries
+-- Returns a flat list: id, score, bytes (or false) of each entry.
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 local reply = {}
 for i = 1, #found, 2 do

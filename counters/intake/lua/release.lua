@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- A shift ends: the next append to its lane sends a task.
+-- Release a shift's lease, so that the next append to its lane sends a task.
 --
 -- KEYS  positions, shift
--- ARGV  who asks, the score behind which it has not looked
--- Returns 1, or 0 if the journal has more: then the shift keeps the lease.
+-- ARGV  the shift that asks, the score after which to look for entries
+-- Returns 1, or 0 if entries follow: then the shift keeps the lease.
 if #redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[2], '+inf', 'LIMIT', 0, 1) > 0 then return 0 end
 if redis.call('HGET', KEYS[2], 'holder') == ARGV[1] then
     redis.set_repl(redis.REPL_NONE)

@@ -1,11 +1,11 @@
--- What batches that were set aside say of themselves, without their bytes: they may be large, and there may be many.
+-- Describe set-aside batches without their bytes, which may be large and many.
 --
--- KEYS  the lane's hash of such batches
+-- KEYS  the lane's hash of set-aside batches
 -- ARGV  batch ids
--- Returns {position, reason, bytes} for each, false for one that is gone
+-- Returns {position, reason, size in bytes} for each, false for a missing one
 --
 -- A value is the msgpack array (position, reason, data), see `set_aside.SetAside`. cmsgpack does not know msgpack's
--- binary type, so only the first two are decoded, from behind the array's one byte.
+-- binary type, so only the first two elements are decoded, after the array's one-byte header.
 local found = {}
 for i, id in ipairs(ARGV) do
     local value = redis.call('HGET', KEYS[1], id)
