@@ -1,13 +1,13 @@
 """Completion: a batch leaves the journal when enough replicas have flushed its commit.
 
-I3 lives here. A commit is noted with the primary's WAL position right after it; the entry goes when that position is
-flushed by the replicas required: as many as the setting says, or the shard's write quorum where that is more. Positions
-of one server mean nothing on another, so what is noted lives no longer than a shift's connection: the next shift asks
-the ledger of the server that it finds for all that the journal still has, and notes that again (`adopt`).
+I3 lives here. A commit is recorded with the primary's WAL position right after it. Its entries are removed once the
+required replicas have flushed that position: as many as the setting says, or the shard's write quorum if that is more.
+Positions of one server mean nothing on another, so the records live only as long as a shift's connection. The next
+shift looks up in the ledger of its server what the journal still has, and records that again (`adopt`).
 
-While replicas are missing or lag, entries stay, up to a bound in time and in bytes. What is over it goes although only
-the primary has it: the shard is *degraded* then, which a gauge, an alert and a log line say, until every commit is
-replicated again.
+While replicas are missing or lag, entries stay, up to a bound in time and in bytes. Entries over the bound are removed
+although only the primary has them. The shard is *degraded* then, as shown by a gauge, an alert and a log line, until
+commits are replicated again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PENDING = Gauge(
 )
 log = structlog.get_logger(__name__)
 _MOST = 4096
-_CHUNK = 64  # batches that are read at once
+_CHUNK = 64  # batches read at once
 
 
 class _Commit(NamedTuple):
@@ -50,11 +50,11 @@ class _Commit(NamedTuple):
     at: float  # monotonic seconds
     size: int  # bytes in the journal
     ids: list[bytes]
-    tokens: list[bytes] | None  # None: not known, the journal's bytes tell
+    tokens: list[bytes] | None  # None: unknown, to be read from the journal
 
 
 class Completion:
-    """Commits of one lane that wait for their replicas. Not thread-safe: a shift's."""
+    """One lane's commits that wait for replicas. Not thread-safe: belongs to one shift."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
@@ -62,25 +62,26 @@ class Completion:
         self._commits: deque[_Commit] = deque()
         self._held = 0  # bytes
         self._looked_at = 0.0  # monotonic seconds
-        self._degraded: bool | None = None  # not known: the shift before this one may have left it so
+        self._degraded: bool | None = None  # None: unknown, as an earlier shift may have set it
 
     @property
     def pending(self) -> bool:
-        """Whether some commit waits."""
+        """Whether any commit waits."""
         return bool(self._commits)
 
     def forget(self) -> None:
-        """The connection is gone, and with it the meaning of the positions."""
+        """Drop all commits: their positions mean nothing on another connection."""
         self._commits.clear()
         self._held = 0
 
     def add(self, batches: list[Batch], size: int, written: int) -> None:
-        """Note batches (of `size` bytes together) whose commit is before a WAL position of the primary."""
+        """Record batches (`size` bytes in all) whose commit precedes the primary's WAL position `written`."""
         tokens = [token.token for batch in batches for token in batch.tokens]
         self._note(_Commit(written, time.monotonic(), size, [batch.id for batch in batches], tokens))
 
     def adopt(self, applied: Mapping[UUID, float], written: int) -> None:
-        """Note batches that earlier shifts applied, by the seconds since then, oldest first. Raises `RedisError`."""
+        """Record batches that earlier shifts applied, with the seconds since then, oldest first. Raises
+        `RedisError`."""
         ids, now = list(applied), time.monotonic()
         for id, size in zip(ids, self._journal.sizes(ids), strict=True):
             self._note(_Commit(written, now - applied[id], size, [id.bytes], None))
@@ -91,12 +92,12 @@ class Completion:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a look: not after each commit, as the journal writes and flushes what is removed,
-        too."""
+        """Whether to look now: not after each commit, as the journal also writes and flushes removals."""
         return self.pending and time.monotonic() - self._looked_at >= settings.TALLY.completion_interval_seconds
 
     def complete(self, conn: psycopg.Connection[Any]) -> None:
-        """Remove from the journal what is safe now. Raises `RedisError`, `psycopg.Error`; then nothing is forgotten."""
+        """Remove safe entries from the journal. Raises `RedisError`, `psycopg.Error`; entries not removed stay
+        recorded."""
         if not self._commits:
             return
         self._looked_at = time.monotonic()
@@ -106,7 +107,7 @@ class Completion:
         self._tell(safe=leaving, over=over)
 
     def _safe(self, flushed: int | None) -> list[_Commit]:
-        """The oldest commits, as far as they are flushed."""
+        """The oldest commits, up to the first that is not flushed."""
         safe: list[_Commit] = []
         for commit in self._commits:
             if flushed is None or commit.written > flushed or len(safe) >= _MOST:
@@ -115,7 +116,7 @@ class Completion:
         return safe
 
     def _over_bound(self, skip: int) -> list[_Commit]:
-        """The commits behind the first `skip` that waited too long, or are too much to keep."""
+        """The commits after the first `skip` that have waited too long or exceed the bound in bytes."""
         over: list[_Commit] = []
         now, held = time.monotonic(), self._held - sum(commit.size for commit in islice(self._commits, skip))
         for commit in islice(self._commits, skip, skip + _MOST):
@@ -137,7 +138,7 @@ class Completion:
             self._held -= commit.size
 
     def _tokens_of(self, ids: list[bytes]) -> list[bytes]:
-        """Idempotency tokens of batches that the journal still has."""
+        """Idempotency tokens of those batches that the journal still has."""
         tokens: list[bytes] = []
         for start in range(0, len(ids), _CHUNK):
             for data in self._journal.payloads([UUID(bytes=id) for id in ids[start : start + _CHUNK]]):
@@ -146,7 +147,7 @@ class Completion:
 
     @property
     def _hold_bytes(self) -> int:
-        """The lane's share of the shard's bound."""
+        """The lane's share of the shard's bound, in bytes."""
         return settings.TALLY.journal_hold_bytes // topology.lane_count(self.lane.shard)
 
     def _tell(self, *, safe: list[_Commit], over: list[_Commit]) -> None:

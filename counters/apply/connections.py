@@ -1,7 +1,7 @@
-"""Connections of a worker's shifts to the primaries: kept between shifts, one for each shift that runs at once.
+"""A worker's connections to the primaries: kept between shifts, one per concurrent shift.
 
-Not a pool: nobody waits for one, and one that cannot be opened says so at once. A shift has its own way to wait for a
-shard that is down.
+Not a pool: no shift waits for a connection, and a failure to open one is raised at once. A shift has its own way to
+wait for a shard that is down.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import psycopg
 
 from sharding import databases
 
-STATEMENT_SECONDS = 15.0  # a primary that stands still for so long is taken for dead
+STATEMENT_SECONDS = 15.0  # a primary that hangs for so long is considered down
 _IDLE_SECONDS = 60.0
 _SESSION = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s'"
 
 
 class Connections:
-    """Open, idle connections by shard. May be used by many threads."""
+    """Open, idle connections by shard. Thread-safe."""
 
     def __init__(self) -> None:
         self._idle: dict[int, list[tuple[psycopg.Connection[Any], float]]] = {}
 
     @contextmanager
     def of(self, shard: int) -> Iterator[psycopg.Connection[Any]]:
-        """A connection to a shard's primary, in autocommit; closed if the block fails. Raises
+        """A connection to a shard's primary, in autocommit mode; closed if the block fails. Raises
         `psycopg.OperationalError`."""
         conn = self._taken(shard) or _opened(shard)
         try:
@@ -39,13 +39,13 @@ class Connections:
         self._idle.setdefault(shard, []).append((conn, time.monotonic()))
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         for idle in self._idle.values():
             while idle:
                 idle.pop()[0].close()
 
     def _taken(self, shard: int) -> psycopg.Connection[Any] | None:
-        """The connection that was used last, if its server has not hung up."""
+        """The last used connection that is still usable, or None."""
         idle = self._idle.setdefault(shard, [])
         while idle:
             conn, since = idle.pop()

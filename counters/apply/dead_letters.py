@@ -1,8 +1,8 @@
-"""Dead letters: Celery messages that no task could take, kept with the reason so that an operator can retry or discard
+"""Dead letters: Celery messages that no task could process, kept with the reason until an operator retries or discards
 them.
 
-An unknown task (another version of the code sent it), arguments that do not fit, a body that cannot be decoded. No
-count depends on them: what a write needs is in the journal. Batches that cannot be decoded are kept beside the journal
+The task is unknown (sent by another version of the code), the arguments do not fit, or the body cannot be decoded. No
+count depends on a message: the writes are in the journal. Batches that cannot be decoded are kept beside the journal
 (`intake.set_aside`).
 """
 
@@ -26,13 +26,12 @@ from runtime import redis
 DEAD = Counter("tally_dead_letters_total", "Messages that no task could take", ["reason"])
 KEY = "dead-letters"
 KINDS = ("unknown task", "not a task", "failed")
-MOST = 10_000  # more are counted and logged, not kept
+MOST = 10_000  # further messages are counted and logged, not kept
 log = structlog.get_logger(__name__)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message: the task that it names, its arguments as text (they may be anything), its queue, and why it is
-    here."""
+    """A message: its task, its arguments as text (they may be anything), its queue, and the reason."""
 
     task: str
     arguments: str
@@ -45,7 +44,7 @@ _letters = msgspec.msgpack.Decoder(DeadLetter)
 
 
 def keep(task: str, arguments: Any, queue: str, reason: str) -> None:
-    """Keep a message; if Redis is down it is in the log only."""
+    """Keep a message. If Redis is down, the message is only logged."""
     DEAD.labels(kind_of(reason)).inc()
     log.error("dead_letter", task=task, arguments=repr(arguments)[:1000], queue=queue, reason=reason)
     try:
@@ -57,7 +56,7 @@ def keep(task: str, arguments: Any, queue: str, reason: str) -> None:
 
 
 def kind_of(reason: str) -> str:
-    """One of `KINDS`: the reason without its particulars."""
+    """One of `KINDS`: the reason without its details."""
     return reason.partition(":")[0]
 
 
@@ -69,28 +68,29 @@ def _text(arguments: Any) -> str:
 
 
 def letters() -> dict[str, DeadLetter]:
-    """All that is kept, by id. Raises `RedisError`."""
+    """All dead letters, by id. Raises `RedisError`."""
     return {id.decode(): _letters.decode(data) for id, data in redis.journal().hgetall(KEY).items()}
 
 
 def count() -> int:
-    """How many are kept. Raises `RedisError`."""
+    """Number of dead letters. Raises `RedisError`."""
     return int(redis.journal().hlen(KEY))
 
 
 def ids() -> list[str]:
-    """Ids of all that is kept, the newest first. Raises `RedisError`."""
+    """Ids of all dead letters, newest first. Raises `RedisError`."""
     return sorted((id.decode() for id in redis.journal().hkeys(KEY)), reverse=True)
 
 
 def get_many(ids: Sequence[str]) -> dict[str, DeadLetter]:
-    """Messages by id, in the order asked for; those that are gone are left out. Raises `RedisError`."""
+    """Dead letters by id, in the order of `ids`; missing ones are left out. Raises `RedisError`."""
     found = redis.journal().hmget(KEY, ids) if ids else []
     return {id: _letters.decode(data) for id, data in zip(ids, found, strict=True) if data is not None}
 
 
 def retry(id: str) -> bool:
-    """Send a message again; whether it was there and could be. Raises `RedisError`, kombu's `OperationalError`."""
+    """Send a message again. Returns False if it is missing or cannot be sent. Raises `RedisError`, kombu's
+    `OperationalError`."""
     letter = get_many([id]).get(id)
     if letter is None:
         return False
@@ -106,7 +106,7 @@ def retry(id: str) -> bool:
 
 
 def discard(id: str) -> bool:
-    """Forget a message; whether it was there. Raises `RedisError`."""
+    """Delete a message. Returns whether it existed. Raises `RedisError`."""
     return bool(redis.journal().hdel(KEY, id))
 
 
@@ -129,7 +129,7 @@ def _keep_failed(sender: Any, exception: BaseException, args: Any, kwargs: Any, 
 def _arguments(message: Any) -> Any:
     try:
         args, kwargs, *_ = message.payload
-    except Exception:  # whatever a foreign body may do
+    except Exception:  # a foreign body may raise anything
         return str(message.body)[:1000]
     return args, kwargs
 

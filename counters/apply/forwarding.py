@@ -1,8 +1,7 @@
-"""Forwarding: operations on slots of another lane go into that lane's journal.
+"""Forwarding: append operations on another lane's slots to that lane's journal.
 
-I6 lives here. The forwarded batch has an id made from the old one and the lanes it goes from and to, so that forwarding
-the same batch twice appends, or at least applies, it once. It is in the other journal before this lane's transaction
-commits.
+I6 lives here. The forwarded batch's id is derived from the original id and both lanes, so a batch that is forwarded
+twice is applied once. It is in the other journal before this lane's transaction commits.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ def split(one: Batch, topology: Topology) -> dict[Lane, list[tuple[int, Operatio
 def forward(
     lane: Lane, window: list[Placed], topology: Topology, foreign: set[str]
 ) -> tuple[list[Placed], list[tuple[UUID, Lane, UUID]]]:
-    """What is this lane's of each batch, and (id, lane, id there) for what was sent on. Raises `JournalUnavailable`.
+    """Forward other lanes' operations. Returns this lane's part of each batch, and (id, lane, id there) of each
+    forwarded one. Raises `JournalUnavailable`.
 
     `foreign` are the keys of this window that belong to other lanes.
     """

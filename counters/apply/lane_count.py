@@ -1,8 +1,8 @@
-"""Another number of lanes: the journals are closed and drained, then every shard gets the new map.
+"""Change the number of lanes: close and drain the journals, then give every shard the new map.
 
-Meanwhile writes are refused with 503, for seconds. What a lane has in its journal was routed by the old map, and order
-is only kept within a lane; so nothing may be left when the new map comes into force. If a journal is not empty in time,
-the old map stays.
+Meanwhile, for seconds, writes are refused with 503. A lane's journal was routed by the old map, and order is only kept
+within a lane, so the journals must be empty before the new map comes into force. If they are not in time, the old map
+stays.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from runtime import polling
 from sharding import lanes, topology
 from sharding.topology import Topology
 
-_CLOSED_SECONDS = 10.0  # that the journals stay closed if this process dies
+_CLOSED_SECONDS = 10.0  # how long the journals stay closed if this process dies
 _PAUSE_SECONDS = 0.1
 log = structlog.get_logger(__name__)
 
-Tell = Callable[[int], None]  # batches that are left
+Tell = Callable[[int], None]  # gets the number of batches left
 
 
 class NotDrained(Exception):
-    """Some lane has batches that cannot be applied, or that the replicas required do not have."""
+    """Some lane has batches that are not applied, or that the required replicas do not have."""
 
 
 def change(count: int, *, seconds: float, tell: Tell = lambda _: None) -> Topology:
-    """Give every shard so many lanes. Raises `NotDrained` (all is as before), `ValueError`, `RedisError`,
+    """Give every shard `count` lanes. Raises `NotDrained` (nothing was changed), `ValueError`, `RedisError`,
     `psycopg.Error`."""
     lanes.check(count)
     version = topology.reload().version
@@ -47,7 +47,7 @@ def change(count: int, *, seconds: float, tell: Tell = lambda _: None) -> Topolo
 
 
 def _drain(seconds: float, tell: Tell) -> None:
-    """Close the journals and apply all that they have, beside the workers where there are any. Raises `NotDrained`."""
+    """Close the journals and apply all their entries, alongside any workers. Raises `NotDrained`."""
     shards = range(settings.TALLY.shard_count)
     worker = Worker("lanes", shards)
     try:

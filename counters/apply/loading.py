@@ -1,21 +1,20 @@
-"""The loader: reads a lane's journal, decodes and folds, also ahead of time while the shift rests.
+"""The loader: reads, decodes and folds a lane's journal, also ahead of time while the shift rests.
 
-A `Window` is a run of the journal without gaps: every entry that stood between `after` and `end` when it was read. It
-is read before the lane's lock is taken, so by the time it is applied another shift may have applied a part of it, or
-all. It is right all the same:
+A `Window` is a run of the journal without gaps: every entry that was between `after` and `end` when it was read. It is
+read before the lane's lock is taken, so another shift may apply part or all of it first. It stays correct:
 
-- Nothing is put into a run later: the clock of the journal only rises. (A batch that was set aside and is retried by
-  hand is late, and planned as such, see `plan`.)
-- Whatever has left the journal was committed: completion alone removes it. So a run that has nothing means that nothing
-  is left to do.
-- What is applied of a lane is always the beginning of its journal. A shift applies a run only where it continues what
-  the shard had applied when the shift began, and what the shift has committed itself (`Window.after` is its cursor),
-  under the lock, and without what the ledger has. If another shift went further than this run, the ledger has all of
-  it; if not so far, what is left is the next in order.
-- What is folded ahead is used only if the ledger has none of the run and nothing in it depends on rows; else it is
-  planned anew.
-- Reading changes nothing, so a run may be thrown away: after a failover, or to take batches singly, the shift asks for
-  another beginning.
+- No entry is inserted into a run later: the journal's clock only increases. (A set-aside batch that is retried by hand
+  is late, and planned as such, see `plan`.)
+- Entries that have left the journal were committed: only completion removes them. So an empty run means that nothing is
+  left to do.
+- The applied batches of a lane are always a prefix of its journal. A shift applies a run under the lock, without the
+  batches that the ledger has, and only if the run continues what the shard had applied when the shift began and what
+  the shift has committed itself (`Window.after` is its cursor). If another shift went beyond this run, the ledger has
+  all of it; otherwise the rest of the run is next in order.
+- A fold made ahead is used only if the ledger has none of the run and nothing in it depends on rows; otherwise the run
+  is planned again.
+- Reading changes nothing, so a run may be discarded: after a failover, or to take batches one by one, the shift reads
+  from another position.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from counters.intake.journal import Entry, Journal
 from counters.intake.lease import WakeUps
 from sharding.lanes import Lane
 
-_CHUNK = 64  # batches that are read at once
+_CHUNK = 64  # batches read at once
 _MOST_BYTES = 64 * 1024 * 1024  # of batches in a window
 _LOOK_SECONDS = 0.1  # between looks at the journal during a rest
 
 
 @dataclass(slots=True)
 class Window:
-    """Batches beyond the position `after` up to `end`, in order; `size` is in bytes.
+    """Batches after the position `after`, up to `end`, in order; `size` is in bytes.
 
-    `undecodable` are to be set aside, each with the reason. `reads` are the keys whose rows some operation needs,
-    whatever the shard has. `awaited`: somebody waits for a result.
+    `undecodable` are to be set aside, each with the reason. `reads` are the keys whose rows are needed whatever the
+    shard has. `awaited`: a client waits for a result.
     """
 
     after: int
@@ -54,16 +53,16 @@ class Window:
 
     @property
     def plan(self) -> Plan | None:
-        """What all of it does, if that depends on no row."""
+        """The plan of all batches, or None if it depends on rows."""
         return None if self.reads else self._planning.plan
 
     @property
     def entries(self) -> int:
-        """How many entries it has, good and bad."""
+        """Number of entries, decodable or not."""
         return len(self.batches) + len(self.undecodable)
 
     def add(self, id: bytes, position: int, data: bytes | None) -> None:
-        """The next entry; `data` is None if another shift has just completed it."""
+        """Add the next entry; `data` is None if another shift has just completed it."""
         if data is not None:
             try:
                 self._take(Placed(position, batch.decode(data)))
@@ -89,12 +88,11 @@ class Loader:
         self._next = Window(0, 0)
 
     def take(self, after: int, most: int) -> Window:
-        """What the journal has beyond a position, `most` batches at most: whatever was appended before this call is
-        seen.
+        """Return at most `most` batches after a position. Batches appended before this call are seen.
 
         Raises `RedisError`.
         """
-        self._wake_ups.forget()  # they tell of what is read now
+        self._wake_ups.forget()  # they announce what is read now
         if self._next.after != after or self._next.entries > most:
             self._next = Window(after, after)
         while self._fill(most):
@@ -103,7 +101,7 @@ class Loader:
         return taken
 
     def rest(self, seconds: float, most: int) -> None:
-        """Let the next window grow, and read it ahead; no longer than until it has something that somebody waits for.
+        """Let the next window grow and read it ahead, at most until a client waits for one of its results.
 
         Raises `RedisError`.
         """
@@ -115,7 +113,7 @@ class Loader:
                 pass
 
     def _fill(self, most: int) -> bool:
-        """Read one chunk of the next window; whether there is likely more for it."""
+        """Read one chunk of the next window. Returns whether more is likely."""
         room = min(_CHUNK, most - self._next.entries)
         if room <= 0 or self._next.size >= _MOST_BYTES:
             return False

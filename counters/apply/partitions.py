@@ -1,8 +1,8 @@
-"""Time partitions of the ledger and its neighbours: made ahead, dropped when old.
+"""Time partitions of the ledger and related tables: created ahead, dropped when old.
 
-I2 needs a ledger row for as long as its batch can come again: a partition goes only when it is older than the retention
-*and* than the oldest entry of the shard's journals. What falls outside every partition (an odd clock) is kept in the
-default one and deleted row by row.
+I2 needs a ledger row as long as its batch may be applied again: a partition is dropped only when it is older than the
+retention *and* than the oldest entry of the shard's journals. Rows outside every partition (a wrong clock) are kept in
+the default partition and deleted row by row.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 def maintain(shard: int) -> list[str]:
-    """Make what is due and drop what is old, and say in the journal's Redis when that was done; returns the names of
-    what was dropped.
+    """Create due partitions, drop old ones, and record the time in the journal's Redis. Returns the dropped names.
 
     Raises `psycopg.Error`, `RedisError`.
     """
@@ -45,7 +44,7 @@ def maintain(shard: int) -> list[str]:
 
 
 def maintained_at(shard: int) -> float:
-    """When that was last done (Unix time), 0 if never. Raises `RedisError`."""
+    """Unix time of the last `maintain`, 0 if never. Raises `RedisError`."""
     return float(redis.journal().get(_maintained_key(shard)) or 0)
 
 
@@ -54,12 +53,12 @@ def _maintained_key(shard: int) -> str:
 
 
 def first_uuid(at: datetime) -> UUID:
-    """The least UUIDv7 of a moment (RFC 9562: 48 bits of milliseconds since 1970, then the rest)."""
+    """The smallest UUIDv7 of a moment (RFC 9562: 48 bits of milliseconds since 1970, then the rest)."""
     return UUID(int=(int(at.timestamp() * 1000) & (1 << 48) - 1) << 80)
 
 
 def create_ahead(shard: int, now: datetime | None = None) -> None:
-    """Make the partitions of yesterday and the days to come. Raises `psycopg.Error`."""
+    """Create the partitions of yesterday, today and the next `DAYS_AHEAD` days. Raises `psycopg.Error`."""
     now = now or datetime.now(UTC)
     with databases.connect(databases.primary(shard), autocommit=True) as conn:
         for table in BY_ID + BY_TIME:
@@ -70,7 +69,7 @@ def create_ahead(shard: int, now: datetime | None = None) -> None:
 def drop_old(
     shard: int, *, retention_days: int, oldest_entry: datetime | None, now: datetime | None = None
 ) -> list[str]:
-    """Drop what is older than the retention and than the journal's oldest entry; returns the names. Raises
+    """Drop partitions older than the retention and than the journal's oldest entry. Returns their names. Raises
     `psycopg.Error`."""
     now = now or datetime.now(UTC)
     oldest = min(now - timedelta(days=retention_days), oldest_entry or now)

@@ -1,14 +1,14 @@
-"""What a run of batches does to the counters of a shard: operations in, changes and outcomes out. Pure.
+"""The effect of a run of batches on a shard's counters: operations in, changes and outcomes out. Pure.
 
-Batches come in the journal's order. Each key takes one of two ways:
+Batches come in the journal's order. Each key is handled in one of two ways:
 
-- *added*: only increments, and no reason to look at the row. Their sum goes down as a delta.
-- *read*: some operation's result depends on the value (compare-and-set, a waited increment), or a batch is older than
-  the shard's last set, or the sum would overflow. The row is read, each operation is applied to it in turn, and the
+- *added*: only increments, and the row is not needed. Their sum is written as a delta.
+- *read*: an operation's result depends on the value (compare-and-set, an awaited increment), or a batch is older than
+  the lane's last set, or the sum would overflow. The row is read, each operation is applied to it in turn, and the
   result is written as a value.
 
-A set that nothing conditional precedes needs no row: it and what follows fold onto its base. Version of a counter:
-position of the batch that changed it last + index of the write in it (see `intake.journal`).
+A set without a conditional operation before it needs no row: later operations are applied to its value. A counter's
+version is the position of the batch that last changed it + the index of the write in it (see `intake.journal`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from counters.outcome import Outcome
 
 
 class Row(NamedTuple):
-    """A counter as the shard has it; `set_version` is the version of its last set or reset, 0 if there was none."""
+    """A counter's row; `set_version` is the version of its last set or reset, 0 if there was none."""
 
     value: int = 0
     version: int = 0
@@ -39,10 +39,10 @@ class Placed(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """Changes by key: `added` is a delta, `versions` its version, `put` the whole new row. `last_version` is the newest
+    """Changes by key: `added` has deltas, `versions` their versions, `put` whole new rows. `last_version` is the newest
     in these batches.
 
-    `read` are the keys whose rows it went by.
+    `read` are the keys whose rows the plan is based on.
     """
 
     read: Set[str] = frozenset()
@@ -59,14 +59,14 @@ class Plan:
         return self.added.keys() | self.put.keys() | self.read if self.put or self.read else self.added.keys()
 
     def overflowing(self) -> set[str]:
-        """Keys whose sum alone is too large for a delta: they must be read."""
+        """Keys whose sum does not fit into a delta: their rows must be read."""
         if not self.added or (in_range(max(self.added.values())) and in_range(min(self.added.values()))):
             return set()
         return {key for key, delta in self.added.items() if not in_range(delta)}
 
 
 def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version: int = 0) -> set[str]:
-    """Keys whose rows the plan needs. The versions: the newest that the lane has applied, of a set and of anything."""
+    """Keys whose rows the plan needs. The versions are the lane's newest applied ones: of sets, and of all writes."""
     keys: set[str] = set()
     for position, batch in batches:
         for _, operation in batch.segments:
@@ -76,7 +76,7 @@ def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version:
 
 
 def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str]) -> Plan:
-    """Changes that the batches make. `rows` has the rows of the keys in `read` that exist."""
+    """Plan the changes of the batches. `rows` has the existing rows of the keys in `read`."""
     planning = Planning(rows, read)
     for placed in batches:
         planning.take(placed)
@@ -84,8 +84,7 @@ def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str]) -> 
 
 
 class _Place(NamedTuple):
-    """Which write (its batch and its number there), the version that it gives, and how many operations it has in this
-    lane."""
+    """A write: its batch, its number there, its version, and how many operations it has in this lane."""
 
     batch: bytes
     number: int
@@ -94,9 +93,9 @@ class _Place(NamedTuple):
 
 
 class Planning:
-    """A plan in the making, batch by batch in the journal's order.
+    """Builds a plan batch by batch, in the journal's order.
 
-    What is known of a key is in `plan.put` or `rows`, what is only added in `plan.added`.
+    Known rows are in `plan.put` or `rows`, mere additions in `plan.added`.
     """
 
     def __init__(self, rows: Mapping[str, Row], read: Set[str]) -> None:
@@ -104,7 +103,7 @@ class Planning:
         self._rows, self._read = rows, read
 
     def take(self, placed: Placed) -> None:
-        """The next batch."""
+        """Add the next batch."""
         position, batch = placed
         newest = position
         for index, operation in batch.segments:
@@ -130,16 +129,16 @@ class Planning:
             self._report("rejected", step.key, row, place, "version")
         elif step.kind == "increment":
             self._increment(step.key, step.operand, place, report=True)
-        elif row.set_version < place.version < row.version:  # increments that stand after it are in the value already
+        elif row.set_version < place.version < row.version:  # the value already contains later increments
             self._report("rejected", step.key, row, place, "late")
         else:
             self._replace(step, row, place)
 
     def _replace(self, step: Step, row: Row, place: _Place) -> None:
-        if place.version >= row.set_version:  # else void, as a later one has been applied
+        if place.version >= row.set_version:  # else void: a later set is already applied
             row = self._put(step.key, step.operand, row, place, set_version=place.version)
             self.plan.last_set_version = max(self.plan.last_set_version, place.version)
-            if self.plan.added.pop(step.key, None) is not None:  # what was added before is void
+            if self.plan.added.pop(step.key, None) is not None:  # the set voids earlier additions
                 del self.plan.versions[step.key]
         self._report("applied", step.key, row, place)
 
@@ -148,7 +147,7 @@ class Planning:
 
     def _increment(self, key: str, delta: int, place: _Place, *, report: bool = False) -> None:
         row = self._row(key)
-        if place.version >= row.set_version:  # else void: a set that stands after it has been applied already
+        if place.version >= row.set_version:  # else void: a later set is already applied
             if not in_range(row.value + delta):
                 self._report("rejected", key, row, place, "overflow")
                 return
@@ -168,7 +167,7 @@ class Planning:
 
 
 def _add(plan: Plan, keys: Sequence[str], deltas: Sequence[int], version: int) -> None:
-    """The fold of a window (see `operations`), with the newest version of each key beside its sum, in one loop."""
+    """Fold increments (see `operations`) and keep the newest version of each key, in one loop."""
     added, versions = plan.added, plan.versions
     get = added.get
     for key, delta in zip(keys, deltas, strict=True):

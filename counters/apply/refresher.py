@@ -1,5 +1,4 @@
-"""The refresher: puts into the cache what a worker's transactions have changed, and later what it could not put at
-once."""
+"""The refresher: puts values that a worker's transactions changed into the cache, and retries failed puts later."""
 
 from __future__ import annotations
 
@@ -15,18 +14,18 @@ from counters.reading.cache import Value
 from sharding.lanes import Lane
 
 UNREFRESHED = Counter("tally_cache_unrefreshed_total", "Values that could not be put into the cache at once")
-_MOST_LEFT = 100_000  # values of a lane
+_MOST_LEFT = 100_000  # values kept for a lane
 log = structlog.get_logger(__name__)
 
 
 class Refresher:
-    """One for a worker. Each lane is refreshed by one thread at a time, as its shifts take turns."""
+    """One per worker. One thread at a time refreshes a lane, as its shifts take turns."""
 
     def __init__(self) -> None:
         self._left: defaultdict[Lane, dict[str, Value]] = defaultdict(dict)
 
     def refresh(self, lane: Lane, values: Sequence[Value]) -> None:
-        """Put what a transaction of a lane has written, and what earlier ones could not put."""
+        """Put the values that a transaction of a lane wrote, and those that earlier ones could not put."""
         left = self._left[lane]
         try:
             cache.refresh(lane, [*left.values(), *values])

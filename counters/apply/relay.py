@@ -1,8 +1,8 @@
-"""The relay: a lane whose journal has something overdue and that nobody applies gets a task.
+"""The relay: sends a task for each lane that has an overdue entry and no lease.
 
-One message a lane and round at most, and none while another is under way or a shift runs, so a storm is impossible.
-Workers look after their lanes themselves (`worker`); the relay is for a shard whose workers do not, and what it sends
-waits for the next one in the queue.
+It sends at most one message per lane and round, and none while another is in flight or a shift runs, so a storm is
+impossible. Workers watch their own lanes (`worker`). The relay is for a shard whose workers do not; its messages wait
+in the queue for the next worker.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The report: what a shift did. It is the result of the lane's task, and what Flower shows."""
+"""The report: what a shift did. It is the result of the lane's task, which Flower shows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ROWS = Counter("tally_rows_written_total", "Counter rows written", ["shard"])
 class Report:
     """What a shift of a lane did.
 
-    `operations` are the folded operations of the batches that were new: one for each key of a write. `duplicates` are
-    batches that the ledger had already.
+    `operations` are the folded operations of new batches: one for each key of a write. `duplicates` are batches that
+    the ledger already had.
     """
 
     shard: int
@@ -31,7 +31,7 @@ class Report:
     duplicates: int = 0
 
     def add(self, done: Committed, batches: int) -> None:
-        """Count a committed window of so many batches, here and in the metrics."""
+        """Count a committed window of `batches` batches, here and in the metrics."""
         duplicates, rows = batches - len(done.fresh), len(done.plan.added) + len(done.plan.put)
         self.windows += 1
         self.batches += len(done.fresh)

@@ -1,19 +1,18 @@
-"""A shift: one run of the task `counters.apply`, which applies a lane until it is empty or about a second is over.
+"""A shift: one run of the task `counters.apply`, which applies a lane until it is empty or about a second has passed.
 
 Invariants, and what keeps them:
 
-- I2, I6: see `transaction`, which is what is done between the lock and the commit.
-- Order: windows of the lane's journal are applied one after the other, each from the cursor on, and whoever applied the
-  last transaction, batches are applied in the order of their positions: see `loading`.
-- The cursor is the newest version that the shard says this lane has applied (`apply_state`), asked anew with each
-  connection: after a failover the new primary may lack commits, and tells an older one. What the journal still has up
-  to the cursor was applied, and waits for its replicas, or is late (set aside, then retried by hand): the ledger tells
-  which.
-- Of two shifts of a lane at once, one waits for the other's lock, and finds in the ledger what that one has done. The
+- I2, I6: see `transaction`, which covers everything from the lock to the commit.
+- Order: windows of the lane's journal are applied one after the other, each from the cursor on. Batches are applied in
+  the order of their positions, whichever shift committed last: see `loading`.
+- The cursor is the newest version that this lane has applied, as stored in the shard (`apply_state`). It is read again
+  on each connection: after a failover the new primary may lack commits and have an older one. Entries up to the cursor
+  that are still in the journal are either applied and wait for replicas, or late (set aside, then retried by hand): the
+  ledger shows which.
+- If two shifts of a lane run at once, one waits for the other's lock, then finds the other's batches in the ledger. The
   lease makes this rare.
 
-A database or a Redis that is down costs time and a log line; what is left in the journal when a shift ends is for the
-next one.
+A database or Redis that is down costs time and a log line. The next shift takes what is left in the journal.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
 APPLIED_BEFORE = """
 SELECT id, extract(epoch FROM now() - applied_at)::float8 FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"""
 
-_FAREWELL_SECONDS = 0.05  # that a shift which is over gives the replicas for its last commits
+_FAREWELL_SECONDS = 0.05  # how long an ending shift waits for the replicas of its last commits
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
 
@@ -69,12 +68,12 @@ class LeaseLost(Exception):
 
 
 class Shift:
-    """Applies one lane, in one thread, and adds to a report what it does.
+    """Applies one lane, in one thread, and adds its work to a report.
 
-    `worker` is the name that the lease shows; `stopping` ends the shift after its transaction.
+    `worker` is the name shown in the lease; `stopping` ends the shift after its current transaction.
     """
 
-    def __init__(  # noqa: PLR0913 - what a worker lends its shifts
+    def __init__(  # noqa: PLR0913 - what a worker shares with its shifts
         self,
         lane: Lane,
         report: Report,
@@ -90,16 +89,16 @@ class Shift:
         self._holder = f"{worker}#{uuid4().hex[:12]}"
         self._connections, self._refresher, self._stopping = connections, refresher, stopping
         self._completion = Completion(lane)
-        self._window = Window(0, 0)  # in hand
+        self._window = Window(0, 0)  # the current one
         self._cursor = 0
         self._pace = Pace()
         self._failures = 0
-        self._refused = ""  # why PostgreSQL refused the window in hand
+        self._refused = ""  # why PostgreSQL refused the current window
         self._ends = self._renewed = 0.0  # monotonic seconds
 
     def run(self) -> bool:
-        """Apply the lane. Returns True if it has more, or may have: then the lease is nobody's, and a task must be
-        sent."""
+        """Apply the lane. Returns True if it has, or may have, more: then the lease has no holder, and the caller must
+        send a task."""
         self._ends = time.monotonic() + settings.TALLY.shift_seconds
         try:
             self._renew()
@@ -111,7 +110,7 @@ class Shift:
         except LeaseLost:
             return False
         except (RedisError, JournalUnavailable) as error:
-            log.warning("shift_ended", lane=str(self.lane), error=str(error))  # the lease runs out by itself
+            log.warning("shift_ended", lane=str(self.lane), error=str(error))  # the lease expires by itself
             return False
 
     @property
@@ -132,7 +131,7 @@ class Shift:
         except (psycopg.Error, RedisError, JournalUnavailable, topology.WrongShard, flush.QuorumLost) as error:
             self._recover(error)
             raise _Failed from error
-        except Exception as error:  # a bug: the lane stands still, visibly, but nothing is lost
+        except Exception as error:  # a bug: the lane visibly stalls, but nothing is lost
             log.exception("apply_broken", lane=str(self.lane))
             self._recover(error)
             raise _Failed from error
@@ -148,7 +147,7 @@ class Shift:
         self._stopping.wait(pause)
 
     def _renew(self) -> None:
-        """Take the lease, or keep it. Raises `LeaseLost`."""
+        """Take or renew the lease. Raises `LeaseLost`."""
         if not self._lease.take(self._holder):
             raise LeaseLost
         self._renewed = time.monotonic()
@@ -157,7 +156,7 @@ class Shift:
         return self._lease.hand_over(self._holder)
 
     def _work(self, conn: psycopg.Connection[Any]) -> bool:
-        """Apply window after window until there is nothing more or the shift is over; as `run`."""
+        """Apply windows until the lane is empty or the shift is over. Returns as `run` does."""
         if self._refused:
             self._isolate()
         self._resume(conn)
@@ -178,8 +177,7 @@ class Shift:
                 return False
 
     def _resume(self, conn: psycopg.Connection[Any]) -> None:
-        """Find out where the lane is, as this server has it, and take over what earlier shifts have left in the
-        journal."""
+        """Read the lane's cursor from this server, and adopt what earlier shifts left in the journal."""
         self._completion.forget()
         row = conn.execute(CURSOR, (self.lane.number,)).fetchone()
         self._cursor = row[0] if row else 0
@@ -194,14 +192,14 @@ class Shift:
             self._apply_late(conn, late)
 
     def _apply_late(self, conn: psycopg.Connection[Any], late: Sequence[Entry]) -> None:
-        """Singly: they are few, and one of them may have to be set aside again."""
+        """Apply late batches one by one: they are few, and any may have to be set aside again."""
         for entry, data in zip(late, self._journal.payloads([entry.id for entry in late]), strict=True):
             window = self._window = Window(0, 0)
             window.add(entry.id.bytes, entry.position, data)
             self._apply(conn, window)
 
     def _end(self, conn: psycopg.Connection[Any]) -> bool:
-        """The shift is over; as `run`."""
+        """End the shift. Returns as `run` does."""
         until = time.monotonic() + _FAREWELL_SECONDS
         while self._completion.pending and time.monotonic() < until:
             time.sleep(settings.TALLY.completion_interval_seconds)
@@ -209,9 +207,9 @@ class Shift:
         return not self._lease.release(self._holder, self._cursor) and self._handed_over()
 
     def _lingered(self, conn: psycopg.Connection[Any]) -> bool:
-        """Wait for more in an empty lane; whether none came and the shift has ended. Raises `LeaseLost`."""
+        """Wait for more in an empty lane. Returns whether none came and the lease was released. Raises `LeaseLost`."""
         if not self._lease.linger(self._holder, self._cursor):
-            self._renew()  # there is more, unless the lease is another's
+            self._renew()  # there is more, unless another shift has the lease
             return False
         until = time.monotonic() + settings.TALLY.linger_seconds
         while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
@@ -222,7 +220,7 @@ class Shift:
         return self._lease.release(self._holder, self._cursor)
 
     def _isolate(self) -> None:
-        """PostgreSQL refused the window: take batches singly, and set aside the one that fails alone."""
+        """After PostgreSQL refused a window: take batches one by one, and set aside one that fails alone."""
         if self._window.entries > 1:
             log.warning("apply_singly", lane=str(self.lane), error=self._refused)
             self._pace.singly()
@@ -241,7 +239,7 @@ class Shift:
         self._cursor = max(self._cursor, window.end)
 
     def _rest(self, window: Window, seconds: float) -> None:
-        """After a window that took so long: let the next one grow, if nobody waits for a result."""
+        """Rest after a window that took `seconds`, so that the next one grows, unless a client waits for a result."""
         TRANSACTION.labels(self.lane.shard).observe(seconds)
         self._pace.took(seconds)
         if window.entries >= self._pace.most or window.awaited or self._stopping.is_set():
@@ -249,7 +247,7 @@ class Shift:
         pause = rest(window.entries, seconds, topology.lane_count(self.lane.shard))
         if time.monotonic() + pause < self._ends:
             self._loader.rest(pause, self._pace.most)
-        else:  # the next shift reads what comes meanwhile
+        else:  # the next shift reads what arrives meanwhile
             self._wake_ups.wait(pause)
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
@@ -258,7 +256,7 @@ class Shift:
         SetAsideBatches(self.lane).add(entry, reason)
 
     def _after_commit(self, conn: psycopg.Connection[Any], window: Window, done: Committed) -> None:
-        """Count what was done, refresh the cache, wake whoever waits for a result."""
+        """Count the work, refresh the cache, and publish awaited results."""
         self.report.add(done, len(window.batches))
         current = conn.execute(CURRENT, wanted(done.stale)).fetchall() if done.stale else []
         told = [(key, row.value, row.version) for key, row in done.plan.put.items()]
@@ -269,4 +267,4 @@ class Shift:
 
 
 class _Failed(Exception):
-    """An attempt has failed, and been waited for."""
+    """An attempt has failed, and its pause is over."""

@@ -1,8 +1,8 @@
-"""The Celery tasks. One applies a lane, the others keep house; what there is to do, the journal and the shards say
+"""The Celery tasks. One applies a lane, the others do maintenance. The journal and the shards say what is to be done
 (I4).
 
-A task is acknowledged when it starts: a message lost with its worker costs the rest of the lane's lease, then the lane
-is taken up again.
+A task is acknowledged when it starts. If its worker dies, the lane waits until its lease expires, then is applied
+again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ _worker: Worker | None = None  # of this process, once Celery has set it up
 
 
 class _Asked(msgspec.Struct):
-    """What a message must say; anything may stand in a queue, and what does not fit becomes a dead letter here, at the
-    door."""
+    """The arguments of a message. A queue may hold anything; what does not fit becomes a dead letter."""
 
     shard: Annotated[int, msgspec.Meta(ge=0)]
     lane: Annotated[int, msgspec.Meta(ge=0, lt=MOST)]
@@ -42,7 +41,7 @@ class _Asked(msgspec.Struct):
 
 @shared_task(name=dispatch.TASK, ignore_result=True)
 def apply(shard: int, lane: int) -> dict[str, int]:
-    """Apply a lane of a shard until its journal has nothing more or the shift is over. Returns the `Report`."""
+    """Apply a lane of a shard until its journal is empty or the shift is over. Returns the `Report`."""
     asked = msgspec.convert({"shard": shard, "lane": lane}, _Asked)
     if _worker is None or asked.shard not in _worker.shards:
         raise ValueError(f"this worker is not one of shard {asked.shard}")
@@ -53,12 +52,12 @@ def apply(shard: int, lane: int) -> dict[str, int]:
 
 @shared_task(name="counters.apply_batch", ignore_result=True)
 def apply_batch(*_: Any, **__: Any) -> None:
-    """Nothing: a message of the version before lanes, whose batch is in the journal like any other. To go with the next
-    version."""
+    """Do nothing: the message is from the version before lanes, and its batch is in the journal like any other. To be
+    removed in the next version."""
 
 
 def _end_if_too_large() -> None:
-    """A warm shutdown of a worker that has used more memory than it may; whoever supervises it starts another."""
+    """Shut the worker down warmly if it has used too much memory; its supervisor starts another."""
     most, used = settings.TALLY.worker_memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     used *= 1 if sys.platform == "darwin" else 1024
     if most and used > most and state.should_stop is None:
@@ -68,7 +67,7 @@ def _end_if_too_large() -> None:
 
 @shared_task(name="counters.relay", ignore_result=True)
 def relay_overdue() -> None:
-    """Dispatch again what is overdue. One process at a time: a second one leaves it to the first."""
+    """Dispatch overdue lanes again. One process at a time: a second one returns at once."""
     lock = redis.journal().lock("journal:relay", timeout=30, blocking=False)
     if not lock.acquire():
         return
@@ -84,8 +83,8 @@ def _relay_all() -> None:
 
 @shared_task(name="counters.maintain_partitions", ignore_result=True)
 def maintain_partitions() -> None:
-    """Make and drop time partitions on every shard that can be reached; `tally_partitions_maintained_at_seconds` tells
-    of the others."""
+    """Create and drop time partitions on every reachable shard; `tally_partitions_maintained_at_seconds` shows the
+    others."""
     for shard in range(settings.TALLY.shard_count):
         try:
             log.info("partitions_maintained", shard=shard, dropped=partitions.maintain(shard))
@@ -104,29 +103,28 @@ __all__ = [
 
 @celeryd_after_setup.connect
 def set_up(sender: str, instance: Any, **_: Any) -> None:
-    """A worker that starts takes what the journal holds for its shards, broker or not: messages may have died with its
+    """Start the worker. It takes over its shards' journals even without the broker: messages may have died with its
     predecessor."""
-    global _worker  # noqa: PLW0603 - one a process
+    global _worker  # noqa: PLW0603 - one per process
     consumed = instance.app.amqp.queues.consume_from
     _worker = Worker(
         sender, [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed]
     )
     _worker.open()
-    # As in the API's processes: what was imported stays, and windows of thousands of batches make no cycles.
+    # As in the API's processes: imported objects stay, and windows of thousands of batches create no cycles.
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
 
 
 @worker_shutting_down.connect
 def finish(**_: Any) -> None:
-    """A worker that is told to end commits the transactions in hand; then its tasks return, and what is left goes to
-    others."""
+    """Stop the worker: it commits its current transactions, its tasks return, and other workers take the rest."""
     if _worker:
         _worker.stop()
 
 
 @worker_shutdown.connect
 def wait_for_the_end(**_: Any) -> None:
-    """Not while a transaction is open."""
+    """Close the worker, once no transaction is open."""
     if _worker:
         _worker.close()

@@ -1,13 +1,13 @@
 """One transaction of a lane: lock, ledger, plan, counters, applied records, commit.
 
-I2 lives here: only batches whose ledger row is new are planned, and their rows are written by the same transaction. I6,
-too: the topology is read in it, and operations on slots of another lane, of this shard or of another, are forwarded.
+I2 lives here: only batches whose ledger row is new are planned, and the same transaction writes their rows. I6, too:
+the transaction reads the topology, and operations on another lane's slots, in this shard or another, are forwarded.
 
-It has two round trips, two pipelines of libpq: all that is to be asked, behind the lock (each statement has a snapshot
-of its own, so those behind the lock see what its last holder committed), and all that is to be written, up to the
-COMMIT. If one statement fails, those behind it are not executed.
+It takes two round trips, each a libpq pipeline: first the lock, the ledger rows and all reads, then the other writes
+and the COMMIT. Each statement has its own snapshot, so those after the lock see what its last holder committed. If a
+statement fails, those after it are not executed.
 
-Arrays go to PostgreSQL as literals (`literal`): the driver's own way costs ten times as much for each element.
+Arrays are passed to PostgreSQL as literals (`literal`): the driver's adaptation costs ten times as much per element.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LEDGER = """
 INSERT INTO ledger (id, lane, position, writes)
 SELECT id, %s, position, writes FROM unnest(%s::uuid[], %s::bigint[], %s::bytea[]) AS batch (id, position, writes)
 ON CONFLICT (id, lane) DO NOTHING RETURNING id"""
-# A lane that is no longer in force has no row: then the newest of all.
+# A lane that is no longer in force has no row: then the newest of all lanes counts.
 STATE = """
 SELECT coalesce(max(last_set_version) FILTER (WHERE lane = %(lane)s), max(last_set_version)),
     coalesce(max(last_version) FILTER (WHERE lane = %(lane)s), max(last_version)) FROM apply_state"""
@@ -55,19 +55,19 @@ NEW_STATE = """
 UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s) WHERE lane = %s"""
 
 _DENSE_KEYS = 1000
-_DENSE_BYTES = 1000  # of the lane's part of the table for each key: what is read in the time of one index probe
+_DENSE_BYTES = 1000  # bytes of the lane's part of the table per key: scanned in the time of one index probe
 _SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
 
 def literal(values: Iterable[int]) -> str:
-    """An array of whole numbers as PostgreSQL reads it."""
+    """A PostgreSQL literal of an integer array."""
     return "{" + str(list(values))[1:-1] + "}"
 
 
 def text_literal(keys: Sequence[str]) -> str:
-    """An array of texts as PostgreSQL reads it; in quotes, as `null` may be a key."""
+    """A PostgreSQL literal of a text array; elements are quoted, as `null` may be a key."""
     joined = "\n".join(keys)
-    if '"' in joined or "\\" in joined:  # no key has them, but a batch is only bytes
+    if '"' in joined or "\\" in joined:  # no valid key has them, but a batch may contain anything
         joined = joined.replace("\\", "\\\\").replace('"', '\\"')
     if joined.count("\n") != len(keys) - 1:
         raise ValueError("a key with a line break")
@@ -76,7 +76,7 @@ def text_literal(keys: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a transaction did. `stale`: keys to be refreshed in the cache; `written`: WAL position behind the commit, in
+    """What a transaction did. `stale`: keys to refresh in the cache; `written`: WAL position after the commit, in
     bytes."""
 
     fresh: list[Placed]
@@ -86,7 +86,7 @@ class Committed:
 
 
 class _Found(NamedTuple):
-    """What the shard tells behind the lock; `rows` are those of the window's `reads`."""
+    """What was read from the shard under the lock; `rows` are those of the window's `reads`."""
 
     fresh: list[Placed]
     topology: Topology | None
@@ -95,7 +95,7 @@ class _Found(NamedTuple):
 
 
 class _Additions:
-    """What a plan only adds, keys in sorted order."""
+    """A plan's additions, keys sorted."""
 
     def __init__(self, result: Plan) -> None:
         self._plan = result
@@ -112,14 +112,14 @@ class _Additions:
 
 
 def apply(conn: psycopg.Connection[Any], lane: Lane, window: Window) -> Committed:
-    """Do what the new batches of a window ask for, and commit it; `conn` is in autocommit mode.
+    """Apply and commit the new batches of a window; `conn` is in autocommit mode.
 
-    Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`.
-    Nothing is committed then, except perhaps if the connection was lost.
+    Raises `QuorumLost`, `WrongShard`, `JournalUnavailable` if something could not be forwarded, `psycopg.Error`. Then
+    nothing is committed, except possibly if the connection was lost.
     """
     try:
         return _apply(conn, lane, window, overflows=False)
-    except psycopg.errors.NumericValueOutOfRange:  # rare: all is done again, with a look at the rows
+    except psycopg.errors.NumericValueOutOfRange:  # rare: repeat everything, and check the rows
         return _apply(conn, lane, window, overflows=True)
 
 
@@ -140,7 +140,7 @@ def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflo
 
 
 def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: topology.Question) -> _Found:
-    """Begin, take the lock, enter the batches into the ledger; what is to be known of the shard."""
+    """Begin, take the lock, insert the batches into the ledger, and read what is needed from the shard."""
     ids = "{" + ",".join([placed.batch.id.hex() for placed in window.batches]) + "}"
     positions = literal(placed.position for placed in window.batches)
     writes = "{" + ",".join([_writes_of(placed) for placed in window.batches]) + "}"
@@ -165,7 +165,8 @@ def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: to
 
 
 def _writes_of(placed: Placed) -> str:
-    """Which writes of its flush a batch has, a bit each as `get_bit` numbers them: an element of a bytea array."""
+    """The writes of its flush that a batch has, one bit each in the order of `get_bit`, as an element of a bytea
+    array."""
     bits = 0
     for index, _ in placed.batch.segments:
         bits |= 1 << index
@@ -175,7 +176,7 @@ def _writes_of(placed: Placed) -> str:
 def _change(
     conn: psycopg.Connection[Any], lane: Lane, window: Window, found: _Found, *, overflows: bool
 ) -> tuple[list[Placed], Plan, _Additions]:
-    """What is to be written: batches without what other lanes have to do, and their plan."""
+    """Forward other lanes' operations. Returns the remaining batches and their plan."""
     fresh = found.fresh
     result = _planned(conn, window, found, window.plan if len(fresh) == len(window.batches) else None)
     additions = _Additions(result)
@@ -198,7 +199,7 @@ def _planned(
     ready: Plan | None = None,
     more: Set[str] = frozenset(),
 ) -> Plan:
-    """The plan of what is new; `ready` is the one that was made ahead, `more` are keys that must be read."""
+    """Plan the new batches; `ready` is the plan made ahead, `more` are keys that must be read."""
     read = keys_to_read(found.fresh, *found.state) | more
     rows = found.rows | _rows(conn, read - window.reads)
     result = plan(found.fresh, rows, read) if read or ready is None else ready
@@ -224,7 +225,7 @@ def _forward(
 
 
 def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
-    """Keys of batches that somebody else applied, who may have died before the cache had their values."""
+    """Keys of batches that another shift applied, which may have died before it refreshed the cache."""
     if len(window) == len(fresh):
         return set()
     new = {placed.batch.id for placed in fresh}
@@ -234,13 +235,13 @@ def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
 def _write(  # noqa: PLR0913, PLR0917
     conn: psycopg.Connection[Any], lane: Lane, lane_count: int, fresh: list[Placed], result: Plan, additions: _Additions
 ) -> int:
-    """Write a plan and commit it; the WAL position behind it, in bytes."""
+    """Write a plan and commit it. Returns the WAL position after the commit, in bytes."""
     dense = is_dense(conn, len(additions.keys), lane_count)
     with conn.pipeline() as pipeline:
         if dense:
             slots = lanes.slots_of(lane.number, lane_count)
             conn.execute(DENSE)
-            # Not prepared: its plan is good for this table, these partitions and these settings.
+            # Not prepared: its query plan only fits the current table, partitions and settings.
             conn.execute(
                 _SQL["add_dense"], {**additions.arguments(), "first": slots.start, "behind": slots.stop}, prepare=False
             )
@@ -255,8 +256,8 @@ def _write(  # noqa: PLR0913, PLR0917
 
 
 def is_dense(conn: psycopg.Connection[Any], keys: int, lane_count: int) -> bool:
-    """Whether so many keys are so good a part of a lane's counters that reading all of them once is the quickest way to
-    their rows."""
+    """Whether `keys` keys are so large a part of a lane's counters that reading all counters once finds their rows
+    fastest."""
     if keys < _DENSE_KEYS:
         return False
     size: int = conn.execute(SIZE).fetchone()[0]  # type: ignore[index]
@@ -279,7 +280,7 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
 
 
 def _record(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], result: Plan) -> None:
-    """Outcomes, idempotency records, and how far the lane is."""
+    """Write outcomes, idempotency records, and the lane's newest versions."""
     if result.outcomes:
         rows = [
             (UUID(bytes=o.batch), o.index, o.key, o.status, o.value, o.version, o.reason, o.among)

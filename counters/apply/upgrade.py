@@ -1,4 +1,5 @@
-"""From the version before lanes: a shard's one journal becomes that of its lane 0, then the shards get their lanes."""
+"""Upgrade from the version before lanes: a shard's one journal becomes its lane 0's, then the shards get their
+lanes."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 def upgrade(*, seconds: float) -> str:
-    """Give shards from before there were lanes those of the settings, once.
+    """Give shards without lanes the number of lanes in the settings, once.
 
     Returns what was done, or why it was not. Raises `RedisError`.
     """
@@ -33,7 +34,7 @@ def upgrade(*, seconds: float) -> str:
 
 
 def adopt_shard_journal(shard: int) -> int:
-    """Make the journal that a shard had before lanes that of its lane 0. Returns the number of its entries.
+    """Move a shard's journal from before lanes to its lane 0. Returns the number of entries.
 
     Raises `RedisError`.
     """

@@ -1,7 +1,7 @@
 """What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
 
-The watch is for lanes that no message reaches: the broker is down, or has lost one. It looks at the worker's lanes
-every second, and runs a shift itself for one that is neglected. As long as messages arrive it finds nothing.
+The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
+every second, and runs a shift for each neglected one. As long as messages arrive, it finds none.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from sharding.lanes import MOST, Lane
 
 LOOK_SECONDS = 1.0  # between looks of the watch, and the age from which an entry may be neglected
 TAKEN = Metric("tally_lanes_taken_total", "Shifts that a worker began by itself, as no message had come", ["shard"])
-_AT_ONCE = 2  # shifts of one lane: one that ends, and the next
+_AT_ONCE = 2  # shifts of one lane: one that is ending, and the next
 log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """One worker. `open` takes over what a predecessor has left and starts the watch.
+    """One worker. `open` starts the watch, which first takes over what a predecessor left.
 
-    `stop` ends all of its shifts after the transaction in hand; `close` waits for that.
+    `stop` ends all its shifts after their current transactions; `close` waits for that.
     """
 
     def __init__(self, name: str, shards: Collection[int]) -> None:
@@ -51,7 +51,7 @@ class Worker:
         self._watch.start()
 
     def stop(self) -> None:
-        """A signal handler may call it."""
+        """Safe to call from a signal handler."""
         self._stopping.set()
 
     def close(self) -> None:
@@ -60,11 +60,11 @@ class Worker:
         self._connections.close()
 
     def apply(self, lane: Lane) -> Report:
-        """Run one shift of a lane, and send the next task if there is more; if the broker does not take that, go on.
+        """Run one shift of a lane, and send the next task if there is more. If the broker does not take it, run the
+        next shift here.
 
-        Nothing is done if this worker has two shifts of the lane already. A shift that is held up loses its lease, and
-        each that follows waits for the same lock: without a bound they would take one thread after the other from the
-        other lanes.
+        Does nothing if this worker already runs two shifts of the lane. A blocked shift loses its lease, and its
+        successors wait for the same lock: without a bound they would take thread after thread from the other lanes.
         """
         report = Report(*lane)
         with self._lock:
@@ -102,13 +102,13 @@ class Worker:
                 log.debug("watch_blind", error=str(error))
 
     def _take_over(self) -> None:
-        """Send tasks for what a predecessor of the same name has left: its leases, and messages that died with it.
-        Raises `RedisError`."""
+        """Send tasks for what a predecessor of the same name left: its leases, and messages that died with it. Raises
+        `RedisError`."""
         for lane in (lane for shard in self.shards for lane in journal.occupied(shard)):
             lease = Lease(lane)
             holder = lease.holder() or ""
             if holder.partition("#")[0] in {"", self.name} and lease.hand_over(holder):
-                dispatch.send_soon(lane)  # a broker that hangs must not hold up the watch
+                dispatch.send_soon(lane)  # a broker that hangs must not delay the watch
 
     def _take(self, lane: Lane) -> None:
         TAKEN.labels(lane.shard).inc()
@@ -117,11 +117,10 @@ class Worker:
 
 
 def is_neglected(lane: Lane) -> bool:
-    """Whether a lane's journal has something, while nobody applies the lane and no message comes for it. Raises
-    `RedisError`.
+    """Whether a lane's journal has entries, but no shift applies them and no message arrives. Raises `RedisError`.
 
-    While the broker is down, each append that finds the lease run out takes it anew for a message, so a lease without a
-    shift says little: then the age of the oldest entry tells.
+    While the broker is down, each append that finds the lease expired takes it again for a message. So a lease without
+    a holder says little, and the age of the oldest entry decides.
     """
     holder = Lease(lane).holder()
     if holder:

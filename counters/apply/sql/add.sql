@@ -1,4 +1,4 @@
--- Add deltas: one row a key, keys in sorted order. A key's row is found by the primary key, one index probe in one of 16 partitions.
+-- Add deltas: one row per key, keys sorted. Cost: one primary-key probe per key, in one of 16 partitions.
 INSERT INTO counter AS c (key, slot, value, version)
 SELECT * FROM unnest(%(keys)s::text[], %(slots)s::smallint[], %(deltas)s::bigint[], %(versions)s::bigint[])
 ON CONFLICT (key, slot) DO UPDATE

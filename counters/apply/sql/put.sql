@@ -1,4 +1,4 @@
--- Write known values (computed from rows read in this transaction, or from a set). Cost as add.sql.
+-- Write known values (computed from rows read in this transaction, or from a set). Cost: as add.sql.
 INSERT INTO counter AS c (key, slot, value, version, set_version)
 SELECT * FROM unnest(
     %(keys)s::text[], %(slots)s::smallint[], %(values)s::bigint[], %(versions)s::bigint[], %(set_versions)s::bigint[])
