@@ -7,7 +7,7 @@ from django.db.models.signals import post_migrate
 
 
 class CountersConfig(AppConfig):
-    """A freshly migrated shard gets its first time partitions at once (later ones come from the beat), a process the
+    """Creates a freshly migrated shard's first time partitions (the beat creates later ones) and registers the
     journal's gauges."""
 
     name = "counters"

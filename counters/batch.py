@@ -1,10 +1,11 @@
 """The batch: what one flush writes to one lane, as bytes. Pure.
 
-A batch is a list of segments, one for each write that touches the lane, each encoded once, by the request that brought
-it. So a flush costs the same whatever is in it, and a rejected operation is still known to belong to its write. Folding
-happens inside a segment (the request) and over all segments at hand (the worker).
+A batch is a list of segments, one for each write that touches the lane. The request encodes its segment once, so a
+flush costs the same whatever it contains, and a rejected operation can still be traced to its write. The request folds
+within its segment, the worker over all segments of a window.
 
-msgpack by msgspec; the first element is the format's version, so that a worker can tell a batch it does not understand.
+Encoded as msgpack by msgspec. The first element is the format's version, so a worker recognises a batch that it does
+not understand.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ Index = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False):
-    """Folded increments of one write: `deltas[i]` is added to `keys[i]`; a key stands once.
+    """Folded increments of one write: `deltas[i]` is added to `keys[i]`; keys are unique.
 
-    Nothing is checked for each of them: a delta that no counter can take is rejected alone, as an overflow (see
-    `apply.plan`).
+    Elements are not checked: a delta that no counter can take is rejected alone, as an overflow (see `apply.plan`).
     """
 
     keys: list[str]
@@ -39,20 +39,20 @@ class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False
             raise ValueError("keys and deltas differ in number")
 
     def restricted_to(self, keys: Set[str]) -> Increments:
-        """The part of it on these keys."""
+        """The part on these keys."""
         pairs = [pair for pair in zip(self.keys, self.deltas, strict=True) if pair[0] in keys]
         return Increments([key for key, _ in pairs], [delta for _, delta in pairs])
 
     def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
-        """Whether its result depends on the row that it finds.
+        """Whether the result depends on the existing row.
 
-        The versions are the newest that its lane has applied: of a set, and of anything.
+        The versions are the lane's newest applied ones: of sets, and of all writes.
         """
         return position < last_set_version
 
 
 class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
-    """One operation with a result: `set` and `reset` always, `increment` if somebody waits for it; nothing folds across
+    """One operation with a result: `set` and `reset` always, `increment` if a client waits for it. Nothing folds across
     it."""
 
     key: str
@@ -66,11 +66,11 @@ class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
         return (self.key,)
 
     def restricted_to(self, keys: Set[str]) -> Self:  # noqa: ARG002
-        """All of it: `keys` has its key."""
+        """The step itself: `keys` has its key."""
         return self
 
     def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
-        """As for increments."""
+        """Like `Increments.needs_row`."""
         return self.kind == "increment" or self.if_version is not None or position <= last_version
 
 
@@ -78,7 +78,7 @@ Operation = Increments | Step
 
 
 class Token(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An idempotency key in use: `token` names caller and key, `record` is what a repeat needs (see
+    """An idempotency key in use: `token` identifies caller and key, `record` is what a repeat needs (see
     `intake.idempotency`)."""
 
     token: bytes
@@ -86,8 +86,7 @@ class Token(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True):
-    """`segments` are (index of the write, its operation); `reply_to` is the channel where a process waits for
-    results."""
+    """`segments` are pairs (index of the write, its operation); `reply_to` is the channel for awaited results."""
 
     format: int
     id: Id
@@ -101,12 +100,12 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def keys(self) -> Iterator[str]:
-        """Every key that it touches; a key may come more than once."""
+        """Every key that the batch touches, possibly more than once."""
         return (key for _, operation in self.segments for key in operation.keys)
 
     @property
     def operations(self) -> int:
-        """The number of its folded operations: one for each key of a write."""
+        """Number of folded operations: one for each key of a write."""
         return sum([len(operation.keys) for _, operation in self.segments])
 
 
@@ -119,7 +118,7 @@ class _Encoded(msgspec.Struct, array_like=True, frozen=True):
 
 
 class BadBatch(ValueError):
-    """Bytes that are no batch, or one of a format that this code does not know."""
+    """The bytes are not a batch, or have an unknown format."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -130,28 +129,27 @@ _tokens = msgspec.msgpack.Decoder(list[Token])
 
 
 def encode_segment(operation: Operation) -> msgspec.Raw:
-    """One write's operation on one shard."""
+    """Encode one write's operation on one lane."""
     return msgspec.Raw(_encoder.encode(operation))
 
 
 def encode_columns(count: int, keys: bytes | memoryview, deltas: list[int]) -> msgspec.Raw:
-    """`encode_segment` of increments whose keys are encoded already: `keys` are so many msgpack strings, one behind the
-    other."""
+    """Like `encode_segment`, for increments with encoded keys: `keys` is `count` concatenated msgpack strings."""
     return msgspec.Raw(b"".join((_INCREMENTS, _array_header(count), keys, _encoder.encode(deltas))))
 
 
 def _array_header(count: int) -> bytes:
-    """What msgpack puts before an array of so many elements."""
+    """msgpack's header of an array of `count` elements."""
     return b"\xdd" + count.to_bytes(4, "big")
 
 
 def encode(id: UUID, segments: list[tuple[int, msgspec.Raw]], tokens: list[Token], reply_to: str | None) -> bytes:
-    """A batch out of encoded segments."""
+    """Encode a batch from encoded segments."""
     return _encoder.encode(_Encoded(FORMAT, id.bytes, segments, tokens, reply_to))
 
 
 def tokens_of(data: bytes) -> list[Token]:
-    """The idempotency tokens of a batch, none of bytes that are no batch; its segments are not decoded."""
+    """The idempotency tokens of an encoded batch; none if the bytes are not a batch. Does not decode the segments."""
     try:
         return _tokens.decode(_elements.decode(data)[3])
     except (msgspec.DecodeError, IndexError):
@@ -159,7 +157,7 @@ def tokens_of(data: bytes) -> list[Token]:
 
 
 def decode(data: bytes) -> Batch:
-    """Raises `BadBatch`."""
+    """Decode a batch. Raises `BadBatch`."""
     try:
         batch = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

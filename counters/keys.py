@@ -1,11 +1,11 @@
-"""What a counter's key may be. Pure."""
+"""Rules for counter keys. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 
-# Names of calls at `/v1/counters/NAME`, now or later: no key may shadow them.
+# Current and future calls at `/v1/counters/NAME`: no key may shadow them.
 RESERVED = frozenset({"increments", "stream", "top"})
 CHARACTERS_RULE = "1 to 200 characters out of A-Z a-z 0-9 . _ : ~ @ -"
 KEY_RULE = f"{CHARACTERS_RULE}, and not a reserved word ({', '.join(sorted(RESERVED))})"
@@ -22,13 +22,12 @@ def is_key(text: str) -> bool:
 
 
 def is_prefix(text: str) -> bool:
-    """Whether a key may begin so: the characters of a key, reserved words as well."""
+    """Whether a key may start with this; reserved words are allowed."""
     return _key.fullmatch(text) is not None
 
 
 def first_invalid(keys: Collection[str]) -> str | None:
-    """The first that is not a valid key. That all are valid, the usual case, is seen by looking at their characters at
-    once."""
+    """The first invalid key, or None. If all are valid, the usual case, one check of all characters is enough."""
     lengths = set(map(len, keys))
     known = are_keys("".join(keys).encode(errors="surrogatepass"), min(lengths, default=1), max(lengths, default=1))
     if known and not any(word in keys for word in RESERVED):
@@ -37,5 +36,6 @@ def first_invalid(keys: Collection[str]) -> str | None:
 
 
 def are_keys(content: bytes, shortest: int, longest: int) -> bool:
-    """Whether texts are valid keys: `content` is all of them joined; lengths are of the shortest and the longest."""
+    """Whether texts have valid characters and lengths: `content` is all of them joined; `shortest` and `longest` are
+    lengths."""
     return shortest >= 1 and longest <= MAX_LENGTH and not content.translate(None, _CHARACTERS)

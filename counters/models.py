@@ -1,5 +1,4 @@
-"""Models: API keys, in the control database. Counters are not a Django model of this database: see the migration of the
-shards."""
+"""Models: API keys, in the control database. Counters have no table in this database: see the shards' migration."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from rest_framework_api_key.models import AbstractAPIKey, BaseAPIKeyManager
 
 
 class Scope(models.TextChoices):
-    """What a key allows. Reading is open to everyone; `read` is for keys that shall do nothing else."""
+    """What a key allows. Anyone may read; `read` is for keys that allow nothing else."""
 
     READ = "read", "read counters"
     WRITE = "write", "write counters"
@@ -20,7 +19,7 @@ class Scope(models.TextChoices):
 
 
 class ApiKeyManager(BaseAPIKeyManager):
-    """Makes keys whose id is their prefix. The library's id has the hash in it, and an id is shown in addresses and log
+    """Creates keys whose id is their prefix. The library's id contains the hash, and ids appear in URLs and log
     entries."""
 
     def assign_key(self, obj: AbstractAPIKey) -> str:
@@ -29,9 +28,9 @@ class ApiKeyManager(BaseAPIKeyManager):
         return key
 
 
-MOST_NAME = 50  # characters of an API key's name, as the library's column has them
+MOST_NAME = 50  # characters of an API key's name, as in the library's column
 NAME_RULE = f"1 to {MOST_NAME} characters, not blank, no control characters"
-# Raises `ValidationError` for what is no name of an API key.
+# Raises `ValidationError` for an invalid API key name.
 check_name = RegexValidator(
     rf"\A(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{MOST_NAME}}}\Z",
     f"A name has {NAME_RULE}.",
@@ -39,7 +38,7 @@ check_name = RegexValidator(
 
 
 class ApiKey(AbstractAPIKey):
-    """A key of a client; only its hash is stored. Revoking is final."""
+    """A client's key; only its hash is stored. Revoking is final."""
 
     objects: ClassVar[ApiKeyManager] = ApiKeyManager()  # type: ignore[assignment]
 
@@ -54,8 +53,8 @@ class ApiKey(AbstractAPIKey):
 
 
 class Counter(models.Model):
-    """A counter as the admin's permissions, links and log entries name it. It has no table and no manager that works:
-    counters are in the shards, are read with `counters.reading` and changed through `counters.intake`."""
+    """A counter, for the admin's permissions, links and log entries. It has no table and no working manager: counters
+    are in the shards, `counters.reading` reads them and `counters.intake` changes them."""
 
     key = models.CharField(max_length=200, primary_key=True)
 
@@ -68,7 +67,7 @@ class Counter(models.Model):
 
 
 class JournalEntry(models.Model):
-    """A batch in a lane's journal, or set aside beside it, as the admin names it: `LANE-ID`. See
+    """A batch in a lane's journal, or set aside, for the admin; its id is `LANE-ID`. See
     `counters.operators.journal_entries`."""
 
     id = models.CharField(max_length=80, primary_key=True)
@@ -84,7 +83,7 @@ class JournalEntry(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A message that no task could take, as the admin names it. No table: see `counters.apply.dead_letters`."""
+    """A message that no task could process, for the admin. No table: see `counters.apply.dead_letters`."""
 
     id = models.CharField(max_length=80, primary_key=True)
 
@@ -118,7 +117,7 @@ class ForwardedBatch(models.Model):
 
 
 class Reconciliation(models.Model):
-    """A shard's last reconciliation, as the admin names it: by the shard's number. No table: see
+    """A shard's last reconciliation, for the admin; its id is the shard's number. No table: see
     `counters.reconciliation.rounds`."""
 
     id = models.CharField(max_length=80, primary_key=True)

@@ -1,9 +1,9 @@
-"""The fold: a run of increments is one delta for each key. Pure.
+"""The fold: sums a run of increments into one delta per key. Pure.
 
-Invariant: folding the folds of parts gives the fold of the whole, whatever the split and order, with `{}` as identity:
-increments are a commutative monoid. So folding in the request and again in the worker gives the same count
-(tests/unit/test_fold.py). The worker's fold is `counters.apply.plan`: it keeps each key's version beside its sum, and
-is the only place that meets sets.
+Invariant: folding the folds of parts yields the fold of the whole, whatever the split and order, with `{}` as identity:
+increments are a commutative monoid. So folding in the request and again in the worker yields the same count
+(tests/unit/test_fold.py). The worker's fold is in `counters.apply.plan`: it also keeps each key's version, and only it
+handles sets.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fold(increments: Iterable[Increment]) -> dict[str, int]:
     """Sum of the deltas for each key. A sum may be out of range."""
     sums: dict[str, int] = {}
     get = sums.get
-    for one in increments:  # a generator of pairs to a general loop costs half as much again
+    for one in increments:  # a general loop over a generator of pairs costs half as much again
         key = one.key
         sums[key] = get(key, 0) + one.delta
     return sums

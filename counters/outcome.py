@@ -1,4 +1,4 @@
-"""The outcome: what one operation of a write came to. Pure.
+"""The outcome: the result of one operation of a write. Pure.
 
 The worker computes it (`apply.plan`), stores it with the counters, and publishes it (`intake.outcomes`).
 """
@@ -17,9 +17,9 @@ REASONS = {
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """Of write number `index` of a batch. `reason` is a slug of `REASONS`, set if the operation was rejected.
+    """An outcome in write number `index` of a batch. `reason` is a key of `REASONS`, set if the operation was rejected.
 
-    `among` is how many operations the write has in its lane, this one included.
+    `among` is the number of operations of the write in its lane, including this one.
     """
 
     batch: bytes

@@ -1,4 +1,4 @@
-"""Rows of the table `counter` by their keys: what every query that asks for counters has in common. Pure."""
+"""Rows of the table `counter` by key: the common part of all queries for counters. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sharding.slots import slots_of
 
-# To stand behind FROM, with the arguments of `wanted`. One index probe for each key, in the partition of its slot.
+# Follows FROM, with the arguments of `wanted`. One index probe per key, in the partition of its slot.
 WANTED = "counter JOIN unnest(%s::text[], %s::smallint[]) AS wanted (key, slot) USING (key, slot)"
 
 

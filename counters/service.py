@@ -1,7 +1,7 @@
-"""What a process has that takes writes: its connections on an event loop, its intake, its look-ups in the cache.
+"""The service of a process that takes writes: connections on an event loop, intake, and cache look-ups.
 
-The server opens one on its loop (`counters.api.application`); a command opens one beside itself (`in_background`).
-Threads reach it by `current()`.
+The server opens one on its loop (`counters.api.application`); a command opens one in a background thread
+(`in_background`). Threads reach it by `current()`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _DRAIN_SECONDS = 10.0
 
 
 class NotOpen(RuntimeError):
-    """This process takes no writes: it has opened no service."""
+    """This process takes no writes: it has no open service."""
 
 
 class Service:
-    """Made and opened on an event loop, which it lives on; closed there as well."""
+    """Must be created, opened and closed on one event loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -36,23 +36,23 @@ class Service:
         self.lookups = Lookups(self._cache)
 
     def open(self) -> None:
-        """From here on `current` returns this one."""
-        global _current  # noqa: PLW0603 - one a process
+        """Open the service, which `current` then returns."""
+        global _current  # noqa: PLW0603 - one per process
         self._listener.open()
         _current = self
 
     async def close(self) -> None:
-        """Answer what was submitted, offer the broker what waits for it, and close the connections."""
+        """Answer submitted writes, offer queued tasks to the broker, and close the connections."""
         global _current  # noqa: PLW0603
         _current = None
         await self.intake.drain()
-        await asyncio.to_thread(dispatch.drain, _DRAIN_SECONDS)  # what is not dispatched by then, the relay dispatches
+        await asyncio.to_thread(dispatch.drain, _DRAIN_SECONDS)  # the relay dispatches the rest
         await self._listener.close()
         await self._journal.aclose()
         await self._cache.aclose()
 
     def submit(self, write: Write) -> Accepted:
-        """Put a write into the journal, from a thread that waits until it is on the disk there.
+        """Put a write into the journal, from a thread. Returns once it is on disk.
 
         Raises `JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
         """
@@ -76,7 +76,7 @@ def current() -> Service:
 
 @contextmanager
 def in_background() -> Iterator[Service]:
-    """A service on an event loop in a thread of its own, while the block runs."""
+    """Run a service on an event loop in its own thread while the block runs."""
     thread = LoopThread("service")
     try:
         service = thread.run(_opened())

@@ -1,8 +1,8 @@
 """The id of a write, as clients see it: which batch, which write in it, which lanes. Pure.
 
-It carries all that is needed to find the write again, so that no table of writes has to be kept. Lanes are printed
-shard by shard, as `SHARD:MASK`: bit `n` of the hexadecimal mask is lane `n`. A shard of which only lane 0 is concerned
-is printed without a mask, as ids were before there were lanes.
+The id is enough to find the write, so no table of writes is needed. Lanes are printed shard by shard, as `SHARD:MASK`:
+bit `n` of the hexadecimal mask is lane `n`. A shard with only lane 0 is printed without a mask, as ids were before
+lanes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _write_id = re.compile(WRITE_ID_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class WriteId:
-    """`batch` is the id that its batches (one a lane) share, `index` the write's place in them, `lanes` are in rising
-    order."""
+    """`batch` is the id shared by its batches (one per lane), `index` the write's place in them. `lanes` are in
+    ascending order."""
 
     batch: UUID
     index: int
@@ -31,12 +31,12 @@ class WriteId:
 
     @property
     def shards(self) -> tuple[int, ...]:
-        """The shards of its lanes, in rising order."""
+        """The shards of its lanes, in ascending order."""
         return tuple(by_shard(self.lanes))
 
     @classmethod
     def parse(cls, text: str) -> WriteId:
-        """The id that was printed so: a write has one id, so nothing else is taken for it. Raises `ValueError`."""
+        """Parse an id. Raises `ValueError` for anything but the one printed form of an id."""
         if not _write_id.fullmatch(text):
             raise ValueError("not a write id")
         batch, index, places = text.split("-")
