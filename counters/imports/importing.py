@@ -1,4 +1,4 @@
-"""An import: chunks submitted under claims that know them again, and what became of them."""
+"""An import: submits chunks under idempotency claims and collects their outcomes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
 PATIENCE_SECONDS = 60.0
-IN_FLIGHT = 64  # chunks accepted and not yet known to be applied: bounds what the journal has to hold
+IN_FLIGHT = 64  # chunks accepted but not known to be applied: bounds the journal's size
 
 
 class Stopped(Exception):
-    """An import cannot go on; the text says why."""
+    """An import cannot continue; the text says why."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Import:
-    """An import known by its name and prefix, and its sums so far. `on_rejected` is told of each sum that could not be
-    applied."""
+    """An import, identified by name and prefix, and its totals so far. `on_rejected` gets a text for each sum that
+    could not be applied."""
 
     name: str
     prefix: str
@@ -56,12 +56,11 @@ class Import:
         self._wait_for(IN_FLIGHT)
 
     def finish(self) -> None:
-        """Wait until all of it is applied (if it is to be waited for). Raises `Stopped` where a chunk takes more than a
-        minute."""
+        """Wait until all chunks are applied (if `wait`). Raises `Stopped` if a chunk takes more than a minute."""
         self._wait_for(0)
 
     def _submit(self, chunk: Chunk) -> writes.Accepted:
-        """Again and again for a minute while the journal or a shard is away: the claim makes that harmless."""
+        """Retry for a minute while the journal or a shard is down: the claim makes that safe."""
         name = f"{self.name}\0{self.prefix}\0{chunk.number}"
         claim = idempotency.claim("manage.py ingest", name, "INGEST", "", chunk.digest)
         tried = False
@@ -91,7 +90,8 @@ class Import:
 
 
 def _applied(chunk: Chunk, write: WriteId, *, repeated: bool) -> write_status.WriteStatus | None:
-    """What a chunk came to; None for a repeat of one so old that its outcome is forgotten. Raises `Stopped`."""
+    """The status of an applied chunk; None for a repeat of a chunk whose outcome is no longer kept. Raises
+    `Stopped`."""
     reason = "its shard has not applied it"
     for _ in polling.attempts(PATIENCE_SECONDS, pause=0.005, grow=2, most=0.5):
         try:

@@ -1,7 +1,7 @@
 """Increments from a file: lines of CSV or NDJSON in, chunks of folded increments out. Pure.
 
-Chunk n is the n-th run of `size` lines that are not blank (a CSV's header apart), whether bad lines are skipped or not.
-So the same file gives the same chunks in every run, and a chunk's number and bytes are enough to know it again.
+Chunk n is the n-th run of `size` non-blank lines (without a CSV's header), including bad ones. So the same file yields
+the same chunks in every run, and a chunk's number and bytes identify it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class BadLine(ValueError):
-    """A line that is no increment: `number` counts from 1, `rule` says what it should be."""
+    """A line is not an increment: `number` counts from 1, `rule` says what it should be."""
 
     def __init__(self, number: int, rule: str) -> None:
         super().__init__(f"line {number}: {rule}")
@@ -35,8 +35,8 @@ class BadLine(ValueError):
 
 @dataclass(slots=True)
 class Chunk:
-    """Increments of one write. `first_line` and `last_line` count from 1, `end` is how many bytes of the file lie
-    before its end."""
+    """Increments of one write. `first_line` and `last_line` count from 1, `end` is the offset of its end in the file,
+    in bytes."""
 
     number: int
     first_line: int
@@ -98,7 +98,7 @@ def _is_header(line: bytes) -> bool:
 
 
 def _lines(lines: Iterable[bytes], form: Format) -> Iterator[tuple[int, int, bytes]]:
-    """(line number, bytes up to its end, line) of those that hold an increment."""
+    """Yield (line number, offset of its end in bytes, line), without blank lines and the header."""
     end, header = 0, form == "csv"
     for number, raw in enumerate(lines, 1):
         end += len(raw)
@@ -113,8 +113,8 @@ def _lines(lines: Iterable[bytes], form: Format) -> Iterator[tuple[int, int, byt
 def chunks(
     lines: Iterable[bytes], form: Format, *, prefix: str = "", size: int = 10_000, skip_bad: bool = False
 ) -> Iterator[Chunk]:
-    """Chunks of `size` lines, `prefix` put before each key. Raises `BadLine`, unless bad lines are to be skipped (and
-    counted)."""
+    """Yield chunks of `size` lines, with `prefix` before each key. Raises `BadLine`, or with `skip_bad` counts bad
+    lines."""
     chunk, seen, hashed = None, 0, blake2b(digest_size=16)
     number = 0
     for line_number, end, line in _lines(lines, form):

@@ -1,4 +1,4 @@
-"""How far an import is: a bar on a terminal (bytes, increments/s, time left), else a line every few seconds."""
+"""An import's progress: a bar on a terminal (bytes, increments/s, time left), else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_SECONDS = 5.0
 
 
 class Progress(Protocol):
-    """Told after each chunk how many bytes of the file are done, and how many increments that made."""
+    """Updated after each chunk with the totals of bytes and increments done."""
 
     def update(self, done: int, increments: int) -> None: ...
 
@@ -47,7 +47,8 @@ class _Lines:
 
 @contextmanager
 def progress(size: int | None, out: Any) -> Iterator[Progress]:
-    """A progress of a file of so many bytes (None: unknown), shown on the stream `out` where that is no terminal."""
+    """Show the progress of a file of `size` bytes (None: unknown): a bar on a terminal, else lines on the stream
+    `out`."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(size, out)

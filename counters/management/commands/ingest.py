@@ -1,8 +1,8 @@
 """`manage.py ingest FILE`: count the increments of a CSV or NDJSON file, each exactly once, however often the command
 is run.
 
-Every chunk is a write with an idempotency key made of the file's SHA-256 (or `--name`), the prefix and the chunk's
-number, so a run that was cut short goes on when it is repeated: chunks that were taken before are answered as repeats.
+Each chunk is a write with an idempotency key made of the file's SHA-256 (or `--name`), the prefix and the chunk's
+number. So repeating an interrupted run continues it: chunks taken before are answered as repeats.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Command(BaseCommand):
 
 
 def _checked(options: dict[str, Any]) -> Format:
-    """The format, once the options are known to be good. Raises `CommandError`."""
+    """Check the options and return the format. Raises `CommandError`."""
     if options["prefix"] and not is_prefix(options["prefix"]):
         raise CommandError(f"--prefix: {CHARACTERS_RULE}")
     if not 1 <= options["chunk"] <= 100_000:
@@ -122,7 +122,7 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
 
 
 def _digest(file: IO[bytes]) -> str:
-    """The file's SHA-256; for a stream, which cannot be read twice, a name that no import had."""
+    """The file's SHA-256; for a stream, which cannot be read twice, a new random name."""
     if not file.seekable():
         return uuid4().hex
     start = file.tell()

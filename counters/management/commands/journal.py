@@ -1,4 +1,4 @@
-"""`manage.py journal`: what is in the journal, and what was set aside."""
+"""`manage.py journal`: show the journal and set-aside batches, retry or discard the latter."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Command(BaseCommand):
 
 
 def _shard(shard: int, entries: int) -> dict[str, Any]:
-    """What the journals of one shard hold. Raises `RedisError`."""
+    """The contents of one shard's journals. Raises `RedisError`."""
     now, lanes = journal.now(), journal.occupied(shard)
     oldest = sorted(
         (

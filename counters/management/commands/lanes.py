@@ -1,4 +1,4 @@
-"""`manage.py lanes`: how many lanes each shard has, who applies them, and another number of them."""
+"""`manage.py lanes`: show the lanes and who applies them, or change their number."""
 
 from __future__ import annotations
 

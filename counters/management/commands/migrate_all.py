@@ -1,4 +1,4 @@
-"""`manage.py migrate_all`: migrations of the control database and of every shard, then the topology in force."""
+"""`manage.py migrate_all`: migrate the control database and every shard, then put the topology in force."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         for kind in (databases.BoundedConnection, databases.ControlConnection):
-            kind.timeout = None  # a migration takes as long as it takes
+            kind.timeout = None  # migrations have no time-out
         shards = settings.TALLY.shard_count
         for alias in [databases.CONTROL, *map(databases.primary, range(shards))]:
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))

@@ -58,7 +58,7 @@ def _run(shards: list[int], tell: _Bars) -> list[Report]:
 
 
 class _Bars(Untold):
-    """A bar on a terminal; nothing elsewhere."""
+    """Progress bars on a terminal; nothing elsewhere."""
 
     def __init__(self, shards: int) -> None:
         console = Console(stderr=True)
@@ -118,7 +118,7 @@ def _word(equal: bool | None) -> Text:
 
 
 def _lines(report: Report) -> list[str]:
-    """What an operator should know, a line each."""
+    """Findings for an operator, one per line."""
     where = f"shard {report.shard}"
     lines = [
         f"{where}: {detail}"
