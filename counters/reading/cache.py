@@ -1,18 +1,17 @@
-"""The cache: values of counters in Redis, those that somebody reads.
+"""The cache: values in Redis, only of counters that are read.
 
-A read puts an entry there, and so does a write whose result was asked for: whoever was told it reads it again. From
-then on its lane's shifts refresh it after each commit that changes it. I5 lives here: an entry carries its version, and
-the script that writes it compares.
+A read adds an entry, and so does a write whose result was requested, as its client reads the value again. Then the
+lane's shifts refresh the entry after each commit that changes it. I5 lives here: an entry contains its version, and the
+script that writes entries compares versions.
 
-A shift asks which of a transaction's keys are cached *before* it commits, and announces the version that its lane is
-about to commit (`announce`). A fill tells how far each lane of the node was that it read from: if that is behind the
-announced version, the value may be about to change without the shift knowing of the entry, and it is kept for a second
-only. So an entry is never older than that for long, whatever lags, and a window of writes costs the cache nothing for
-counters that nobody reads.
+*Before* it commits, a shift asks which of the transaction's keys are cached, and announces the version that its lane is
+about to commit (`announce`). A fill states how far each lane was on the node that it read from. If a lane is behind the
+announced version, the value may be about to change without the shift knowing of the entry, so the entry is kept for one
+second only. So an outdated entry lasts no longer, whatever lags, and shifts refresh only counters that are read.
 
-Reads and fills do not raise for a cache that is down: a read goes on to the replica. A value that the worker could not
-put is put later (`apply.refresher`). An entry lives a minute at most, so even if that worker dies first, what the cache
-holds is soon true again.
+Reads and fills do not raise if the cache is down: a read goes on to the replica. A value that the worker could not put
+is put later (`apply.refresher`). An entry lives a minute at most, so even if that worker dies first, the cache is soon
+correct again.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Value = tuple[str, int, int]  # key, value, version
 _PREFIX = "c:"
-_BEHIND_SECONDS = 1  # life of a value that was read from a node that lags
-_EVERYTHING = 2**53  # beyond every version
+_BEHIND_SECONDS = 1  # life of a value read from a lagging node
+_EVERYTHING = 2**53  # above every version
 _CHUNK = 2000  # Lua's stack holds 8000
 
 
@@ -49,7 +48,7 @@ def _entry(key: str) -> str:
 
 
 def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """(value, version) of those keys that the cache has."""
+    """(value, version) by key, for those keys that the cache has."""
     try:
         entries: list[bytes | None] = redis.cache().mget([_entry(key) for key in keys])  # type: ignore[assignment]
     except RedisError as error:
@@ -59,7 +58,7 @@ def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 
 async def get_many_on(client: AsyncRedis, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The same on an event loop."""
+    """Like `get_many`, on an event loop."""
     try:
         with breakers.cache.calling():
             entries: Any = await client.mget([_entry(key) for key in keys])
@@ -72,15 +71,15 @@ async def get_many_on(client: AsyncRedis, keys: Sequence[str]) -> dict[str, tupl
 def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> dict[str, tuple[int, int]]:
     found = {}
     for key, entry in zip(keys, entries, strict=True):
-        with suppress(ValueError):  # what is no entry is none; reconciliation deletes it
+        with suppress(ValueError):  # an invalid entry is ignored; reconciliation deletes it
             if entry is not None:
                 found[key] = parsed(entry)
     return found
 
 
 def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> None:
-    """Keep what a read found on a node of a shard; `through` has, for each of its lanes, the newest version that the
-    node had applied."""
+    """Cache what a read found on a node of a shard; `through` has the newest version that the node had applied, by
+    lane."""
     try:
         _put(shard, values, settings.TALLY.cache_fill_ttl_seconds, through)
     except RedisError as error:
@@ -88,8 +87,7 @@ def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> Non
 
 
 def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
-    """Before a commit of these keys: those that are to be refreshed after it (all of them if the cache does not
-    answer).
+    """Announce a commit of these keys. Returns those to refresh after it (all of them if the cache does not answer).
 
     `version`: the newest of the transaction, 0 for none.
     """
@@ -105,7 +103,7 @@ def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
 
 
 def refresh(lane: Lane, values: Sequence[Value]) -> None:
-    """Put what a shift of the lane has written: nothing is newer. Raises `RedisError`."""
+    """Put the values that a shift of the lane wrote: nothing is newer. Raises `RedisError`."""
     for chunk in _chunks(values):
         fields = [field for key, value, version in chunk for field in (_entry(key), value, version, 1)]
         lives = settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS
@@ -113,13 +111,14 @@ def refresh(lane: Lane, values: Sequence[Value]) -> None:
 
 
 def entries(keys: Sequence[str]) -> dict[str, bytes]:
-    """What the cache has of these keys, as it stands there. Raises `RedisError`."""
+    """The raw cache entries of these keys, without missing ones. Raises `RedisError`."""
     found: list[bytes | None] = redis.cache().mget([_entry(key) for key in keys])  # type: ignore[assignment]
     return {key: entry for key, entry in zip(keys, found, strict=True) if entry is not None}
 
 
 def all_entries(most: int) -> Iterator[dict[str, bytes]]:
-    """Everything that the cache has while this goes on, about `most` at a time. Raises `RedisError`."""
+    """Yield the raw entries that the cache has throughout the iteration, about `most` at a time. Raises
+    `RedisError`."""
     cursor = 0
     while True:
         found: tuple[int, list[bytes]] = redis.cache().scan(cursor, match=f"{_PREFIX}*", count=most)  # type: ignore[assignment]
@@ -131,18 +130,18 @@ def all_entries(most: int) -> Iterator[dict[str, bytes]]:
 
 
 def forget(seen: Mapping[str, bytes]) -> int:
-    """Delete entries unless they have changed since they were seen; how many. Raises `RedisError`."""
+    """Delete entries that have not changed since they were seen. Returns how many. Raises `RedisError`."""
     return int(_script("forget")([_entry(key) for key in seen], list(seen.values()), redis.cache())) if seen else 0
 
 
 def parsed(entry: bytes) -> tuple[int, int]:
-    """(value, version) of an entry. Raises `ValueError` for what is none."""
+    """(value, version) of an entry. Raises `ValueError` if it is invalid."""
     value, _, version = entry.partition(b" ")
     return int(value), int(version)
 
 
 def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, int]) -> None:
-    """Put values of several lanes; each is kept for `ttl` seconds, or for a moment where its lane is behind."""
+    """Put values of several lanes; each is kept for `ttl` seconds, or `_BEHIND_SECONDS` if its lane is behind."""
     count = len(through)
     announced = [_announced(Lane(shard, number)) for number in range(count)]
     for chunk in _chunks(values):
@@ -158,7 +157,7 @@ def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, in
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Parts that a script can take without holding up reads for long."""
+    """Parts that a script can take without blocking reads for long."""
     return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
 
 

@@ -1,7 +1,7 @@
-"""Reads on an event loop: concurrent ones share a look into the cache, as writes share a flush.
+"""Reads on an event loop: concurrent reads share a cache look-up, as writes share a flush.
 
-What the cache misses is asked of its shards in threads, one query a shard for all reads of the look. No read waits for
-another look's query, so a shard that hangs holds up its own keys alone.
+Keys that the cache misses are read from their shards in threads, one query per shard for all reads of the look-up. No
+read waits for another look-up's query, so a shard that hangs delays only its own keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from counters.reading.reads import Counter
 from runtime.group_commit import GroupCommit
 from sharding import topology
 
-_MOST = 64  # reads that share a look: the cache does nothing else meanwhile
+_MOST = 64  # reads that share a look-up: the cache serves nothing else meanwhile
 
 
 class _Asked(NamedTuple):
@@ -26,7 +26,7 @@ class _Asked(NamedTuple):
 
 
 class Lookups:
-    """Lives on the event loop on which it was made. The topology must have been loaded."""
+    """Belongs to the event loop that it was created on. The topology must be loaded."""
 
     def __init__(self, client: AsyncRedis) -> None:
         self._client = client
@@ -34,7 +34,7 @@ class Lookups:
         self._running: set[asyncio.Task[Any]] = set()
 
     def get(self, keys: Sequence[str]) -> asyncio.Future[list[Counter]]:
-        """Counters in the order asked for, as `reads.get_many` finds them. The future raises `ShardUnavailable`."""
+        """Counters in the order of `keys`, as `reads.get_many` returns them. The future raises `ShardUnavailable`."""
         asked = _Asked(keys, asyncio.get_running_loop().create_future())
         self._together.put(asked)
         return asked.found
@@ -51,7 +51,7 @@ class Lookups:
             self._ask(left, entries)
 
     def _ask(self, left: list[_Asked], entries: Mapping[str, tuple[int, int]]) -> None:
-        """Ask the shards for what these reads miss."""
+        """Query the shards for the keys that these reads miss."""
         missing = dict.fromkeys(key for asked in left for key in asked.keys if key not in entries)
         queries: dict[str, asyncio.Task[list[Counter]]] = {}
         for shard, keys in topology.current().by_shard(missing).items():
@@ -62,7 +62,7 @@ class Lookups:
 
     def _started(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)  # the loop itself does not keep it
+        self._running.add(task)  # the loop keeps no strong reference
         task.add_done_callback(self._running.discard)
         return task
 

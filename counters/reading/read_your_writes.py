@@ -1,8 +1,8 @@
-"""`?after=WRITE_ID`: a read that shows a write, and so whatever the same client did before it.
+"""`?after=WRITE_ID`: a read that includes a write, and thus everything that the same client did before it.
 
 A server has a write if its ledger has it in each of the write's lanes: ledger and counters commit together (I2) and are
-replayed together. So each server answers for itself, on the connection that is read from: first the ledger, then, in a
-newer snapshot, the counters. The cache is not asked, since an entry does not say which writes it knows.
+replayed together. So each server can check itself, on the connection used for the read: first the ledger, then, in a
+newer snapshot, the counters. The cache is skipped, since an entry does not say which writes it includes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class UnknownWrite(Exception):
 def get_many(
     keys: Sequence[str], write: WriteId, seconds: float, consistency: Consistency = "eventual"
 ) -> list[Counter] | None:
-    """Counters with the write applied, in the order asked for, or None if it was not applied in so many seconds.
+    """Counters with the write applied, in the order of `keys`, or None if it was not applied within `seconds`.
 
     Raises `UnknownWrite`, `ShardUnavailable`, `JournalUnavailable`.
     """
@@ -42,22 +42,22 @@ def get_many(
 
 
 def _look(keys: Sequence[str], write: WriteId, consistency: Consistency) -> list[Counter] | None:
-    """The counters, if some server of each shard has the write."""
+    """The counters, or None unless some server of each shard has the write."""
     found: dict[str, Counter] = {}
     for shard, wanted in topology.current().by_shard(keys).items():
         if shard in write.shards:
             counters = _read(shard, wanted, write, consistency)
-        else:  # not the write's shard, or one that the write was forwarded to: its primary has what the status says
+        else:  # not a shard in the write's id (it may be forwarded there): its primary has what the status says
             counters = _read_primary(shard, wanted) if _status(write) != "queued" else None
         if counters is None:
-            _status(write)  # raises `UnknownWrite` rather than let anybody wait for what never was
+            _status(write)  # raises `UnknownWrite`, so no client waits for a write that never existed
             return None
         found |= {counter.key: counter for counter in counters}
     return [found[key] for key in keys]
 
 
 def _status(write: WriteId) -> Status:
-    with suppress(ShardUnavailable):  # while a primary is down, one waits
+    with suppress(ShardUnavailable):  # while a primary is down, keep waiting
         found = write_status.find(write)
         if found is None:
             raise UnknownWrite

@@ -1,7 +1,7 @@
-"""How a value is asked for: cache → replica → primary, and where the answer came from.
+"""Reads of counters: cache → replica → primary. Each counter names its source.
 
-Replicas share the reads; one that lags is left out (`replication.lag`), unless nobody else answers. A shard's trouble
-stays with its keys: `ShardUnavailable` names it, cached keys are answered all the same.
+Replicas share the reads. One that lags is left out (`replication.lag`), unless no other server answers. A failed shard
+only affects its own keys: `ShardUnavailable` names it, and cached keys are still answered.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ T = TypeVar("T")
 Consistency = Literal["eventual", "primary"]
 Source = Literal["cache", "replica", "primary"]
 
-# The rows, and how far each lane of the node is, in the same snapshot.
+# The rows and each lane's newest applied version, in the same snapshot.
 GET = f"""
 SELECT key, NULL, value, version FROM {WANTED}
 UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""  # noqa: S608 - a constant
-# The prefix as a range, so that each of 16 partitions is one index range scan of `limit` rows at most.
+# The prefix is a range, so each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _STAY_SECONDS = 1.0
-_LAST = "\x7f"  # after every character of a key
+_LAST = "\x7f"  # sorts after every character of a key
 
 
 class Rows(NamedTuple):
-    """What a server has: (value, version) of those keys that it has, and for each of its lanes the newest version that
-    it has applied."""
+    """What a server has: (value, version) by existing key, and the newest applied version by lane."""
 
     found: dict[str, tuple[int, int]]
     through: dict[int, int]
@@ -55,7 +54,7 @@ class Counter(NamedTuple):
 
     @property
     def updated_at(self) -> datetime | None:
-        """When the operation that changed it last was accepted: a version is a time in microseconds."""
+        """When the last operation that changed it was accepted: a version is a time in microseconds."""
         return datetime.fromtimestamp(self.version / 1e6, UTC) if self.version else None
 
 
@@ -65,13 +64,13 @@ def get(key: str, consistency: Consistency = "eventual") -> Counter:
 
 
 def of_entries(keys: Iterable[str], entries: Mapping[str, tuple[int, int]]) -> list[Counter]:
-    """Counters as the cache has them: `entries` are (value, version) by key."""
+    """Counters from cache entries: (value, version) by key."""
     map_in_force = topology.current()
     return [Counter(key, *entries[key], "cache", map_in_force.shard_of(key)) for key in keys]
 
 
 def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list[Counter]:
-    """Many counters, in the order asked for. Raises `ShardUnavailable`."""
+    """Many counters, in the order of `keys`. Raises `ShardUnavailable`."""
     found: dict[str, Counter] = {}
     if consistency == "eventual":
         entries = cache.get_many(keys)
@@ -83,13 +82,13 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
 
 
 def of_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
-    """Counters of one shard, in the order asked for, past the cache. Raises `ShardUnavailable`."""
+    """Counters of one shard, in the order of `keys`, bypassing the cache. Raises `ShardUnavailable`."""
     rows, source = ask(shard, lambda conn: rows_of(conn, keys), replicas=consistency == "eventual")
     return counters(keys, rows, source, shard)
 
 
 def rows_of(conn: psycopg.Connection[Any], keys: Sequence[str]) -> Rows:
-    """What this server has of some keys of its shard, at one moment."""
+    """What this server has of some keys of its shard, in one snapshot."""
     rows = Rows({}, {})
     for key, lane, value, version in conn.execute(GET, wanted(keys)):
         if key is None:
@@ -100,18 +99,17 @@ def rows_of(conn: psycopg.Connection[Any], keys: Sequence[str]) -> Rows:
 
 
 def counters(keys: Sequence[str], rows: Rows, source: Source, shard: int) -> list[Counter]:
-    """What `rows_of` found, in the order asked for; the cache keeps it."""
+    """Counters from `rows_of`, in the order of `keys`. Also fills the cache."""
     found = [Counter(key, *rows.found.get(key, (0, 0)), source, shard) for key in keys]
     cache.fill(shard, [(one.key, one.value, one.version) for one in found], rows.through)
     return found
 
 
 def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: bool = True) -> tuple[T, Source]:
-    """Run a query on a replica of a shard that does not lag, or its primary if there is none; if that is down, on one
-    that lags.
+    """Run a query on a shard's replica that does not lag, else on its primary; if that is down, on a lagging replica.
 
-    With `replicas` none of these is waited for longer than half of `database_timeout_seconds`. Without, the primary
-    alone is asked. Raises `ShardUnavailable`.
+    With `replicas`, each of these may take at most half of `database_timeout_seconds`. Without, only the primary is
+    asked. Raises `ShardUnavailable`.
     """
     replica, primary = databases.replica(shard), databases.primary(shard)
     if not replicas:
@@ -139,10 +137,10 @@ def _on(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: floa
 
 
 def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds: float) -> tuple[T, Source] | None:
-    """The answer of a replica that does not lag, or of the primary where no replica runs; None if all lag.
+    """The answer of a replica that does not lag, or of the primary if no replica runs; None if all lag.
 
-    A connection to a replica that lags is given up for one to another; one to the primary, after a second, as a replica
-    may be back.
+    A connection to a lagging replica is closed in favour of another replica; one to the primary after a second, as a
+    replica may be back.
     """
     while not left_out.has_all(alias):
         with databases.connection(alias, seconds) as conn:
@@ -157,7 +155,7 @@ def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds
 
 
 def listing(prefix: str, *, after: str = "", limit: int, consistency: Consistency = "eventual") -> list[Counter]:
-    """Written counters whose key starts with `prefix`, in byte order, from behind `after`. Raises
+    """Written counters whose key starts with `prefix`, in byte order, after the key `after`. Raises
     `ShardUnavailable`."""
     shards = sorted(set(topology.current().owners))
     pages = [listing_of(shard, prefix, after=after, limit=limit, consistency=consistency) for shard in shards]

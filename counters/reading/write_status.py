@@ -1,5 +1,5 @@
-"""What became of a write: asked of the journal and of the shards and lanes that its id names. Nothing else is kept for
-it."""
+"""The status of a write, read from the journal and from the shards and lanes that its id names. Nothing else is stored
+for it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
 from sharding.lanes import Lane, by_shard
 
-# Lanes that have a batch, and those of them where it has this write (rows from before there was `writes` do not tell).
-# An index probe each.
+# How many lanes have a batch, and in how many it has this write (rows older than the column `writes` count as having
+# it). One index probe each.
 IN_LEDGER = """
 SELECT count(*), count(*) FILTER (WHERE CASE
     WHEN writes IS NULL THEN true
@@ -39,9 +39,9 @@ Status = Literal["queued", "applied", "rejected"]
 
 @dataclass(frozen=True, slots=True)
 class WriteStatus:
-    """`outcomes` has an entry for each operation whose result was asked for, and each that was rejected.
+    """`outcomes` has an entry for each operation whose result was requested, and each that was rejected.
 
-    `status` is "rejected" if all of the write was, and "applied" if any of it was counted.
+    `status` is "rejected" if the whole write was, and "applied" if any of it was counted.
     """
 
     id: WriteId
@@ -50,7 +50,7 @@ class WriteStatus:
 
 
 class _Part(NamedTuple):
-    """What became of a write in some lanes of a shard. `known`: their batch has this write."""
+    """The status of a write in some lanes of a shard. `known`: their batch has this write."""
 
     status: Literal["queued", "applied"]
     outcomes: list[Outcome]
@@ -58,7 +58,8 @@ class _Part(NamedTuple):
 
 
 class _Records(NamedTuple):
-    """What a shard has of a batch that it has applied; `known` as in `_Part`, `forwarded` is where operations went."""
+    """A shard's records of a batch that it has applied; `known` as in `_Part`, `forwarded` says where operations
+    went."""
 
     known: bool
     outcomes: list[Outcome]
@@ -66,9 +67,9 @@ class _Records(NamedTuple):
 
 
 def find(write: WriteId) -> WriteStatus | None:
-    """What became of a write; None if no shard and no journal knows it. Raises `ShardUnavailable`, `JournalUnreadable`.
+    """The status of a write; None if no shard and no journal knows it. Raises `ShardUnavailable`, `JournalUnreadable`.
 
-    While its batch is queued, a write that the batch does not have is not told from one that it has.
+    While its batch is queued, a write that is not in the batch counts as queued, too.
     """
     outcomes: list[Outcome] = []
     queued = False
@@ -78,14 +79,14 @@ def find(write: WriteId) -> WriteStatus | None:
             return None
         queued |= part.status == "queued"
         outcomes += part.outcomes
-    # Of each lane whose operations were all rejected, these parts add up to 1.
+    # For each lane whose operations were all rejected, these fractions add up to 1.
     rejected = sum(Fraction(1, outcome.among) for outcome in outcomes if outcome.status == "rejected")
     status: Status = "queued" if queued else "rejected" if rejected == len(write.lanes) else "applied"
     return WriteStatus(write, status, outcomes)
 
 
 def _part(shard: int, lanes: list[Lane], batch: UUID, index: int) -> _Part | None:
-    # The journal first: an entry leaves it only after the ledger has it, so what is in neither was in neither.
+    # The journal first: an entry leaves it only after the ledger has it, so no entry is missed between the two.
     try:
         in_journal = any(position is not None for position in journal.positions(lanes, batch))
     except RedisError as error:
@@ -111,7 +112,7 @@ def _part(shard: int, lanes: list[Lane], batch: UUID, index: int) -> _Part | Non
 
 
 def _records(conn: psycopg.Connection[Any], lanes: list[int], batch: UUID, index: int) -> _Records | None:
-    """What is recorded of a write, if all of these lanes have applied its batch."""
+    """The records of a write, or None unless all of these lanes have applied its batch."""
     ((applied, known),) = conn.execute(IN_LEDGER, {"batch": batch, "lanes": lanes, "index": index})
     if applied < len(lanes):
         return None
@@ -121,14 +122,14 @@ def _records(conn: psycopg.Connection[Any], lanes: list[int], batch: UUID, index
 
 
 def wait(write: WriteId, seconds: float, outcome: Future[Outcome] | None = None) -> Outcome | None:
-    """The outcome of a write of one key, or None if it is not known in time.
+    """Wait for the outcome of a write of one key. Returns None if it is not known within `seconds`.
 
-    `outcome` is resolved by the worker's message. The message may be lost, and a repeated request has none to expect,
-    so the shard is asked as well, more and more seldom. An increment that nobody waited for when it was accepted has no
-    result of its own: its outcome, once it is applied, has neither value nor version.
+    The worker's message resolves `outcome`. The message may be lost, and a repeated request gets none, so the shard is
+    polled as well, at growing intervals. An increment that no client waited for when it was accepted has no result of
+    its own: once applied, its outcome has neither value nor version.
     """
     deadline = time.monotonic() + seconds
-    pause = 1.0 if outcome else 0.01  # a quorum may take its time: thousands that wait must not all ask meanwhile
+    pause = 1.0 if outcome else 0.01  # a quorum may take a while: thousands of waiting requests must not all poll
     while (left := deadline - time.monotonic()) > 0:
         done, _ = futures.wait([outcome] if outcome else [], min(pause, left))
         if outcome and done:

@@ -1,6 +1,7 @@
--- Which of these counters the cache has; and from now on, what is read from a node that is behind `version` is not kept for long.
--- KEYS  where the announced version stands;  ARGV  version, counter keys (msgpack; as many as Lua's stack holds: `cache._CHUNK`)
--- gives the places (from 1) of those that it has
+-- Announce a lane's version: from now on, values read from a node that is behind it are only cached briefly.
+-- Returns which of these counters are cached, as places in the list of keys (from 1).
+-- KEYS  the lane's announced version
+-- ARGV  version, counter keys (msgpack; at most as many as Lua's stack holds: `cache._CHUNK`)
 if tonumber(redis.call('GET', KEYS[1]) or 0) < tonumber(ARGV[1]) then
     redis.call('SET', KEYS[1], ARGV[1])
 end

@@ -1,4 +1,4 @@
--- Delete cache entries that still are what somebody saw.
+-- Delete cache entries that have not changed since they were seen.
 -- KEYS  cache keys;  ARGV  the entry seen under each.  Returns how many were deleted.
 local gone = 0
 for i, key in ipairs(KEYS) do

@@ -1,8 +1,8 @@
 -- Put values into the cache unless it has the same or a newer version (I5).
 -- An entry is "value version", both in decimal. Versions are below 2^53, so Lua compares them exactly.
--- KEYS  for each lane, where the version stands that it has announced
--- ARGV  seconds to live; seconds for values from a node that is behind what was announced; for each lane the version that the node had
---       applied; then cache key, value, version and lane (from 1) of each counter
+-- KEYS  the announced version of each lane
+-- ARGV  seconds to live; seconds to live for values from a node that is behind the announced version; for each lane, the
+--       version that the node had applied; then cache key, value, version and lane (from 1) of each counter
 local ttls = {}
 for lane, key in ipairs(KEYS) do
     local announced = tonumber(redis.call('GET', key) or 0)
