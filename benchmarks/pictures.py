@@ -97,7 +97,9 @@ def _only_bars(figures: Sequence[Found], _curves: Found) -> Canvas:
 def _reads(figures: Sequence[Found], curves: Found) -> Canvas:
     canvas, (left, right) = _canvas("Cached reads", 2, 3.0)
     bars(left, figures[:1])
-    _latency(right, curves["latency"], "rate", "reads/s")
+    pairs = zip(curves["latency"], curves["latency of an empty view"], strict=True)
+    points = [{**mine, "empty_ms": its["p99_ms"]} for mine, its in pairs]
+    _latency(right, points, "rate", "reads/s", empty_ms="p99, empty view")
     return canvas
 
 
@@ -108,8 +110,8 @@ def _convergence(_figures: Sequence[Found], curves: Found) -> Canvas:
     return canvas
 
 
-def _latency(axes: Axes, points: Sequence[Found], across: str, label: str) -> None:
-    lines(axes, points, across, {"p99_ms": "p99", "p50_ms": "p50"})
+def _latency(axes: Axes, points: Sequence[Found], across: str, label: str, **others: str) -> None:
+    lines(axes, points, across, {"p99_ms": "p99", "p50_ms": "p50", **others})
     axes.set_xlim(left=0)
     axes.set_ylabel("ms")
     axes.set_xlabel(label)

@@ -30,8 +30,9 @@ class Service:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._journal, self._cache = redis.open_journal(), redis.open_cache()
-        self._listener = Listener(self._cache)
+        self._journal, self._cache = redis.journal_connection(), redis.cache_connection()
+        self._subscriptions = redis.open_cache()
+        self._listener = Listener(self._subscriptions)
         self.intake = Intake(self._journal, self._listener)
         self.lookups = Lookups(self._cache)
 
@@ -48,8 +49,9 @@ class Service:
         await self.intake.drain()
         await asyncio.to_thread(dispatch.drain, _DRAIN_SECONDS)  # the relay dispatches the rest
         await self._listener.close()
-        await self._journal.aclose()
-        await self._cache.aclose()
+        await self._journal.close()
+        await self._cache.close()
+        await self._subscriptions.aclose()
 
     def submit(self, write: Write) -> Accepted:
         """Put a write into the journal, from a thread. Returns once it is on disk.

@@ -18,7 +18,6 @@ from uuid import UUID
 import psycopg
 import structlog
 from django.conf import settings
-from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
@@ -27,6 +26,7 @@ from counters.intake import journal, lease
 from counters.intake.journal import Journal, JournalUnavailable
 from counters.intake.lease import Lease
 from runtime import breakers, redis
+from runtime.redis import LoopConnection
 from sharding import databases
 from sharding.lanes import Lane
 
@@ -142,10 +142,11 @@ def _twice(run: Callable[[], T]) -> T:
 
 
 class Appender:
-    """`append` on an event loop, through a client that the caller opens and closes."""
+    """`append` on an event loop, through a connection that the caller closes."""
 
-    def __init__(self, journal_client: AsyncRedis) -> None:
-        self._script = journal_client.register_script(redis.script(Path(__file__).parent, "append"))
+    def __init__(self, journal_connection: LoopConnection) -> None:
+        self._connection = journal_connection
+        self._script = redis.script(Path(__file__).parent, "append")
 
     async def append(self, flush: Flush) -> Appended:
         """Like the function `append`."""
@@ -157,13 +158,7 @@ class Appender:
 
     async def _run(self, flush: Flush) -> Any:
         with _as_unavailable(), breakers.journal.calling():
-            try:
-                return await self._script(flush.keys, flush.args)
-            except RedisTimeout:
-                raise
-            except RedisConnectionError as error:  # like `_twice`
-                log.warning("journal_append_repeated", error=str(error))
-                return await self._script(flush.keys, flush.args)
+            return await self._connection.evaluate(self._script, flush.keys, flush.args)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import msgspec
 import structlog
 from django.conf import settings
 from prometheus_client import Counter, Histogram
-from redis.asyncio import Redis as AsyncRedis
 from uuid_utils.compat import uuid7
 
 from counters import batch
@@ -27,6 +26,7 @@ from counters.intake.outcomes import Listener
 from counters.intake.writes import Accepted, Write
 from counters.write_id import WriteId
 from runtime.group_commit import GroupCommit
+from runtime.redis import LoopConnection
 from sharding import topology
 from sharding.lanes import Lane
 
@@ -55,7 +55,7 @@ class _Submitted:
 class Intake:
     """Puts writes into the journal. Belongs to the event loop that it was created on."""
 
-    def __init__(self, journal: AsyncRedis, listener: Listener) -> None:
+    def __init__(self, journal: LoopConnection, listener: Listener) -> None:
         self.listener = listener
         self._appender = Appender(journal)
         self._flushes: GroupCommit[_Submitted] = GroupCommit(self._flush, most=settings.TALLY.flush_max_writes)

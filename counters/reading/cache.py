@@ -9,6 +9,9 @@ about to commit (`announce`). A fill states how far each lane was on the node th
 announced version, the value may be about to change without the shift knowing of the entry, so the entry is kept for one
 second only. So an outdated entry lasts no longer, whatever lags, and shifts refresh only counters that are read.
 
+An entry is due when half of its life is over: the next read on an event loop returns the entry and has it read again
+(`lookups`). So entries in use do not expire, and no read waits for one that did.
+
 Reads and fills do not raise if the cache is down: a read goes on to the replica. A value that the worker could not put
 is put later (`apply.refresher`). An entry lives a minute at most, so even if that worker dies first, the cache is soon
 correct again.
@@ -16,20 +19,21 @@ correct again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 from django.conf import settings
-from redis.asyncio import Redis as AsyncRedis
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from runtime import breakers, redis
+from runtime.redis import LoopConnection
 from sharding.lanes import Lane, number_of
 from sharding.slots import slots_of
 
@@ -43,6 +47,21 @@ _EVERYTHING = 2**53  # above every version
 _CHUNK = 2000  # Lua's stack holds 8000
 
 
+class Entry(NamedTuple):
+    """A cached value. `due_ms`: when half of its life is over, in milliseconds since 1970."""
+
+    value: int
+    version: int
+    due_ms: int
+
+
+class Found(NamedTuple):
+    """(value, version) by key, and the keys whose entries are due."""
+
+    values: dict[str, tuple[int, int]]
+    due: list[str]
+
+
 def _entry(key: str) -> str:
     return _PREFIX + key
 
@@ -54,27 +73,31 @@ def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
         return {}
-    return _read(keys, entries)
+    return {key: (entry.value, entry.version) for key, entry in _read(keys, entries)}
 
 
-async def get_many_on(client: AsyncRedis, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Like `get_many`, on an event loop."""
+async def get_many_on(connection: LoopConnection, keys: Sequence[str]) -> Found:
+    """Like `get_many`, on an event loop; and which of the entries are due."""
+    found = Found({}, [])
     try:
         with breakers.cache.calling():
-            entries: Any = await client.mget([_entry(key) for key in keys])
+            entries: Any = await connection.execute("MGET", *map(_entry, keys))
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
-        return {}
-    return _read(keys, entries)
-
-
-def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> dict[str, tuple[int, int]]:
-    found = {}
-    for key, entry in zip(keys, entries, strict=True):
-        with suppress(ValueError):  # an invalid entry is ignored; reconciliation deletes it
-            if entry is not None:
-                found[key] = parsed(entry)
+        return found
+    now = 1000 * time.time()
+    for key, entry in _read(keys, entries):
+        found.values[key] = entry.value, entry.version
+        if entry.due_ms < now:
+            found.due.append(key)
     return found
+
+
+def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> Iterator[tuple[str, Entry]]:
+    for key, entry in zip(keys, entries, strict=True):
+        with suppress(ValueError):  # reconciliation deletes an entry that cannot be read
+            if entry is not None:
+                yield key, parsed(entry)
 
 
 def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> None:
@@ -134,10 +157,10 @@ def forget(seen: Mapping[str, bytes]) -> int:
     return int(_script("forget")([_entry(key) for key in seen], list(seen.values()), redis.cache())) if seen else 0
 
 
-def parsed(entry: bytes) -> tuple[int, int]:
-    """(value, version) of an entry. Raises `ValueError` if it is invalid."""
-    value, _, version = entry.partition(b" ")
-    return int(value), int(version)
+def parsed(entry: bytes) -> Entry:
+    """An entry as `put.lua` writes it. Raises `ValueError` if it is invalid."""
+    value, version, due_ms = entry.split(b" ")
+    return Entry(int(value), int(version), int(due_ms))
 
 
 def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, int]) -> None:

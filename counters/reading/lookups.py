@@ -2,22 +2,28 @@
 
 Keys that the cache misses are read from their shards in threads, one query per shard for all reads of the look-up. No
 read waits for another look-up's query, so a shard that hangs delays only its own keys.
+
+Entries that are due are read again in the background, those of a fifth of a second by one query per shard.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis as AsyncRedis
+import structlog
 
 from counters.reading import cache, reads
 from counters.reading.reads import Counter
 from runtime.group_commit import GroupCommit
+from runtime.redis import LoopConnection
 from sharding import topology
 
+log = structlog.get_logger(__name__)
+
 _MOST = 64  # reads that share a look-up: the cache serves nothing else meanwhile
+_DUE_SECONDS = 0.2  # time to gather entries that are due
 
 
 class _Asked(NamedTuple):
@@ -28,10 +34,12 @@ class _Asked(NamedTuple):
 class Lookups:
     """Belongs to the event loop that it was created on. The topology must be loaded."""
 
-    def __init__(self, client: AsyncRedis) -> None:
-        self._client = client
+    def __init__(self, connection: LoopConnection) -> None:
+        self._connection = connection
         self._together: GroupCommit[_Asked] = GroupCommit(self._look_up, most=_MOST)
         self._running: set[asyncio.Task[Any]] = set()
+        self._due: set[str] = set()
+        self._refresh: asyncio.Task[None] | None = None
 
     def get(self, keys: Sequence[str]) -> asyncio.Future[list[Counter]]:
         """Counters in the order of `keys`, as `reads.get_many` returns them. The future raises `ShardUnavailable`."""
@@ -40,7 +48,7 @@ class Lookups:
         return asked.found
 
     async def _look_up(self, lookups: list[_Asked]) -> None:
-        entries = await cache.get_many_on(self._client, [key for asked in lookups for key in asked.keys])
+        entries, due = await cache.get_many_on(self._connection, [key for asked in lookups for key in asked.keys])
         left = []
         for asked in lookups:
             if not all(key in entries for key in asked.keys):
@@ -49,6 +57,8 @@ class Lookups:
                 asked.found.set_result(reads.of_entries(asked.keys, entries))
         if left:
             self._ask(left, entries)
+        if due:
+            self._read_again(due)
 
     def _ask(self, left: list[_Asked], entries: Mapping[str, tuple[int, int]]) -> None:
         """Query the shards for the keys that these reads miss."""
@@ -59,6 +69,26 @@ class Lookups:
             queries |= dict.fromkeys(keys, query)
         for asked in left:
             self._started(_answer(asked, entries, queries))
+
+    def _read_again(self, due: Iterable[str]) -> None:
+        """Refresh entries before they expire."""
+        self._due.update(due)
+        if self._refresh is None:
+            self._refresh = self._started(self._refresh_due())
+
+    async def _refresh_due(self) -> None:
+        """Ends when no entry is due."""
+        try:
+            while self._due:
+                await asyncio.sleep(_DUE_SECONDS)
+                due, self._due = self._due, set()
+                groups = topology.current().by_shard(due)
+                queries = [asyncio.to_thread(reads.of_shard, shard, keys, "eventual") for shard, keys in groups.items()]
+                for failure in await asyncio.gather(*queries, return_exceptions=True):
+                    if isinstance(failure, BaseException):
+                        log.warning("cache_not_refreshed", error=str(failure))
+        finally:
+            self._refresh = None
 
     def _started(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -39,7 +40,7 @@ Status = Literal["queued", "applied", "rejected"]
 
 @dataclass(frozen=True, slots=True)
 class WriteStatus:
-    """`outcomes` has an entry for each operation whose result was requested, and each that was rejected.
+    """`outcomes` has an entry for each operation whose result was requested, and each that was rejected, by key.
 
     `status` is "rejected" if the whole write was, and "applied" if any of it was counted.
     """
@@ -82,7 +83,7 @@ def find(write: WriteId) -> WriteStatus | None:
     # For each lane whose operations were all rejected, these fractions add up to 1.
     rejected = sum(Fraction(1, outcome.among) for outcome in outcomes if outcome.status == "rejected")
     status: Status = "queued" if queued else "rejected" if rejected == len(write.lanes) else "applied"
-    return WriteStatus(write, status, outcomes)
+    return WriteStatus(write, status, sorted(outcomes, key=attrgetter("key")))
 
 
 def _part(shard: int, lanes: list[Lane], batch: UUID, index: int) -> _Part | None:

@@ -63,12 +63,12 @@ class _Found(NamedTuple):
 def judge(entry: bytes, value: int, version: int) -> Literal["right", "stale", "wrong"]:
     """Judge an entry by the value and version that the primary returned after the entry was read."""
     try:
-        cached, at = cache.parsed(entry)
+        cached = cache.parsed(entry)
     except ValueError:
         return "wrong"
-    if at == version:
-        return "right" if cached == value else "wrong"
-    return "stale" if 0 <= at < version else "wrong"
+    if cached.version == version:
+        return "right" if cached.value == value else "wrong"
+    return "stale" if 0 <= cached.version < version else "wrong"
 
 
 def check(shards: Collection[int], tell: Tell) -> dict[int, CacheCheck]:

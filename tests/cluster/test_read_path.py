@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -130,6 +131,18 @@ def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None
     assert entries.ttl("c:" + keys[4999]) > 1
     assert cache.announce(lane, 50, keys) == [keys[1], keys[4999]], "what is cached is to be refreshed"
     assert entries.get(f"announced:{lane}") == b"100", "what was announced never goes back"
+    life = entries.pttl("c:" + keys[4999])
+    cache.fill(lane.shard, [(keys[4999], 5, 90)], {0: 0, 1: 99})
+    assert 1000 < entries.pttl("c:" + keys[4999]) <= life, "the same version from a node that lags changes nothing"
+
+
+def test_an_entry_in_use_does_not_expire(client: httpx.Client, key: str) -> None:
+    """A read answers from an entry that is due, and has it read again for the reads to come."""
+    version = wait_applied(client, key, 4)["version"]
+    redis.cache().set(f"c:{key}", f"4 {version} 1", ex=20)
+    assert client.get(f"/v1/counters/{key}").json()["source"] == "cache"
+    assert eventually(lambda: redis.cache().ttl(f"c:{key}") > 20)
+    assert cache.parsed(cache.entries([key])[key]).due_ms > 1000 * time.time()
 
 
 def test_versions_seen_by_readers_never_go_back(cluster: Cluster, client: httpx.Client, key: str) -> None:

@@ -184,11 +184,11 @@ def test_cached_values_are_repaired(cluster: Cluster, client: httpx.Client, key:
             wait_applied(client, one, 7)
     _, version = cache.get_many([keys["right"]])[keys["right"]]
     entries = {
-        "value": b"8 %d" % cache.get_many([keys["value"]])[keys["value"]][1],
-        "version": b"7 %d" % (version + 10**15),
-        "stale": b"6 1",
+        "value": b"8 %d 0" % cache.get_many([keys["value"]])[keys["value"]][1],
+        "version": b"7 %d 0" % (version + 10**15),
+        "stale": b"6 1 0",
         "garbage": b"seven",
-        "never": b"1 1",
+        "never": b"1 1 0",
     }
     for kind, entry in entries.items():
         redis.cache().set(f"c:{keys[kind]}", entry)

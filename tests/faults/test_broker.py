@@ -26,8 +26,6 @@ from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import up
 from tests.support.load import assert_exact, load
 
-pytestmark = pytest.mark.own_cluster
-
 IMPATIENT = {"TALLY_OVERDUE_SECONDS": "1", "TALLY_RELAY_INTERVAL_SECONDS": "1"}
 
 

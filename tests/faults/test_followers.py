@@ -23,8 +23,6 @@ from benchmarks.quorum.report import Sweep
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import MANAGE, ROOT, clean, up
 
-pytestmark = pytest.mark.own_cluster
-
 FOLLOWERS = 2
 DELAYS = (150, 250)  # ms: more than a write takes on a busy machine
 

@@ -20,8 +20,6 @@ from cluster import programs
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import ROOT, clean
 
-pytestmark = pytest.mark.own_cluster
-
 BEFORE = "fc42c69"  # the last commit with one journal a shard
 
 

@@ -1,7 +1,7 @@
 """`make test`: all tests, in two runs side by side, because they wait most of the time.
 
-One run uses the run's cluster. The other has the tests that make their own clusters, and prints its report at the end.
-With arguments it only runs pytest with them.
+Each run has a cluster of its own. The run of tests/faults prints its report when the other one has ended. With
+arguments this only runs pytest with them.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import tempfile
 from tests.support.commands import ROOT
 
 PYTEST = [sys.executable, "-m", "pytest"]
-SHARED = [*PYTEST, "-m", "not own_cluster"]
-OWN = [*PYTEST, "-m", "own_cluster", "tests/faults"]
+FIRST = [*PYTEST, "tests/unit", "tests/tools", "tests/cluster"]
+SECOND = [*PYTEST, "tests/faults"]
 
 
 def main(arguments: list[str]) -> int:
     """The exit status: that of the first run that failed."""
     if arguments:
         return subprocess.run([*PYTEST, *arguments], cwd=ROOT, check=False).returncode
-    with tempfile.TemporaryFile("w+") as found:
-        own = subprocess.Popen(OWN, cwd=ROOT, stdout=found, stderr=subprocess.STDOUT)
-        shared = subprocess.run(SHARED, cwd=ROOT, check=False).returncode
-        own.wait()
-        found.seek(0)
-        sys.stdout.write(found.read())
-    return shared or own.returncode
+    with tempfile.TemporaryFile("w+") as said:
+        second = subprocess.Popen(SECOND, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+        first = subprocess.run(FIRST, cwd=ROOT, check=False).returncode
+        second.wait()
+        said.seek(0)
+        sys.stdout.write(said.read())
+    return first or second.returncode
 
 
 if __name__ == "__main__":

@@ -101,11 +101,11 @@ def test_every_slot_has_its_place_in_the_tree() -> None:
 
 
 def test_judgement_of_cached_values() -> None:
-    assert judge(b"5 7", 5, 7) == "right"
-    assert judge(b"-5 7", -5, 7) == "right"
-    assert judge(b"0 0", 0, 0) == "right"
-    assert judge(b"5 6", 6, 7) == "stale"
-    assert judge(b"6 7", 5, 7) == "wrong"
-    assert judge(b"5 8", 5, 7) == "wrong"
-    for garbage in (b"", b"x", b"5", b"5 x", b"5 -1", b"5 1 2"):
+    assert judge(b"5 7 0", 5, 7) == "right"
+    assert judge(b"-5 7 0", -5, 7) == "right"
+    assert judge(b"0 0 0", 0, 0) == "right"
+    assert judge(b"5 6 0", 6, 7) == "stale"
+    assert judge(b"6 7 0", 5, 7) == "wrong"
+    assert judge(b"5 8 0", 5, 7) == "wrong"
+    for garbage in (b"", b"x", b"5", b"5 7", b"5 x 0", b"5 -1 0", b"5 7 x", b"5 7 0 0"):
         assert judge(garbage, 5, 7) == "wrong"
