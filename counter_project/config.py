@@ -59,7 +59,7 @@ class Config(BaseSettings):
         default=["127.0.0.1", "localhost"], description="Host names that the API answers to."
     )
     https: bool = Field(
-        default=True, description="Served over HTTPS: cookies are secure, and browsers are told to keep to HTTPS."
+        default=True, description="Served over HTTPS: cookies are secure, and browsers are told to use HTTPS only."
     )
     node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
     static_root: Path = Field(
@@ -83,7 +83,7 @@ class Config(BaseSettings):
     database_timeout_seconds: float = Field(
         default=0.8,
         gt=0,
-        description="For a read to get a connection, and to get its answer; half of it where two servers may be asked. nginx allows 0.9 s.",
+        description="For a read to get a connection, and for its answer; half of it where two servers may be asked. nginx allows 0.9 s.",
     )
     replicas_required: int = Field(
         default=1,
@@ -101,7 +101,7 @@ class Config(BaseSettings):
         default="tally", description="User of Patroni's REST API, for the calls that change something."
     )
     patroni_password: SecretStr = Field(
-        default=SecretStr(""), description="Its password; without one nothing can be steered."
+        default=SecretStr(""), description="Its password; without one Tally cannot change anything through Patroni."
     )
 
     journal_url: SecretStr = Field(min_length=1, description="Redis of the journal: AOF, fsync always, noeviction.")
@@ -130,7 +130,7 @@ class Config(BaseSettings):
     )
     max_keys: int = Field(default=1_000, ge=1, description="Most keys of one multi-get and largest page of a listing.")
     max_wait_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait to be applied."
+        default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait for their result."
     )
     api_threads: int = Field(
         default=64,
@@ -158,13 +158,13 @@ class Config(BaseSettings):
         default=3.0,
         gt=0,
         le=60,
-        description="How long a lane is left to a worker that gives no sign of life, or to a message that does not come.",
+        description="How long a lane waits for a worker that shows no sign of life, or for a message that does not arrive.",
     )
     shift_seconds: float = Field(
         default=1.0,
         gt=0,
         le=60,
-        description="How long one task applies its lane, about; if there is more, it sends the next task.",
+        description="About how long one task applies its lane; if there is more, it sends the next task.",
     )
     linger_seconds: float = Field(
         default=0.1,
@@ -176,7 +176,7 @@ class Config(BaseSettings):
         default=8,
         ge=1,
         le=256,
-        description="Tasks that one worker of a shard runs at once: as many lanes can it apply.",
+        description="Tasks that one worker of a shard runs at once, one lane each.",
     )
     worker_prefetch: int = Field(
         default=1, ge=1, le=64, description="Messages a worker takes ahead for each task it can run at once."
@@ -184,7 +184,7 @@ class Config(BaseSettings):
     worker_memory_bytes: int = Field(
         default=0,
         ge=0,
-        description="A worker that has used more than this ends after its tasks, to be started again; 0: no limit.",
+        description="A worker that uses more than this ends after its tasks and is started again; 0: no limit.",
     )
     window_seconds: float = Field(
         default=1.0, gt=0, le=10, description="An apply transaction is kept under this by taking fewer batches."
@@ -195,12 +195,12 @@ class Config(BaseSettings):
     journal_hold_seconds: float = Field(
         default=600.0,
         gt=0,
-        description="How long an applied batch stays in the journal for want of replicas; then the shard is degraded.",
+        description="How long an applied batch may wait in the journal for its replicas; after that the shard is degraded.",
     )
     journal_hold_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=0,
-        description="How much of a shard may so stay in the journal; beyond it the shard is degraded.",
+        description="How much of a shard may wait there; above that the shard is degraded.",
     )
     overdue_seconds: float = Field(
         default=5.0, gt=0, description="Age from which a journal entry is dispatched again by the relay."
@@ -239,7 +239,7 @@ class Config(BaseSettings):
         description="Port of this process's own /metrics (workers, beat); none: no server.",
     )
     log_level: str = Field(
-        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged."
+        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged."
     )
     log_format: str = Field(
         default="json", pattern="^(json|console)$", description="One JSON object a line, or for people."
