@@ -14,7 +14,7 @@ from benchmarks.peers import house, raw_postgres, raw_redis
 
 TITLE = "Bulk ingest to convergence"
 COUNTERS, BODY, LARGE_BODY = 100_000, 10_000, 100_000
-DRAWN = 640_000  # increments in the bodies of one size
+DRAWN = 640_000  # increments in the bodies of one size, fewer at a smaller scale
 CONNECTIONS = 8
 SECONDS, PEER_SECONDS, FORMAT_SECONDS = 30.0, 10.0, 6.0
 GOALS = {BODY: Goal("ratio", "≥", 1.5), LARGE_BODY: Goal("ratio", "≥", 2.0)}
@@ -39,7 +39,8 @@ class Bulk:
     def drawn(self, size: int) -> list[list[str]]:
         """The keys of each body of a size, drawn once."""
         if size not in self._drawn:
-            self._drawn[size] = [keys.zipf(self._names, size, self._context.rng) for _ in range(DRAWN // size)]
+            bodies = max(1, round(DRAWN * min(1.0, self._context.scale)) // size)
+            self._drawn[size] = [keys.zipf(self._names, size, self._context.rng) for _ in range(bodies)]
         return self._drawn[size]
 
     def requests(self, format: str, size: int) -> list[bytes]:
