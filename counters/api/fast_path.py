@@ -89,6 +89,8 @@ class FastPath:
             for path in (COUNTERS, f"{_COUNTER}key", f"{_COUNTER}key{INCREMENTS}", BULK)
         }
         self._good_hosts: set[bytes] = set()
+        # Django's middleware deletes or replaces these cookies if they are invalid.
+        self._cookies = (settings.SESSION_COOKIE_NAME.encode(), settings.CSRF_COOKIE_NAME.encode())
 
     async def answer(self, request: Request) -> Raw | None:
         """The answer, or None if the view must answer."""
@@ -120,6 +122,8 @@ class FastPath:
         if found.get(b"accept", b"*/*") not in (b"*/*", b"application/json") or not self._is_good(
             found.get(b"host", b"")
         ):
+            return None
+        if (cookie := found.get(b"cookie")) is not None and any(name in cookie for name in self._cookies):
             return None
         authorization = found.get(b"authorization")
         caller = None

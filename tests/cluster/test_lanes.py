@@ -209,7 +209,10 @@ def holders(shard: int) -> dict[Lane, str]:
 def test_a_killed_workers_lanes_are_taken_over_within_the_lease(
     cluster: Cluster, client: httpx.Client, three_workers: int, key: str, settings: Any
 ) -> None:
-    """Under load, one of three: its lanes go on when the lease has run out, the others do not notice."""
+    """Under load, one of three: its lanes go on when the lease has run out, the others do not notice.
+
+    A lane without a holder may have its message in the worker that is killed.
+    """
     by_lane, stop = keys_by_lane(key, three_workers), threading.Event()
     slowest: dict[Lane, float] = dict.fromkeys(by_lane, 0.0)
     counted: dict[Lane, int] = dict.fromkeys(by_lane, 0)
@@ -234,15 +237,15 @@ def test_a_killed_workers_lanes_are_taken_over_within_the_lease(
         slowest.update(dict.fromkeys(by_lane, 0.0))
         victim = next(iter(spread.values()))
         os.kill(next(one["pid"] for one in cluster.processes("worker") if one["name"] == victim), signal.SIGKILL)
-        held = {lane for lane, worker in spread.items() if worker == victim}
+        others = {lane for lane, worker in holders(three_workers).items() if worker != victim}
         before = dict(counted)
         eventually(lambda: all(counted[lane] > before[lane] + 20 for lane in by_lane), 30)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert max(slowest[lane] for lane in held) < settings.TALLY.lease_seconds + 3
-    assert max(slowest[lane] for lane in by_lane if lane not in held) < settings.TALLY.lease_seconds, slowest
+    assert max(slowest.values()) < settings.TALLY.lease_seconds + 3, slowest
+    assert max((slowest[lane] for lane in others), default=0) < settings.TALLY.lease_seconds, slowest
     eventually(lambda: all(value_of(client, keys[0]) == counted[lane] for lane, keys in by_lane.items()))
     eventually(lambda: cluster.all_running("worker"))
 

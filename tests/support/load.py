@@ -13,10 +13,15 @@ import httpx
 
 from tests.support.cluster import Cluster, eventually, value_of
 
+PAUSE_SECONDS = 0.03
+
 
 @dataclass
 class Load:
-    """Clients that add one to a few keys, each write with an idempotency key, repeated until it is answered."""
+    """Clients that add one to a few keys, each write with an idempotency key, repeated until it is answered.
+
+    They pause after each write: a machine that is full shows how slow it is, and nothing else.
+    """
 
     client: httpx.Client
     keys: list[str]
@@ -37,6 +42,7 @@ class Load:
             with self._lock:
                 self.slowest = max(self.slowest, time.monotonic() - started)
                 self.acknowledged[key] = self.acknowledged.get(key, 0) + 1
+            self._stop.wait(PAUSE_SECONDS)
 
     def _write(self, key: str, token: str) -> None:
         deadline = time.monotonic() + 60
