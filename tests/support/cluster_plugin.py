@@ -57,6 +57,7 @@ def _lay_out() -> None:
         home = Directory(_own)
         home.prepare()
         prepare.planner(home, Asked(port=0))
+    os.environ["TALLY_TEST_CLUSTER"] = str(directory().resolve())  # for commands in other directories
     os.environ.update(read_env(directory()))
 
 
