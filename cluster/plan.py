@@ -181,7 +181,7 @@ class Planner:
             *("--host", "127.0.0.1", "--port", str(port), "--backlog", "4096"),
             *("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS), "--timeout-graceful-shutdown", str(ANSWER_SECONDS)),
             *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--no-date-header"),
-            *("--log-level", "warning", "counter_project.asgi:application"),
+            *("--log-level", "error", "counter_project.asgi:application"),
         )
         return Spec(
             name=name,
