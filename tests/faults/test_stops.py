@@ -198,10 +198,9 @@ def test_a_worker_ends_although_it_cannot_commit(cluster: Cluster, client: httpx
 def test_workers_end_under_load_and_the_next_ones_go_on(cluster: Cluster, client: httpx.Client, key: str) -> None:
     letters = dead_letters.count()
     with load(cluster, key) as running:
-        for _ in range(2):
-            running.goes_on()
-            terminate(cluster, cluster.processes("worker"), 10)
-            eventually(lambda: cluster.all_running("worker"), 30)
+        running.goes_on()
+        terminate(cluster, cluster.processes("worker"), 10)
+        eventually(lambda: cluster.all_running("worker"), 30)
         running.goes_on()
     assert_exact(client, running)
     assert dead_letters.count() == letters
