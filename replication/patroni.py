@@ -90,6 +90,7 @@ class Server(msgspec.Struct):
     role: str = ""
     timeline: int | None = None
     postmaster_start_time: str | None = None
+    dcs_last_seen: float = 0.0  # seconds since 1970
     xlog: _Wal = msgspec.field(default_factory=_Wal)
 
     @property
@@ -172,16 +173,19 @@ def servers(shard: int) -> dict[str, Server]:
         return {one.patroni.name: one for one in pool.map(server, asked) if one}
 
 
-def server(node: Node) -> Server | None:
-    """A node's report on itself; None if it does not answer or its Patroni is not known."""
+def server(node: Node, seconds: float = ASK_SECONDS) -> Server | None:
+    """A node's report on itself; None if it does not answer within `seconds` or its Patroni is not known."""
     if not node.patroni:
         return None
     try:
-        status, data = _call(node.patroni, "GET", "/patroni", None, ASK_SECONDS)
-        return msgspec.json.decode(data, type=Server) if status in (200, 503) else None
+        status, data = _call(node.patroni, "GET", "/patroni", None, seconds)
+        told = msgspec.json.decode(data, type=Server) if status in (200, 503) else None
     except (HTTPError, msgspec.DecodeError) as error:
         log.debug("patroni_silent", url=node.patroni, error=str(error))
         return None
+    if told:
+        _names[node.patroni] = told.patroni.name
+    return told
 
 
 _names: dict[str, str] = {}  # by the address of the node's Patroni; a node's name never changes
@@ -189,10 +193,23 @@ _names: dict[str, str] = {}  # by the address of the node's Patroni; a node's na
 
 def name_of(node: Node) -> str:
     """Patroni's name of a node; `host:port` if Patroni has not returned one."""
-    address = node.patroni or ""
-    if address not in _names and (told := server(node)):
-        _names[address] = told.patroni.name
-    return _names.get(address, f"{node.host}:{node.port}")
+    if node.patroni not in _names:
+        server(node)
+    return known_name(node) or f"{node.host}:{node.port}"
+
+
+def known_name(node: Node) -> str | None:
+    """Patroni's name of a node, if this process has learned it."""
+    return _names.get(node.patroni or "")
+
+
+def learn_names(shard: int) -> None:
+    """Learn the names of a shard's nodes, also of those that do not answer, from one that does. Raises
+    `PatroniUnavailable`."""
+    named = {(one.host, one.port): one.name for one in members(shard)}
+    for node in nodes(shard):
+        if node.patroni and (name := named.get((node.host, node.port))):
+            _names[node.patroni] = name
 
 
 def configuration(shard: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ _TYPES = [
     requests.Asked,
     requests.ProblemDocument,
     requests.Health,
+    requests.Probe,
 ]
 _TALLY = settings.TALLY
 _DAYS = f"{_TALLY.retention_days} days"
@@ -314,6 +315,28 @@ metrics = extend_schema(
         ),
     },
 )
+_REFUSED = {
+    (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
+    (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
+}
+live = extend_schema(
+    operation_id="live",
+    tags=["operation"],
+    auth=[],
+    responses={(200, JSON): OpenApiResponse(reference(requests.Probe), description="It answers."), **_REFUSED},
+)
+ready = extend_schema(
+    operation_id="ready",
+    tags=["operation"],
+    auth=[],
+    responses={
+        (200, JSON): OpenApiResponse(reference(requests.Probe), description="It can serve."),
+        (503, MEDIA_TYPE): OpenApiResponse(
+            reference(requests.ProblemDocument), description="It cannot serve now; `detail` says what is missing."
+        ),
+        **_REFUSED,
+    },
+)
 health = extend_schema(
     operation_id="health",
     tags=["operation"],
@@ -321,7 +344,6 @@ health = extend_schema(
     responses={
         (200, JSON): OpenApiResponse(reference(requests.Health), description="Ready: writes are taken."),
         (503, JSON): OpenApiResponse(reference(requests.Health), description="Not ready."),
-        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
-        (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
+        **_REFUSED,
     },
 )
