@@ -21,7 +21,7 @@ from sharding import databases
 from sharding.nodes import Node
 
 # Replicas connect under their Patroni name.
-STREAMING = f"SELECT array(SELECT DISTINCT application_name FROM pg_stat_replication WHERE {FOLLOWS})"  # noqa: S608 - a constant
+STREAMING = f"SELECT array(SELECT application_name FROM pg_stat_replication WHERE {FOLLOWS})"  # noqa: S608 - a constant
 Role = Literal["primary", "replica"]
 SECONDS = 0.8  # for a connection, and for each answer
 
@@ -85,8 +85,11 @@ def name_of(node: Node) -> str:
 
 def of(shard: int, primary: Primary | None, servers: Sequence[tuple[Node, Said]]) -> Copies:
     """The copies of a shard from the answers; `primary` is None if it did not answer."""
-    copies = [_copy(node, said, primary, len(servers) - 1) for node, said in servers]
-    return Copies(shard, 1 + len(primary.streaming) if primary else 0, len(servers), copies)
+    found = [_copy(node, said, primary, len(servers) - 1) for node, said in servers]
+    count = sum(one.is_copy for one in found)
+    if primary and not any(node.patroni for node, _ in servers):
+        count = 1 + min(len(primary.streaming), len(servers) - 1)
+    return Copies(shard, count, len(servers), found)
 
 
 def _copy(node: Node, said: Said, primary: Primary | None, replicas: int) -> Copy:

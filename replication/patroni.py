@@ -7,7 +7,7 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cache
@@ -152,9 +152,11 @@ def member(shard: int, name: str) -> Member:
     for one in found:
         if one.name == name:
             return one
-    raise UnknownNode(
-        f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(one.name for one in found)}"
-    )
+    raise _unknown(shard, name, (one.name for one in found))
+
+
+def _unknown(shard: int, name: str, known: Iterable[str]) -> UnknownNode:
+    return UnknownNode(f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(known)}")
 
 
 def leader(shard: int) -> Member:
@@ -210,6 +212,19 @@ def learn_names(shard: int) -> None:
     for node in nodes(shard):
         if node.patroni and (name := named.get((node.host, node.port))):
             _names[node.patroni] = name
+
+
+def node_named(shard: int, name: str) -> Node:
+    """The server of this name in the settings, whether it answers or not; `host:port` will do. Raises `UnknownNode`,
+    `PatroniUnavailable`."""
+    servers: list[Node] = settings.TALLY.shards[shard].nodes
+    for is_first in (True, False):
+        for node in servers:
+            if name in (known_name(node), f"{node.host}:{node.port}"):
+                return node
+        if is_first:
+            learn_names(shard)
+    raise _unknown(shard, name, (known_name(node) or f"{node.host}:{node.port}" for node in servers))
 
 
 def configuration(shard: int) -> dict[str, Any]:

@@ -25,12 +25,13 @@ Result = Any  # what a check returned, or the exception that it raised, or `Late
 
 
 class Looks(Generic[T]):
-    """The checks by name, and what `assemble` makes of their results. Its threads start with the first look."""
+    """The checks by name, and what `assemble` makes of their results and the time at which the look began (Unix time).
+    Its threads start with the first look."""
 
     def __init__(
         self,
         checks: Mapping[str, Callable[[], Any]],
-        assemble: Callable[[Mapping[str, Result]], T],
+        assemble: Callable[[Mapping[str, Result], float], T],
         *,
         seconds: float,
         fresh_seconds: float,
@@ -58,8 +59,9 @@ class Looks(Generic[T]):
             return self._next
 
     def _run(self, answer: Future[T]) -> None:
+        began = time.time()
         try:
-            found = self._assemble(self._results())
+            found = self._assemble(self._results(), began)
         except Exception as error:
             answer.set_exception(error)
         else:

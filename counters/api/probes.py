@@ -69,6 +69,7 @@ def whole(view: View) -> Answer:
         node=settings.TALLY.node_id,
         components=components,
         redundancy=view.redundancy,
+        at=view.at,
     )
     return Answer(found, 200 if is_ready else 503, {} if is_ready else {"Retry-After": "1"})
 

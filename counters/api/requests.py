@@ -226,7 +226,8 @@ class ProblemDocument(msgspec.Struct, omit_defaults=True):
 
 
 class Health(msgspec.Struct):
-    """`live`: this process works. `ready`: it can take writes. `ok`: every component is up."""
+    """`live`: this process works. `ready`: it can take writes. `ok`: every component is up. `at`: when this was looked
+    at."""
 
     status: Literal["ok", "degraded", "down"]
     live: bool
@@ -234,6 +235,7 @@ class Health(msgspec.Struct):
     node: str
     components: list[Component]
     redundancy: Redundancy
+    at: str
 
 
 class Probe(msgspec.Struct):

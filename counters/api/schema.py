@@ -158,6 +158,11 @@ _LIMIT = {
     "maximum": _TALLY.max_keys,
     "default": min(requests.PAGE, _TALLY.max_keys),
 }
+PAGING = [
+    _query("prefix", {"type": "string"}, "All written counters whose key starts so."),
+    _query("cursor", {"type": "string"}, "`next` of the page before."),
+    _query("limit", _LIMIT, "Size of a page."),
+]
 _SHARD = {"type": "integer", "enum": list(range(_TALLY.shard_count))}
 _CONSISTENCY = _query(
     "consistency",
@@ -257,12 +262,7 @@ get_many = extend_schema(
     parameters=[
         _query("key", {"type": "array", "items": _KEY.type, "maxItems": _TALLY.max_keys}, "Keys, each as one `key=`."),
         _query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
-        _query("cursor", {"type": "string"}, "`next` of the page before."),
-        _query(
-            "limit",
-            _LIMIT,
-            "Size of a page.",
-        ),
+        *PAGING[1:],
         _CONSISTENCY,
         _AFTER,
         _AFTER_WAIT,

@@ -73,10 +73,11 @@ class Redundancy(msgspec.Struct, frozen=True):
 
 
 class View(NamedTuple):
-    """What one look has found."""
+    """What one look has found, and when it began."""
 
     components: list[Component]
     redundancy: Redundancy
+    at: str
 
 
 class Journal(NamedTuple):
@@ -121,8 +122,8 @@ def _select_one(alias: str) -> None:
         conn.execute("SELECT 1")
 
 
-def of(results: Mapping[str, Result]) -> View:
-    """The view of a look's results."""
+def of(results: Mapping[str, Result], began: float) -> View:
+    """The view of a look's results; `began` is Unix time."""
     shards = range(settings.TALLY.shard_count)
     servers = {
         shard: [(node, _said(node, results[f"server {shard} {number}"])) for number, node in enumerate(nodes.of(shard))]
@@ -142,7 +143,8 @@ def of(results: Mapping[str, Result]) -> View:
         components += [_answers(f"shard-{shard}", primaries[shard], shard), *_replicas(one), _worker(shard, working)]
         components += [_server(shard, server) for server in one.servers]
     told = [ShardCopies(shard, one.copies, one.wanted) for shard, one in found.items()]
-    return View(components, Redundancy(journal.copies if journal else 0, told))
+    at = datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds")
+    return View(components, Redundancy(journal.copies if journal else 0, told), at)
 
 
 def _said(node: nodes.Node, result: Result) -> Said:
@@ -192,7 +194,7 @@ def _beat(working: Processes | None) -> Component:
     if working is None:
         return Component("beat", "unknown", "the journal's Redis, which has the heartbeats, does not answer")
     if working.last_tick is None:
-        return Component("beat", "down", "it has sent no task for a day")
+        return Component("beat", "down", "it is not known to have sent a task")
     limit = max(_BEAT_SECONDS, 3 * settings.TALLY.relay_interval_seconds)
     at = _ago(working.last_tick)
     if working.last_tick < limit:
