@@ -1,9 +1,9 @@
 """What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
 
 The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
-every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also sends the
-worker's heartbeats: that it runs, that it consumes its queues, and when its last shift of each shard ended
-(`operators.processes` reads them).
+every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also puts values
+into the cache that could not be put at once, and sends the worker's heartbeats: that it runs, that it consumes its
+queues, and when its last shift of each shard ended (`operators.processes` reads them).
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class Worker:
         with suppress(RedisError):
             self._take_over()
         while not self._stopping.wait(LOOK_SECONDS):
+            self._refresher.put_left()
             try:
                 heartbeats.beat(self._heartbeats())
                 for shard in self.shards:
