@@ -40,8 +40,11 @@ def manage(directory: Path, *args: str) -> str:
 def followed(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("followed")
     delays = f"{DELAYS[0]}ms..{DELAYS[1]}ms"
-    up(directory, "--shards", "1", "--replicas", str(FOLLOWERS), "--api", "1", "--port", "0", "--apply-delay", delays)
+    options = ["--shards", "1", "--replicas", str(FOLLOWERS), "--api", "1", "--port", "0"]
+    up(directory, *options, "--quorum", "2", "--apply-delay", delays)
     try:
+        assert manage(directory, "quorum").splitlines() == ["shard 0: quorum 2, in force: 2 confirm, 2 follow"]
+        manage(directory, "quorum", "0", "--shard", "0", "--reason", "the tests begin")
         yield Cluster(directory)
     finally:
         put_away(directory)
