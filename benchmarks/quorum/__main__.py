@@ -53,7 +53,8 @@ def _main_on(running: Deployment, options: argparse.Namespace, parser: argparse.
     quorums = list(range(count + 1)) if options.quorums is None else options.quorums
     if max(quorums) > count:
         parser.error(f"--quorums: {max(quorums)} can never be met; followers of shard {running.shard}: {count}")
-    with console.status("measuring") as status, steer.left_as_found(running):
+    left = steer.left_as_found(running, with_delays=options.delays is not None)
+    with console.status("measuring") as status, left:
         found = _sweep(running, options, options.delays, status.update).measure(quorums)
     _show(found)
     if options.trial:

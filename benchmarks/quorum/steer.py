@@ -72,14 +72,14 @@ def set_quorum(deployment: Deployment, quorum: int) -> float:
 
 
 @contextmanager
-def left_as_found(deployment: Deployment) -> Iterator[None]:
-    """After the block the shard has the quorum and the delays that it had before."""
+def left_as_found(deployment: Deployment, *, with_delays: bool) -> Iterator[None]:
+    """After the block the shard has the quorum that it had before, and its followers their delays if these may be
+    set."""
     quorum = ask(deployment, "GET", f"{deployment.path}/quorum")
     before = {name: quorum[name] for name in ("quorum", "strict", "synchronous_commit")}
-    delayed = delays(deployment)
+    delayed = delays(deployment) if with_delays else {}
     try:
         yield
     finally:
         ask(deployment, "PUT", f"{deployment.path}/quorum", {**before, "reason": REASON})
-        now = delays(deployment)
-        set_delays(deployment, {node: delay for node, delay in delayed.items() if now.get(node, delay) != delay})
+        set_delays(deployment, delayed)

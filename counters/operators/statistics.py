@@ -143,4 +143,4 @@ def _rate(conn: psycopg.Connection[Any]) -> float:
     ((before,),), began = conn.execute(TRANSACTIONS).fetchall(), time.monotonic()
     time.sleep(_SAMPLE_SECONDS)
     ((after,),) = conn.execute(TRANSACTIONS).fetchall()
-    return max(0.0, (after - before) / (time.monotonic() - began))
+    return max(0.0, float(after - before) / (time.monotonic() - began))

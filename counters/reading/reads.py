@@ -182,7 +182,8 @@ def listing_on(shard: int, server: Address, prefix: str, *, after: str = "", lim
     try:
         with nodes.connect(shard, server, timeout=_GIVEN_SECONDS) as conn:
             ((is_replica,),) = conn.execute("SELECT pg_is_in_recovery()").fetchall()
-            rows = conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
+            rows: list[tuple[str, int, int]] = conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
     except psycopg.OperationalError as error:
         raise databases.ShardUnavailable(shard, f"this server does not answer: {str(error).strip()}") from error
-    return [Counter(*row, "replica" if is_replica else "primary", shard) for row in rows]
+    source: Source = "replica" if is_replica else "primary"
+    return [Counter(*row, source, shard) for row in rows]
