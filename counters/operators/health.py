@@ -165,7 +165,7 @@ def _replicas(found: Copies) -> list[Component]:
     name, shard = f"shard-{found.shard}-replica", found.shard
     if found.wanted == 1:
         return []
-    if any(one.is_copy for one in found.servers if one.role == "replica") or found.copies > 1:
+    if found.copies > 1:
         return [Component(name, "up", shard=shard)]
     if not found.copies:
         return [Component(name, "unknown", "no primary answers", shard=shard)]
