@@ -36,7 +36,8 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     directory.prepare()
     if options.detach:
         given = {
-            name: getattr(options, name) for name in ("shards", "replicas", "api", "port", "broker", "apply_delay")
+            name: getattr(options, name)
+            for name in ("shards", "replicas", "api", "port", "broker", "apply_delay", "quorum")
         }
         return background.up(
             directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
@@ -46,7 +47,15 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
             console.Console().say(f"stopped what was left of the last run: {', '.join(left)}")
         plan = prepare.planner(
             directory,
-            Asked(options.shards, options.replicas, options.api, options.port, options.broker, options.apply_delay),
+            Asked(
+                options.shards,
+                options.replicas,
+                options.api,
+                options.port,
+                options.broker,
+                options.apply_delay,
+                options.quorum,
+            ),
         )
         asyncio.run(_supervise(plan))
     return 0
@@ -167,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     starting.add_argument(
         "--apply-delay", type=_delay, metavar="TIME", help=f"lag of each replica: {RULE} (default: as it was)"
+    )
+    starting.add_argument(
+        "--quorum",
+        type=_whole(0, 8),
+        metavar="N",
+        help="replicas that must confirm a commit before it returns; kept for later starts (a new cluster: 0)",
     )
     starting.add_argument(
         "--detach", action="store_true", help="return when ready; the cluster stays in the background"

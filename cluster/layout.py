@@ -112,6 +112,7 @@ class Asked:
     port: int | None = None
     broker: str | None = None
     apply_delay: ApplyDelay | None = None
+    quorum: int | None = None
 
 
 def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
@@ -124,8 +125,14 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
         raise ClusterError(
             f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}"
         )
+    replicas = layout.replicas if asked.replicas is None else asked.replicas
+    if asked.quorum is not None and asked.quorum > replicas:
+        raise ClusterError(
+            f"a write quorum of {asked.quorum} can never be met with {count(replicas, 'replica')} of each shard: "
+            "--replicas makes more"
+        )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
-    return replace(layout, replicas=layout.replicas if asked.replicas is None else asked.replicas, scale=scale)
+    return replace(layout, replicas=replicas, scale=scale)
 
 
 def role_of(name: str) -> str | None:

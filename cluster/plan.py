@@ -61,6 +61,7 @@ class Planner:
     secrets: Mapping[str, str]
     base: Mapping[str, str]
     environment: Mapping[str, str]
+    quorum: int | None = None  # the write quorum to set on every shard at the start; None leaves it as it is
     migrated: bool = False  # the databases have this code's tables already: its processes need not wait for `migrate`
 
     def specs(self) -> list[Spec]:
@@ -187,7 +188,7 @@ class Planner:
             name=name,
             role="api",
             argv=argv,
-            ready=probes.Answers(port, "/health"),
+            ready=probes.Answers(port, "/livez"),
             after=self._application(),
             port=port,
             metrics_port=port,

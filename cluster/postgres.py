@@ -52,7 +52,7 @@ class Node:
         if answer:
             self.said = answer.get("state")
             self.primary = answer.get("role") == "primary" and process is not None
-            self.streaming = answer.get("replication_state") == "streaming"
+        self.streaming = process is not None and answer.get("replication_state") == "streaming"
         self.state = self._state(answered=bool(answer))
         self._was_running = self._was_running or self.state == "running"
         return before != (self.pid, self.state, self.primary, self.streaming)

@@ -57,7 +57,7 @@ def planner(directory: Directory, asked: Asked) -> Planner:
         "DJANGO_SETTINGS_MODULE": "counter_project.settings",
     }
     migrated = directory["migrated"].exists() and directory["migrated"].read_text() == schema(layout.PROJECT)
-    plan = Planner(wanted, directory, found, secrets, base, own, migrated)
+    plan = Planner(wanted, directory, found, secrets, base, own, asked.quorum, migrated)
     for log in directory.logs.glob("*.log"):
         if log != directory.log("supervisor"):  # this process may be writing it
             rotate(log)

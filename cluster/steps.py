@@ -58,6 +58,9 @@ class Steps:
         steps.append(Step("migrate", before, self._migrate))
         steps.append(Step("static", (), lambda: self._manage("collectstatic", "--noinput", "-v", "0")))
         steps.append(Step("key", ("migrate",), self._key))
+        if self.plan.quorum is not None:
+            following = (f"replicas-{s}" for s in shards) if self.plan.layout.replicas else ()
+            steps.append(Step("quorum", ("migrate", *following), self._quorum))
         front = tuple(f"api-{i}" for i in range(1, self.plan.layout.scale["api"] + 1))
         steps.append(Step("front", ("nginx", *front), self._front))
         return steps
@@ -127,12 +130,12 @@ class Steps:
         return run
 
     async def _front(self) -> None:
-        """Wait up to 15 s until nginx answers `/health` with 200. An unhealthy part only warns; the start does not fail."""
-        health = probes.Answers(self.plan.layout.ports["nginx"], "/health", 200)
+        """Wait up to 15 s until nginx answers `/readyz` with 200. If it does not, that only warns; the start does not fail."""
+        ready = probes.Answers(self.plan.layout.ports["nginx"], "/readyz", 200)
         deadline = time.monotonic() + 15
-        while not await health.check():
+        while not await ready.check():
             if time.monotonic() > deadline:
-                self.say(f"warning: {self.plan.layout.url}/health does not answer 200 yet")
+                self.say(f"warning: {self.plan.layout.url}/readyz does not answer 200 yet")
                 return
             await asyncio.sleep(0.1)
 
@@ -150,6 +153,14 @@ class Steps:
             if not words:
                 raise ClusterError("manage.py make_key printed no key")
             write_private(path, words[-1] + "\n")
+
+    async def _quorum(self) -> None:
+        """Set the write quorum. Where it is not in force yet, as too few replicas follow, that only warns."""
+        number = str(self.plan.quorum)
+        said = await self._manage("quorum", number, "--reason", f"cluster up --quorum {number}")
+        for line in said.splitlines():
+            if "not in force" in line:
+                self.say(f"warning: {line}")
 
     async def _manage(self, command: str, *arguments: str) -> str:
         """Run `manage.py COMMAND …` with this cluster's settings: its stdout. stderr goes to `<command>.log`."""

@@ -231,4 +231,5 @@ def _row(node: postgres.Node) -> dict[str, object]:
         "state": node.state,
         "restarts": node.restarts,
         "create_time": node.create_time,
+        "streaming": node.streaming,
     }

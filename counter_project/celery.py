@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import structlog
 from celery import Celery
-from celery.signals import beat_init, setup_logging, worker_init
+from celery.signals import after_task_publish, beat_init, setup_logging, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
@@ -29,3 +30,19 @@ def serve_metrics(**_: Any) -> None:
 
     if settings.TALLY.metrics_port:
         start_http_server(settings.TALLY.metrics_port, addr="127.0.0.1")
+
+
+@beat_init.connect
+def send_heartbeats(**_: Any) -> None:
+    """Record when beat last sent a task, for /health."""
+    from redis.exceptions import RedisError
+
+    from runtime import heartbeats
+
+    def sent(**_: Any) -> None:
+        try:
+            heartbeats.beat({"beat": 0.0})
+        except RedisError as error:
+            structlog.get_logger(__name__).warning("heartbeat_unsent", error=str(error))
+
+    after_task_publish.connect(sent, weak=False)

@@ -3,7 +3,8 @@ PostgreSQL.
 
 `quorum`, `apply_delay`, `applied` and `digest` are pure. `flush` tells completion what replicas have flushed (I3).
 `lag` keeps lagging replicas out of reads. `patroni` calls Patroni's REST API, `steering` offers its operations (quorum,
-switchover, failover, rejoin, reinitialise, delays), `status` returns the current state. `digests` compares each replica
+switchover, failover, rejoin, reinitialise, delays), `status` returns the current state, and `copies` which servers have
+all of the data. `digests` compares each replica
 with its primary, lane by lane in `snapshots` of the same moment; `comparisons` stores the results. Nothing here
 promotes, demotes or copies a server on its own.
 """

@@ -39,7 +39,7 @@ IN_FORCE = f"""
 SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
        {flush.QUORUM},
        coalesce(current_setting('tally.quorum_strict', true), '') = 'on',
-       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""  # noqa: S608 - a constant
+       (SELECT count(*) FROM pg_stat_replication WHERE {flush.FOLLOWS})"""  # noqa: S608 - a constant
 TRYING = ("restart", "starting", "changing")  # Patroni's first word while a node tries to start or to follow
 DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
 _FORCE_SECONDS = 5.0

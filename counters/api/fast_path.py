@@ -20,7 +20,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from counters import keys
-from counters.api import answers, bulk, media, problems, requests, waiting
+from counters.api import answers, bulk, media, probes, problems, requests, waiting
 from counters.api.answers import Answer
 from counters.api.authentication import Caller, known_caller
 from counters.api.problems import Problem
@@ -33,6 +33,8 @@ from counters.service import Service
 Headers = list[tuple[bytes, bytes]]
 COUNTERS, INCREMENTS, BULK = "/v1/counters", "/increments", "/v1/increments"
 _COUNTER = COUNTERS + "/"
+_PROBES = (probes.LIVE, probes.READY, probes.HEALTH)
+_PATHS = (COUNTERS, BULK, *_PROBES)
 _JSON = media.JSON.encode()
 _MOST_HOSTS = 100
 _ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a larger one in a thread
@@ -86,7 +88,7 @@ class FastPath:
         self._service = service
         self._common = {
             path: Common(headers_of(path, False), headers_of(path, True))
-            for path in (COUNTERS, f"{_COUNTER}key", f"{_COUNTER}key{INCREMENTS}", BULK)
+            for path in (COUNTERS, f"{_COUNTER}key", f"{_COUNTER}key{INCREMENTS}", BULK, *_PROBES)
         }
         self._good_hosts: set[bytes] = set()
         # Django's middleware deletes or replaces these cookies if they are invalid.
@@ -95,7 +97,7 @@ class FastPath:
     async def answer(self, request: Request) -> Raw | None:
         """The answer, or None if the view must answer."""
         path = request.path
-        if not (path.startswith((COUNTERS, BULK)) and (plain := self._plain(request.headers))):
+        if not (path.startswith(_PATHS) and (plain := self._plain(request.headers))):
             return None
         match request.method:
             case "GET" if path.startswith(_COUNTER):
@@ -109,6 +111,8 @@ class FastPath:
                 call, view = self._bulk(request, plain), BULK
             case "PUT" | "DELETE" if path.startswith(_COUNTER):
                 call, view = self._change(request, plain, path[len(_COUNTER) :]), f"{_COUNTER}key"
+            case "GET" if path in _PROBES:
+                call, view = probes.answered(path), path
             case _:
                 return None
         common = self._common[view].https if plain.is_https else self._common[view].http

@@ -36,6 +36,7 @@ _TYPES = [
     requests.Asked,
     requests.ProblemDocument,
     requests.Health,
+    requests.Probe,
 ]
 _TALLY = settings.TALLY
 _DAYS = f"{_TALLY.retention_days} days"
@@ -157,6 +158,11 @@ _LIMIT = {
     "maximum": _TALLY.max_keys,
     "default": min(requests.PAGE, _TALLY.max_keys),
 }
+PAGING = [
+    _query("prefix", {"type": "string"}, "All written counters whose key starts so."),
+    _query("cursor", {"type": "string"}, "`next` of the page before."),
+    _query("limit", _LIMIT, "Size of a page."),
+]
 _SHARD = {"type": "integer", "enum": list(range(_TALLY.shard_count))}
 _CONSISTENCY = _query(
     "consistency",
@@ -256,12 +262,7 @@ get_many = extend_schema(
     parameters=[
         _query("key", {"type": "array", "items": _KEY.type, "maxItems": _TALLY.max_keys}, "Keys, each as one `key=`."),
         _query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
-        _query("cursor", {"type": "string"}, "`next` of the page before."),
-        _query(
-            "limit",
-            _LIMIT,
-            "Size of a page.",
-        ),
+        *PAGING[1:],
         _CONSISTENCY,
         _AFTER,
         _AFTER_WAIT,
@@ -314,6 +315,28 @@ metrics = extend_schema(
         ),
     },
 )
+_REFUSED = {
+    (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
+    (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
+}
+live = extend_schema(
+    operation_id="live",
+    tags=["operation"],
+    auth=[],
+    responses={(200, JSON): OpenApiResponse(reference(requests.Probe), description="It answers."), **_REFUSED},
+)
+ready = extend_schema(
+    operation_id="ready",
+    tags=["operation"],
+    auth=[],
+    responses={
+        (200, JSON): OpenApiResponse(reference(requests.Probe), description="It can serve."),
+        (503, MEDIA_TYPE): OpenApiResponse(
+            reference(requests.ProblemDocument), description="It cannot serve now; `detail` says what is missing."
+        ),
+        **_REFUSED,
+    },
+)
 health = extend_schema(
     operation_id="health",
     tags=["operation"],
@@ -321,7 +344,6 @@ health = extend_schema(
     responses={
         (200, JSON): OpenApiResponse(reference(requests.Health), description="Ready: writes are taken."),
         (503, JSON): OpenApiResponse(reference(requests.Health), description="Not ready."),
-        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
-        (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
+        **_REFUSED,
     },
 )

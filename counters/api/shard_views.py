@@ -11,8 +11,10 @@ from counters.api import media, shard_requests, shard_schema
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import Problem, invalid
+from counters.api.views import listed
 from counters.models import Scope
-from replication import apply_delay, status, steering
+from counters.reading import reads
+from replication import apply_delay, patroni, status, steering
 from replication.interventions import Order
 from replication.steering import Quorum
 from sharding import topology
@@ -64,6 +66,18 @@ class ReplicasView(ShardApiView):
         """Every server of a shard: role, state, timeline, position, lag, sync state, uptime, and whether its data equal
         the primary's."""
         return Response({"results": status.replicas(shard_of(shard)), "next": None})
+
+
+class ReplicaCountersView(ShardApiView):
+    """The counters of one server."""
+
+    @shard_schema.replica_counters
+    def get(self, request: Request, shard: str, node: str) -> Response:
+        """What this very server has, be it the primary or a replica that lags: all counters with a prefix, page by
+        page."""
+        number = shard_of(shard)
+        server = patroni.node_named(number, node)
+        return listed(request, lambda prefix, **of: reads.listing_on(number, server, prefix, **of))
 
 
 class QuorumView(ShardApiView):

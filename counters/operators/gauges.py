@@ -1,6 +1,7 @@
-"""Gauges of what the journal's Redis holds, read at each scrape, so every process exports the same values.
+"""Gauges of what the journal's Redis holds, and of how many copies of the data there are, read at each scrape, so every
+process exports the same values.
 
-While Redis is down the gauges are missing, rather than outdated. Counters of a process's own work are defined beside
+While Redis is down its gauges are missing, rather than outdated. Counters of a process's own work are defined beside
 the code that increments them.
 """
 
@@ -18,6 +19,7 @@ from counters.apply import dead_letters, partitions
 from counters.intake import journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
+from counters.operators import health
 from runtime import breakers
 
 log = structlog.get_logger(__name__)
@@ -83,3 +85,31 @@ def _measured() -> list[GaugeMetricFamily]:
             family.add_metric([str(shard)], measure(shard))
     letters.add_metric([], dead_letters.count())
     return [*by_shard, letters]
+
+
+class CopiesCollector(Collector):
+    """How many copies of the data there are, as the last look saw it: see `health`. For API processes."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values: registration needs no server."""
+        return [
+            GaugeMetricFamily(
+                "tally_shard_copies",
+                "A shard's primary and the replicas that stream from it; 0 while no primary answers",
+                labels=["shard"],
+            ),
+            GaugeMetricFamily("tally_shard_copies_wanted", "The servers that the settings name", labels=["shard"]),
+            GaugeMetricFamily(
+                "tally_journal_copies", "The journal's Redis and its replicas; 0 while it does not answer"
+            ),
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values."""
+        copies, wanted, journal_copies = families = list(self.describe())
+        found = health.look().result().redundancy
+        for shard in found.shards:
+            copies.add_metric([str(shard.shard)], shard.copies)
+            wanted.add_metric([str(shard.shard)], shard.wanted)
+        journal_copies.add_metric([], found.journal)
+        return families

@@ -18,6 +18,8 @@ from tests.support.cluster import Cluster
 from tests.support.commands import ROOT
 
 CALLS = {
+    ("get", "/livez"),
+    ("get", "/readyz"),
     ("get", "/health"),
     ("get", "/metrics"),
     ("get", "/v1/counters"),
@@ -31,6 +33,7 @@ CALLS = {
     ("get", "/v1/shards/quorum"),
     ("get", "/v1/shards/{shard}/quorum"),
     ("get", "/v1/shards/{shard}/replicas"),
+    ("get", "/v1/shards/{shard}/replicas/{node}/counters"),
     ("get", "/v1/shards/{shard}/digest"),
 }
 # Not to be called at random: see test_write_quorum and test_switchover. Their entries in schemathesis.toml say so too.

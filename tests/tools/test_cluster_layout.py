@@ -90,6 +90,12 @@ def test_what_may_change_at_a_later_start() -> None:
     assert (changed.shards, changed.replicas, changed.scale["api"]) == (2, 3, 5)
 
 
+def test_a_quorum_is_never_larger_than_the_number_of_replicas() -> None:
+    assert layout.reconcile(Layout(), Asked(replicas=2, quorum=2), Path("/d")).replicas == 2
+    with pytest.raises(ClusterError, match="a write quorum of 2 can never be met with 1 replica of each shard"):
+        layout.reconcile(Layout(), Asked(quorum=2), Path("/d"))
+
+
 @pytest.mark.parametrize("asked", [Asked(shards=3), Asked(shards=1), Asked(replicas=0)])
 def test_what_may_not_change_is_a_sentence_that_says_what_to_do(asked: Asked) -> None:
     with pytest.raises(ClusterError, match=r"was made with .*destroy.*--dir"):
@@ -374,6 +380,30 @@ def test_status_has_the_lanes_of_its_workers(capsys: pytest.CaptureFixture[str])
     assert tuple(first) == (*state.ROW, "lanes")
     Console().table(now.processes, lanes=applied)
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["lanes", "3", "0"]
+
+
+def test_status_says_which_replica_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"role": "postgres", "shard": 0, "pid": 1, "port": 5, "metrics_port": None, "restarts": 0, "create_time": 1.0}
+    rows = [
+        {"name": "postgres-0-1", **row, "state": "running", "streaming": False},
+        {"name": "postgres-0-2", **row, "state": "running", "streaming": True},
+        {"name": "postgres-0-3", **row, "state": "running", "streaming": False},
+        {"name": "postgres-0-4", **row, "state": "backoff", "streaming": True},
+        {"name": "postgres-0-5", **row, "state": "running"},  # of a version that did not say
+    ]
+    now = state.State(processes=rows, primaries={"0": 1})
+    told = [(one["state"], one["mode"], one["streaming"]) for one in now.public({})["processes"]]
+    assert told == [
+        ("running", "primary", None),
+        ("running", "replica", True),
+        ("running", "replica", False),
+        ("backoff", "replica", False),
+        ("running", "replica", False),
+    ]
+    assert tuple(now.public({})["processes"][0])[: len(state.ROW)] == state.ROW
+    Console().table(now.processes, now.primary_names)
+    said = [line.split(" 5 ")[1].strip()[:-1].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert said == ["running", "streaming", "not streaming", "backoff", "not streaming"]
 
 
 def test_sixteen_lanes_fit_into_the_table(capsys: pytest.CaptureFixture[str]) -> None:
