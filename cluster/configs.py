@@ -17,6 +17,7 @@ CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
 ROLE = "tally"
 PATRONI_USER = "tally"
+STEERED = frozenset({"synchronous_mode"})  # names of `dynamic` that operators change (`replication.steering`)
 
 MOST_HEADERS = 90  # header lines of a request: an API process takes 100, and nginx adds some
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
@@ -132,7 +133,7 @@ def patroni(  # noqa: PLR0913
             "authentication": {"username": PATRONI_USER, "password": secrets["patroni"]},
         },
         "etcd3": {"host": f"127.0.0.1:{layout.ports['etcd']}", "protocol": "http"},
-        "bootstrap": {"dcs": _dynamic(), "initdb": _initdb()},
+        "bootstrap": {"dcs": dynamic(), "initdb": _initdb()},
         "postgresql": {
             "listen": f"127.0.0.1:{postgres_port}",
             "connect_address": f"127.0.0.1:{postgres_port}",
@@ -153,8 +154,13 @@ def patroni(  # noqa: PLR0913
     return yaml.safe_dump(apply_delay.put(config, delay), sort_keys=False)
 
 
-def _dynamic() -> dict[str, Any]:
-    """Settings shared by a shard's nodes: written to etcd when the shard is made, changed only through Patroni later."""
+def dynamic() -> dict[str, Any]:
+    """Settings shared by a shard's nodes, kept in etcd: written when the shard is made, and through Patroni at each start,
+    apart from what is steered at run time (`STEERED`).
+
+    A node that cannot be rewound is copied again. Patroni keeps the slots of members that are away for half an hour, and
+    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/reliability.md says why.
+    """
     return {
         "ttl": 20,
         "loop_wait": 2,
@@ -166,12 +172,15 @@ def _dynamic() -> dict[str, Any]:
         "postgresql": {
             "use_pg_rewind": True,
             "use_slots": True,
+            "remove_data_directory_on_rewind_failure": True,
+            "remove_data_directory_on_diverged_timelines": True,
             "parameters": {
                 "max_connections": 200,
                 "max_wal_senders": 20,
                 "max_replication_slots": 20,
                 "wal_level": "replica",
                 "wal_log_hints": "on",
+                "wal_keep_size": "1GB",
             },
         },
     }
@@ -211,7 +220,6 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "min_wal_size": "256MB",
         "checkpoint_timeout": "5min",
         "max_slot_wal_keep_size": "4GB",
-        "wal_keep_size": "64MB",
         "wal_sender_timeout": "10s",  # a replica, or a primary, that stands still is given up after this
         "wal_receiver_timeout": "10s",
         "tcp_keepalives_idle": 5,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from . import ClusterError, probes
+from . import ClusterError, configs, probes
 from .child import said, size
 from .layout import PROJECT, write_private
 from .plan import Planner
@@ -26,6 +26,7 @@ from .processes import kill_group
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
 FAILED_SECONDS = 20.0  # without a single postmaster, or of failed starts alone, after which a shard is given up
+SETTINGS_SECONDS = 30.0  # for Patroni to take its settings; the cluster is ready with the old ones after that
 REPLICA_SECONDS = 60.0  # to have all replicas streaming; the cluster is ready without them after that
 COMMAND_SECONDS = 180.0
 
@@ -52,6 +53,7 @@ class Steps:
         shards = range(self.plan.layout.shards)
         steps = [Step(f"turn-{s}-{k}", ("etcd",), self._turn(s, k)) for s, k in self.plan.layout.nodes]
         steps += [Step(f"databases-{s}", ("etcd",), self._databases(s)) for s in shards]
+        steps += [Step(f"settings-{s}", (f"databases-{s}",), self._settings(s)) for s in shards]
         if self.plan.layout.replicas:
             steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
         before = (*(f"databases-{s}" for s in shards), "redis-journal", "redis-cache")
@@ -91,6 +93,23 @@ class Steps:
                     await asyncio.sleep(0.5)
                 else:
                     return
+
+        return run
+
+    def _settings(self, shard: int) -> Callable[[], Awaitable[None]]:
+        """Give Patroni this version's shared settings: a cluster that was made by an older one has others."""
+
+        async def run() -> None:
+            changes = {name: value for name, value in configs.dynamic().items() if name not in configs.STEERED}
+            login = configs.PATRONI_USER, self.plan.secrets["patroni"]
+            deadline = time.monotonic() + SETTINGS_SECONDS
+            while await probes.patch(self._of(shard)[0].patroni_port, "/config", changes, *login) != 200:
+                if time.monotonic() > deadline:
+                    self.say(
+                        f"warning: Patroni of shard {shard} does not take its shared settings; they stay as they were"
+                    )
+                    return
+                await asyncio.sleep(0.5)
 
         return run
 
