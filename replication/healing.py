@@ -175,7 +175,7 @@ def _remember(field: str, found: Outage | None) -> None:
 def _copy(one: _Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> None:
     before = one.outage or Outage(one.leader.name, one.look.position, one.look.at, one.look.at)
     try:
-        _check(one.shard, one.leader, go_on)
+        check_primary(one.shard, one.leader, go_on)
         steering.reinitialise(one.shard, one.member.name, Order(BY, reason))
     except (Refused, PatroniUnavailable, ShardUnavailable, psycopg.Error) as error:
         log.warning("healing_refused", shard=one.shard, node=one.member.name, why=reason, error=str(error).strip())
@@ -186,7 +186,7 @@ def _copy(one: _Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> N
     _remember(one.field, before.after_attempt(one.look.at))
 
 
-def _check(shard: int, leader: Member, go_on: Callable[[], Any]) -> None:
+def check_primary(shard: int, leader: Member, go_on: Callable[[], Any]) -> None:
     """Raises `Refused`, `PatroniUnavailable`, `ShardUnavailable` or `psycopg.Error` unless the primary is well and a good
     copy."""
     status, _ = patroni.act(shard, leader, "GET", "/leader", seconds=patroni.ASK_SECONDS)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import msgspec
 
 FOLLOWS = "streaming"
-STARTS = "starting"
 COPIES = frozenset({"creating replica", "initializing new cluster", "running custom bootstrap script"})
 
 STALE_SECONDS = 30.0  # without a look, after which what was seen before says nothing
@@ -47,10 +46,9 @@ class Outage(msgspec.Struct, frozen=True):
     attempts: int = 0
     attempted: float = 0.0
 
-    def patience(self, seconds: float, state: str = "") -> float:
-        """How long it may be in trouble before the next copy; `seconds` before the first. A replica that starts may be
-        replaying what it has, which Patroni does not show, so it gets twice as long."""
-        return min(MOST_SECONDS, seconds * 2.0**self.attempts * (2 if state == STARTS else 1))
+    def patience(self, seconds: float) -> float:
+        """How long it may be in trouble before the next copy; `seconds` before the first."""
+        return min(MOST_SECONDS, seconds * 2.0**self.attempts)
 
     def after_attempt(self, at: float) -> Outage:
         """The outage after a copy was ordered."""
@@ -81,7 +79,7 @@ def is_due(outage: Outage, look: Look, seconds: float) -> bool:
     """Whether a replica that does not follow is to be copied again, with a patience of `seconds` before the first
     copy."""
     lasted = look.at - outage.since
-    return not look.follows and look.state not in COPIES and lasted >= outage.patience(seconds, look.state)
+    return not look.follows and look.state not in COPIES and lasted >= outage.patience(seconds)
 
 
 def may_repeat(outage: Outage | None, at: float, seconds: float) -> bool:

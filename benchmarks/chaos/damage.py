@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,19 @@ from benchmarks.chaos.fault import Fault, Scene
 from benchmarks.chaos.freezes import frozen
 from benchmarks.chaos.kills import kill, primary_of, replica_of, walsenders
 from benchmarks.chaos.subject import Subject, family
+from benchmarks.chaos.wire import NoAnswer
+from runtime import polling
 
 PAGE = 8192  # bytes
 # Files of the partitions of the counters; those without a page are left out.
 FILES = """
 SELECT pg_relation_filepath(relid) FROM pg_partition_tree('counter')
 WHERE isleaf AND pg_relation_size(relid) > 0 ORDER BY 1"""
-CURRENT = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
+SEGMENT = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
+REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+SETTLE_SECONDS = 10.0
+FOUND_SECONDS = 60.0
+WAIT_SECONDS = 20
 
 
 def data_of(subject: Subject, row: dict[str, Any]) -> Path:
@@ -82,27 +88,39 @@ def lose_wal(data: Path, before: str = "") -> None:
             path.unlink(missing_ok=True)
 
 
-def ruin_pages(subject: Subject, shard: int, data: Path) -> None:
-    """Overwrite the first page of each partition of the counters with something that is no page."""
+def ruin_pages(data: Path, files: Iterable[str]) -> None:
+    """Overwrite the first page of each file with something that is no page."""
+    for file in files:
+        with (data / file).open("r+b") as opened:
+            opened.write(os.urandom(PAGE))
+
+
+def counter_files(subject: Subject, shard: int) -> list[str]:
+    """Files of the counters, relative to a data directory of the shard."""
     with subject.database(shard) as conn:
-        paths = [data / path for (path,) in conn.execute(FILES)]
-    for path in paths:
-        if path.exists() and path.stat().st_size >= PAGE:
-            with path.open("r+b") as file:
-                file.write(os.urandom(PAGE))
+        return [path for (path,) in conn.execute(FILES)]
 
 
-def settle(subject: Subject, row: dict[str, Any]) -> str:
-    """Write a server's checkpoint, at the start of a new segment on a primary, so that it needs no older WAL. Returns the
-    name of that segment, "" on a replica."""
-    with superuser(subject, row) as conn:
-        if conn.execute("SELECT pg_is_in_recovery()").fetchall()[0][0]:
-            conn.execute("CHECKPOINT")
-            return ""
+def checkpoint(subject: Subject, primary: dict[str, Any]) -> tuple[str, str]:
+    """Write a checkpoint at the start of a new segment, so that the server needs no older WAL. Returns the name of that
+    segment, and the position behind the checkpoint."""
+    with superuser(subject, primary) as conn:
         conn.execute("SELECT pg_switch_wal()")
-        segment = str(conn.execute(CURRENT).fetchall()[0][0])
+        segment = conn.execute(SEGMENT).fetchall()[0][0]
         conn.execute("CHECKPOINT")
-        return segment
+        return str(segment), str(conn.execute("SELECT pg_current_wal_lsn()").fetchall()[0][0])
+
+
+def settle(subject: Subject, shard: int) -> None:
+    """Bring everything that a shard has into the files of both its servers: neither will replay it."""
+    with subject.database(shard) as conn:
+        conn.execute("VACUUM counter")  # else a read may prune a page later, and the replica gets all of it anew
+    _, position = checkpoint(subject, subject.primary(shard))
+    with superuser(subject, subject.replica(shard)) as conn:
+        for _ in polling.attempts(SETTLE_SECONDS, pause=0.05):
+            if conn.execute(REPLAYED, (position,)).fetchall()[0][0]:
+                break
+        conn.execute("CHECKPOINT")
 
 
 def lose_wal_of_replica(subject: Subject, shard: int) -> str:
@@ -110,7 +128,7 @@ def lose_wal_of_replica(subject: Subject, shard: int) -> str:
     primary, replica = subject.primary(shard), subject.replica(shard)
     with stopped(subject, replica) as data:
         lose_wal(data)
-        lose_wal(data_of(subject, primary), settle(subject, primary))
+        lose_wal(data_of(subject, primary), before=checkpoint(subject, primary)[0])
     return str(replica["name"])
 
 
@@ -119,9 +137,9 @@ def lose_wal_of_primary(subject: Subject, shard: int) -> str:
     started, and not rewound. Returns its name."""
     primary = subject.primary(shard)
     with frozen(walsenders(primary)):
-        segment = settle(subject, primary)
+        segment, _ = checkpoint(subject, primary)
         with stopped(subject, primary) as data:
-            lose_wal(data, segment)
+            lose_wal(data, before=segment)
     return str(primary["name"])
 
 
@@ -150,13 +168,34 @@ def empty_some(scene: Scene) -> str:
     return str(row["name"])
 
 
-def ruin_replica(scene: Scene) -> str:
-    """Pages of a replica. Reconciliation, which is asked for here, finds them."""
-    shard = scene.shard()
-    row = replica_of(scene, shard)
-    with stopped(scene.subject, row) as data:
-        ruin_pages(scene.subject, shard, data)
+def ruin_pages_of(subject: Subject, shard: int, row: dict[str, Any]) -> str:
+    """A server dies, and a page of each of its tables of counters is damaged. Returns its name."""
+    files = counter_files(subject, shard)
+    settle(subject, shard)
+    with stopped(subject, row) as data:
+        ruin_pages(data, files)
     return str(row["name"])
+
+
+def ruin_replica(scene: Scene) -> str:
+    """Pages of a replica, until reconciliation has found them."""
+    shard = scene.shard()
+    name = ruin_pages_of(scene.subject, shard, replica_of(scene, shard))
+    for _ in polling.attempts(FOUND_SECONDS, pause=1.0):
+        with contextlib.suppress(NoAnswer):
+            if _compared(scene, shard) is False:
+                break
+    return name
+
+
+def _compared(scene: Scene, shard: int) -> bool | None:
+    """Whether a shard's copies are equal, as a comparison finds that is made now."""
+    wire = scene.subject.wire()
+    try:
+        found = wire.ask("GET", f"/v1/shards/{shard}/digest?wait={WAIT_SECONDS}", timeout=WAIT_SECONDS + 5).json
+    finally:
+        wire.close()
+    return found.get("equal")
 
 
 def all_damages() -> list[Fault]:

@@ -1,0 +1,211 @@
+"""Copies that are lost, on a replica and on a primary that dies: whole again within a minute, with no hand laid on them.
+
+Both shards suffer at once, each one failure after the other. A shard is whole when its replica streams and a comparison
+finds it equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psycopg
+import pytest
+from django.db import connections
+
+from benchmarks.chaos import damage
+from benchmarks.chaos.fault import NotPossible
+from benchmarks.chaos.subject import Subject
+from replication import digests, healing, patroni
+from replication.models import Intervention
+from runtime import redis
+from sharding.databases import ShardUnavailable
+from tests.support.cluster import Cluster, eventually, is_streaming, value_of, wait_applied
+from tests.support.shards import key_on
+
+WHOLE_SECONDS = 90  # half of that on a machine that does nothing else
+COUNTERS = 500
+
+Strike = Callable[[Subject, int], str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What happens to a copy. `why` begins the reason for which Tally makes a new one; "" where Patroni may do it first."""
+
+    name: str
+    shard: int
+    strike: Strike
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it: when it was done, to which node, and when all was whole; what Patroni logged; the counter's
+    value."""
+
+    shard: int
+    node: str
+    began: datetime
+    whole: datetime
+    log: str
+    value: int
+
+    @property
+    def seconds(self) -> float:
+        return (self.whole - self.began).total_seconds()
+
+    @property
+    def reasons(self) -> list[str]:
+        """Of the copies that Tally ordered."""
+        during = Intervention.objects.filter(at__range=(self.began, self.whole), by=healing.BY)
+        return [one.reason for one in during.filter(shard=self.shard, node=self.node)]
+
+
+def checkpoint_of(role: str) -> Strike:
+    def strike(subject: Subject, shard: int) -> str:
+        row = getattr(subject, role)(shard)
+        with damage.stopped(subject, row) as data:
+            damage.lose_checkpoint(data)
+        return str(row["name"])
+
+    return strike
+
+
+def files_of(role: str) -> Strike:
+    """PostgreSQL runs, and finds out by itself."""
+
+    def strike(subject: Subject, shard: int) -> str:
+        row = getattr(subject, role)(shard)
+        damage.empty(damage.data_of(subject, row))
+        return str(row["name"])
+
+    return strike
+
+
+def pages_of(role: str) -> Strike:
+    def strike(subject: Subject, shard: int) -> str:
+        return damage.ruin_pages_of(subject, shard, getattr(subject, role)(shard))
+
+    return strike
+
+
+NOT_FOLLOWING, DIFFERS = "it has not followed", "it differed in"
+FAILURES = [
+    Failure("WAL of a replica", 0, damage.lose_wal_of_replica, NOT_FOLLOWING),
+    Failure("WAL of a primary", 0, damage.lose_wal_of_primary),
+    Failure("checkpoint of a primary", 0, checkpoint_of("primary"), NOT_FOLLOWING),
+    Failure("checkpoint of a replica", 1, checkpoint_of("replica"), NOT_FOLLOWING),
+    Failure("files of a replica", 1, files_of("replica")),
+    Failure("pages of a replica", 1, pages_of("replica"), DIFFERS),
+    Failure("pages of a primary", 1, pages_of("primary"), DIFFERS),
+    Failure("files of a primary", 1, files_of("primary")),
+]
+
+
+class Lane:
+    """One shard's failures, one after the other."""
+
+    def __init__(self, cluster: Cluster, shard: int) -> None:
+        self.cluster, self.shard = cluster, shard
+        self.subject = Subject(cluster.dir)
+        self.client = cluster.client()
+        self.key = key_on(shard, f"test:{uuid4().hex}")
+
+    def run(self) -> dict[str, Outcome]:
+        with self.client:
+            keys = [key_on(self.shard, f"{self.key}:{n}") for n in range(COUNTERS)]
+            body = {"keys": keys, "deltas": [1] * COUNTERS}
+            self.client.post("/v1/increments", json=body).raise_for_status()
+            return {one.name: self.suffer(one) for one in FAILURES if one.shard == self.shard}
+
+    def suffer(self, failure: Failure) -> Outcome:
+        wait_applied(self.client, self.key)
+        self.forget()
+        logs = self.cluster.dir / "logs"
+        sizes = {path: path.stat().st_size for path in logs.glob(f"patroni-{self.shard}-*.log")}
+        began = datetime.now(UTC)
+        number = eventually(lambda: self.strike(failure.strike))[-1]
+        if failure.why == DIFFERS:
+            self.is_found(number)
+        eventually(self.is_whole, 2 * WHOLE_SECONDS, pause=0.5)
+        whole = datetime.now(UTC)
+        path = logs / f"patroni-{self.shard}-{number}.log"
+        with path.open() as log:
+            log.seek(sizes[path])
+            said = log.read()
+        node = f"shard-{self.shard}-node-{number}"
+        return Outcome(self.shard, node, began, whole, said, value_of(self.client, self.key))
+
+    def strike(self, strike: Strike) -> str | None:
+        """The name of the postmaster that was struck; None while the supervisor does not know it yet."""
+        try:
+            return strike(self.subject, self.shard)
+        except (psycopg.OperationalError, LookupError, NotPossible):
+            return None
+
+    def forget(self) -> None:
+        """Copies that were made before delay no other."""
+        for node in (1, 2):
+            redis.journal().hdel("healing:outages", f"{self.shard}/shard-{self.shard}-node-{node}")
+
+    def compared(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get(f"/v1/shards/{self.shard}/digest", params={"wait": 20}).json()
+        return found
+
+    def is_found(self, number: str) -> None:
+        """A comparison finds the damage, and no such server would be copied from."""
+        eventually(lambda: is_streaming(self.shard) and self.compared().get("equal") is False, WHOLE_SECONDS)
+        (damaged,) = (one for one in patroni.members(self.shard) if one.name[-1] == number)
+        with pytest.raises(ShardUnavailable, match="invalid page"):
+            digests.read(self.shard, damaged)
+
+    def is_whole(self) -> bool:
+        return is_streaming(self.shard) and self.compared().get("equal") is True
+
+
+@pytest.fixture(scope="module")
+def outcomes(cluster: Cluster) -> dict[str, Outcome]:
+    """What came of each failure, by its name. Both shards at once."""
+    cluster.wait_until_whole()
+    with ThreadPoolExecutor(2) as pool:
+        lanes = [pool.submit(Lane(cluster, shard).run) for shard in (0, 1)]
+        found = {name: outcome for lane in lanes for name, outcome in lane.result().items()}
+    cluster.wait_until_whole()
+    connections.close_all()  # its server may be another one now
+    return found
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name.replace(" ", "_"))
+def test_a_copy_that_is_lost_is_made_again(outcomes: dict[str, Outcome], failure: Failure) -> None:
+    outcome = outcomes[failure.name]
+    print(failure.name, outcome.seconds, outcome.reasons)  # noqa: T201
+    assert outcome.seconds < WHOLE_SECONDS
+    if failure.why:
+        assert [reason[: len(failure.why)] for reason in outcome.reasons] == [failure.why]
+
+
+def test_a_node_that_cannot_be_rewound_is_copied_again_by_patroni(outcomes: dict[str, Outcome]) -> None:
+    log = outcomes["WAL of a primary"].log
+    assert "Failed to rewind" in log
+    assert "remove_data_directory_on_rewind_failure is set" in log
+
+
+def test_nothing_was_lost(outcomes: dict[str, Outcome]) -> None:
+    """Each failure came after one more write."""
+    for shard in (0, 1):
+        names = [one.name for one in FAILURES if one.shard == shard]
+        assert [outcomes[name].value for name in names] == list(range(1, len(names) + 1))
+
+
+def test_copies_are_counted(outcomes: dict[str, Outcome], cluster: Cluster) -> None:
+    port = cluster.processes("spill-worker")[0]["metrics_port"]
+    lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    told = [line for line in lines if line.startswith("tally_replica_reinitialised_total{")]
+    counted = sum(float(line.rpartition(" ")[2]) for line in told)
+    assert counted >= sum(len(outcome.reasons) for outcome in outcomes.values())
