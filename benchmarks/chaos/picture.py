@@ -25,7 +25,7 @@ FAMILIES = {  # what a fault hits → (label, colour, marker)
 }
 ROOM = 1.25  # above the curves, for the legend
 _HITS = (
-    *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd")),
+    *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd", "directory", "page")),
     *((word, "redis") for word in ("redis", "journal")),
     *((word, "worker") for word in ("worker", "beat", "queue", "message")),
 )
