@@ -6,8 +6,8 @@ in trouble for `TALLY_HEAL_AFTER_SECONDS` (`outage`), or differed in two rounds 
 reinitialised through Patroni.
 
 Invariant: nothing is copied over the last good copy. A replica is given up only while Patroni holds the leader's lock
-for the primary, the primary answers as one, has seen no page with a wrong checksum, and all of its counters can be
-read. The primary itself is never touched. One copy runs at a time, of all shards, and none while Patroni is paused.
+for the primary, the primary answers as one, has seen no page with a wrong checksum, all of its counters can be read, and
+it did not itself differ when it was a replica. The primary itself is never touched. One copy runs at a time, of all shards, and none while Patroni is paused.
 
 What is remembered is in the journal's Redis, where a lock also keeps looks of several processes apart. While it does
 not answer, nothing is healed.
@@ -15,7 +15,7 @@ not answer, nothing is healed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ _ASK_SECONDS = 5.0
 LEAST_SECONDS = 20.0  # between two copies of a replica that differs
 _LOCK_SECONDS = 60.0
 _OUTAGES, _DIFFERING, _LOCK = "healing:outages", "healing:differing", "healing:lock"
+NOTHING: Mapping[str, Any] = {}
 log = structlog.get_logger(__name__)
 
 
@@ -61,13 +62,16 @@ class Differing(msgspec.Struct, frozen=True):
     found: str
 
 
-class _Replica(NamedTuple):
+class Replica(NamedTuple):
+    """A replica at a look, its primary, and what is known of it."""
+
     shard: int
     member: Member
     leader: Member
     look: Look
     outage: Outage | None
     differing: Differing | None
+    leader_differed: bool = False
 
     @property
     def field(self) -> str:
@@ -118,42 +122,55 @@ def look() -> set[int]:
 def _look(go_on: Callable[[], Any]) -> set[int]:
     """`go_on` holds the lock for longer."""
     seconds, micros = redis.journal().time()
-    known, differing = outages(), _all_differing()
-    found: list[_Replica] = []
+    known, differing = _outages(), _all_differing()
+    found: list[Replica] = []
     for shard in range(settings.TALLY.shard_count):
         go_on()
         with suppress(PatroniUnavailable):
-            found += _replicas(shard, seconds + micros / 1e6, known, differing)
+            found += replicas(shard, seconds + micros / 1e6, known, differing)
     for one in found:
         if one.outage != known.get(one.field):
-            _remember(one.field, one.outage)
+            remember(one.field, one.outage)
         for cause in CAUSES:
             REINITIALISED.labels(one.shard, one.member.name, cause)  # so that the first one counts as an increase
     if not any(one.is_being_copied for one in found):
         due = [(one, trouble) for one in found if (trouble := one.trouble)]
         for one, (cause, reason) in due[:1]:
-            _copy(one, cause, reason, go_on)
+            copy(one, cause, reason, go_on)
     return {one.shard for one in found if _is_back(one)}
 
 
-def _replicas(shard: int, now: float, known: dict[str, Outage], differing: dict[str, Differing]) -> list[_Replica]:
-    """The replicas of a shard; none while it has no leader or is paused. Raises `PatroniUnavailable`."""
+def replicas(
+    shard: int, now: float, known: Mapping[str, Outage] = NOTHING, differing: Mapping[str, Differing] = NOTHING
+) -> list[Replica]:
+    """The replicas of a shard, with what is known of them; none while the shard has no leader or is paused. Raises
+    `PatroniUnavailable`."""
     cluster = patroni.cluster(shard)
     leader = next((one for one in cluster.members if one.is_leader), None)
     if leader is None or cluster.pause:
         return []
-    replicas = []
+    doubt = _field(shard, leader.name) in differing
+    found = []
     for member in cluster.members:
         if not member.is_leader:
             seen = Look(now, leader.name, member.state, f"{member.receive_lsn} {member.replay_lsn}")
             name = _field(shard, member.name)
             lasting = outage.after(known.get(name), seen, settings.TALLY.heal_after_seconds)
-            replicas.append(_Replica(shard, member, leader, seen, lasting, differing.get(name)))
-    return replicas
+            found.append(Replica(shard, member, leader, seen, lasting, differing.get(name), doubt))
+    return found
 
 
-def outages() -> dict[str, Outage]:
-    """What is remembered of replicas, by `SHARD/NODE`. Raises `RedisError`."""
+def not_following() -> dict[tuple[str, str], Outage]:
+    """The replicas that did not follow at the last look, by shard and node. Raises `RedisError`."""
+    shown = {}
+    for field, found in _outages().items():
+        shard, _, node = field.partition("/")
+        if not found.follows:
+            shown[shard, node] = found
+    return shown
+
+
+def _outages() -> dict[str, Outage]:
     return {name: msgspec.json.decode(text, type=Outage) for name, text in _stored(_OUTAGES).items()}
 
 
@@ -165,16 +182,22 @@ def _stored(key: str) -> dict[str, bytes]:
     return {name.decode(): text for name, text in redis.journal().hgetall(key).items()}
 
 
-def _remember(field: str, found: Outage | None) -> None:
+def remember(field: str, found: Outage | None) -> None:
+    """Keep what is known of a replica, `SHARD/NODE`, or forget it. Raises `RedisError`."""
     if found is None:
         redis.journal().hdel(_OUTAGES, field)
     else:
         redis.journal().hset(_OUTAGES, field, msgspec.json.encode(found))
 
 
-def _copy(one: _Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> None:
+def copy(one: Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> None:
+    """Have a replica copied again, unless its primary may be the worse copy."""
     before = one.outage or Outage(one.leader.name, one.look.position, one.look.at, one.look.at)
     try:
+        if one.leader_differed:
+            raise Refused(
+                f"{one.leader.name} differed from the primary before it: which copy is right is for you to say"
+            )
         check_primary(one.shard, one.leader, go_on)
         steering.reinitialise(one.shard, one.member.name, Order(BY, reason))
     except (Refused, PatroniUnavailable, ShardUnavailable, psycopg.Error) as error:
@@ -183,7 +206,7 @@ def _copy(one: _Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> N
         REINITIALISED.labels(one.shard, one.member.name, cause).inc()
         if one.differing:
             _store_differing(one.field, Differing(0, one.differing.found))
-    _remember(one.field, before.after_attempt(one.look.at))
+    remember(one.field, before.after_attempt(one.look.at))
 
 
 def check_primary(shard: int, leader: Member, go_on: Callable[[], Any]) -> None:
@@ -199,7 +222,7 @@ def check_primary(shard: int, leader: Member, go_on: Callable[[], Any]) -> None:
     digests.read(shard, leader, lambda *_: go_on())
 
 
-def _is_back(one: _Replica) -> bool:
+def _is_back(one: Replica) -> bool:
     """Whether a replica that was copied because it differed follows again; it is said once."""
     if not one.look.follows or one.is_being_copied or one.differing is None or one.differing.rounds:
         return False
@@ -211,6 +234,8 @@ def note(done: Round) -> bool:
     """Remember which replicas of a shard differ. Returns whether one does for the first time: compare again to be sure.
     Raises `RedisError`."""
     first = False
+    if done.equal:
+        redis.journal().hdel(_DIFFERING, _field(done.shard, done.primary))
     for one in done.comparisons:
         field = _field(done.shard, one.node)
         if one.equal:

@@ -178,13 +178,15 @@ def ruin_pages_of(subject: Subject, shard: int, row: dict[str, Any]) -> str:
 
 
 def ruin_replica(scene: Scene) -> str:
-    """Pages of a replica, until reconciliation has found them."""
+    """Pages of a replica, until reconciliation has found them and the replica was copied again: the next fault must not
+    make this copy the primary."""
     shard = scene.shard()
     name = ruin_pages_of(scene.subject, shard, replica_of(scene, shard))
-    for _ in polling.attempts(FOUND_SECONDS, pause=1.0):
-        with contextlib.suppress(NoAnswer):
-            if _compared(scene, shard) is False:
-                break
+    for equal in (False, True):
+        for _ in polling.attempts(FOUND_SECONDS, pause=1.0):
+            with contextlib.suppress(NoAnswer):
+                if _compared(scene, shard) is equal:
+                    break
     return name
 
 
