@@ -6,8 +6,9 @@ in trouble for `TALLY_HEAL_AFTER_SECONDS` (`outage`), or differed in two rounds 
 reinitialised through Patroni.
 
 Invariant: nothing is copied over the last good copy. A replica is given up only while Patroni holds the leader's lock
-for the primary, the primary answers as one, has seen no page with a wrong checksum, all of its counters can be read, and
-it did not itself differ when it was a replica. The primary itself is never touched. One copy runs at a time, of all shards, and none while Patroni is paused.
+for the primary, the primary answers as one, has seen no page with a wrong checksum, all of its counters can be read,
+and it did not itself differ when it was a replica. The primary itself is never touched. One copy runs at a time, of all
+shards, and none while Patroni is paused.
 
 What is remembered is in the journal's Redis, where a lock also keeps looks of several processes apart. While it does
 not answer, nothing is healed.
@@ -194,11 +195,7 @@ def copy(one: Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> Non
     """Have a replica copied again, unless its primary may be the worse copy."""
     before = one.outage or Outage(one.leader.name, one.look.position, one.look.at, one.look.at)
     try:
-        if one.leader_differed:
-            raise Refused(
-                f"{one.leader.name} differed from the primary before it: which copy is right is for you to say"
-            )
-        check_primary(one.shard, one.leader, go_on)
+        _check(one, go_on)
         steering.reinitialise(one.shard, one.member.name, Order(BY, reason))
     except (Refused, PatroniUnavailable, ShardUnavailable, psycopg.Error) as error:
         log.warning("healing_refused", shard=one.shard, node=one.member.name, why=reason, error=str(error).strip())
@@ -207,6 +204,12 @@ def copy(one: Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> Non
         if one.differing:
             _store_differing(one.field, Differing(0, one.differing.found))
     remember(one.field, before.after_attempt(one.look.at))
+
+
+def _check(one: Replica, go_on: Callable[[], Any]) -> None:
+    if one.leader_differed:
+        raise Refused(f"{one.leader.name} differed when it was a replica: which copy is right is for you to say")
+    check_primary(one.shard, one.leader, go_on)
 
 
 def check_primary(shard: int, leader: Member, go_on: Callable[[], Any]) -> None:
