@@ -109,7 +109,7 @@ def main() -> int:
         document = report.document(outcome.verdict, costs, outcome.trial, seed=options.seed, stock=compared)
         report.save(options.json, document)
         title = f"Tally under {document['faults']} faults in {document['minutes']:.0f} minutes (seed {options.seed})"
-        picture.draw(options.picture, outcome.trial, outcome.load.sampler.samples, outcome.verdict, title)
+        picture.draw(options.picture, outcome.trial, outcome.load, outcome.verdict, title)
         console.print(f"written: {options.json}, {options.picture}")
     finally:
         if own:

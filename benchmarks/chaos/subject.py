@@ -155,6 +155,14 @@ class Subject:
         """How many replicas a shard is meant to have."""
         return len(self.shards[shard]["nodes"]) - 1
 
+    def copies(self, shard: int) -> int:
+        """How many copies a shard has now: its primary, if it answers, and the replicas that stream."""
+        try:
+            with self.database(shard) as conn:
+                return 1 + int(conn.execute(STREAMING).fetchall()[0][0])
+        except psycopg.Error:
+            return 0
+
     def last_copy(self, shard: int) -> str:
         """Return which server of a shard gets a commit last: its replica, or its primary if it has none."""
         return "standby" if self.replicas(shard) else "primary"

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from benchmarks.chaos.expected_counts import Entry, ExpectedCounts, counts_of, out_of_order
 from benchmarks.chaos.load import Load
+from benchmarks.chaos.sampler import longest_lack
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial, wait_until
 from counters.write_id import WriteId
@@ -84,6 +85,9 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
         "attempts without an answer": sum(one.retries for one in clients),
         "attempts answered with 503": sum(one.refused for one in clients),
         "results compared": sum(len(one.waited) for one in clients),
+        "seconds without a copy of some shard, at most": round(
+            longest_lack(load.copies.samples, 1 + subject.replicas(0))
+        ),
         "reads": load.read(),
         "reads older than before, after the cache was lost": sum(
             reader.went_back_with_the_cache for reader in load.readers
@@ -222,7 +226,7 @@ def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> N
     rows = copies = 0
     for shard in range(len(subject.shards)):
         for _ in polling.attempts(COPIES_SECONDS, pause=1.0):
-            primary, lacking = _lacking(subject, shard)
+            primary, lacking = lacking_copies(subject, shard)
             if not lacking:
                 break
         rows += len(primary) * subject.replicas(shard)
@@ -232,7 +236,7 @@ def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> N
     verdict.figures["copies that are equal and stream"] = copies
 
 
-def _lacking(subject: Subject, shard: int) -> tuple[dict[str, tuple[int, int]], list[str]]:
+def lacking_copies(subject: Subject, shard: int) -> tuple[dict[str, tuple[int, int]], list[str]]:
     """The rows of a shard's primary, and one text for each of its replicas that does not stream or differs."""
     with subject.database(shard) as conn:
         port = conn.info.port

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from django.db import connections
 
-from benchmarks.chaos import damage
+from benchmarks.chaos import damage, verdict
 from benchmarks.chaos.fault import NotPossible
 from benchmarks.chaos.subject import Subject
 from replication import digests, healing, patroni
@@ -159,7 +159,7 @@ class Lane:
         return found
 
     def is_found(self, number: str) -> None:
-        """No such server would be copied from, and a comparison finds the damage."""
+        """No such server would be copied from, no chaos would pass, and a comparison finds the damage."""
 
         def is_unreadable() -> bool:
             (damaged,) = (one for one in patroni.members(self.shard) if one.name[-1] == number)
@@ -170,6 +170,8 @@ class Lane:
             return False
 
         eventually(is_unreadable, WHOLE_SECONDS)
+        _, (lost,) = verdict.lacking_copies(self.subject, self.shard)
+        assert f"node-{number}" in lost
         eventually(lambda: is_streaming(self.shard) and self.compared().get("equal") is False, WHOLE_SECONDS)
 
     def is_whole(self) -> bool:
