@@ -158,7 +158,7 @@ def dynamic() -> dict[str, Any]:
     """Settings shared by a shard's nodes, kept in etcd: written when the shard is made, and through Patroni at each start,
     apart from what is steered at run time (`STEERED`).
 
-    A node that cannot be rewound is copied again. Patroni keeps the slots of members that are away for half an hour, and
+    A node that cannot be rewound is copied again. The slot of a member that is away is kept for `member_slots_ttl` seconds;
     `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/reliability.md says why.
     """
     return {
@@ -169,6 +169,7 @@ def dynamic() -> dict[str, Any]:
         "primary_start_timeout": 0,
         "failsafe_mode": True,
         "synchronous_mode": False,
+        "member_slots_ttl": 1800,
         "postgresql": {
             "use_pg_rewind": True,
             "use_slots": True,
