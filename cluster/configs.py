@@ -19,7 +19,6 @@ ROLE = "tally"
 PATRONI_USER = "tally"
 STEERED = frozenset({"synchronous_mode"})  # names of `dynamic` that operators change (`replication.steering`)
 
-MOST_HEADERS = 90  # header lines of a request: an API process takes 100, and nginx adds some
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
 PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
     ((400,), 400, "bad-request", "Bad request", "This is not a well-formed HTTP request."),
@@ -33,7 +32,7 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
         431,
         "headers-too-large",
         "Request header fields too large",
-        f"A header line is longer than 256 KiB, or there are more than {MOST_HEADERS}.",
+        "A header line is longer than 256 KiB, or there are too many.",
     ),
     ((500,), 500, "internal-error", "Internal error", "The proxy failed; its log says why."),
     ((501,), 501, "not-implemented", "Not implemented", "This transfer encoding is not served."),
@@ -42,17 +41,13 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
 )
 
 
-def nginx(layout: Layout, directory: Directory, *, as_root: bool, counts_headers: bool = True) -> str:
-    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`.
-
-    `counts_headers`: this nginx can limit how many headers a request has.
-    """
+def nginx(layout: Layout, directory: Directory, *, as_root: bool) -> str:
+    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`."""
     api_ports = [layout.ports[f"api-{i}"] for i in range(1, layout.scale["api"] + 1)]
     fields = {
         "USER": "user root;" if as_root else "",
         "PORT": str(layout.ports["nginx"]),
         "STATIC": str(directory["static"]),
-        "MAX_HEADERS": f"max_headers {MOST_HEADERS};" if counts_headers else "",
         "SERVERS": "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
         "ERROR_PAGES": "\n".join(_error_page(*problem[:2]) for problem in PROBLEMS),
         "PROBLEMS": "\n".join(_problem(*problem[1:]) for problem in PROBLEMS),
