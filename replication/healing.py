@@ -113,11 +113,12 @@ def look() -> set[int]:
     lock = redis.journal().lock(_LOCK, timeout=_LOCK_SECONDS, blocking=False)
     if not lock.acquire():
         return set()
-    compare: set[int] = set()
     with suppress(LockNotOwnedError):
-        compare = _look(lock.reacquire)
-        lock.release()
-    return compare
+        try:
+            return _look(lock.reacquire)
+        finally:
+            lock.release()
+    return set()
 
 
 def _look(go_on: Callable[[], Any]) -> set[int]:
@@ -144,8 +145,8 @@ def _look(go_on: Callable[[], Any]) -> set[int]:
 def replicas(
     shard: int, now: float, known: Mapping[str, Outage] = NOTHING, differing: Mapping[str, Differing] = NOTHING
 ) -> list[Replica]:
-    """The replicas of a shard, with what is known of them; none while the shard has no leader or is paused. Raises
-    `PatroniUnavailable`."""
+    """The replicas of a shard that are to stream, with what is known of them; none while the shard has no leader or is
+    paused. Raises `PatroniUnavailable`."""
     cluster = patroni.cluster(shard)
     leader = next((one for one in cluster.members if one.is_leader), None)
     if leader is None or cluster.pause:
@@ -153,7 +154,7 @@ def replicas(
     doubt = _field(shard, leader.name) in differing
     found = []
     for member in cluster.members:
-        if not member.is_leader:
+        if not (member.is_leader or member.tags.get("nostream")):
             seen = Look(now, leader.name, member.state, f"{member.receive_lsn} {member.replay_lsn}")
             name = _field(shard, member.name)
             lasting = outage.after(known.get(name), seen, settings.TALLY.heal_after_seconds)

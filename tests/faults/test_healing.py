@@ -110,11 +110,11 @@ class Lane:
         self.subject = Subject(cluster.dir)
         self.client = cluster.client()
         self.key = key_on(shard, f"test:{uuid4().hex}")
+        self.keys = [key_on(shard, f"{self.key}:{n}") for n in range(COUNTERS)]
 
     def run(self) -> dict[str, Outcome]:
         with self.client:
-            keys = [key_on(self.shard, f"{self.key}:{n}") for n in range(COUNTERS)]
-            body = {"keys": keys, "deltas": [1] * COUNTERS}
+            body = {"keys": self.keys, "deltas": [1] * COUNTERS}
             self.client.post("/v1/increments", json=body).raise_for_status()
             return {one.name: self.suffer(one) for one in FAILURES if one.shard == self.shard}
 
@@ -156,7 +156,7 @@ class Lane:
         return found
 
     def is_found(self, number: str) -> None:
-        """No such server would be copied from, no chaos would pass, and a comparison finds the damage."""
+        """No such server would be copied from, no chaos would pass, no read fails, and a comparison finds the damage."""
 
         def is_unreadable() -> bool:
             (damaged,) = (one for one in patroni.members(self.shard) if one.name[-1] == number)
@@ -169,6 +169,8 @@ class Lane:
         eventually(is_unreadable, WHOLE_SECONDS)
         _, (lost,) = verdict.lacking_copies(self.subject, self.shard)
         assert f"node-{number}" in lost
+        answers = [self.client.get("/v1/counters", params={"key": self.keys[n :: COUNTERS // 50]}) for n in range(10)]
+        assert [{row["value"] for row in one.json()["results"]} for one in answers] == [{1}] * len(answers)
         eventually(lambda: is_streaming(self.shard) and self.compared().get("equal") is False, WHOLE_SECONDS)
 
     def is_whole(self) -> bool:

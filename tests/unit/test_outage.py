@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -53,7 +55,7 @@ def test_it_is_due_after_its_patience_and_not_before() -> None:
         {"at": 16 + STALE_SECONDS + 1},
     ],
 )
-def test_hope_starts_the_clock_anew(hope: dict[str, object]) -> None:
+def test_hope_starts_the_clock_anew(hope: dict[str, Any]) -> None:
     found, look = watched(*["running"] * 9)
     look = look._replace(**({"at": look.at + 2} | hope))
     found = outage.after(found, look, PATIENCE)
