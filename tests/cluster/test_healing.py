@@ -45,7 +45,7 @@ def test_only_a_primary_that_is_well_is_copied_from() -> None:
 
 def test_nothing_is_copied_from_a_primary_that_once_differed(key: str) -> None:
     differed = {f"1/{one.name}": Differing(2, key) for one in patroni.members(1)}
-    (one,) = healing.replicas(1, 0.0, differing=differed)
+    (one,) = eventually(lambda: [found for found in healing.replicas(1, 0.0, differing=differed) if found.look.follows])
     cause, reason = one.trouble or ("", "")
     assert (cause, key in reason) == ("differs", True)
     try:
