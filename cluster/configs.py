@@ -17,7 +17,6 @@ CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
 ROLE = "tally"
 PATRONI_USER = "tally"
-STEERED = frozenset({"synchronous_mode"})  # names of `dynamic` that operators change (`replication.steering`)
 
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
 PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
@@ -128,7 +127,7 @@ def patroni(  # noqa: PLR0913
             "authentication": {"username": PATRONI_USER, "password": secrets["patroni"]},
         },
         "etcd3": {"host": f"127.0.0.1:{layout.ports['etcd']}", "protocol": "http"},
-        "bootstrap": {"dcs": dynamic(), "initdb": _initdb()},
+        "bootstrap": {"dcs": _dynamic(), "initdb": _initdb()},
         "postgresql": {
             "listen": f"127.0.0.1:{postgres_port}",
             "connect_address": f"127.0.0.1:{postgres_port}",
@@ -149,12 +148,17 @@ def patroni(  # noqa: PLR0913
     return yaml.safe_dump(apply_delay.put(config, delay), sort_keys=False)
 
 
-def dynamic() -> dict[str, Any]:
-    """Settings shared by a shard's nodes, kept in etcd: written when the shard is made, and through Patroni at each start,
-    apart from what is steered at run time (`STEERED`).
+def shared_settings() -> dict[str, Any]:
+    """What each start writes to etcd, through Patroni: a shard that an older version made has other settings. What
+    operators change at run time (`replication.steering`) stays."""
+    return {name: value for name, value in _dynamic().items() if name != "synchronous_mode"}
+
+
+def _dynamic() -> dict[str, Any]:
+    """Settings shared by a shard's nodes, kept in etcd.
 
     A node that cannot be rewound is copied again. The slot of a member that is away is kept for `member_slots_ttl` seconds;
-    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/reliability.md says why.
+    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/replication.md says why.
     """
     return {
         "ttl": 20,

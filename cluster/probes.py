@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,23 +57,12 @@ class Pongs:
 
 async def get(port: int, path: str, user: str = "", password: str = "") -> tuple[int | None, bytes]:
     """Status and body of one GET on 127.0.0.1; (None, b"") where nobody answers."""
-    return await _request(port, f"GET {path}", user, password)
-
-
-async def patch(port: int, path: str, changes: Mapping[str, Any], user: str, password: str) -> int | None:
-    """Status of one PATCH with a JSON body; None where nobody answers."""
-    status, _ = await _request(port, f"PATCH {path}", user, password, json.dumps(changes).encode())
-    return status
-
-
-async def _request(port: int, call: str, user: str, password: str, body: bytes = b"") -> tuple[int | None, bytes]:
     login = f"Authorization: Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}\r\n" if user else ""
-    length = f"Content-Length: {len(body)}\r\n" if body else ""
-    head = f"{call} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{login}{length}\r\n"
-    answer = await _exchange(port, head.encode() + body, -1)
-    status, _, content = (answer or b"").partition(b"\r\n\r\n")
-    words = status.split(maxsplit=2)
-    return (int(words[1]), content) if len(words) > 1 and words[1].isdigit() else (None, b"")
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{login}\r\n"
+    answer = await _exchange(port, request.encode(), -1)
+    head, _, body = (answer or b"").partition(b"\r\n\r\n")
+    words = head.split(maxsplit=2)
+    return (int(words[1]), body) if len(words) > 1 and words[1].isdigit() else (None, b"")
 
 
 async def patroni(port: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import urllib3
 
 from . import ClusterError, configs, probes
 from .child import said, size
@@ -26,6 +27,7 @@ from .processes import kill_group
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
 FAILED_SECONDS = 20.0  # without a single postmaster, or of failed starts alone, after which a shard is given up
+ASK_SECONDS = 5.0  # for one answer of Patroni
 SETTINGS_SECONDS = 30.0  # for Patroni to take its settings; the cluster is ready with the old ones after that
 REPLICA_SECONDS = 60.0  # to have all replicas streaming; the cluster is ready without them after that
 COMMAND_SECONDS = 180.0
@@ -100,10 +102,8 @@ class Steps:
         """Give Patroni this version's shared settings: a cluster that was made by an older one has others."""
 
         async def run() -> None:
-            changes = {name: value for name, value in configs.dynamic().items() if name not in configs.STEERED}
-            login = configs.PATRONI_USER, self.plan.secrets["patroni"]
             deadline = time.monotonic() + SETTINGS_SECONDS
-            while await probes.patch(self._of(shard)[0].patroni_port, "/config", changes, *login) != 200:
+            while not await asyncio.to_thread(self._write_settings, self._of(shard)[0].patroni_port):
                 if time.monotonic() > deadline:
                     self.say(
                         f"warning: Patroni of shard {shard} does not take its shared settings; they stay as they were"
@@ -112,6 +112,17 @@ class Steps:
                 await asyncio.sleep(0.5)
 
         return run
+
+    def _write_settings(self, patroni_port: int) -> bool:
+        login = urllib3.make_headers(basic_auth=f"{configs.PATRONI_USER}:{self.plan.secrets['patroni']}")
+        url = f"http://127.0.0.1:{patroni_port}/config"
+        try:
+            answer = urllib3.request(
+                "PATCH", url, json=configs.shared_settings(), headers=login, timeout=ASK_SECONDS, retries=False
+            )
+        except urllib3.exceptions.HTTPError:
+            return False
+        return answer.status == 200
 
     async def _wait_for_primary(self, shard: int, deadline: float) -> Node:
         failing_since: float | None = None

@@ -124,12 +124,15 @@ def look() -> set[int]:
 def _look(go_on: Callable[[], Any]) -> set[int]:
     """`go_on` holds the lock for longer."""
     seconds, micros = redis.journal().time()
-    known, differing = _outages(), _all_differing()
+    now, known, differing = seconds + micros / 1e6, _outages(), _all_differing()
     found: list[Replica] = []
     for shard in range(settings.TALLY.shard_count):
         go_on()
         with suppress(PatroniUnavailable):
-            found += replicas(shard, seconds + micros / 1e6, known, differing)
+            found += replicas(shard, now, known, differing)
+    for field in known.keys() - {one.field for one in found}:
+        if now - known[field].seen > outage.MOST_SECONDS:  # there is no such node any more
+            remember(field, None)
     for one in found:
         if one.outage != known.get(one.field):
             remember(one.field, one.outage)
@@ -237,9 +240,12 @@ def _is_back(one: Replica) -> bool:
 def note(done: Round) -> bool:
     """Remember which replicas of a shard differ. Returns whether one does for the first time: compare again to be sure.
     Raises `RedisError`."""
-    first = False
+    primary = _field(done.shard, done.primary)
     if done.equal:
-        redis.journal().hdel(_DIFFERING, _field(done.shard, done.primary))
+        redis.journal().hdel(_DIFFERING, primary)
+    elif redis.journal().hexists(_DIFFERING, primary):  # who differs from it may be right
+        return False
+    first = False
     for one in done.comparisons:
         field = _field(done.shard, one.node)
         if one.equal:

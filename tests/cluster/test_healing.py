@@ -26,10 +26,10 @@ def whole(cluster: Cluster) -> None:
     cluster.wait_until_whole()
 
 
-def round_of(equal: bool | None) -> Round:
+def round_of(equal: bool | None, node: str = NODE, primary: str = "primary") -> Round:
     at = datetime.now(UTC)
-    found = Comparison(NODE, equal, at, "invalid page" if equal is False else "")
-    return Round(0, at, 0.1, "primary", 1, "0/1", "", 0, (found,))
+    found = Comparison(node, equal, at, "invalid page" if equal is False else "")
+    return Round(0, at, 0.1, primary, 1, "0/1", "", 0, (found,))
 
 
 def test_only_a_primary_that_is_well_is_copied_from() -> None:
@@ -64,6 +64,20 @@ def test_it_must_differ_twice_in_a_row() -> None:
         ]
     finally:
         assert not healing.note(round_of(True))
+
+
+def test_what_differs_from_a_primary_that_once_differed_is_not_counted() -> None:
+    """Else, after a switch back, none of the two could be copied."""
+    other = f"{NODE}-other"
+    try:
+        assert healing.note(round_of(False))
+        assert not healing.note(round_of(False, other, primary=NODE))
+        assert healing.note(round_of(False, other)), "for the first time"
+        assert not healing.note(round_of(True, other, primary=NODE))
+        assert healing.note(round_of(False)), "all were equal in between"
+    finally:
+        for node in (NODE, other):
+            healing.note(round_of(True, node))
 
 
 def test_one_process_looks_at_a_time() -> None:
