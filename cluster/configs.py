@@ -148,8 +148,18 @@ def patroni(  # noqa: PLR0913
     return yaml.safe_dump(apply_delay.put(config, delay), sort_keys=False)
 
 
+def shared_settings() -> dict[str, Any]:
+    """What each start writes to etcd, through Patroni: a shard that an older version made has other settings. What
+    operators change at run time (`replication.steering`) stays."""
+    return {name: value for name, value in _dynamic().items() if name != "synchronous_mode"}
+
+
 def _dynamic() -> dict[str, Any]:
-    """Settings shared by a shard's nodes: written to etcd when the shard is made, changed only through Patroni later."""
+    """Settings shared by a shard's nodes, kept in etcd.
+
+    A node that cannot be rewound is copied again. The slot of a member that is away is kept for `member_slots_ttl` seconds;
+    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/replication.md says why.
+    """
     return {
         "ttl": 20,
         "loop_wait": 2,
@@ -158,15 +168,19 @@ def _dynamic() -> dict[str, Any]:
         "primary_start_timeout": 0,
         "failsafe_mode": True,
         "synchronous_mode": False,
+        "member_slots_ttl": 1800,
         "postgresql": {
             "use_pg_rewind": True,
             "use_slots": True,
+            "remove_data_directory_on_rewind_failure": True,
+            "remove_data_directory_on_diverged_timelines": True,
             "parameters": {
                 "max_connections": 200,
                 "max_wal_senders": 20,
                 "max_replication_slots": 20,
                 "wal_level": "replica",
                 "wal_log_hints": "on",
+                "wal_keep_size": "1GB",
             },
         },
     }
@@ -206,7 +220,6 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "min_wal_size": "256MB",
         "checkpoint_timeout": "5min",
         "max_slot_wal_keep_size": "4GB",
-        "wal_keep_size": "64MB",
         "wal_sender_timeout": "10s",  # a replica, or a primary, that stands still is given up after this
         "wal_receiver_timeout": "10s",
         "tcp_keepalives_idle": 5,

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import urllib3
 
-from . import ClusterError, probes
+from . import ClusterError, configs, probes
 from .child import said, size
 from .layout import PROJECT, write_private
 from .plan import Planner
@@ -26,6 +27,8 @@ from .processes import kill_group
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
 FAILED_SECONDS = 20.0  # without a single postmaster, or of failed starts alone, after which a shard is given up
+ASK_SECONDS = 5.0  # for one answer of Patroni
+SETTINGS_SECONDS = 30.0  # for Patroni to take its settings; the cluster is ready with the old ones after that
 REPLICA_SECONDS = 60.0  # to have all replicas streaming; the cluster is ready without them after that
 COMMAND_SECONDS = 180.0
 
@@ -52,6 +55,7 @@ class Steps:
         shards = range(self.plan.layout.shards)
         steps = [Step(f"turn-{s}-{k}", ("etcd",), self._turn(s, k)) for s, k in self.plan.layout.nodes]
         steps += [Step(f"databases-{s}", ("etcd",), self._databases(s)) for s in shards]
+        steps += [Step(f"settings-{s}", (f"databases-{s}",), self._settings(s)) for s in shards]
         if self.plan.layout.replicas:
             steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
         before = (*(f"databases-{s}" for s in shards), "redis-journal", "redis-cache")
@@ -96,6 +100,32 @@ class Steps:
                     return
 
         return run
+
+    def _settings(self, shard: int) -> Callable[[], Awaitable[None]]:
+        """Give Patroni this version's shared settings: a cluster that was made by an older one has others."""
+
+        async def run() -> None:
+            deadline = time.monotonic() + SETTINGS_SECONDS
+            while not await asyncio.to_thread(self._write_settings, self._of(shard)[0].patroni_port):
+                if time.monotonic() > deadline:
+                    self.say(
+                        f"warning: Patroni of shard {shard} does not take its shared settings; they stay as they were"
+                    )
+                    return
+                await asyncio.sleep(0.5)
+
+        return run
+
+    def _write_settings(self, patroni_port: int) -> bool:
+        login = urllib3.make_headers(basic_auth=f"{configs.PATRONI_USER}:{self.plan.secrets['patroni']}")
+        url = f"http://127.0.0.1:{patroni_port}/config"
+        try:
+            answer = urllib3.request(
+                "PATCH", url, json=configs.shared_settings(), headers=login, timeout=ASK_SECONDS, retries=False
+            )
+        except urllib3.exceptions.HTTPError:
+            return False
+        return answer.status == 200
 
     async def _wait_for_primary(self, shard: int, deadline: float) -> Node:
         failing_since: float | None = None

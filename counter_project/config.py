@@ -229,6 +229,16 @@ class Config(BaseSettings):
         default=20_000, ge=1, description="Entries of the cache that a round looks at in a second."
     )
 
+    heal_after_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="How long a replica may fail to follow a well primary before it is copied again; doubles with each copy. 0: never.",
+    )
+    heal_differing: bool = Field(
+        default=True, description="Copy a replica again that differed in two rounds of reconciliation."
+    )
+    heal_interval_seconds: float = Field(default=2.0, gt=0, le=10, description="Pause between looks at the replicas.")
+
     api_key_ttl_seconds: float = Field(
         default=5.0, ge=0, description="A revoked API key is refused by every process after this."
     )

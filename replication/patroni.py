@@ -57,6 +57,8 @@ class Member(msgspec.Struct, frozen=True):
     port: int = 0
     api_url: str = ""
     timeline: int | None = None
+    receive_lsn: str = ""
+    replay_lsn: str = ""
     tags: dict[str, Any] = {}
 
     @property
@@ -69,8 +71,11 @@ class Member(msgspec.Struct, frozen=True):
         return self.api_url.removesuffix("/patroni")
 
 
-class _Cluster(msgspec.Struct):
+class Cluster(msgspec.Struct):
+    """A shard in Patroni's `/cluster`; `pause`: an operator has stopped Patroni from acting."""
+
     members: list[Member]
+    pause: bool = False
 
 
 class _Wal(msgspec.Struct):
@@ -141,9 +146,14 @@ def _ask(shard: int, path: str, kind: type[T]) -> T:
     raise PatroniUnavailable(shard, f"no node answers ({reason})")
 
 
+def cluster(shard: int) -> Cluster:
+    """A shard as Patroni sees it. Raises `PatroniUnavailable`."""
+    return _ask(shard, "/cluster", Cluster)
+
+
 def members(shard: int) -> list[Member]:
     """The nodes of a shard, by name. Raises `PatroniUnavailable`."""
-    return _ask(shard, "/cluster", _Cluster).members
+    return cluster(shard).members
 
 
 def member(shard: int, name: str) -> Member:

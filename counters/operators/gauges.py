@@ -20,6 +20,8 @@ from counters.intake import journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from counters.operators import health
+from replication import healing
+from replication.outage import Outage
 from runtime import breakers
 
 log = structlog.get_logger(__name__)
@@ -52,6 +54,18 @@ BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (
     ),
     ("tally_shard_degraded", "1 while the journal lets batches go that too few replicas have", journal.is_degraded),
 )
+BY_REPLICA: tuple[tuple[str, str, Callable[[Outage], float]], ...] = (
+    (
+        "tally_replica_not_following_seconds",
+        "How long the replica has not followed its primary, as of the last look; no value for one that follows",
+        lambda outage: outage.seen - outage.since,
+    ),
+    (
+        "tally_replica_attempts",
+        "Attempts to copy the replica again that have not helped; no value for one that follows",
+        lambda outage: outage.attempts,
+    ),
+)
 
 
 class JournalCollector(Collector):
@@ -72,19 +86,26 @@ class JournalCollector(Collector):
 
 def _families() -> list[GaugeMetricFamily]:
     by_shard = [GaugeMetricFamily(name, text, labels=["shard"]) for name, text, _ in BY_SHARD]
+    by_replica = [GaugeMetricFamily(name, text, labels=["shard", "node"]) for name, text, _ in BY_REPLICA]
     return [
         *by_shard,
+        *by_replica,
         GaugeMetricFamily("tally_dead_letters_kept", "Messages that no task could take and that wait for an operator"),
     ]
 
 
 def _measured() -> list[GaugeMetricFamily]:
-    *by_shard, letters = _families()
+    *families, letters = _families()
+    by_shard, by_replica = families[: len(BY_SHARD)], families[len(BY_SHARD) :]
     for family, (_, _, measure) in zip(by_shard, BY_SHARD, strict=True):
         for shard in range(settings.TALLY.shard_count):
             family.add_metric([str(shard)], measure(shard))
+    outages = healing.not_following()
+    for family, (_, _, seen) in zip(by_replica, BY_REPLICA, strict=True):
+        for replica, outage in outages.items():
+            family.add_metric(list(replica), seen(outage))
     letters.add_metric([], dead_letters.count())
-    return [*by_shard, letters]
+    return [*families, letters]
 
 
 class CopiesCollector(Collector):

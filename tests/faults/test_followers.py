@@ -202,12 +202,29 @@ def test_one_of_two_is_gone_and_both_are_asked_for(
     assert value_of(followers, key) == 1
 
 
+def shared_settings(followed: Cluster, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The shard's configuration in etcd, after changes."""
+    address = f"http://127.0.0.1:{followed.processes('patroni')[0]['port']}/config"
+    login = ("tally", followed.env["TALLY_PATRONI_PASSWORD"])
+    if changes:
+        httpx.patch(address, json=changes, auth=login).raise_for_status()
+    found: dict[str, Any] = httpx.get(address).raise_for_status().json()
+    return found
+
+
 def test_the_choice_survives_a_restart_of_everything(followed: Cluster, followers: httpx.Client) -> None:
+    """Settings that an older version did not have are added."""
     body = {"quorum": 1, "strict": True, "synchronous_commit": "remote_apply"}
     assert followers.put("/v1/shards/0/quorum", json=body).status_code == 200
     delays = {one["node"]: one["apply_delay_ms"] for one in replicas(followers)}
+    missing = {"remove_data_directory_on_rewind_failure": None, "parameters": {"wal_keep_size": None}}
+    older = shared_settings(followed, {"postgresql": missing})
+    assert "wal_keep_size" not in older["postgresql"]["parameters"]
     manage(followed.dir, "cluster", "down", "--dir", str(followed.dir))
     up(followed.dir)
     now = eventually(lambda: (one := followers.get("/v1/shards/0/quorum").json())["in_force"] and one, 60)
     assert {name: now[name] for name in body} == body
     assert all(delays.get(one["node"], one["apply_delay_ms"]) == one["apply_delay_ms"] for one in replicas(followers))
+    added = eventually(lambda: (one := shared_settings(followed)) != older and one)
+    assert added["postgresql"]["remove_data_directory_on_rewind_failure"] is True
+    assert added["postgresql"]["parameters"]["wal_keep_size"] == "1GB"
