@@ -41,7 +41,9 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
 )
 
 
-def nginx(layout: Layout, directory: Directory, *, as_root: bool, counts_headers: bool = True) -> str:
+def nginx(
+    layout: Layout, directory: Directory, secrets: Mapping[str, str], *, as_root: bool, counts_headers: bool = True
+) -> str:
     """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`.
 
     `counts_headers`: this nginx can limit how many headers a request has.
@@ -50,6 +52,7 @@ def nginx(layout: Layout, directory: Directory, *, as_root: bool, counts_headers
     fields = {
         "USER": "user root;" if as_root else "",
         "PORT": str(layout.ports["nginx"]),
+        "PROXY_SECRET": secrets["proxy"],
         "STATIC": str(directory["static"]),
         "MAX_HEADERS": f"max_headers {MOST_HEADERS};" if counts_headers else "",
         "SERVERS": "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
@@ -269,6 +272,7 @@ def environment(
         "TALLY_JOURNAL_URL": f"{journal}/0",
         "TALLY_BROKER_URL": broker or f"{journal}/1",
         "TALLY_CACHE_URL": f"redis://:{secrets['redis-cache']}@127.0.0.1:{ports['redis-cache']}/0",
+        "TALLY_PROXY_SECRET": secrets["proxy"],
         "TALLY_PATRONI_USER": PATRONI_USER,
         "TALLY_PATRONI_PASSWORD": secrets["patroni"],
     }

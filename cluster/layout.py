@@ -34,6 +34,8 @@ SECRET_NAMES = (
     "redis-journal",
     "redis-cache",
     "flower",
+    "proxy",
+    "metrics",
 )
 
 

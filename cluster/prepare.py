@@ -91,7 +91,9 @@ def schema(project: Path) -> str:
 
 def write_nginx(plan: Planner) -> None:
     counts_headers = plan.programs.nginx_counts_headers
-    text = configs.nginx(plan.layout, plan.directory, as_root=os.geteuid() == 0, counts_headers=counts_headers)
+    text = configs.nginx(
+        plan.layout, plan.directory, plan.secrets, as_root=os.geteuid() == 0, counts_headers=counts_headers
+    )
     layout.write_private(plan.directory["nginx"] / "nginx.conf", text)
 
 

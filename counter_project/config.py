@@ -62,6 +62,10 @@ class Config(BaseSettings):
         default=True, description="Served over HTTPS: cookies are secure, and browsers are told to use HTTPS only."
     )
     node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
+    proxy_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="What nginx sends as `X-Tally-Proxy`. Only with it is `X-Real-IP` believed; otherwise the address of the connection counts.",
+    )
     static_root: Path = Field(
         default=Path("static"), description="Where collectstatic puts files and nginx finds them."
     )

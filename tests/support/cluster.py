@@ -82,6 +82,10 @@ class Cluster:
         headers = {"Authorization": f"Api-Key {key}"} if key else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, **options)
 
+    def from_address(self, address: str) -> dict[str, str]:
+        """The headers by which nginx tells an API process a client's address."""
+        return {"X-Real-IP": address, "X-Tally-Proxy": self.env["TALLY_PROXY_SECRET"]}
+
     def wait_until_whole(self, seconds: float = 90) -> None:
         """Wait until every component is up, as every fault test leaves it to the next. Raises `NotWhole`."""
         try:

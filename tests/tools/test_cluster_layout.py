@@ -465,15 +465,15 @@ def test_journal_is_durable_and_cache_is_not(tmp_path: Path) -> None:
 
 def test_nginx_has_every_api_process_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
     wanted = with_ports(Layout())
-    text = configs.nginx(wanted, Directory(tmp_path), as_root=False)
+    text = configs.nginx(wanted, Directory(tmp_path), SECRETS, as_root=False)
     assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails", text) == [str(wanted.ports[f"api-{i}"]) for i in (1, 2)]
     assert not re.search(r"@[A-Z_]+@", text)
     assert "non_idempotent;" not in text
-    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), as_root=True)
+    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), SECRETS, as_root=True)
 
 
 def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
-    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), as_root=False)
+    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), SECRETS, as_root=False)
     documents = [json.loads(body) for body in re.findall(r"return \d+ '(.*)';", text)]
     assert {document["status"] for document in documents} >= {400, 413, 414, 431, 503}
     assert all(set(document) == {"type", "title", "status", "detail"} for document in documents)
