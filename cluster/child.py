@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import ClusterError
-from .layout import PROJECT
 from .plan import Spec
 from .processes import create_time, kill_group
 
@@ -122,7 +121,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 env=dict(self.spec.environment),
-                cwd=PROJECT,
+                cwd=self.spec.cwd,
                 start_new_session=True,
             )
         self._set("starting", process.pid)

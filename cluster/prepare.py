@@ -90,11 +90,17 @@ def schema(project: Path) -> str:
 
 
 def write_nginx(plan: Planner) -> None:
-    counts_headers = plan.programs.nginx_counts_headers
+    home, secrets = plan.directory["nginx"], plan.secrets
     text = configs.nginx(
-        plan.layout, plan.directory, plan.secrets, as_root=os.geteuid() == 0, counts_headers=counts_headers
+        plan.layout,
+        plan.directory,
+        secrets["proxy"],
+        as_root=os.geteuid() == 0,
+        counts_headers=plan.programs.nginx_counts_headers,
     )
-    layout.write_private(plan.directory["nginx"] / "nginx.conf", text)
+    layout.write_private(home / "nginx.conf", text)
+    layout.write_private(home / "doors.conf", configs.doors(plan.layout, plan.directory, secrets["metrics"]))
+    layout.write_private(home / "flower-users", configs.flower_users(secrets["flower"]))
 
 
 def _with_ports(wanted: Layout, asked: Asked) -> Layout:
@@ -146,6 +152,7 @@ def _delay(config: Path, asked: ApplyDelay | None) -> int:
 def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | None) -> None:
     directory, ports = plan.directory, plan.layout.ports
     layout.write_private(directory["env"], configs.env_file(settings))
+    layout.write_private(directory["metrics-token"], plan.secrets["metrics"] + "\n")
     for name, render in (("redis-journal", configs.redis_journal), ("redis-cache", configs.redis_cache)):
         layout.write_private(directory[name] / "redis.conf", render(ports[name], plan.secrets[name], directory[name]))
     for shard, node in plan.layout.nodes:

@@ -49,7 +49,14 @@ class Supervisor:
     def _node(self, shard: int, node: int) -> postgres.Node:
         ports = self.plan.layout.ports
         port, patroni_port = ports[f"postgres-{shard}-{node}"], ports[f"patroni-{shard}-{node}"]
-        return postgres.Node(shard, node, self.plan.directory.node(shard, node), port=port, patroni_port=patroni_port)
+        return postgres.Node(
+            shard,
+            node,
+            self.plan.directory.node(shard, node),
+            port=port,
+            patroni_port=patroni_port,
+            patroni_password=self.plan.secrets["patroni"],
+        )
 
     def _child(self, spec: Spec) -> Child:
         return Child(spec, self.plan.directory.log(spec.name), self._dirty.set, self.console.event)

@@ -19,7 +19,8 @@ from rest_framework.response import Response
 from counters.api import schema
 from counters.api.authentication import keyring
 from counters.api.base import ApiView
-from runtime import redis
+from counters.api.problems import Problem
+from runtime import metrics, redis
 from sharding import databases, topology
 
 _SECONDS = 2.0
@@ -108,6 +109,10 @@ class MetricsView(ApiView):
     renderer_classes = (PrometheusRenderer,)
 
     @schema.metrics
-    def get(self, _request: Request) -> HttpResponse:
-        """This process's metrics, in Prometheus' text format."""
+    def get(self, request: Request) -> HttpResponse:
+        """This process's metrics, in Prometheus' text format. Raises `Problem` 401 for anybody but the scrapers."""
+        header = request._request.META.get("HTTP_AUTHORIZATION", "")
+        if not metrics.may_read(header, settings.TALLY.metrics_token.get_secret_value()):
+            challenge = {"WWW-Authenticate": metrics.CHALLENGE}
+            raise Problem(401, "unauthorized", "This needs the token of the scrapers.", headers=challenge)
         return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)

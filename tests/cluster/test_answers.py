@@ -329,7 +329,7 @@ def test_a_question_has_its_own_advice_while_the_journal_is_down(
 
 def test_beat_has_metrics(cluster: Cluster) -> None:
     (beat,) = cluster.processes("beat")
-    assert "# TYPE process_start_time_seconds" in httpx.get(f"http://127.0.0.1:{beat['metrics_port']}/metrics").text
+    assert "# TYPE process_start_time_seconds" in cluster.metrics(beat)
     assert "beat" in {group["labels"]["process"] for group in targets(cluster.status())}
 
 

@@ -19,7 +19,6 @@ from tests.support.commands import ROOT
 
 CALLS = {
     ("get", "/health"),
-    ("get", "/metrics"),
     ("get", "/v1/counters"),
     ("get", "/v1/counters/{key}"),
     ("put", "/v1/counters/{key}"),

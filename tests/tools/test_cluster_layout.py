@@ -298,7 +298,7 @@ def test_schema_changes_with_a_migration(tmp_path: Path) -> None:
 def test_a_server_whose_data_are_being_made_does_not_fail(
     tmp_path: Path, said: str | None, pid: int | None, failing: bool
 ) -> None:
-    node = Node(0, 1, tmp_path, port=1, patroni_port=2)
+    node = Node(0, 1, tmp_path, port=1, patroni_port=2, patroni_password="")
     node.said, node.pid = said, pid
     assert node.failing is failing
 
@@ -306,7 +306,8 @@ def test_a_server_whose_data_are_being_made_does_not_fail(
 def test_only_patroni_leaves_root_behind(tmp_path: Path) -> None:
     specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
     assert {spec.role for spec in specs if spec.argv[0] == "unshare"} == {"patroni"}
-    assert next(spec for spec in specs if spec.role == "patroni").argv[2:5] == (sys.executable, "-m", "patroni")
+    argv = next(spec for spec in specs if spec.role == "patroni").argv
+    assert argv[2:5] == (sys.executable, "-m", "cluster.guarded_patroni")
 
 
 def test_workers_know_their_name_and_their_metrics_port(tmp_path: Path) -> None:
@@ -465,15 +466,15 @@ def test_journal_is_durable_and_cache_is_not(tmp_path: Path) -> None:
 
 def test_nginx_has_every_api_process_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
     wanted = with_ports(Layout())
-    text = configs.nginx(wanted, Directory(tmp_path), SECRETS, as_root=False)
+    text = configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=False)
     assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails", text) == [str(wanted.ports[f"api-{i}"]) for i in (1, 2)]
     assert not re.search(r"@[A-Z_]+@", text)
     assert "non_idempotent;" not in text
-    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), SECRETS, as_root=True)
+    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=True)
 
 
 def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
-    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), SECRETS, as_root=False)
+    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), SECRETS["proxy"], as_root=False)
     documents = [json.loads(body) for body in re.findall(r"return \d+ '(.*)';", text)]
     assert {document["status"] for document in documents} >= {400, 413, 414, 431, 503}
     assert all(set(document) == {"type", "title", "status", "detail"} for document in documents)
