@@ -162,7 +162,8 @@ def last_line(log: Path, since: int = 0) -> str:
     """The line of a log that says most about a failure: its last error after `since` (bytes), else its last line."""
     try:
         with log.open("rb") as file:
-            file.seek(max(since, log.stat().st_size - 16384))
+            size = log.stat().st_size
+            file.seek(max(since if since <= size else 0, size - 16384))  # it may have been put aside since
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from . import ClusterError, configs, layout, programs, state
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
 
-LOG_BYTES = 20 * 1024 * 1024  # a larger log is put aside at the start
+LOG_BYTES = 20 * 1024 * 1024  # a larger log is put aside, at the start and while the cluster runs
 
 
 def lock(directory: Directory) -> IO[str]:
@@ -58,9 +59,7 @@ def planner(directory: Directory, asked: Asked) -> Planner:
     }
     migrated = directory["migrated"].exists() and directory["migrated"].read_text() == schema(layout.PROJECT)
     plan = Planner(wanted, directory, found, secrets, base, own, migrated)
-    for log in directory.logs.glob("*.log"):
-        if log != directory.log("supervisor"):  # this process may be writing it
-            rotate(log)
+    rotate_all(directory)
     _write_configs(plan, settings, asked.apply_delay)
     return plan
 
@@ -137,9 +136,18 @@ def _listener(port: int) -> str:
 
 
 def rotate(log: Path) -> None:
-    """Put a log aside that has grown too large. Its writer must not run."""
+    """Put a log aside that has grown too large: copy it and empty it, because its writers keep it open. They append.
+
+    What they write between the two is lost, as with logrotate's `copytruncate`.
+    """
     if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
+
+
+def rotate_all(directory: Directory) -> None:
+    for log in directory.logs.glob("*.log"):
+        rotate(log)
 
 
 def _delay(config: Path, asked: ApplyDelay | None) -> int:

@@ -24,6 +24,7 @@ from .steps import Steps
 
 LOOK_SECONDS = 0.3  # between two looks at the postmasters
 ASK_EVERY = 7  # looks, after which Patroni is asked too, once all is ready
+ROTATE_SECONDS = 5.0  # between two looks at the logs' sizes
 REWORK_SECONDS = 0.5  # that nginx gets to take up another list of API processes
 
 
@@ -65,7 +66,8 @@ class Supervisor:
         """Start all, say `ready:`, stay until a signal, stop all. Raises `ClusterError` if the start fails."""
         self._handle_signals()
         chores = [
-            asyncio.create_task(chore) for chore in (self._write_states(), self._look(), self._rescale_when_asked())
+            asyncio.create_task(chore)
+            for chore in (self._write_states(), self._look(), self._rescale_when_asked(), self._rotate_logs())
         ]
         try:
             if await self._unless_stopped(self._start()):
@@ -187,6 +189,12 @@ class Supervisor:
             if self.state.phase in ("starting", "ready"):
                 self.primaries |= {node.shard: node.node for node in self.nodes if node.primary}
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _rotate_logs(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # such as a full disk
+                await asyncio.to_thread(prepare.rotate_all, self.plan.directory)
+            await asyncio.sleep(ROTATE_SECONDS)
 
     def _become(self, phase: str) -> None:
         self.state.phase = phase

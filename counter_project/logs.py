@@ -29,7 +29,7 @@ def logging_config(config: Config) -> None:
     )
 
     def node(_logger: object, _name: str, event: dict[str, Any]) -> dict[str, Any]:
-        return {"node": config.node_id, **event}
+        return {"node": config.node_id, **{name: value for name, value in event.items() if name != "node"}}
 
     logging.config.dictConfig(
         {

@@ -497,3 +497,47 @@ def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
 def test_bad_options_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit):
         _parser().parse_args(argv)
+
+
+# Logs
+
+
+def test_a_log_that_has_grown_is_put_aside_while_its_program_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "LOG_BYTES", 10)
+    directory = Directory(tmp_path)
+    directory.logs.mkdir()
+    log, small = directory.log("api-1"), directory.log("api-2")
+    small.write_text("short")
+    with log.open("ab", buffering=0) as program:
+        program.write(b"more than ten bytes\n")
+        prepare.rotate_all(directory)
+        program.write(b"rest\n")
+        prepare.rotate_all(directory)
+    assert (log.read_text(), log.with_suffix(".log.1").read_text()) == ("rest\n", "more than ten bytes\n")
+    assert small.read_text() == "short"
+    assert not small.with_suffix(".log.1").exists()
+    assert last_line(log, since=20) == "rest", "the place of before is behind its end"
+
+
+def test_nginx_tells_its_secret_and_hides_metrics(tmp_path: Path) -> None:
+    wanted, directory = with_ports(Layout()), Directory(tmp_path)
+    text = configs.nginx(wanted, directory, SECRETS["proxy"], as_root=False)
+    assert f'proxy_set_header X-Tally-Proxy "{SECRETS["proxy"]}";' in text
+    assert configs.environment(wanted, directory, SECRETS)["TALLY_PROXY_SECRET"] == SECRETS["proxy"]
+    assert "include doors*.conf;" in text
+    doors = configs.doors(wanted, directory, SECRETS["metrics"])
+    assert not re.search(r"@[A-Z_]+@", doors)
+    assert re.findall(r"listen 127\.0\.0\.1:(\d+);", doors) == [str(wanted.ports[name]) for name in ("etcd", "flower")]
+
+
+def test_a_directory_too_deep_for_sockets_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"too long for Unix sockets.*--dir"):
+        Directory(tmp_path / ("d" * 100)).prepare()
+
+
+def test_a_directory_that_others_could_enter_is_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    Directory(tmp_path).prepare()
+    assert tmp_path.stat().st_mode & 0o777 == 0o700

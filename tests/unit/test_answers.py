@@ -117,5 +117,5 @@ def test_a_server_of_a_shard_has_a_mode() -> None:
 
 def test_nginx_limits_headers_where_it_can(tmp_path: Path) -> None:
     layout = Layout(ports=dict.fromkeys((*port_names(Layout()), "nginx"), 25000))
-    assert "max_headers 90;" in configs.nginx(layout, Directory(tmp_path), as_root=False)
-    assert "max_headers" not in configs.nginx(layout, Directory(tmp_path), as_root=False, counts_headers=False)
+    assert "max_headers 90;" in configs.nginx(layout, Directory(tmp_path), "", as_root=False)
+    assert "max_headers" not in configs.nginx(layout, Directory(tmp_path), "", as_root=False, counts_headers=False)
