@@ -17,7 +17,6 @@ CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
 ROLE = "tally"
 
-MOST_HEADERS = 90  # header lines of a request: an API process takes 100, and nginx adds some
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
 PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
     ((400,), 400, "bad-request", "Bad request", "This is not a well-formed HTTP request."),
@@ -32,7 +31,7 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
         431,
         "headers-too-large",
         "Request header fields too large",
-        f"A header line is longer than 256 KiB, or there are more than {MOST_HEADERS}.",
+        "A header line is longer than 256 KiB, or there are too many.",
     ),
     ((500,), 500, "internal-error", "Internal error", "The proxy failed; its log says why."),
     ((501,), 501, "not-implemented", "Not implemented", "This transfer encoding is not served."),
@@ -41,14 +40,9 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
 )
 
 
-def nginx(
-    layout: Layout, directory: Directory, proxy_secret: str, *, as_root: bool, counts_headers: bool = True
-) -> str:
-    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`.
-
-    `proxy_secret`: by which an API process knows nginx. `counts_headers`: this nginx can limit how many headers a
-    request has.
-    """
+def nginx(layout: Layout, directory: Directory, proxy_secret: str, *, as_root: bool) -> str:
+    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`. An API process knows nginx by
+    `proxy_secret`."""
     api_ports = [layout.ports[f"api-{i}"] for i in range(1, layout.scale["api"] + 1)]
     return _filled(
         "nginx.conf.in",
@@ -56,7 +50,6 @@ def nginx(
         PORT=str(layout.ports["nginx"]),
         PROXY_SECRET=proxy_secret,
         STATIC=str(directory["static"]),
-        MAX_HEADERS=f"max_headers {MOST_HEADERS};" if counts_headers else "",
         SERVERS="\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
     )
 

@@ -25,8 +25,10 @@ STOP_STAGES = (
     ("redis-journal", "redis-cache", "etcd"),
 )
 # Variables by which the programs would take settings that are not this cluster's.
-FOREIGN = ("PATRONI_", "PG", "ETCD_", "GRANIAN_", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
-API_REQUESTS = 2048  # that an API process holds at once; the others wait in the kernel
+FOREIGN = ("PATRONI_", "PG", "ETCD_", "UVICORN_", "WEB_CONCURRENCY", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
+KEEP_ALIVE_SECONDS = (
+    600  # longer than nginx keeps an idle connection to an API process, so nginx is the one that closes it
+)
 ANSWER_SECONDS = 35  # that an API process has to answer what it has taken: more than the longest `?wait=`
 MARK = "TALLY_CLUSTER_DIR"  # in the environment of every process of a cluster, so that a leftover is known
 
@@ -186,27 +188,11 @@ class Planner:
         name = f"api-{number}"
         port = self.layout.ports[name]
         argv = (
-            *(
-                sys.executable,
-                "-m",
-                "granian",
-                "--interface",
-                "asgi",
-                "--loop",
-                "uvloop",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ),
-            *("--workers", "1", "--backpressure", str(API_REQUESTS), "--http", "1", "--no-ws"),
-            *(
-                "--workers-kill-timeout",
-                str(ANSWER_SECONDS),
-                "--log-level",
-                "warning",
-                "counter_project.asgi:application",
-            ),
+            *(sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--ws", "none"),
+            *("--host", "127.0.0.1", "--port", str(port), "--backlog", "4096"),
+            *("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS), "--timeout-graceful-shutdown", str(ANSWER_SECONDS)),
+            *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--no-date-header"),
+            *("--log-level", "error", "counter_project.asgi:application"),
         )
         return Spec(
             name=name,

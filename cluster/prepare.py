@@ -90,13 +90,7 @@ def schema(project: Path) -> str:
 
 def write_nginx(plan: Planner) -> None:
     home, secrets = plan.directory["nginx"], plan.secrets
-    text = configs.nginx(
-        plan.layout,
-        plan.directory,
-        secrets["proxy"],
-        as_root=os.geteuid() == 0,
-        counts_headers=plan.programs.nginx_counts_headers,
-    )
+    text = configs.nginx(plan.layout, plan.directory, secrets["proxy"], as_root=os.geteuid() == 0)
     layout.write_private(home / "nginx.conf", text)
     layout.write_private(home / "doors.conf", configs.doors(plan.layout, plan.directory, secrets["metrics"]))
     layout.write_private(home / "flower-users", configs.flower_users(secrets["flower"]))

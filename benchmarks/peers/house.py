@@ -40,18 +40,6 @@ GRANIAN = (
     "--backpressure",
     "256",
 )
-GRANIAN_ASGI = (
-    "-m",
-    "granian",
-    "--interface",
-    "asginl",
-    "--loop",
-    "uvloop",
-    "--workers",
-    "1",
-    "--backpressure",
-    "2048",
-)
 UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 
 

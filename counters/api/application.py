@@ -14,6 +14,7 @@ import gc
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache as once
 from io import BytesIO
 from typing import Any
 
@@ -110,7 +111,7 @@ class Application:
             way = "view"
             await keyring.look_for(_header(scope, b"authorization"))
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._django.answer, scope, body)
-        REQUESTS.labels(way, answer.status).inc()
+        _requests(way, answer.status).inc()
         return answer
 
     async def open(self) -> None:
@@ -162,6 +163,12 @@ class Application:
                 await self.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+@once
+def _requests(way: str, status: int) -> Counter:
+    """The counter of a way and a status: `labels` would take a tenth of the time of a cached read."""
+    return REQUESTS.labels(way, status)
 
 
 def _raw(response: Any) -> Raw:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -95,9 +94,13 @@ async def get_many_on(connection: LoopConnection, keys: Sequence[str]) -> Found:
 
 def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> Iterator[tuple[str, Entry]]:
     for key, entry in zip(keys, entries, strict=True):
-        with suppress(ValueError):  # reconciliation deletes an entry that cannot be read
-            if entry is not None:
-                yield key, parsed(entry)
+        if entry is None:
+            continue
+        try:
+            found = parsed(entry)
+        except ValueError:  # reconciliation deletes it
+            continue
+        yield key, found
 
 
 def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> None:

@@ -150,7 +150,7 @@ def test_a_broken_content_type(cluster: Cluster, path: str, value: bytes) -> Non
 
 
 def test_a_content_type_that_cannot_be_read_on_an_api_port(cluster: Cluster) -> None:
-    """A control character is refused there by granian, with no body; what Django cannot read is not."""
+    """A control character is refused there by the server, in plain text; what Django cannot read is not."""
     api = f"http://127.0.0.1:{cluster.processes('api')[0]['port']}"
     with cluster.client() as client:
         headers = {"Content-Type": "application/json; a*=nowhere''b"}
@@ -160,17 +160,16 @@ def test_a_content_type_that_cannot_be_read_on_an_api_port(cluster: Cluster) -> 
     assert document["errors"][0]["field"] == "Content-Type"
 
 
-@pytest.mark.parametrize("count", [95, 101, 900])
-def test_too_many_headers(cluster: Cluster, count: int) -> None:
-    status, head, document = raw(cluster, "GET", "/v1/counters/a", *(b"X-%d: 1" % number for number in range(count)))
+def test_headers_that_are_too_large(cluster: Cluster) -> None:
+    lines = (b"X-%d: %s" % (number, b"a" * 200_000) for number in range(10))
+    status, head, document = raw(cluster, "GET", "/v1/counters/a", *lines)
     assert status == document["status"] == 431
     assert b"Content-Type: application/problem+json" in head
     assert document["type"] == "urn:tally:problem:headers-too-large"
 
 
 def test_many_headers_are_no_error(cluster: Cluster) -> None:
-    """As many as nginx lets through an API process takes, with those that nginx adds."""
-    assert raw(cluster, "GET", "/v1/counters/a", *(b"X-%d: 1" % number for number in range(86)))[0] == 200
+    assert raw(cluster, "GET", "/v1/counters/a", *(b"X-%d: 1" % number for number in range(900)))[0] == 200
 
 
 @pytest.mark.parametrize(

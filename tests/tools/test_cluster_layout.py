@@ -332,7 +332,7 @@ def test_settings_say_how_many_tasks_a_worker_of_a_shard_runs_at_once(tmp_path: 
 
 
 def test_settings_of_other_programs_are_not_inherited() -> None:
-    environ = {"PATH": "/bin", "PGHOST": "x", "PATRONI_NAME": "x", "GRANIAN_PORT": "1", "TALLY_LOG_LEVEL": "DEBUG"}
+    environ = {"PATH": "/bin", "PGHOST": "x", "PATRONI_NAME": "x", "UVICORN_PORT": "1", "TALLY_LOG_LEVEL": "DEBUG"}
     kept = plan.base_environment(environ, Path("/d"))
     assert kept == {"PATH": "/bin", "TALLY_LOG_LEVEL": "DEBUG", plan.MARK: "/d", "PYTHONUNBUFFERED": "1"}
 
