@@ -149,7 +149,7 @@ def members(shard: int) -> list[Member]:
 def check_name(shard: int, name: str) -> None:
     """Raises `UnknownNode` for a text that can be no node's name, so that it is neither looked for nor recorded."""
     if not name.isprintable() or not 0 < len(name) <= MOST_NAME:
-        raise UnknownNode(f"shard {shard} has no such node: a name has 1 to {MOST_NAME} printable characters")
+        raise UnknownNode(f"shard {shard} has no node of this name: names have 1 to {MOST_NAME} printable characters")
 
 
 def member(shard: int, name: str) -> Member:

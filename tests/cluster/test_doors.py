@@ -166,6 +166,27 @@ def test_every_port_refuses_strangers(cluster: Cluster, processes: list[psutil.P
     assert as_nobody(lambda: what_ports_tell(roles, secrets)) == []
 
 
+def test_strangers_do_not_fill_a_log(cluster: Cluster) -> None:
+    """A hundred of each mistake leave hardly a line, in the log of an API process or of nginx."""
+    mistakes = (
+        b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET /\x00 HTTP/1.1\r\n\r\n",
+        http("POST", "/admin/login/", "Content-Type: application/x-www-form-urlencoded", body=b"username=a"),
+        http("PUT", "/v1/counters/a", "Authorization: Api-Key a.b", body=b"{}"),
+        http("GET", "/static/"),
+        http("GET", "/static/nothing.css"),
+        http("GET", "/static/../../etc/passwd"),
+    )
+    doors = {row["name"]: row["port"] for row in cluster.status()["processes"] if row["name"] in ("nginx", "api-1")}
+    logs = [cluster.dir / "logs" / f"{name}.log" for name in doors]
+    before = sum(log.stat().st_size for log in logs)
+    for port in doors.values():
+        for mistake in mistakes * 100:
+            assert status(exchange(port, mistake)) in {200, 400, 401, 403, 404}
+    assert sum(log.stat().st_size for log in logs) - before < 5_000
+
+
 def test_no_file_of_a_cluster_is_for_others(cluster: Cluster, secrets: list[bytes]) -> None:
     assert stat.S_IMODE(cluster.dir.stat().st_mode) == 0o700
     held = [path for path in cluster.dir.rglob("*") if "data" not in path.parts and path.is_file()]
