@@ -62,8 +62,8 @@ def _came_through_nginx(request: HttpRequest) -> bool:
 
 def user_name(request: HttpRequest) -> str:
     """The user name of the log-in as Django's form reads it: stripped, in Unicode's form NFKC."""
-    name: str = AdminAuthenticationForm(request).fields["username"].to_python(request.POST.get("username", ""))
-    return name
+    field = AdminAuthenticationForm(request).fields["username"]
+    return str(field.to_python(request.POST.get("username", "")))
 
 
 def device(request: HttpRequest, name: str) -> str:
