@@ -24,6 +24,10 @@ DEFAULT_PORT = 8000
 PORT_RANGE = range(20000, 30000)  # below every usual ephemeral range (Linux 32768, macOS 49152)
 SCALABLE = {"api": (1, 32), "worker": (0, 32), "spill-worker": (0, 32)}  # role: least and most (worker: per shard)
 _WORKERS_OF_SHARD = re.compile(r"worker-(0|[1-9][0-9]*)")
+PATRONI_USER = "tally"
+FLOWER_USER = "tally"
+ETCD_HOST = "etcd"  # in patroni.yml: its socket
+MOST_SOCKET_PATH = 103  # bytes of a Unix socket's path: macOS' limit, the smallest
 SECRET_NAMES = (
     "secret-key",
     "postgres",
@@ -34,6 +38,8 @@ SECRET_NAMES = (
     "redis-journal",
     "redis-cache",
     "flower",
+    "proxy",
+    "metrics",
 )
 
 
@@ -45,6 +51,10 @@ class Directory:
 
     def __getitem__(self, name: str) -> Path:
         return self.root / name
+
+    def socket(self, name: str) -> Path:
+        """The Unix socket of a process. Only the owner can enter its directory. etcd wants a name like `host:port`."""
+        return self.root / "sockets" / f"{name}:0"
 
     @property
     def logs(self) -> Path:
@@ -61,10 +71,24 @@ class Directory:
         return self.node(shard, node) / "patroni.yml"
 
     def prepare(self) -> None:
-        """Make the directory and its fixed rooms; raises `ClusterError` where that is not allowed."""
+        """Make the directory and its fixed rooms, for the owner alone; raises `ClusterError` where that is not
+        allowed."""
+        if len(bytes(self.socket("etcd-peer"))) > MOST_SOCKET_PATH:
+            raise ClusterError(f"the path {self.root} is too long for Unix sockets: give a shorter one with --dir")
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for name in ("logs", "etcd", "redis-journal", "redis-cache", "nginx", "beat", "static", "flower"):
+            self.root.chmod(0o700)
+            for name in (
+                "logs",
+                "etcd",
+                "redis-journal",
+                "redis-cache",
+                "nginx",
+                "beat",
+                "static",
+                "flower",
+                "sockets",
+            ):
                 self[name].mkdir(exist_ok=True, mode=0o700)
             write_private(self["writable"], "")
             self["writable"].unlink()
@@ -169,8 +193,8 @@ def count(number: int, noun: str) -> str:
 
 
 def port_names(layout: Layout) -> list[str]:
-    """Every port that this layout needs, apart from nginx's: the name of its process (`etcd-peer` beside `etcd`)."""
-    names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "beat", "flower"]
+    """Every port that this layout needs, apart from nginx's: the name of its process (of etcd, that of its metrics)."""
+    names = ["etcd", "redis-journal", "redis-cache", "beat", "flower"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import probes
-from .layout import Directory, Layout
+from .layout import FLOWER_USER, PROJECT, Directory, Layout
 from .programs import Programs
 
 # Stages of a stop, first to last: new traffic, what makes work, what does it, what keeps it.
@@ -46,6 +46,7 @@ class Spec:
     port: int | None = None
     metrics_port: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path = PROJECT
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
     start_seconds: float = 90.0  # within which it must be ready when the cluster starts
@@ -79,17 +80,23 @@ class Planner:
         return range(1, self.layout.scale[role] + 1)
 
     def _etcd(self) -> Spec:
-        port, peer = self.layout.ports["etcd"], f"http://127.0.0.1:{self.layout.ports['etcd-peer']}"
-        client = f"http://127.0.0.1:{port}"
+        """It listens on Unix sockets alone, which stand in its working directory. nginx shows its metrics."""
+        socket = self.directory.socket("etcd")
+        client, peer = f"unix://{socket.name}", f"unix://{self.directory.socket('etcd-peer').name}"
         argv = (
             *(str(self.programs.etcd), "--name=etcd", f"--data-dir={self.directory['etcd']}", "--log-level=warn"),
-            *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+            *(f"--listen-client-urls={client}", "--advertise-client-urls=http://etcd:0"),
             *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}"),
             *("--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--snapshot-count=10000"),
         )
-        ready = probes.Answers(port, "/health", 200)
         return Spec(
-            name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base
+            name="etcd",
+            role="etcd",
+            argv=argv,
+            ready=probes.Answers(socket, "/health", 200),
+            metrics_port=self.layout.ports["etcd"],
+            environment=self.base,
+            cwd=socket.parent,
         )
 
     def _patroni(self, shard: int, node: int) -> Spec:
@@ -99,12 +106,15 @@ class Planner:
             name=f"patroni-{shard}-{node}",
             role="patroni",
             shard=shard,
-            argv=(*self.programs.unprivileged, sys.executable, "-m", "patroni", str(config)),
+            argv=(
+                *(*self.programs.unprivileged, sys.executable, "-m", "cluster.guarded_patroni"),
+                *(str(self.directory.socket("etcd")), str(config)),
+            ),
             ready=probes.Answers(port, "/liveness"),
             after=("etcd", f"turn-{shard}-{node}"),
             port=port,
             metrics_port=port,
-            environment=self.base,
+            environment={**self.base, "TALLY_METRICS_TOKEN": self.secrets["metrics"]},
             stop_seconds=60,
         )
 
@@ -160,13 +170,14 @@ class Planner:
         )
 
     def _flower(self) -> Spec:
-        port = self.layout.ports["flower"]
-        login = {"FLOWER_BASIC_AUTH": f"tally:{self.secrets['flower']}"}
+        """It listens on a Unix socket. nginx asks for the password before it: Flower shows its metrics to everybody."""
+        port, socket = self.layout.ports["flower"], self.directory.socket("flower")
+        login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.secrets['flower']}"}
         return Spec(
             name="flower",
             role="flower",
-            argv=(*self._celery("flower"), "--address=127.0.0.1", f"--port={port}", "--persistent=False"),
-            ready=probes.Listens(port),
+            argv=(*self._celery("flower"), f"--unix-socket={socket}", "--persistent=False"),
+            ready=probes.Listens(socket),
             after=("redis-journal",),
             port=port,
             metrics_port=port,

@@ -9,6 +9,8 @@ import structlog
 from celery import Celery
 from celery.signals import after_task_publish, beat_init, setup_logging, worker_init
 
+from runtime import metrics
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
 app = Celery("tally")
@@ -26,10 +28,9 @@ def keep_logging(**_: Any) -> None:
 def serve_metrics(**_: Any) -> None:
     """Serve the /metrics of this worker, or of beat, on `TALLY_METRICS_PORT` if it is set."""
     from django.conf import settings
-    from prometheus_client import start_http_server
 
     if settings.TALLY.metrics_port:
-        start_http_server(settings.TALLY.metrics_port, addr="127.0.0.1")
+        metrics.serve(settings.TALLY.metrics_port, settings.TALLY.metrics_token.get_secret_value())
 
 
 @beat_init.connect

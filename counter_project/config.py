@@ -62,6 +62,10 @@ class Config(BaseSettings):
         default=True, description="Served over HTTPS: cookies are secure, and browsers are told to use HTTPS only."
     )
     node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
+    proxy_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="What nginx sends as `X-Tally-Proxy`. Without it `X-Real-IP` is not believed: the connection's address counts.",
+    )
     static_root: Path = Field(
         default=Path("static"), description="Where collectstatic puts files and nginx finds them."
     )
@@ -247,6 +251,10 @@ class Config(BaseSettings):
         ge=1,
         le=65535,
         description="Port of this process's own /metrics (workers, beat); none: no server.",
+    )
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Bearer token that every /metrics asks for; without one /metrics answers nobody.",
     )
     log_level: str = Field(
         default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged."

@@ -23,6 +23,7 @@ from sharding.nodes import Node
 
 T = TypeVar("T")
 
+MOST_NAME = 200  # characters of a node's name, as in the record of interventions
 LEADERS = {"leader", "standby_leader"}
 ASK_SECONDS = 2.0
 CONFIGURE_SECONDS = 10.0
@@ -154,6 +155,12 @@ def cluster(shard: int) -> Cluster:
 def members(shard: int) -> list[Member]:
     """The nodes of a shard, by name. Raises `PatroniUnavailable`."""
     return cluster(shard).members
+
+
+def check_name(shard: int, name: str) -> None:
+    """Raises `UnknownNode` for a text that can be no node's name, so that it is neither looked for nor recorded."""
+    if not name.isprintable() or not 0 < len(name) <= MOST_NAME:
+        raise UnknownNode(f"shard {shard} has no node of this name: names have 1 to {MOST_NAME} printable characters")
 
 
 def member(shard: int, name: str) -> Member:

@@ -42,7 +42,7 @@ _ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a l
 _NAMES = """
 accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie dnt host if-match
 origin pragma priority referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site
-traceparent tracestate user-agent x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id
+traceparent tracestate user-agent x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id x-tally-proxy
 """
 _PLAIN = frozenset(_NAMES.encode().split())
 

@@ -22,10 +22,11 @@ from counters.api import schema
 from counters.api.answers import Answer
 from counters.api.authentication import keyring
 from counters.api.base import ApiView, Response
-from counters.api.problems import unavailable
+from counters.api.problems import Problem, unavailable
 from counters.api.requests import Health, Probe
 from counters.operators import health
 from counters.operators.health import Component, View
+from runtime import metrics
 from sharding import topology
 
 LIVE, READY, HEALTH = "/livez", "/readyz", "/health"
@@ -130,6 +131,10 @@ class MetricsView(ProbeView):
     renderer_classes = (PrometheusRenderer,)
 
     @schema.metrics
-    def get(self, _request: Request) -> HttpResponse:
-        """This process's metrics, in Prometheus' text format."""
+    def get(self, request: Request) -> HttpResponse:
+        """This process's metrics, in Prometheus' text format. Raises `Problem` 401 for anybody but the scrapers."""
+        header = request._request.META.get("HTTP_AUTHORIZATION", "")
+        if not metrics.may_read(header, settings.TALLY.metrics_token.get_secret_value()):
+            challenge = {"WWW-Authenticate": metrics.CHALLENGE}
+            raise Problem(401, "unauthorized", "This needs the token of the scrapers.", headers=challenge)
         return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)

@@ -301,20 +301,7 @@ digest = extend_schema(
         *(403, 404),
     ),
 )
-metrics = extend_schema(
-    operation_id="metrics",
-    tags=["operation"],
-    auth=[],
-    responses={
-        (200, "text/plain"): OpenApiResponse(
-            {"type": "string"}, description="Prometheus' text format, of the process that answered."
-        ),
-        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
-        (406, MEDIA_TYPE): OpenApiResponse(
-            reference(requests.ProblemDocument), description="Only plain text is answered."
-        ),
-    },
-)
+metrics = extend_schema(exclude=True)  # not public
 _REFUSED = {
     (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
     (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),

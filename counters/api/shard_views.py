@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, TypeVar
 
+import msgspec
 from django.conf import settings
 from rest_framework.request import Request
 
@@ -42,11 +43,11 @@ def body(request: Request, kind: type[T]) -> T:
     return media.decode(media.json_body(request._request), kind)
 
 
-def order(request: Request, reason: str) -> Order:
+def order(request: Request, reason: str | msgspec.UnsetType) -> Order:
     """Who asks, and why."""
     caller = request.user
     by = f"API key {caller.name} ({caller.prefix})" if isinstance(caller, Caller) else "unknown"
-    return Order(by, reason)
+    return Order(by, "" if reason is msgspec.UNSET else reason)
 
 
 class ShardsView(ShardApiView):

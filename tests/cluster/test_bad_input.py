@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
+from django.conf import settings
 
 from tests.support.cluster import Cluster, eventually, value_of, wait_applied
 from tests.support.http import assert_problem, exchange
@@ -179,7 +180,7 @@ MEDIA = [
     get("HTML wanted", f"/v1/counters/{KEY}", headers={"Accept": "text/html"}, status=406, slug="not-acceptable"),
     get("schema as HTML", "/v1/schema", headers={"Accept": "text/html"}, status=406, slug="not-acceptable"),
     get("docs as JSON", "/v1/docs", headers={"Accept": JSON}, status=406, slug="not-acceptable"),
-    get("metrics as JSON", "/metrics", headers={"Accept": JSON}, status=406, slug="not-acceptable"),
+    get("metrics, which are not public", "/metrics", status=404, slug="not-found"),
 ]
 
 
@@ -422,7 +423,6 @@ ADDRESSES = [
             ("GET", "/v1/increments"),
             ("DELETE", f"/v1/writes/{BATCH}-0-0"),
             ("POST", "/health"),
-            ("POST", "/metrics"),
             ("PUT", "/v1/schema"),
             ("POST", "/v1/docs"),
             ("BREW", f"/v1/counters/{KEY}"),
@@ -484,7 +484,8 @@ def apis(cluster: Cluster) -> Iterator[list[httpx.Client]]:
 
 def accepted(apis: list[httpx.Client]) -> float:
     """Writes that the API processes have accepted since they started."""
-    lines = [line for api in apis for line in api.get("/metrics").text.splitlines()]
+    headers = {"Authorization": f"Bearer {settings.TALLY.metrics_token.get_secret_value()}"}
+    lines = [line for api in apis for line in api.get("/metrics", headers=headers).text.splitlines()]
     return sum(float(line.split()[1]) for line in lines if line.startswith("tally_writes_accepted_total "))
 
 
@@ -563,7 +564,6 @@ def test_good_media_types(client: httpx.Client, key: str, media: str) -> None:
         ("/livez", "GET, HEAD, OPTIONS"),
         ("/readyz", "GET, HEAD, OPTIONS"),
         ("/health", "GET, HEAD, OPTIONS"),
-        ("/metrics", "GET, HEAD, OPTIONS"),
         ("/v1/schema", "GET, HEAD, OPTIONS"),
         ("/v1/docs", "GET, HEAD, OPTIONS"),
     ],

@@ -21,7 +21,6 @@ CALLS = {
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/health"),
-    ("get", "/metrics"),
     ("get", "/v1/counters"),
     ("get", "/v1/counters/{key}"),
     ("put", "/v1/counters/{key}"),

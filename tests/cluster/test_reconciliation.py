@@ -110,9 +110,8 @@ def digest_of(client: httpx.Client, shard: int) -> dict[str, Any]:
 
 def metric(cluster: Cluster, name: str, **labels: object) -> float:
     """Of the process whose rounds these are."""
-    port = cluster.processes("spill-worker")[0]["metrics_port"]
     wanted = {f'{label}="{value}"' for label, value in labels.items()}
-    for line in httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines():
+    for line in cluster.metrics(cluster.processes("spill-worker")[0]).splitlines():
         if line.startswith(f"{name}{{") and all(label in line for label in wanted):
             return float(line.rpartition(" ")[2])
     return 0.0

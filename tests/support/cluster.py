@@ -80,6 +80,16 @@ class Cluster:
         headers = {"Authorization": f"Api-Key {key}"} if key else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, **options)
 
+    def metrics(self, process: dict[str, Any]) -> str:
+        """What a process answers to a scraper."""
+        headers = {"Authorization": f"Bearer {self.env['TALLY_METRICS_TOKEN']}"}
+        answer = httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics", headers=headers, timeout=10)
+        return answer.raise_for_status().text
+
+    def from_address(self, address: str) -> dict[str, str]:
+        """The headers by which nginx tells an API process a client's address."""
+        return {"X-Real-IP": address, "X-Tally-Proxy": self.env["TALLY_PROXY_SECRET"]}
+
     def wait_until_whole(self, seconds: float = 90) -> None:
         """Wait until every component is up, as every fault test leaves it to the next. Raises `NotWhole`."""
         began = datetime.now(UTC).isoformat(timespec="milliseconds")  # earlier looks are shared for a while

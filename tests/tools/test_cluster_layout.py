@@ -304,7 +304,7 @@ def test_schema_changes_with_a_migration(tmp_path: Path) -> None:
 def test_a_server_whose_data_are_being_made_does_not_fail(
     tmp_path: Path, said: str | None, pid: int | None, failing: bool
 ) -> None:
-    node = Node(0, 1, tmp_path, port=1, patroni_port=2)
+    node = Node(0, 1, tmp_path, port=1, patroni_port=2, patroni_password="")
     node.said, node.pid = said, pid
     assert node.failing is failing
 
@@ -312,7 +312,8 @@ def test_a_server_whose_data_are_being_made_does_not_fail(
 def test_only_patroni_leaves_root_behind(tmp_path: Path) -> None:
     specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
     assert {spec.role for spec in specs if spec.argv[0] == "unshare"} == {"patroni"}
-    assert next(spec for spec in specs if spec.role == "patroni").argv[2:5] == (sys.executable, "-m", "patroni")
+    argv = next(spec for spec in specs if spec.role == "patroni").argv
+    assert argv[2:5] == (sys.executable, "-m", "cluster.guarded_patroni")
 
 
 def test_workers_know_their_name_and_their_metrics_port(tmp_path: Path) -> None:
@@ -495,15 +496,15 @@ def test_journal_is_durable_and_cache_is_not(tmp_path: Path) -> None:
 
 def test_nginx_has_every_api_process_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
     wanted = with_ports(Layout())
-    text = configs.nginx(wanted, Directory(tmp_path), as_root=False)
+    text = configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=False)
     assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails", text) == [str(wanted.ports[f"api-{i}"]) for i in (1, 2)]
     assert not re.search(r"@[A-Z_]+@", text)
     assert "non_idempotent;" not in text
-    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), as_root=True)
+    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=True)
 
 
 def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
-    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), as_root=False)
+    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), SECRETS["proxy"], as_root=False)
     documents = [json.loads(body) for body in re.findall(r"return \d+ '(.*)';", text)]
     assert {document["status"] for document in documents} >= {400, 413, 414, 431, 503}
     assert all(set(document) == {"type", "title", "status", "detail"} for document in documents)
@@ -526,3 +527,47 @@ def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
 def test_bad_options_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit):
         _parser().parse_args(argv)
+
+
+# Logs
+
+
+def test_a_log_that_has_grown_is_put_aside_while_its_program_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "LOG_BYTES", 10)
+    directory = Directory(tmp_path)
+    directory.logs.mkdir()
+    log, small = directory.log("api-1"), directory.log("api-2")
+    small.write_text("short")
+    with log.open("ab", buffering=0) as program:
+        program.write(b"more than ten bytes\n")
+        prepare.rotate_all(directory)
+        program.write(b"rest\n")
+        prepare.rotate_all(directory)
+    assert (log.read_text(), log.with_suffix(".log.1").read_text()) == ("rest\n", "more than ten bytes\n")
+    assert small.read_text() == "short"
+    assert not small.with_suffix(".log.1").exists()
+    assert last_line(log, since=20) == "rest", "the place of before is behind its end"
+
+
+def test_nginx_tells_its_secret_and_hides_metrics(tmp_path: Path) -> None:
+    wanted, directory = with_ports(Layout()), Directory(tmp_path)
+    text = configs.nginx(wanted, directory, SECRETS["proxy"], as_root=False)
+    assert f'proxy_set_header X-Tally-Proxy "{SECRETS["proxy"]}";' in text
+    assert configs.environment(wanted, directory, SECRETS)["TALLY_PROXY_SECRET"] == SECRETS["proxy"]
+    assert "include doors*.conf;" in text
+    doors = configs.doors(wanted, directory, SECRETS["metrics"])
+    assert not re.search(r"@[A-Z_]+@", doors)
+    assert re.findall(r"listen 127\.0\.0\.1:(\d+);", doors) == [str(wanted.ports[name]) for name in ("etcd", "flower")]
+
+
+def test_a_directory_too_deep_for_sockets_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"too long for Unix sockets.*--dir"):
+        Directory(tmp_path / ("d" * 100)).prepare()
+
+
+def test_a_directory_that_others_could_enter_is_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    Directory(tmp_path).prepare()
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
