@@ -216,7 +216,7 @@ def _compared(scene: Scene, shard: int) -> bool | None:
         return None
     finally:
         wire.close()
-    return answer.json.get("equal")  # type: ignore[no-any-return]
+    return answer.json.get("equal")
 
 
 def all_damages() -> list[Fault]:
