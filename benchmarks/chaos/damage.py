@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.chaos.fault import Fault, Scene
+from benchmarks.chaos.fault import Fault, NotPossible, Scene
 from benchmarks.chaos.freezes import frozen
 from benchmarks.chaos.kills import kill, primary_of, replica_of, walsenders
 from benchmarks.chaos.subject import Subject, family
@@ -24,6 +24,7 @@ from benchmarks.chaos.wire import NoAnswer
 from runtime import polling
 
 PAGE = 8192  # bytes
+JSON = {"Content-Type": "application/json"}
 # Files of the partitions of the counters; those without a page are left out.
 FILES = """
 SELECT pg_relation_filepath(relid) FROM pg_partition_tree('counter')
@@ -31,6 +32,7 @@ WHERE isleaf AND pg_relation_size(relid) > 0 ORDER BY 1"""
 SEGMENT = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
 REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
 SETTLE_SECONDS = 10.0
+COLD = 50_000
 FOUND_SECONDS = 20.0
 MENDED_SECONDS = 120.0
 WAIT_SECONDS = 20
@@ -90,9 +92,10 @@ def lose_wal(data: Path, before: str = "") -> None:
 
 
 def ruin_pages(data: Path, files: Iterable[str]) -> None:
-    """Overwrite the first page of each file with something that is no page."""
+    """Overwrite a page in the middle of each file with something that is no page."""
     for file in files:
         with (data / file).open("r+b") as opened:
+            opened.seek((data / file).stat().st_size // PAGE // 2 * PAGE)
             opened.write(os.urandom(PAGE))
 
 
@@ -169,6 +172,21 @@ def empty_some(scene: Scene) -> str:
     return str(row["name"])
 
 
+def write_cold_counters(subject: Subject) -> None:
+    """Counters that the load does not write to, for pages that no WAL replaces. Raises `NotPossible`."""
+    body = {"keys": [f"cold:{n}" for n in range(COLD)], "deltas": [1] * COLD}
+    wire = subject.wire()
+    try:
+        written = wire.ask("POST", "/v1/increments", json.dumps(body).encode(), JSON).json
+        applied = wire.ask("GET", f"/v1/counters?key=cold:0&after={written['id']}&wait={WAIT_SECONDS}", timeout=30)
+    except (NoAnswer, KeyError) as error:
+        raise NotPossible(f"the cold counters are not written: {error!r}") from error
+    finally:
+        wire.close()
+    if applied.status != 200:
+        raise NotPossible(f"the cold counters are not applied: {applied.body[:200]!r}")
+
+
 def ruin_pages_of(subject: Subject, shard: int, row: dict[str, Any]) -> str:
     """A server dies, and a page of each of its tables of counters is damaged. Returns its name."""
     files = counter_files(subject, shard)
@@ -180,8 +198,9 @@ def ruin_pages_of(subject: Subject, shard: int, row: dict[str, Any]) -> str:
 
 def ruin_replica(scene: Scene) -> str:
     """Pages of a replica, until reconciliation has found them and the replica was copied again: the next fault must not
-    make this copy the primary. Where writes have replaced the pages before, there is nothing to find."""
+    make this copy the primary."""
     shard = scene.shard()
+    write_cold_counters(scene.subject)
     name = ruin_pages_of(scene.subject, shard, replica_of(scene, shard))
     if polling.until(lambda: _compared(scene, shard) is False, FOUND_SECONDS, pause=1.0):
         polling.until(lambda: _compared(scene, shard) is True, MENDED_SECONDS, pause=1.0)
@@ -197,7 +216,7 @@ def _compared(scene: Scene, shard: int) -> bool | None:
         return None
     finally:
         wire.close()
-    return answer.json.get("equal")  # type: ignore[no-any-return]
+    return answer.json.get("equal")
 
 
 def all_damages() -> list[Fault]:
