@@ -79,13 +79,20 @@ def seconds_to_wait(request: HttpRequest) -> int:
     """Count a try. Returns how many seconds the client must wait, 0 if the try is allowed."""
     name, address = user_name(request), client_address(request)
     if id := device(request, name):
-        return _wait(request, "device", id, DEVICE)
-    is_attacked = _wait(request, "name", name, NAME, count=False) > 0
-    pair = _wait(request, "name and address", f"{address} {name}", PAIR_UNDER_ATTACK if is_attacked else PAIR)
-    if seconds := max(pair, _wait(request, "address", address, ADDRESS)):
-        return seconds
-    _wait(request, "name", name, NAME)
-    return 0
+        waits = {"device": _wait(request, "device", id, DEVICE)}
+    else:
+        is_attacked = _wait(request, "name", name, NAME, count=False) > 0
+        rate = PAIR_UNDER_ATTACK if is_attacked else PAIR
+        waits = {
+            "name and address": _wait(request, "name and address", f"{address} {name}", rate),
+            "address": _wait(request, "address", address, ADDRESS),
+        }
+        if not any(waits.values()):
+            _wait(request, "name", name, NAME)
+    for limit, seconds in waits.items():
+        if seconds:
+            REFUSED.labels(limit).inc()
+    return max(waits.values())
 
 
 def _wait(request: HttpRequest, limit: str, value: str, rate: str, *, count: bool = True) -> int:
@@ -94,11 +101,7 @@ def _wait(request: HttpRequest, limit: str, value: str, rate: str, *, count: boo
     if usage is None or usage["time_left"] < 0:  # get_usage's result if the cache is down
         _seldom.log(log.warning, "login_unlimited", limit=limit, reason="the cache's Redis did not answer")
         return 0
-    if not usage["should_limit"]:
-        return 0
-    if count:
-        REFUSED.labels(limit).inc()
-    return max(1, int(usage["time_left"]))
+    return max(1, int(usage["time_left"])) if usage["should_limit"] else 0
 
 
 def login(request: HttpRequest) -> HttpResponse:
