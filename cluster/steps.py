@@ -18,7 +18,7 @@ import urllib3
 
 from . import ClusterError, configs, probes
 from .child import said, size
-from .layout import PROJECT, write_private
+from .layout import PATRONI_USER, PROJECT, write_private
 from .plan import Planner
 from .postgres import Node, provide
 from .prepare import schema
@@ -117,7 +117,7 @@ class Steps:
         return run
 
     def _write_settings(self, patroni_port: int) -> bool:
-        login = urllib3.make_headers(basic_auth=f"{configs.PATRONI_USER}:{self.plan.secrets['patroni']}")
+        login = urllib3.make_headers(basic_auth=f"{PATRONI_USER}:{self.plan.secrets['patroni']}")
         url = f"http://127.0.0.1:{patroni_port}/config"
         try:
             answer = urllib3.request(

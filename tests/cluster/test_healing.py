@@ -114,8 +114,7 @@ def test_every_process_tells_of_a_replica_that_does_not_follow(cluster: Cluster)
     healing.remember(f"0/{NODE}", kept)
     try:
         for role in ("api", "spill-worker"):
-            port = cluster.processes(role)[0]["metrics_port"]
-            lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+            lines = cluster.metrics(cluster.processes(role)[0]).splitlines()
             found = {name: float(value) for line in lines if NODE in line for name, value in [line.rsplit(" ", 1)]}
             found = {
                 name.replace(f'shard="0",node="{NODE}"', f'node="{NODE}",shard="0"'): v for name, v in found.items()

@@ -78,8 +78,8 @@ def test_health_names_every_component(cluster: Cluster, client: httpx.Client, ke
 def test_copies_are_shown_everywhere(cluster: Cluster, client: httpx.Client, root: Browser) -> None:
     shown = client.get("/v1/shards").json()["results"]
     assert [(one["copies"], one["copies_wanted"]) for one in shown] == [(2, 2), (2, 2)]
-    for url in apis(cluster):
-        told = re.findall(r"^(tally_\w+_copies\w*)(?:{.*})? (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    for api in cluster.processes("api"):
+        told = re.findall(r"^(tally_\w+_copies\w*)(?:{.*})? (\S+)$", cluster.metrics(api), re.MULTILINE)
         assert sorted(told) == [
             ("tally_journal_copies", "1.0"),
             *[("tally_shard_copies", "2.0")] * 2,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import psycopg
 import pytest
 
@@ -24,8 +23,8 @@ from benchmarks.chaos.subject import Subject
 from replication import digests, healing, patroni
 from runtime import redis
 from sharding.databases import ShardUnavailable
-from tests.support.cluster import Cluster, eventually, is_streaming, value_of, wait_applied
-from tests.support.shards import key_on
+from tests.support.cluster import Cluster, eventually, value_of, wait_applied
+from tests.support.shards import is_streaming, key_on
 
 WHOLE_SECONDS = 90  # half of that on a machine that does nothing else
 COUNTERS = 500
@@ -210,8 +209,7 @@ def test_nothing_was_lost(outcomes: dict[str, Outcome]) -> None:
 
 
 def test_copies_are_counted(outcomes: dict[str, Outcome], cluster: Cluster) -> None:
-    port = cluster.processes("spill-worker")[0]["metrics_port"]
-    lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    lines = cluster.metrics(cluster.processes("spill-worker")[0]).splitlines()
     told = [line for line in lines if line.startswith("tally_replica_reinitialised_total{")]
     counted = sum(float(line.rpartition(" ")[2]) for line in told)
     assert counted >= sum(len(outcome.reasons) for outcome in outcomes.values())
