@@ -202,7 +202,7 @@ def copy(one: Replica, cause: str, reason: str, go_on: Callable[[], Any]) -> Non
         _check(one, go_on)
         steering.reinitialise(one.shard, one.member.name, Order(BY, reason))
     except (Refused, PatroniUnavailable, ShardUnavailable, psycopg.Error) as error:
-        log.warning("healing_refused", shard=one.shard, node=one.member.name, why=reason, error=str(error).strip())
+        log.warning("healing_refused", shard=one.shard, server=one.member.name, why=reason, error=str(error).strip())
     else:
         REINITIALISED.labels(one.shard, one.member.name, cause).inc()
         if one.differing:

@@ -208,7 +208,7 @@ def shared_settings(followed: Cluster, changes: dict[str, Any] | None = None) ->
     login = ("tally", followed.env["TALLY_PATRONI_PASSWORD"])
     if changes:
         httpx.patch(address, json=changes, auth=login).raise_for_status()
-    found: dict[str, Any] = httpx.get(address).raise_for_status().json()
+    found: dict[str, Any] = httpx.get(address, auth=login).raise_for_status().json()
     return found
 
 

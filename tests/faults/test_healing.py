@@ -97,7 +97,7 @@ FAILURES = [
 def ordered(log: str, node: str) -> list[str]:
     """The reasons of the copies of a node that Tally ordered. The log has them while the control database is down, too."""
     events = [json.loads(line) for line in log.splitlines() if '"intervention"' in line]
-    mine = [one for one in events if (one["event"], one["by"], one["node"]) == ("intervention", healing.BY, node)]
+    mine = [one for one in events if (one["event"], one["by"], one["server"]) == ("intervention", healing.BY, node)]
     return [one["reason"] for one in mine if not one["outcome"].startswith("not done")]
 
 

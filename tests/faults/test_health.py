@@ -157,7 +157,9 @@ def test_a_dead_replica_is_a_copy_less_everywhere(
         assert [one["copies"] for one in asked(api).json()["redundancy"]["shards"]] == [2, 1]
         shown = client.get("/v1/shards").json()["results"]
         assert [(one["copies"], one["copies_wanted"]) for one in shown] == [(2, 2), (1, 2)]
-        told = re.findall(r"^tally_shard_copies{shard=\"(.)\"} (\S+)$", api.get("/metrics").text, re.MULTILINE)
+        told = re.findall(
+            r"^tally_shard_copies{shard=\"(.)\"} (\S+)$", cluster.metrics(cluster.processes("api")[0]), re.MULTILINE
+        )
         assert told == [("0", "2.0"), ("1", "1.0")]
         assert field(root.get("/admin/replication/shard/"), "copies") == ["2 of 2", "1 of 2"]
         copies = root.get("/admin/replication/replica/").text.partition('id="copies"')[2].partition("</p>")[0]
