@@ -33,8 +33,11 @@ SECRET_NAMES = (
     "patroni",
     "redis-journal",
     "redis-cache",
+    "redis-broker",
+    "sentinel",
     "flower",
 )
+SENTINELS = 3  # that watch a replicated journal; two of them decide
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,18 @@ class Directory:
         """Make the directory and its fixed rooms; raises `ClusterError` where that is not allowed."""
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for name in ("logs", "etcd", "redis-journal", "redis-cache", "nginx", "beat", "static", "flower"):
+            rooms = (
+                "logs",
+                "etcd",
+                "redis-journal",
+                "redis-cache",
+                "redis-broker",
+                "nginx",
+                "beat",
+                "static",
+                "flower",
+            )
+            for name in rooms:
                 self[name].mkdir(exist_ok=True, mode=0o700)
             write_private(self["writable"], "")
             self["writable"].unlink()
@@ -80,13 +94,25 @@ class Layout:
     """Counts and ports. Shards are numbered from 0; nodes of a shard, API processes and workers from 1.
 
     `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is
-    the number of workers of shard 0, where that one has a number of its own.
+    the number of workers of shard 0, where that one has a number of its own. `journal_replicas`: servers that have a copy
+    of the journal beside its primary.
     """
 
     shards: int = 2
     replicas: int = 1
     scale: dict[str, int] = field(default_factory=lambda: {"api": 2, "worker": 1, "spill-worker": 1})
     ports: dict[str, int] = field(default_factory=dict)
+    journal_replicas: int = 0
+
+    @property
+    def journals(self) -> list[str]:
+        """The names of the journal's servers; which of them is the primary, the Sentinels say."""
+        return ["redis-journal", *(f"redis-journal-{n}" for n in range(2, self.journal_replicas + 2))]
+
+    @property
+    def sentinels(self) -> list[str]:
+        """The names of the Sentinels, which only a replicated journal has."""
+        return [f"sentinel-{n}" for n in range(1, SENTINELS + 1)] if self.journal_replicas else []
 
     @property
     def nodes(self) -> list[tuple[int, int]]:
@@ -111,6 +137,7 @@ class Asked:
     api: int | None = None
     port: int | None = None
     broker: str | None = None
+    journal_replicas: int | None = None
     apply_delay: ApplyDelay | None = None
 
 
@@ -124,8 +151,14 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
         raise ClusterError(
             f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}"
         )
+    journal_replicas = layout.journal_replicas if asked.journal_replicas is None else asked.journal_replicas
+    if journal_replicas < layout.journal_replicas:
+        raise ClusterError(
+            f"the journal in {directory} has {count(layout.journal_replicas, 'replica')}; ask for more, not fewer: {other}"
+        )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
-    return replace(layout, replicas=layout.replicas if asked.replicas is None else asked.replicas, scale=scale)
+    replicas = layout.replicas if asked.replicas is None else asked.replicas
+    return replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas)
 
 
 def role_of(name: str) -> str | None:
@@ -163,7 +196,7 @@ def count(number: int, noun: str) -> str:
 
 def port_names(layout: Layout) -> list[str]:
     """Every port that this layout needs, apart from nginx's: the name of its process (`etcd-peer` beside `etcd`)."""
-    names = ["etcd", "etcd-peer", "redis-journal", "redis-cache", "beat", "flower"]
+    names = ["etcd", "etcd-peer", *layout.journals, *layout.sentinels, "redis-cache", "redis-broker", "beat", "flower"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]
@@ -217,6 +250,7 @@ def load(directory: Directory) -> Layout | None:
             replicas=int(raw["replicas"]),
             scale={name: int(raw["scale"][name]) for name in {**SCALABLE, **raw["scale"]}},
             ports={str(name): int(port) for name, port in raw["ports"].items()},
+            journal_replicas=int(raw.get("journal_replicas", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClusterError(

@@ -19,7 +19,7 @@ import yaml
 from replication import apply_delay
 from replication.apply_delay import ApplyDelay
 
-from . import ClusterError, configs, layout, programs, state
+from . import ClusterError, configs, layout, programs, sentinels, state
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
 
@@ -57,11 +57,13 @@ def planner(directory: Directory, asked: Asked) -> Planner:
         "DJANGO_SETTINGS_MODULE": "counter_project.settings",
     }
     migrated = directory["migrated"].exists() and directory["migrated"].read_text() == schema(layout.PROJECT)
-    plan = Planner(wanted, directory, found, secrets, base, own, migrated)
+    plan = Planner(wanted, directory, found, secrets, base, own, asked.broker is None, migrated)
     for log in directory.logs.glob("*.log"):
         if log != directory.log("supervisor"):  # this process may be writing it
             rotate(log)
     _write_configs(plan, settings, asked.apply_delay)
+    if wanted.sentinels:
+        sentinels.write(directory, wanted, stored or wanted, secrets)
     return plan
 
 
@@ -144,7 +146,12 @@ def _delay(config: Path, asked: ApplyDelay | None) -> int:
 def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | None) -> None:
     directory, ports = plan.directory, plan.layout.ports
     layout.write_private(directory["env"], configs.env_file(settings))
-    for name, render in (("redis-journal", configs.redis_journal), ("redis-cache", configs.redis_cache)):
+    renders = {
+        "redis-journal": configs.redis_journal,
+        "redis-cache": configs.redis_cache,
+        "redis-broker": configs.redis_broker,
+    }
+    for name, render in renders.items():
         layout.write_private(directory[name] / "redis.conf", render(ports[name], plan.secrets[name], directory[name]))
     for shard, node in plan.layout.nodes:
         config = directory.patroni_config(shard, node)

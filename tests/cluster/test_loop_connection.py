@@ -22,7 +22,7 @@ def on_a_loop(cluster: Cluster, work: Callable[[LoopConnection], Awaitable[None]
     """Run a coroutine with a connection to the cache."""
 
     async def run() -> None:
-        connection = LoopConnection(cluster.env["TALLY_CACHE_URL"], seconds)
+        connection = LoopConnection(redis.pool_of(cluster.env["TALLY_CACHE_URL"], seconds), seconds)
         try:
             await work(connection)
         finally:

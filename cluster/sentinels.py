@@ -1,0 +1,102 @@
+"""The Sentinels of a replicated journal: their configuration files, and whom they call the primary.
+
+Sentinel keeps what it knows in its configuration file. The file is written anew at each start of the cluster, since
+ports may have changed; what it knew of the primary and of a fence (`counters.intake.one_copy`) is carried over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from .layout import Directory, Layout, write_private
+
+SERVICE = "journal"
+DOWN_AFTER_MS = 2000  # without an answer, after which a Sentinel takes a server to be down
+FAILOVER_MS = 5000  # for each step of a failover; the next attempt follows after twice that
+TIMEOUT_SECONDS = 0.5
+
+_MONITOR = re.compile(rf"^sentinel monitor {SERVICE} \S+ (\d+) \d+$", re.MULTILINE)
+_EPOCH = re.compile(rf"^sentinel config-epoch {SERVICE} (\d+)$", re.MULTILINE)
+_DOWN_AFTER = re.compile(rf"^sentinel down-after-milliseconds {SERVICE} (\d+)$", re.MULTILINE)
+
+
+def write(directory: Directory, layout: Layout, before: Layout, secrets: Mapping[str, str]) -> None:
+    """Write the Sentinels' configuration files; `before` is the layout of the last start. They must not run."""
+    files = {name: directory[name] / "sentinel.conf" for name in layout.sentinels}
+    primary, down_after = _remembered(files.values(), {port: name for name, port in before.ports.items()})
+    for name, file in files.items():
+        file.parent.mkdir(exist_ok=True, mode=0o700)
+        write_private(file, _text(layout.ports[name], layout.ports[primary], down_after, file.parent, secrets))
+
+
+def _text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping[str, str]) -> str:
+    return (
+        f'bind 127.0.0.1\nport {port}\nrequirepass {secrets["sentinel"]}\ndir "{home}"\nprotected-mode yes\n'
+        f"sentinel sentinel-pass {secrets['sentinel']}\nsentinel deny-scripts-reconfig yes\n"
+        f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2\nsentinel auth-pass {SERVICE} {secrets['redis-journal']}\n"
+        f"sentinel down-after-milliseconds {SERVICE} {down_after}\nsentinel failover-timeout {SERVICE} {FAILOVER_MS}\n"
+        f"sentinel parallel-syncs {SERVICE} 1\n"
+    )
+
+
+def _remembered(files: Iterable[Path], names: Mapping[int, str]) -> tuple[str, int]:
+    """The last primary's name, as the newest of these files has it, and the longest `down-after-milliseconds`: a fence
+    holds over a restart."""
+    newest, primary, down_after = -1, "redis-journal", DOWN_AFTER_MS
+    for text in (file.read_text() for file in files if file.exists()):
+        epoch, monitored = int((_EPOCH.search(text) or [0, 0])[1]), _MONITOR.search(text)
+        if monitored and epoch > newest and int(monitored[1]) in names:
+            newest, primary = epoch, names[int(monitored[1])]
+        down_after = max([down_after, *map(int, _DOWN_AFTER.findall(text))])
+    return primary, down_after
+
+
+def primary(layout: Layout, password: str) -> int | None:
+    """The port of the journal's primary, if a majority of the Sentinels agree on it."""
+    named = Counter(port for name in layout.sentinels if (port := _primary(layout.ports[name], password)) is not None)
+    port, votes = max(named.items(), key=lambda one: one[1], default=(None, 0))
+    return port if votes > len(layout.sentinels) // 2 else None
+
+
+def _primary(sentinel: int, password: str) -> int | None:
+    try:
+        with client(sentinel, password) as asked:
+            found = asked.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(found[1])
+    except (RedisError, TypeError, OSError):
+        return None
+
+
+def last_heard_ms(layout: Layout, password: str, port: int) -> int:
+    """Milliseconds since any Sentinel last had news (INFO) of the replica at a port."""
+    times = [10**9]
+    for name in layout.sentinels:
+        try:
+            with client(layout.ports[name], password) as asked:
+                replicas: list[list[str]] = asked.execute_command("SENTINEL", "REPLICAS", SERVICE)
+        except (RedisError, OSError):
+            continue
+        known = [dict(zip(one[::2], one[1::2], strict=True)) for one in replicas]
+        times += [int(fields["info-refresh"]) for fields in known if fields["port"] == str(port)]
+    return min(times)
+
+
+def client(port: int, password: str) -> Any:
+    """A client of one server; the caller closes it. Its answers have no useful types."""
+    return Redis(
+        port=port,
+        password=password,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
