@@ -70,7 +70,7 @@ def primary(layout: Layout, password: str) -> int | None:
 def _primary(sentinel: int, password: str) -> int | None:
     try:
         with client(sentinel, password) as asked:
-            found = asked.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+            found = asked.sentinel_get_master_addr_by_name(SERVICE)
         return int(found[1])
     except (RedisError, TypeError, OSError):
         return None
@@ -82,11 +82,11 @@ def last_heard_ms(layout: Layout, password: str, port: int) -> int:
     for name in layout.sentinels:
         try:
             with client(layout.ports[name], password) as asked:
-                replicas: list[list[str]] = asked.execute_command("SENTINEL", "REPLICAS", SERVICE)
+                replicas: list[dict[str, Any]] = asked.sentinel_slaves(SERVICE)
         except (RedisError, OSError):
             continue
-        known = [dict(zip(one[::2], one[1::2], strict=True)) for one in replicas]
-        times += [int(fields["info-refresh"]) for fields in known if fields["port"] == str(port)]
+        refreshed = [int(one["info-refresh"]) for one in replicas if int(one["port"]) == port]
+        times += [milliseconds for milliseconds in refreshed if milliseconds]  # 0: never
     return min(times)
 
 
