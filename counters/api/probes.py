@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from counters.api import schema
 from counters.api.authentication import keyring
 from counters.api.base import ApiView
+from counters.intake import copies
 from runtime import redis
 from sharding import databases, topology
 
@@ -47,6 +48,7 @@ def _keys_are_loaded() -> None:
 def _probes() -> dict[str, Callable[[], Any]]:
     probes: dict[str, Callable[[], Any]] = {
         "journal": lambda: redis.journal().ping(),
+        **({"journal-copies": copies.check} if settings.TALLY.journal_replicas else {}),
         "cache": lambda: redis.cache_unguarded().ping(),
         "topology": topology.current,
         "keys": _keys_are_loaded,

@@ -1,7 +1,8 @@
 """What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
 
 The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
-every second, and runs a shift for each neglected one. As long as messages arrive, it finds none.
+every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also minds the copies
+of the journal.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from counters.apply.connections import Connections
 from counters.apply.refresher import Refresher
 from counters.apply.report import Report
 from counters.apply.shift import Shift
-from counters.intake import dispatch, journal
-from counters.intake.journal import Journal
+from counters.intake import copies, dispatch, journal
+from counters.intake.journal import Journal, JournalUnavailable
 from counters.intake.lease import Lease
 from sharding.lanes import MOST, Lane
 
@@ -91,14 +92,16 @@ class Worker:
         )
 
     def _look(self) -> None:
+        keeper = copies.Keeper()
         with suppress(RedisError):
             self._take_over()
         while not self._stopping.wait(LOOK_SECONDS):
             try:
+                keeper.mind()
                 for shard in self.shards:
                     for lane in filter(is_neglected, journal.occupied(shard)):
                         self._take(lane)
-            except RedisError as error:
+            except (RedisError, JournalUnavailable) as error:
                 log.debug("watch_blind", error=str(error))
 
     def _take_over(self) -> None:

@@ -188,11 +188,24 @@ def reopen(topology_version: int) -> None:
     _confirmed([("MULTI",), ("SET", TOPOLOGY, topology_version), ("DEL", CLOSED), ("EXEC",)])
 
 
-def _confirmed(commands: Sequence[tuple[Any, ...]]) -> None:
-    """Run commands that a failover must not undo. Raises `RedisError`, `TooFewCopies`."""
+def forget_one_copy() -> None:
+    """Accept no more writes with one copy. The replicas have this, and thus all earlier writes, on disk when it returns.
+
+    Raises `RedisError`, `TooFewCopies`.
+    """
+    _confirmed([("DEL", ONE_COPY)], although_one_copy=False)
+
+
+def _confirmed(commands: Sequence[tuple[Any, ...]], *, although_one_copy: bool = True) -> None:
+    """Run commands that a failover must not undo. Raises `RedisError`, `TooFewCopies`.
+
+    While writes are accepted with one copy, so are these; `although_one_copy` says whether.
+    """
     with redis.journal().pipeline(transaction=False) as pipe:
         for command in [("EXISTS", ONE_COPY), *commands, *(confirmation := redis.confirmation())]:
             pipe.execute_command(*command)
         one_copy, *replies = pipe.execute()
-    if not one_copy and not redis.is_confirmed(replies[len(commands) :] if confirmation else []):
+    if not (one_copy and although_one_copy) and not redis.is_confirmed(
+        replies[len(commands) :] if confirmation else []
+    ):
         raise TooFewCopies("too few replicas of the journal have the change on disk")
