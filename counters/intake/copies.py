@@ -50,7 +50,8 @@ class CopiesMissing(RedisError):
 
 def count() -> int:
     """How many copies the journal has now, with the primary's. Raises `RedisError`."""
-    return 1 + str(redis.journal().execute_command("INFO", "replication")).count("state=online")
+    replicas = [value for value in redis.journal().info("replication").values() if isinstance(value, dict)]
+    return 1 + sum(replica.get("state") == "online" for replica in replicas)
 
 
 def check() -> None:

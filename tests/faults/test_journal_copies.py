@@ -76,7 +76,7 @@ class Journal:
         """Wait until every server has all and may be promoted."""
         with self.cluster.client() as client:
             eventually(lambda: client.get("/health").json()["status"] == "ok", 60)
-        eventually(lambda: "slave_priority:100" in str(self.ask(self.replica, "INFO", "replication")))
+        eventually(lambda: self.ask(self.replica, "INFO", "replication")["slave_priority"] == 100)
 
 
 @pytest.fixture(scope="module")
@@ -153,18 +153,6 @@ def test_a_replica_that_falls_behind_is_not_promoted(journal: Journal, client: h
     assert_exact(client, running)
 
 
-def test_versions_do_not_go_back_to_another_servers_clock(journal: Journal, client: httpx.Client, key: str) -> None:
-    """The old primary's clock was an hour ahead. What it gave out is not given out again, though the new one's is right."""
-    redis = journal_of(journal.cluster.env)
-    ahead = int(redis.get("journal:clock")) + 3_600_000_000
-    redis.set("journal:clock", ahead)
-    before = client.put(f"/v1/counters/{key}", json={"value": 1}).json()["version"]
-    assert before > ahead
-    journal.kill_primary(with_disk=True)
-    eventually(lambda: client.put(f"/v1/counters/{key}", json={"value": 2}).status_code == 200, 30)
-    assert client.get(f"/v1/counters/{key}", params={"consistency": "primary"}).json()["version"] > before
-
-
 def test_an_applied_write_that_the_new_primary_lacks_keeps_its_version(
     journal: Journal, client: httpx.Client, key: str
 ) -> None:
@@ -173,6 +161,5 @@ def test_an_applied_write_that_the_new_primary_lacks_keeps_its_version(
     redis = journal_of(journal.cluster.env)
     redis.set("journal:clock", 1)
     redis.set("journal:history", "of another primary")
-    redis.time()
     assert client.put(f"/v1/counters/{key}", json={"value": 2}).json()["version"] > before
     assert int(redis.get("journal:clock")) > before
