@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from counters.apply import dead_letters, partitions
-from counters.intake import journal
+from counters.intake import copies, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from runtime import breakers
@@ -72,14 +72,18 @@ def _families() -> list[GaugeMetricFamily]:
     by_shard = [GaugeMetricFamily(name, text, labels=["shard"]) for name, text, _ in BY_SHARD]
     return [
         *by_shard,
+        GaugeMetricFamily(
+            "tally_journal_one_copy", "1 while writes are accepted although a replica of the journal is missing"
+        ),
         GaugeMetricFamily("tally_dead_letters_kept", "Messages that no task could take and that wait for an operator"),
     ]
 
 
 def _measured() -> list[GaugeMetricFamily]:
-    *by_shard, letters = _families()
+    *by_shard, one_copy, letters = _families()
     for family, (_, _, measure) in zip(by_shard, BY_SHARD, strict=True):
         for shard in range(settings.TALLY.shard_count):
             family.add_metric([str(shard)], measure(shard))
+    one_copy.add_metric([], copies.is_one_copy())
     letters.add_metric([], dead_letters.count())
-    return [*by_shard, letters]
+    return [*by_shard, one_copy, letters]
