@@ -20,8 +20,11 @@ from redis.retry import Retry
 from .layout import Directory, Layout, write_private
 
 SERVICE = "journal"
-DOWN_AFTER_MS = 2000  # without an answer, after which a Sentinel takes a server to be down
-FAILOVER_MS = 5000  # for each step of a failover; the next attempt follows after twice that
+# Without an answer, after which each Sentinel takes a server to be down. The third is slower, so that at most two stand
+# for election at once: three may split the votes, and then the next attempt follows after twice `FAILOVER_MS`.
+DOWN_AFTER_MS = (2000, 2000, 4000)
+FAILOVER_MS = 3000  # for each step of a failover
+_A_FENCE_MS = 10**9  # or more: no time-out, but a fence
 TIMEOUT_SECONDS = 0.5
 
 _MONITOR = re.compile(rf"^sentinel monitor {SERVICE} \S+ (\d+) \d+$", re.MULTILINE)
@@ -32,10 +35,10 @@ _DOWN_AFTER = re.compile(rf"^sentinel down-after-milliseconds {SERVICE} (\d+)$",
 def write(directory: Directory, layout: Layout, before: Layout, secrets: Mapping[str, str]) -> None:
     """Write the Sentinels' configuration files; `before` is the layout of the last start. They must not run."""
     files = {name: directory[name] / "sentinel.conf" for name in layout.sentinels}
-    primary, down_after = _remembered(files.values(), {port: name for name, port in before.ports.items()})
-    for name, file in files.items():
+    primary, fence = _remembered(files.values(), {port: name for name, port in before.ports.items()})
+    for (name, file), usual in zip(files.items(), DOWN_AFTER_MS, strict=True):
         file.parent.mkdir(exist_ok=True, mode=0o700)
-        write_private(file, _text(layout.ports[name], layout.ports[primary], down_after, file.parent, secrets))
+        write_private(file, _text(layout.ports[name], layout.ports[primary], max(usual, fence), file.parent, secrets))
 
 
 def _text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping[str, str]) -> str:
@@ -49,15 +52,14 @@ def _text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping
 
 
 def _remembered(files: Iterable[Path], names: Mapping[int, str]) -> tuple[str, int]:
-    """The last primary's name, as the newest of these files has it, and the longest `down-after-milliseconds`: a fence
-    holds over a restart."""
-    newest, primary, down_after = -1, "redis-journal", DOWN_AFTER_MS
+    """The last primary's name, as the newest of these files has it, and the fence (ms), or 0 without one."""
+    newest, primary, fence = -1, "redis-journal", 0
     for text in (file.read_text() for file in files if file.exists()):
         epoch, monitored = int((_EPOCH.search(text) or [0, 0])[1]), _MONITOR.search(text)
         if monitored and epoch > newest and int(monitored[1]) in names:
             newest, primary = epoch, names[int(monitored[1])]
-        down_after = max([down_after, *map(int, _DOWN_AFTER.findall(text))])
-    return primary, down_after
+        fence = max([fence, *(int(ms) for ms in _DOWN_AFTER.findall(text) if int(ms) >= _A_FENCE_MS)])
+    return primary, fence
 
 
 def primary(layout: Layout, password: str) -> int | None:

@@ -23,7 +23,7 @@ deletion. If the primary's disk is lost in the meantime, so are the writes that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,7 +35,7 @@ from counters.intake import journal
 from counters.intake.journal import ONE_COPY
 from runtime import redis
 
-FENCE = "journal:fence"  # hash: `at`, when the Sentinels were fenced; `down_after`, what they had before (ms)
+FENCE = "journal:fence"  # hash: `at`, when the Sentinels were fenced; by address, what each had before (ms)
 FENCED_MS = 2_000_000_000  # Sentinel reads it from its file as a 32-bit number
 PATIENCE_SECONDS = 5.0  # that a replica may be missing, as during its restart, before the journal goes on without it
 _CALM_SECONDS = 1.0  # for a Sentinel to see that its primary is not down
@@ -111,11 +111,11 @@ def _enter(until: float) -> None:
 
 
 def _fence() -> None:
-    known = [state["down-after-milliseconds"] for state in _states()]
-    usual = min([ms for ms in known if ms < FENCED_MS], default=None)
-    if usual is not None:
-        redis.journal().hset(FENCE, "down_after", usual)
-    if len(_set_down_after(FENCED_MS)) > len(settings.TALLY.journal_sentinels) // 2:
+    every = settings.TALLY.journal_sentinels
+    for address, state in _states().items():
+        if state["down-after-milliseconds"] < FENCED_MS:
+            redis.journal().hset(FENCE, address, state["down-after-milliseconds"])
+    if _set_down_after(dict.fromkeys(every, FENCED_MS)) > len(every) // 2:
         redis.journal().hset(FENCE, "at", journal.now())
         log.warning("journal_fenced")
 
@@ -124,7 +124,7 @@ def _calm_primary(fenced_seconds: float) -> str | None:
     """The run id of the primary, if no failover can be under way; `fenced_seconds` ago the fence was put up."""
     if fenced_seconds < _CALM_SECONDS:
         return None
-    told = _states()
+    told = list(_states().values())
     calm = [state for state in told if state["flags"] == "master" and state["down-after-milliseconds"] == FENCED_MS]
     runs = {state["runid"] for state in calm}
     every = len(settings.TALLY.journal_sentinels)
@@ -135,28 +135,32 @@ def _calm_primary(fenced_seconds: float) -> str | None:
 
 def _leave(until: float) -> None:
     journal.forget_one_copy()
-    usual = int(redis.journal().hget(FENCE, "down_after") or _DEFAULT_DOWN_AFTER_MS)
     redis.journal().hdel(FENCE, "at")
-    if time.monotonic() < until and len(_set_down_after(usual)) == len(settings.TALLY.journal_sentinels):
+    every = settings.TALLY.journal_sentinels
+    usual = dict(zip(every, redis.journal().hmget(FENCE, every), strict=True))
+    lifted = {address: int(ms or _DEFAULT_DOWN_AFTER_MS) for address, ms in usual.items()}
+    if time.monotonic() < until and _set_down_after(lifted) == len(every):
         redis.journal().delete(FENCE)  # else the next step tells the others
         log.warning("journal_has_its_copies", copies=count())
 
 
-def _states() -> list[dict[str, Any]]:
-    """What the Sentinels that answer know of the primary."""
-    return _ask("SENTINEL MASTER", settings.TALLY.journal_service)
+def _states() -> dict[str, dict[str, Any]]:
+    """What the Sentinels that answer know of the primary, by their addresses."""
+    return _answers(lambda _: ("SENTINEL MASTER", settings.TALLY.journal_service))
 
 
-def _set_down_after(milliseconds: int) -> list[Any]:
-    return _ask("SENTINEL SET", settings.TALLY.journal_service, "down-after-milliseconds", milliseconds)
+def _set_down_after(milliseconds: Mapping[str, int]) -> int:
+    """Set the time-out of each Sentinel. Returns how many have it now."""
+    service = settings.TALLY.journal_service
+    return len(_answers(lambda one: ("SENTINEL SET", service, "down-after-milliseconds", milliseconds[one])))
 
 
-def _ask(*command: Any) -> list[Any]:
-    """The answers of the Sentinels that do answer."""
-    found = []
-    for sentinel in redis.sentinels().sentinels:
+def _answers(command_for: Callable[[str], Sequence[Any]]) -> dict[str, Any]:
+    """The answers of the Sentinels that do answer, by their addresses."""
+    found = {}
+    for address, sentinel in zip(settings.TALLY.journal_sentinels, redis.sentinels().sentinels, strict=True):
         try:
-            found.append(sentinel.execute_command(*command))
+            found[address] = sentinel.execute_command(*command_for(address))
         except RedisError as error:
             log.warning("sentinel_silent", error=str(error))
     return found

@@ -118,6 +118,28 @@ def test_nothing_is_lost_with_the_disk_of_the_primary(journal: Journal, client: 
     assert running.refused  # nothing was accepted in between
 
 
+def test_a_write_that_the_replica_does_not_confirm_is_not_accepted(
+    journal: Journal, client: httpx.Client, key: str
+) -> None:
+    """The replica hangs, still connected. The write may be counted; its repeat is accepted, and counts once."""
+    token = {"Idempotency-Key": key}
+    name = journal.replica
+    process = psutil.Process(
+        next(one["pid"] for one in journal.cluster.processes("redis-journal") if one["name"] == name)
+    )
+    process.suspend()
+    try:
+        answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=token)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
+        assert "may be counted" in answer.json()["detail"]
+    finally:
+        process.resume()
+    eventually(
+        lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=token).status_code == 202
+    )
+    eventually(lambda: value_of(client, key) == 1)
+
+
 def test_a_replica_that_falls_behind_is_not_promoted(journal: Journal, client: httpx.Client, key: str) -> None:
     """It is alive, and the Sentinels see it, but it lost its link. First writes are refused, then they go on with one copy,
     and everybody is told. The primary dies: only it has them, so no other takes its place, and it comes back with them."""
