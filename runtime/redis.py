@@ -78,7 +78,8 @@ def sentinels() -> Any:
 
 def _of_primary() -> dict[str, Any]:
     """What the journal's URL says of a connection, but for the address, which the Sentinels know."""
-    options: dict[str, Any] = dict(parse_url(settings.TALLY.journal_url.get_secret_value()))
+    url = settings.TALLY.journal_url.get_secret_value()
+    options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
     secure = options.pop("connection_class", None) is not None
     options.pop("host", None)
     options.pop("port", None)
@@ -208,8 +209,8 @@ def journal_connection() -> LoopConnection:
     if not config.journal_sentinels:
         return LoopConnection(pool_of(config.journal_url.get_secret_value(), seconds), seconds)
     asked = _sentinels(AsyncSentinel, AsyncRetry)
-    pool = AsyncSentinelPool(config.journal_service, asked, **_of_primary(), **_loop_options(seconds))
-    return LoopConnection(pool, seconds)
+    make_pool: Any = AsyncSentinelPool
+    return LoopConnection(make_pool(config.journal_service, asked, **_of_primary(), **_loop_options(seconds)), seconds)
 
 
 def cache_connection() -> LoopConnection:

@@ -199,8 +199,9 @@ def journal_of(env: Mapping[str, str]) -> Any:
     if not (addresses := json.loads(env.get("TALLY_JOURNAL_SENTINELS", "[]"))):
         return Redis.from_url(env["TALLY_JOURNAL_URL"], **options)
     pairs = [(host, int(port)) for host, _, port in (address.rpartition(":") for address in addresses)]
-    asked = Sentinel(pairs, sentinel_kwargs={**options, "password": env["TALLY_JOURNAL_SENTINEL_PASSWORD"]})
-    url = parse_url(env["TALLY_JOURNAL_URL"])
+    untyped: Any = Sentinel
+    asked = untyped(pairs, sentinel_kwargs={**options, "password": env["TALLY_JOURNAL_SENTINEL_PASSWORD"]})
+    url = parse_url(env["TALLY_JOURNAL_URL"])  # type: ignore[no-untyped-call]
     return asked.master_for("journal", password=url["password"], db=url["db"], **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from benchmarks.chaos import subject
 from benchmarks.context import SHARES, WARM_SECONDS, Context
@@ -31,11 +32,9 @@ def run(context: Context) -> Part:
         for name in contexts:
             singles[name].tally(WARM_SECONDS)
             bulks[name].measure(keys.ARROW, WARM_SECONDS, size=BODY)
-        rates = context.interleaved(
-            {name: lambda single=single: single.tally(SECONDS) for name, single in singles.items()}
-        )
+        rates = context.interleaved({name: partial(single.tally, SECONDS) for name, single in singles.items()})
         bulk = context.interleaved(
-            {name: lambda bulk=bulk: bulk.measure(keys.ARROW, SECONDS, size=BODY) for name, bulk in bulks.items()}
+            {name: partial(one.measure, keys.ARROW, SECONDS, size=BODY) for name, one in bulks.items()}
         )
         context.tell("every count")
         for name in contexts:

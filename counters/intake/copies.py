@@ -51,7 +51,7 @@ class CopiesMissing(RedisError):
 def count() -> int:
     """How many copies the journal has now, with the primary's. Raises `RedisError`."""
     replicas = [value for value in redis.journal().info("replication").values() if isinstance(value, dict)]
-    return 1 + sum(replica.get("state") == "online" for replica in replicas)
+    return 1 + sum(1 for replica in replicas if replica.get("state") == "online")
 
 
 def check() -> None:
