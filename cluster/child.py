@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import ClusterError
-from .layout import PROJECT
 from .plan import Spec
 from .processes import create_time, kill_group
 
@@ -122,8 +121,9 @@ class Child:
                 stdout=output,
                 stderr=output,
                 env=dict(self.spec.environment),
-                cwd=PROJECT,
+                cwd=self.spec.cwd,
                 start_new_session=True,
+                umask=0o077,  # Redis and Sentinel write their configuration files, with passwords, anew
             )
         self._set("starting", process.pid)
         if self._ending.is_set():
@@ -163,7 +163,8 @@ def last_line(log: Path, since: int = 0) -> str:
     """The line of a log that says most about a failure: its last error after `since` (bytes), else its last line."""
     try:
         with log.open("rb") as file:
-            file.seek(max(since, log.stat().st_size - 16384))
+            size = log.stat().st_size
+            file.seek(max(since if since <= size else 0, size - 16384))  # it may have been put aside since
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""

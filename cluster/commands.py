@@ -35,7 +35,7 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     """Start the cluster and stay until it is told to stop; with --detach return as soon as it is ready."""
     directory.prepare()
     if options.detach:
-        names = ("shards", "replicas", "api", "port", "broker", "journal_replicas", "apply_delay")
+        names = ("shards", "replicas", "api", "port", "broker", "journal_replicas", "apply_delay", "quorum")
         given = {name: getattr(options, name) for name in names}
         return background.up(
             directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
@@ -53,6 +53,7 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
                 broker=options.broker,
                 journal_replicas=options.journal_replicas,
                 apply_delay=options.apply_delay,
+                quorum=options.quorum,
             ),
         )
         asyncio.run(_supervise(plan))
@@ -179,6 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     starting.add_argument(
         "--apply-delay", type=_delay, metavar="TIME", help=f"lag of each replica: {RULE} (default: as it was)"
+    )
+    starting.add_argument(
+        "--quorum",
+        type=_whole(0, 8),
+        metavar="N",
+        help="replicas that must confirm a commit before it returns; kept for later starts (a new cluster: 0)",
     )
     starting.add_argument(
         "--detach", action="store_true", help="return when ready; the cluster stays in the background"

@@ -11,17 +11,16 @@ import yaml
 
 from replication import apply_delay
 
-from .layout import Directory, Layout
+from .layout import ETCD_HOST, FLOWER_USER, PATRONI_USER, Directory, Layout
 
 CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
 ROLE = "tally"
-PATRONI_USER = "tally"
 
-MOST_HEADERS = 90  # header lines of a request: an API process takes 100, and nginx adds some
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
 PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
     ((400,), 400, "bad-request", "Bad request", "This is not a well-formed HTTP request."),
+    ((401,), 401, "unauthorized", "Unauthorized", "This needs the token of the scrapers."),
     ((405,), 405, "method-not-allowed", "Method not allowed", "This method is not served."),
     ((403, 404), 404, "not-found", "Not found", "There is nothing at this address."),
     ((408,), 408, "request-timeout", "Request timeout", "The request did not arrive in time."),
@@ -32,7 +31,7 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
         431,
         "headers-too-large",
         "Request header fields too large",
-        f"A header line is longer than 256 KiB, or there are more than {MOST_HEADERS}.",
+        "A header line is longer than 256 KiB, or there are too many.",
     ),
     ((500,), 500, "internal-error", "Internal error", "The proxy failed; its log says why."),
     ((501,), 501, "not-implemented", "Not implemented", "This transfer encoding is not served."),
@@ -41,25 +40,46 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
 )
 
 
-def nginx(layout: Layout, directory: Directory, *, as_root: bool, counts_headers: bool = True) -> str:
-    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`.
-
-    `counts_headers`: this nginx can limit how many headers a request has.
-    """
+def nginx(layout: Layout, directory: Directory, proxy_secret: str, *, as_root: bool) -> str:
+    """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`. An API process knows nginx by
+    `proxy_secret`."""
     api_ports = [layout.ports[f"api-{i}"] for i in range(1, layout.scale["api"] + 1)]
-    fields = {
-        "USER": "user root;" if as_root else "",
-        "PORT": str(layout.ports["nginx"]),
-        "STATIC": str(directory["static"]),
-        "MAX_HEADERS": f"max_headers {MOST_HEADERS};" if counts_headers else "",
-        "SERVERS": "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
+    return _filled(
+        "nginx.conf.in",
+        USER="user root;" if as_root else "",
+        PORT=str(layout.ports["nginx"]),
+        PROXY_SECRET=proxy_secret,
+        STATIC=str(directory["static"]),
+        SERVERS="\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
+    )
+
+
+def doors(layout: Layout, directory: Directory, token: str) -> str:
+    """doors.conf, part of nginx.conf: the ports of etcd's metrics and of Flower."""
+    return _filled(
+        "doors.conf.in",
+        METRICS_TOKEN=token,
+        ETCD_PORT=str(layout.ports["etcd"]),
+        ETCD_SOCKET=str(directory.socket("etcd")),
+        FLOWER_PORT=str(layout.ports["flower"]),
+        FLOWER_SOCKET=str(directory.socket("flower")),
+    )
+
+
+def _filled(template: str, **fields: str) -> str:
+    text = Path(__file__).with_name(template).read_text()
+    fields |= {
         "ERROR_PAGES": "\n".join(_error_page(*problem[:2]) for problem in PROBLEMS),
         "PROBLEMS": "\n".join(_problem(*problem[1:]) for problem in PROBLEMS),
     }
-    text = Path(__file__).with_name("nginx.conf.in").read_text()
     for name, value in fields.items():
         text = text.replace(f"@{name}@", value)
     return text
+
+
+def flower_users(password: str) -> str:
+    """The file by which nginx knows Flower's user."""
+    return f"{FLOWER_USER}:{{PLAIN}}{password}\n"
 
 
 def _error_page(codes: Sequence[int], status: int) -> str:
@@ -68,7 +88,11 @@ def _error_page(codes: Sequence[int], status: int) -> str:
 
 def _problem(status: int, slug: str, title: str, detail: str) -> str:
     body = json.dumps({"type": f"urn:tally:problem:{slug}", "title": title, "status": status, "detail": detail})
-    header = {503: 'Retry-After "1"', 405: 'Allow "GET, HEAD, POST, PUT, DELETE, OPTIONS"'}.get(status)
+    header = {
+        401: "WWW-Authenticate 'Bearer realm=\"metrics\"'",
+        503: 'Retry-After "1"',
+        405: 'Allow "GET, HEAD, POST, PUT, DELETE, OPTIONS"',
+    }.get(status)
     headers = f"            add_header {header} always;\n" if header else ""
     return (
         f"        location = /.problem/{status} {{\n"
@@ -150,7 +174,7 @@ def patroni(  # noqa: PLR0913
             "connect_address": rest,
             "authentication": {"username": PATRONI_USER, "password": secrets["patroni"]},
         },
-        "etcd3": {"host": f"127.0.0.1:{layout.ports['etcd']}", "protocol": "http"},
+        "etcd3": {"host": ETCD_HOST, "protocol": "http", "use_proxies": True},  # see `guarded_patroni`
         "bootstrap": {"dcs": _dynamic(), "initdb": _initdb()},
         "postgresql": {
             "listen": f"127.0.0.1:{postgres_port}",
@@ -172,8 +196,18 @@ def patroni(  # noqa: PLR0913
     return yaml.safe_dump(apply_delay.put(config, delay), sort_keys=False)
 
 
+def shared_settings() -> dict[str, Any]:
+    """What each start writes to etcd, through Patroni: a shard that an older version made has other settings. What
+    operators change at run time (`replication.steering`) stays."""
+    return {name: value for name, value in _dynamic().items() if name != "synchronous_mode"}
+
+
 def _dynamic() -> dict[str, Any]:
-    """Settings shared by a shard's nodes: written to etcd when the shard is made, changed only through Patroni later."""
+    """Settings shared by a shard's nodes, kept in etcd.
+
+    A node that cannot be rewound is copied again. The slot of a member that is away is kept for `member_slots_ttl` seconds;
+    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/replication.md says why.
+    """
     return {
         "ttl": 20,
         "loop_wait": 2,
@@ -182,15 +216,19 @@ def _dynamic() -> dict[str, Any]:
         "primary_start_timeout": 0,
         "failsafe_mode": True,
         "synchronous_mode": False,
+        "member_slots_ttl": 1800,
         "postgresql": {
             "use_pg_rewind": True,
             "use_slots": True,
+            "remove_data_directory_on_rewind_failure": True,
+            "remove_data_directory_on_diverged_timelines": True,
             "parameters": {
                 "max_connections": 200,
                 "max_wal_senders": 20,
                 "max_replication_slots": 20,
                 "wal_level": "replica",
                 "wal_log_hints": "on",
+                "wal_keep_size": "1GB",
             },
         },
     }
@@ -230,7 +268,6 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "min_wal_size": "256MB",
         "checkpoint_timeout": "5min",
         "max_slot_wal_keep_size": "4GB",
-        "wal_keep_size": "64MB",
         "wal_sender_timeout": "10s",  # a replica, or a primary, that stands still is given up after this
         "wal_receiver_timeout": "10s",
         "tcp_keepalives_idle": 5,
@@ -295,6 +332,8 @@ def environment(
         **(replicated if layout.journal_replicas else {}),
         "TALLY_BROKER_URL": broker or own_broker,
         "TALLY_CACHE_URL": f"redis://:{secrets['redis-cache']}@127.0.0.1:{ports['redis-cache']}/0",
+        "TALLY_PROXY_SECRET": secrets["proxy"],
+        "TALLY_METRICS_TOKEN": secrets["metrics"],
         "TALLY_PATRONI_USER": PATRONI_USER,
         "TALLY_PATRONI_PASSWORD": secrets["patroni"],
     }

@@ -11,9 +11,18 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
+from .state import is_streaming
+
 PLAIN_WIDTH = 140  # columns of a table that goes to a file or a pipe
 SHOWN = 4  # names of what is still waited for
-COLOURS = {"running": "green", "starting": "yellow", "backoff": "red", "stopped": "dim"}
+COLOURS = {
+    "running": "green",
+    "streaming": "green",
+    "not streaming": "red",
+    "starting": "yellow",
+    "backoff": "red",
+    "stopped": "dim",
+}
 
 
 class Console:
@@ -73,13 +82,15 @@ class Console:
         if lanes is not None:
             table.add_column("lanes")
         for row in rows:
-            role = row["role"]
+            role, said = row["role"], row["state"]
             if role == "postgres":
                 role = "postgres primary" if row["name"] in primaries else "postgres replica"
+                if row["name"] not in primaries and said == "running":
+                    said = "streaming" if is_streaming(row) else "not streaming"
             figures = ["" if row[key] is None else str(row[key]) for key in ("shard", "pid", "port", "metrics_port")]
-            colour = COLOURS.get(row["state"], "")
+            colour = COLOURS.get(said, "")
             applied = [] if lanes is None else [", ".join(map(str, lanes.get(row["name"], ())))]
-            table.add_row(row["name"], role, *figures, f"[{colour}]{row['state']}[/]", str(row["restarts"]), *applied)
+            table.add_row(row["name"], role, *figures, f"[{colour}]{said}[/]", str(row["restarts"]), *applied)
         self._print(table)
 
     def event(self, text: str) -> None:

@@ -24,6 +24,10 @@ DEFAULT_PORT = 8000
 PORT_RANGE = range(20000, 30000)  # below every usual ephemeral range (Linux 32768, macOS 49152)
 SCALABLE = {"api": (1, 32), "worker": (0, 32), "spill-worker": (0, 32)}  # role: least and most (worker: per shard)
 _WORKERS_OF_SHARD = re.compile(r"worker-(0|[1-9][0-9]*)")
+PATRONI_USER = "tally"
+FLOWER_USER = "tally"
+ETCD_HOST = "etcd"  # in patroni.yml: its socket
+MOST_SOCKET_PATH = 103  # bytes of a Unix socket's path: macOS' limit, the smallest
 SECRET_NAMES = (
     "secret-key",
     "postgres",
@@ -36,6 +40,8 @@ SECRET_NAMES = (
     "redis-broker",
     "sentinel",
     "flower",
+    "proxy",
+    "metrics",
 )
 SENTINELS = 3  # that watch a replicated journal; two of them decide
 
@@ -48,6 +54,10 @@ class Directory:
 
     def __getitem__(self, name: str) -> Path:
         return self.root / name
+
+    def socket(self, name: str) -> Path:
+        """The Unix socket of a process. Only the owner can enter its directory. etcd wants a name like `host:port`."""
+        return self.root / "sockets" / f"{name}:0"
 
     @property
     def logs(self) -> Path:
@@ -64,9 +74,13 @@ class Directory:
         return self.node(shard, node) / "patroni.yml"
 
     def prepare(self) -> None:
-        """Make the directory and its fixed rooms; raises `ClusterError` where that is not allowed."""
+        """Make the directory and its fixed rooms, for the owner alone; raises `ClusterError` where that is not
+        allowed."""
+        if len(bytes(self.socket("etcd-peer"))) > MOST_SOCKET_PATH:
+            raise ClusterError(f"the path {self.root} is too long for Unix sockets: give a shorter one with --dir")
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.chmod(0o700)
             rooms = (
                 "logs",
                 "etcd",
@@ -77,6 +91,7 @@ class Directory:
                 "beat",
                 "static",
                 "flower",
+                "sockets",
             )
             for name in rooms:
                 self[name].mkdir(exist_ok=True, mode=0o700)
@@ -139,6 +154,7 @@ class Asked:
     broker: str | None = None
     journal_replicas: int | None = None
     apply_delay: ApplyDelay | None = None
+    quorum: int | None = None
 
 
 def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
@@ -156,8 +172,13 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
         raise ClusterError(
             f"the journal in {directory} has {count(layout.journal_replicas, 'replica')}; ask for more, not fewer: {other}"
         )
-    scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
     replicas = layout.replicas if asked.replicas is None else asked.replicas
+    if asked.quorum is not None and asked.quorum > replicas:
+        raise ClusterError(
+            f"a write quorum of {asked.quorum} can never be met with {count(replicas, 'replica')} of each shard: "
+            "--replicas makes more"
+        )
+    scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
     return replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas)
 
 
@@ -195,8 +216,8 @@ def count(number: int, noun: str) -> str:
 
 
 def port_names(layout: Layout) -> list[str]:
-    """Every port that this layout needs, apart from nginx's: the name of its process (`etcd-peer` beside `etcd`)."""
-    names = ["etcd", "etcd-peer", *layout.journals, *layout.sentinels, "redis-cache", "redis-broker", "beat", "flower"]
+    """Every port that this layout needs, apart from nginx's: the name of its process (of etcd, that of its metrics)."""
+    names = ["etcd", *layout.journals, *layout.sentinels, "redis-cache", "redis-broker", "beat", "flower"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]

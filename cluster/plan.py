@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import probes
-from .layout import Directory, Layout
+from .layout import FLOWER_USER, PROJECT, Directory, Layout
 from .programs import Programs
 
 # Stages of a stop, first to last: new traffic, what makes work, what does it, what keeps it.
@@ -25,8 +25,10 @@ STOP_STAGES = (
     ("redis-journal", "redis-cache", "redis-broker", "etcd"),
 )
 # Variables by which the programs would take settings that are not this cluster's.
-FOREIGN = ("PATRONI_", "PG", "ETCD_", "GRANIAN_", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
-API_REQUESTS = 2048  # that an API process holds at once; the others wait in the kernel
+FOREIGN = ("PATRONI_", "PG", "ETCD_", "UVICORN_", "WEB_CONCURRENCY", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
+KEEP_ALIVE_SECONDS = (
+    600  # longer than nginx keeps an idle connection to an API process, so nginx is the one that closes it
+)
 ANSWER_SECONDS = 35  # that an API process has to answer what it has taken: more than the longest `?wait=`
 MARK = "TALLY_CLUSTER_DIR"  # in the environment of every process of a cluster, so that a leftover is known
 
@@ -44,6 +46,7 @@ class Spec:
     port: int | None = None
     metrics_port: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path = PROJECT
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
     start_seconds: float = 90.0  # within which it must be ready when the cluster starts
@@ -60,6 +63,7 @@ class Planner:
     base: Mapping[str, str]
     environment: Mapping[str, str]
     own_broker: bool = True  # Celery's broker is one of the cluster's processes
+    quorum: int | None = None  # the write quorum to set on every shard at the start; None leaves it as it is
     migrated: bool = False  # the databases have this code's tables already: its processes need not wait for `migrate`
 
     def specs(self) -> list[Spec]:
@@ -78,17 +82,23 @@ class Planner:
         return range(1, self.layout.scale[role] + 1)
 
     def _etcd(self) -> Spec:
-        port, peer = self.layout.ports["etcd"], f"http://127.0.0.1:{self.layout.ports['etcd-peer']}"
-        client = f"http://127.0.0.1:{port}"
+        """It listens on Unix sockets alone, which stand in its working directory. nginx shows its metrics."""
+        socket = self.directory.socket("etcd")
+        client, peer = f"unix://{socket.name}", f"unix://{self.directory.socket('etcd-peer').name}"
         argv = (
             *(str(self.programs.etcd), "--name=etcd", f"--data-dir={self.directory['etcd']}", "--log-level=warn"),
-            *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+            *(f"--listen-client-urls={client}", "--advertise-client-urls=http://etcd:0"),
             *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}"),
             *("--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--snapshot-count=10000"),
         )
-        ready = probes.Answers(port, "/health", 200)
         return Spec(
-            name="etcd", role="etcd", argv=argv, port=port, metrics_port=port, ready=ready, environment=self.base
+            name="etcd",
+            role="etcd",
+            argv=argv,
+            ready=probes.Answers(socket, "/health", 200),
+            metrics_port=self.layout.ports["etcd"],
+            environment=self.base,
+            cwd=socket.parent,
         )
 
     def _patroni(self, shard: int, node: int) -> Spec:
@@ -98,12 +108,15 @@ class Planner:
             name=f"patroni-{shard}-{node}",
             role="patroni",
             shard=shard,
-            argv=(*self.programs.unprivileged, sys.executable, "-m", "patroni", str(config)),
+            argv=(
+                *(*self.programs.unprivileged, sys.executable, "-m", "cluster.guarded_patroni"),
+                *(str(self.directory.socket("etcd")), str(config)),
+            ),
             ready=probes.Answers(port, "/liveness"),
             after=("etcd", f"turn-{shard}-{node}"),
             port=port,
             metrics_port=port,
-            environment=self.base,
+            environment={**self.base, "TALLY_METRICS_TOKEN": self.secrets["metrics"]},
             stop_seconds=60,
         )
 
@@ -191,13 +204,14 @@ class Planner:
         )
 
     def _flower(self) -> Spec:
-        port = self.layout.ports["flower"]
-        login = {"FLOWER_BASIC_AUTH": f"tally:{self.secrets['flower']}"}
+        """It listens on a Unix socket. nginx asks for the password before it: Flower shows its metrics to everybody."""
+        port, socket = self.layout.ports["flower"], self.directory.socket("flower")
+        login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.secrets['flower']}"}
         return Spec(
             name="flower",
             role="flower",
-            argv=(*self._celery("flower"), "--address=127.0.0.1", f"--port={port}", "--persistent=False"),
-            ready=probes.Listens(port),
+            argv=(*self._celery("flower"), f"--unix-socket={socket}", "--persistent=False"),
+            ready=probes.Listens(socket),
             after=self._brokers(),
             port=port,
             metrics_port=port,
@@ -209,33 +223,17 @@ class Planner:
         name = f"api-{number}"
         port = self.layout.ports[name]
         argv = (
-            *(
-                sys.executable,
-                "-m",
-                "granian",
-                "--interface",
-                "asgi",
-                "--loop",
-                "uvloop",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ),
-            *("--workers", "1", "--backpressure", str(API_REQUESTS), "--http", "1", "--no-ws"),
-            *(
-                "--workers-kill-timeout",
-                str(ANSWER_SECONDS),
-                "--log-level",
-                "warning",
-                "counter_project.asgi:application",
-            ),
+            *(sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--ws", "none"),
+            *("--host", "127.0.0.1", "--port", str(port), "--backlog", "4096"),
+            *("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS), "--timeout-graceful-shutdown", str(ANSWER_SECONDS)),
+            *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--no-date-header"),
+            *("--log-level", "error", "counter_project.asgi:application"),
         )
         return Spec(
             name=name,
             role="api",
             argv=argv,
-            ready=probes.Answers(port, "/health"),
+            ready=probes.Answers(port, "/livez"),
             after=self._application(),
             port=port,
             metrics_port=port,

@@ -26,11 +26,14 @@ MAKING = {"initializing new cluster", "creating replica"}
 class Node:
     """One PostgreSQL server, observed: its row in the status, and whether it is the primary."""
 
-    def __init__(self, shard: int, node: int, home: Path, *, port: int, patroni_port: int) -> None:
+    def __init__(  # noqa: PLR0913
+        self, shard: int, node: int, home: Path, *, port: int, patroni_port: int, patroni_password: str
+    ) -> None:
         self.name = f"postgres-{shard}-{node}"
         self.shard, self.node = shard, node
         self.data = home / "data"
         self.port, self.patroni_port = port, patroni_port
+        self._patroni_password = patroni_password
         self.pid: int | None = None
         self.create_time: float | None = None
         self.state = "stopped"
@@ -48,11 +51,11 @@ class Node:
         self._take_pid(process)
         if not ask and self.serving and self.pid == before[0]:
             return False
-        answer = await probes.patroni(self.patroni_port)
+        answer = await probes.patroni(self.patroni_port, self._patroni_password)
         if answer:
             self.said = answer.get("state")
             self.primary = answer.get("role") == "primary" and process is not None
-            self.streaming = answer.get("replication_state") == "streaming"
+        self.streaming = process is not None and answer.get("replication_state") == "streaming"
         self.state = self._state(answered=bool(answer))
         self._was_running = self._was_running or self.state == "running"
         return before != (self.pid, self.state, self.primary, self.streaming)

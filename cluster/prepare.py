@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from . import ClusterError, configs, layout, programs, sentinels, state
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
 
-LOG_BYTES = 20 * 1024 * 1024  # a larger log is put aside at the start
+LOG_BYTES = 20 * 1024 * 1024  # a larger log is put aside, at the start and while the cluster runs
 
 
 def lock(directory: Directory) -> IO[str]:
@@ -57,10 +58,18 @@ def planner(directory: Directory, asked: Asked) -> Planner:
         "DJANGO_SETTINGS_MODULE": "counter_project.settings",
     }
     migrated = directory["migrated"].exists() and directory["migrated"].read_text() == schema(layout.PROJECT)
-    plan = Planner(wanted, directory, found, secrets, base, own, asked.broker is None, migrated)
-    for log in directory.logs.glob("*.log"):
-        if log != directory.log("supervisor"):  # this process may be writing it
-            rotate(log)
+    plan = Planner(
+        wanted,
+        directory,
+        found,
+        secrets,
+        base,
+        own,
+        own_broker=asked.broker is None,
+        quorum=asked.quorum,
+        migrated=migrated,
+    )
+    rotate_all(directory)
     _write_configs(plan, settings, asked.apply_delay)
     if wanted.sentinels:
         sentinels.write(directory, wanted, stored or wanted, secrets)
@@ -92,9 +101,11 @@ def schema(project: Path) -> str:
 
 
 def write_nginx(plan: Planner) -> None:
-    counts_headers = plan.programs.nginx_counts_headers
-    text = configs.nginx(plan.layout, plan.directory, as_root=os.geteuid() == 0, counts_headers=counts_headers)
-    layout.write_private(plan.directory["nginx"] / "nginx.conf", text)
+    home, secrets = plan.directory["nginx"], plan.secrets
+    text = configs.nginx(plan.layout, plan.directory, secrets["proxy"], as_root=os.geteuid() == 0)
+    layout.write_private(home / "nginx.conf", text)
+    layout.write_private(home / "doors.conf", configs.doors(plan.layout, plan.directory, secrets["metrics"]))
+    layout.write_private(home / "flower-users", configs.flower_users(secrets["flower"]))
 
 
 def _with_ports(wanted: Layout, asked: Asked) -> Layout:
@@ -131,9 +142,18 @@ def _listener(port: int) -> str:
 
 
 def rotate(log: Path) -> None:
-    """Put a log aside that has grown too large. Its writer must not run."""
+    """Put a log aside that has grown too large: copy it and empty it, because its writers keep it open. They append.
+
+    What they write between the two is lost, as with logrotate's `copytruncate`.
+    """
     if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
+
+
+def rotate_all(directory: Directory) -> None:
+    for log in directory.logs.glob("*.log"):
+        rotate(log)
 
 
 def _delay(config: Path, asked: ApplyDelay | None) -> int:
@@ -146,6 +166,7 @@ def _delay(config: Path, asked: ApplyDelay | None) -> int:
 def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | None) -> None:
     directory, ports = plan.directory, plan.layout.ports
     layout.write_private(directory["env"], configs.env_file(settings))
+    layout.write_private(directory["metrics-token"], plan.secrets["metrics"] + "\n")
     renders = {
         "redis-journal": configs.redis_journal,
         "redis-cache": configs.redis_cache,

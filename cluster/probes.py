@@ -9,9 +9,13 @@ import asyncio
 import base64
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from .layout import PATRONI_USER
+
 TIMEOUT_SECONDS = 2.0
+Door = int | Path  # a port of 127.0.0.1, or a Unix socket
 
 
 class Probe(Protocol):
@@ -22,24 +26,24 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Listens:
-    """Something accepts connections on the port."""
+    """Something accepts connections."""
 
-    port: int
+    door: Door
 
     async def check(self) -> bool:
-        return await _exchange(self.port, b"", 0) is not None
+        return await _exchange(self.door, b"", 0) is not None
 
 
 @dataclass(frozen=True)
 class Answers:
     """GET is answered, whatever the status, unless `status` names the one that counts."""
 
-    port: int
+    door: Door
     path: str = "/"
     status: int | None = None
 
     async def check(self) -> bool:
-        status, _ = await get(self.port, self.path)
+        status, _ = await get(self.door, self.path)
         return status is not None and self.status in (None, status)
 
 
@@ -55,19 +59,20 @@ class Pongs:
         return answer is not None and b"+PONG" in answer
 
 
-async def get(port: int, path: str, user: str = "", password: str = "") -> tuple[int | None, bytes]:
-    """Status and body of one GET on 127.0.0.1; (None, b"") where nobody answers."""
+async def get(door: Door, path: str, user: str = "", password: str = "") -> tuple[int | None, bytes]:
+    """Status and body of one GET; (None, b"") where nobody answers."""
     login = f"Authorization: Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}\r\n" if user else ""
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{login}\r\n"
-    answer = await _exchange(port, request.encode(), -1)
+    host = f"127.0.0.1:{door}" if isinstance(door, int) else "localhost"
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{login}\r\n"
+    answer = await _exchange(door, request.encode(), -1)
     head, _, body = (answer or b"").partition(b"\r\n\r\n")
     words = head.split(maxsplit=2)
     return (int(words[1]), body) if len(words) > 1 and words[1].isdigit() else (None, b"")
 
 
-async def patroni(port: int) -> dict[str, Any]:
+async def patroni(port: int, password: str) -> dict[str, Any]:
     """What Patroni says of its node (`state`, `role`, `replication_state`, …); empty where it does not answer."""
-    _, body = await get(port, "/patroni")
+    _, body = await get(port, "/patroni", PATRONI_USER, password)
     try:
         answer = json.loads(body)
     except ValueError:
@@ -75,11 +80,14 @@ async def patroni(port: int) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-async def _exchange(port: int, request: bytes, wanted: int) -> bytes | None:
+async def _exchange(door: Door, request: bytes, wanted: int) -> bytes | None:
     writer = None
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            if isinstance(door, int):
+                reader, writer = await asyncio.open_connection("127.0.0.1", door)
+            else:
+                reader, writer = await asyncio.open_unix_connection(door)
             writer.write(request)
             await writer.drain()
             return await reader.read(wanted)

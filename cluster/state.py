@@ -31,7 +31,8 @@ class State:
     def public(self, lanes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """The answer of `status --json`; `lanes` are the lanes that each worker applies (see `lanes.by_worker`).
 
-        A PostgreSQL server has a `mode` as well: "primary" or "replica".
+        A PostgreSQL server has a `mode` as well, "primary" or "replica", and a replica `streaming`: whether it receives
+        its primary's commits, as its Patroni says; null for a primary.
         """
         return {"url": self.url, "processes": [self._public(row, lanes) for row in self.processes]}
 
@@ -43,8 +44,17 @@ class State:
     def _public(self, row: Mapping[str, Any], lanes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         shown = {name: row[name] for name in ROW} | {"lanes": list(lanes.get(row["name"], ()))}
         if row["role"] == "postgres":
-            shown["mode"] = "primary" if row["name"] in self.primary_names else "replica"
+            is_primary = row["name"] in self.primary_names
+            shown |= {
+                "mode": "primary" if is_primary else "replica",
+                "streaming": None if is_primary else is_streaming(row),
+            }
         return shown
+
+
+def is_streaming(row: Mapping[str, Any]) -> bool:
+    """Whether this row is of a PostgreSQL server that follows its primary."""
+    return row["state"] == "running" and bool(row.get("streaming"))
 
 
 def read(directory: Directory) -> State:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import urllib3
 
-from . import ClusterError, probes
+from . import ClusterError, configs, probes
 from .child import said, size
-from .layout import PROJECT, write_private
+from .layout import PATRONI_USER, PROJECT, write_private
 from .plan import Planner
 from .postgres import Node, provide
 from .prepare import schema
@@ -26,6 +27,8 @@ from .processes import kill_group
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
 FAILED_SECONDS = 20.0  # without a single postmaster, or of failed starts alone, after which a shard is given up
+ASK_SECONDS = 5.0  # for one answer of Patroni
+SETTINGS_SECONDS = 30.0  # for Patroni to take its settings; the cluster is ready with the old ones after that
 REPLICA_SECONDS = 60.0  # to have all replicas streaming; the cluster is ready without them after that
 COMMAND_SECONDS = 180.0
 
@@ -52,12 +55,16 @@ class Steps:
         shards = range(self.plan.layout.shards)
         steps = [Step(f"turn-{s}-{k}", ("etcd",), self._turn(s, k)) for s, k in self.plan.layout.nodes]
         steps += [Step(f"databases-{s}", ("etcd",), self._databases(s)) for s in shards]
+        steps += [Step(f"settings-{s}", (f"databases-{s}",), self._settings(s)) for s in shards]
         if self.plan.layout.replicas:
             steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
         before = (*(f"databases-{s}" for s in shards), *self.plan.layout.journals, "redis-cache")
         steps.append(Step("migrate", before, self._migrate))
         steps.append(Step("static", (), lambda: self._manage("collectstatic", "--noinput", "-v", "0")))
         steps.append(Step("key", ("migrate",), self._key))
+        if self.plan.quorum is not None:
+            following = (f"replicas-{s}" for s in shards) if self.plan.layout.replicas else ()
+            steps.append(Step("quorum", ("migrate", *following), self._quorum))
         front = tuple(f"api-{i}" for i in range(1, self.plan.layout.scale["api"] + 1))
         steps.append(Step("front", ("nginx", *front), self._front))
         return steps
@@ -94,6 +101,32 @@ class Steps:
 
         return run
 
+    def _settings(self, shard: int) -> Callable[[], Awaitable[None]]:
+        """Give Patroni this version's shared settings: a cluster that was made by an older one has others."""
+
+        async def run() -> None:
+            deadline = time.monotonic() + SETTINGS_SECONDS
+            while not await asyncio.to_thread(self._write_settings, self._of(shard)[0].patroni_port):
+                if time.monotonic() > deadline:
+                    self.say(
+                        f"warning: Patroni of shard {shard} does not take its shared settings; they stay as they were"
+                    )
+                    return
+                await asyncio.sleep(0.5)
+
+        return run
+
+    def _write_settings(self, patroni_port: int) -> bool:
+        login = urllib3.make_headers(basic_auth=f"{PATRONI_USER}:{self.plan.secrets['patroni']}")
+        url = f"http://127.0.0.1:{patroni_port}/config"
+        try:
+            answer = urllib3.request(
+                "PATCH", url, json=configs.shared_settings(), headers=login, timeout=ASK_SECONDS, retries=False
+            )
+        except urllib3.exceptions.HTTPError:
+            return False
+        return answer.status == 200
+
     async def _wait_for_primary(self, shard: int, deadline: float) -> Node:
         failing_since: float | None = None
         while (primary := self._primary(shard)) is None:
@@ -127,12 +160,12 @@ class Steps:
         return run
 
     async def _front(self) -> None:
-        """Wait up to 15 s until nginx answers `/health` with 200. An unhealthy part only warns; the start does not fail."""
-        health = probes.Answers(self.plan.layout.ports["nginx"], "/health", 200)
+        """Wait up to 15 s until nginx answers `/readyz` with 200. If it does not, that only warns; the start does not fail."""
+        ready = probes.Answers(self.plan.layout.ports["nginx"], "/readyz", 200)
         deadline = time.monotonic() + 15
-        while not await health.check():
+        while not await ready.check():
             if time.monotonic() > deadline:
-                self.say(f"warning: {self.plan.layout.url}/health does not answer 200 yet")
+                self.say(f"warning: {self.plan.layout.url}/readyz does not answer 200 yet")
                 return
             await asyncio.sleep(0.1)
 
@@ -150,6 +183,14 @@ class Steps:
             if not words:
                 raise ClusterError("manage.py make_key printed no key")
             write_private(path, words[-1] + "\n")
+
+    async def _quorum(self) -> None:
+        """Set the write quorum. Where it is not in force yet, as too few replicas follow, that only warns."""
+        number = str(self.plan.quorum)
+        said = await self._manage("quorum", number, "--reason", f"cluster up --quorum {number}")
+        for line in said.splitlines():
+            if "not in force" in line:
+                self.say(f"warning: {line}")
 
     async def _manage(self, command: str, *arguments: str) -> str:
         """Run `manage.py COMMAND …` with this cluster's settings: its stdout. stderr goes to `<command>.log`."""

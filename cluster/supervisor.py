@@ -24,6 +24,7 @@ from .steps import Steps
 
 LOOK_SECONDS = 0.3  # between two looks at the postmasters
 ASK_EVERY = 7  # looks, after which Patroni is asked too, once all is ready
+ROTATE_SECONDS = 5.0  # between two looks at the logs' sizes
 REWORK_SECONDS = 0.5  # that nginx gets to take up another list of API processes
 
 
@@ -49,7 +50,14 @@ class Supervisor:
     def _node(self, shard: int, node: int) -> postgres.Node:
         ports = self.plan.layout.ports
         port, patroni_port = ports[f"postgres-{shard}-{node}"], ports[f"patroni-{shard}-{node}"]
-        return postgres.Node(shard, node, self.plan.directory.node(shard, node), port=port, patroni_port=patroni_port)
+        return postgres.Node(
+            shard,
+            node,
+            self.plan.directory.node(shard, node),
+            port=port,
+            patroni_port=patroni_port,
+            patroni_password=self.plan.secrets["patroni"],
+        )
 
     def _child(self, spec: Spec) -> Child:
         return Child(spec, self.plan.directory.log(spec.name), self._dirty.set, self.console.event)
@@ -58,7 +66,8 @@ class Supervisor:
         """Start all, say `ready:`, stay until a signal, stop all. Raises `ClusterError` if the start fails."""
         self._handle_signals()
         chores = [
-            asyncio.create_task(chore) for chore in (self._write_states(), self._look(), self._rescale_when_asked())
+            asyncio.create_task(chore)
+            for chore in (self._write_states(), self._look(), self._rescale_when_asked(), self._rotate_logs())
         ]
         try:
             if await self._unless_stopped(self._start()):
@@ -181,6 +190,12 @@ class Supervisor:
                 self.primaries |= {node.shard: node.node for node in self.nodes if node.primary}
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def _rotate_logs(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # such as a full disk
+                await asyncio.to_thread(prepare.rotate_all, self.plan.directory)
+            await asyncio.sleep(ROTATE_SECONDS)
+
     def _become(self, phase: str) -> None:
         self.state.phase = phase
         self._dirty.set()
@@ -231,4 +246,5 @@ def _row(node: postgres.Node) -> dict[str, object]:
         "state": node.state,
         "restarts": node.restarts,
         "create_time": node.create_time,
+        "streaming": node.streaming,
     }

@@ -4,13 +4,16 @@ import gc
 import os
 
 import django
+from prometheus_client import REGISTRY
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 django.setup()
 
 from counters.api import bulk  # noqa: E402 - needs the settings
 from counters.api.application import Application  # noqa: E402
+from counters.operators.gauges import CopiesCollector  # noqa: E402
 
+REGISTRY.register(CopiesCollector())
 application = Application()
 bulk.prepare()
 

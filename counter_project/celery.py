@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import structlog
 from celery import Celery
-from celery.signals import beat_init, setup_logging, worker_init
+from celery.signals import after_task_publish, beat_init, setup_logging, worker_init
+
+from runtime import metrics
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
@@ -25,7 +28,22 @@ def keep_logging(**_: Any) -> None:
 def serve_metrics(**_: Any) -> None:
     """Serve the /metrics of this worker, or of beat, on `TALLY_METRICS_PORT` if it is set."""
     from django.conf import settings
-    from prometheus_client import start_http_server
 
     if settings.TALLY.metrics_port:
-        start_http_server(settings.TALLY.metrics_port, addr="127.0.0.1")
+        metrics.serve(settings.TALLY.metrics_port, settings.TALLY.metrics_token.get_secret_value())
+
+
+@beat_init.connect
+def send_heartbeats(**_: Any) -> None:
+    """Record when beat last sent a task, for /health."""
+    from redis.exceptions import RedisError
+
+    from runtime import heartbeats
+
+    def sent(**_: Any) -> None:
+        try:
+            heartbeats.beat({"beat": 0.0})
+        except RedisError as error:
+            structlog.get_logger(__name__).warning("heartbeat_unsent", error=str(error))
+
+    after_task_publish.connect(sent, weak=False)

@@ -62,6 +62,10 @@ class Config(BaseSettings):
         default=True, description="Served over HTTPS: cookies are secure, and browsers are told to use HTTPS only."
     )
     node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
+    proxy_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="What nginx sends as `X-Tally-Proxy`. Without it `X-Real-IP` is not believed: the connection's address counts.",
+    )
     static_root: Path = Field(
         default=Path("static"), description="Where collectstatic puts files and nginx finds them."
     )
@@ -246,6 +250,16 @@ class Config(BaseSettings):
         default=20_000, ge=1, description="Entries of the cache that a round looks at in a second."
     )
 
+    heal_after_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="How long a replica may fail to follow a well primary before it is copied again; doubles with each copy. 0: never.",
+    )
+    heal_differing: bool = Field(
+        default=True, description="Copy a replica again that differed in two rounds of reconciliation."
+    )
+    heal_interval_seconds: float = Field(default=2.0, gt=0, le=10, description="Pause between looks at the replicas.")
+
     api_key_ttl_seconds: float = Field(
         default=5.0, ge=0, description="A revoked API key is refused by every process after this."
     )
@@ -254,6 +268,10 @@ class Config(BaseSettings):
         ge=1,
         le=65535,
         description="Port of this process's own /metrics (workers, beat); none: no server.",
+    )
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Bearer token that every /metrics asks for; without one /metrics answers nobody.",
     )
     log_level: str = Field(
         default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged."

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from counter_project.config import Config
 
 
+class _Bugs(logging.Filter):
+    """Lets exceptions through. Django would also log each answer with a 5xx, which `problems` counts and logs seldom."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return bool(record.exc_info)
+
+
 def logging_config(config: Config) -> None:
     """Format events of structlog and of the standard library's loggers in the same way."""
     shared: list[Any] = [
@@ -29,7 +36,7 @@ def logging_config(config: Config) -> None:
     )
 
     def node(_logger: object, _name: str, event: dict[str, Any]) -> dict[str, Any]:
-        return {"node": config.node_id, **event}
+        return {"node": config.node_id, **{name: value for name, value in event.items() if name != "node"}}
 
     logging.config.dictConfig(
         {
@@ -42,15 +49,16 @@ def logging_config(config: Config) -> None:
                     "foreign_pre_chain": shared,
                 }
             },
+            "filters": {"bugs": {"()": _Bugs}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
             "root": {"handlers": ["stderr"], "level": config.log_level},
             "loggers": {
                 "celery.worker.strategy": {"level": "WARNING"},
                 "celery.app.trace": {"level": "WARNING"},
                 "celery.beat": {"level": "WARNING"},
-                "django.request": {"level": "ERROR"},
-                # A client's mistake: answered with 400, and counted.
-                "django.security.DisallowedHost": {"level": "CRITICAL"},
+                "django.request": {"level": "ERROR", "filters": ["bugs"]},
+                # Clients' mistakes (a wrong Host, no CSRF token): answered, and counted.
+                "django.security": {"level": "CRITICAL"},
                 "psycopg.pool": {"level": "ERROR"},
             },
         }

@@ -169,6 +169,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": TALLY.relay_interval_seconds,
         "options": {"expires": TALLY.relay_interval_seconds * 2},
     },
+    "heal": {
+        "task": "counters.heal",
+        "schedule": TALLY.heal_interval_seconds,
+        "options": {"expires": TALLY.heal_interval_seconds * 2},
+    },
     "maintain-partitions": {"task": "counters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
     "reconcile": {
         "task": "counters.reconcile",

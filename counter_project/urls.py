@@ -18,6 +18,8 @@ urlpatterns = [
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/login/", login),  # before the admin's own log-in, which has no rate limit
     path("admin/", admin.site.urls),
+    path("livez", probes.LiveView.as_view()),
+    path("readyz", probes.ReadyView.as_view()),
     path("health", probes.HealthView.as_view(), name="health"),
     path("metrics", probes.MetricsView.as_view(), name="metrics"),
 ]

@@ -129,3 +129,13 @@ class Reconciliation(models.Model):
 
     def __str__(self) -> str:
         return f"reconciliation of shard {self.id}"
+
+
+class Component(models.Model):
+    """The permission to see the statistics of components. No table: see `counters.operators.statistics`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)

@@ -106,7 +106,7 @@ def publish(done: Round) -> None:
                 detail=one.detail,
             )
         elif one.equal is None:
-            log.warning("replica_not_compared", shard=done.shard, node=one.node, detail=one.detail)
+            log.warning("replica_not_compared", shard=done.shard, server=one.node, detail=one.detail)
     if done.altered:
         ALTERED.labels(done.shard).inc(len(done.altered))
         log.error("shard_altered", shard=done.shard, slots=len(done.altered), some=done.altered[:10])

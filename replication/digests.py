@@ -142,6 +142,17 @@ def compare(shard: int, tell: Tell = _untold) -> Round:
     return done
 
 
+def read(shard: int, server: patroni.Member, tell: Tell = _untold) -> int:
+    """Read every counter of a server, as a comparison does. Returns how many there are. Raises `ShardUnavailable` if some
+    cannot be read."""
+    try:
+        with nodes.connect(shard, server, timeout=_STATEMENT_SECONDS) as conn:
+            conn.execute(SESSION)
+            return _Side(server.name, Snapshot(conn), tell).tree().rows
+    except (psycopg.Error, _Damaged) as error:
+        raise ShardUnavailable(shard, f"{server.name}: {str(error).strip()}") from error
+
+
 class _Comparing:
     """One round. Its connections close with `stack`."""
 

@@ -12,17 +12,20 @@ import psycopg
 
 from replication import quorum
 
+# Which rows of pg_stat_replication are replicas that follow. A copy that is being made streams too, and tells what it
+# has flushed, but could not take over.
+FOLLOWS = "state = 'streaming' AND application_name <> 'pg_basebackup'"
 # The write quorum set on the primary, 0 if none.
 QUORUM = "coalesce(nullif(current_setting('tally.quorum', true), ''), '0')::integer"
 # pg_lsn - '0/0' is the position in bytes; pg_stat_replication needs pg_monitor. One row.
 FLUSHED = f"""
 SELECT {QUORUM},
        array(SELECT (flush_lsn - '0/0')::bigint FROM pg_stat_replication
-             WHERE state = 'streaming' AND flush_lsn IS NOT NULL)"""  # noqa: S608 - a constant
+             WHERE {FOLLOWS} AND flush_lsn IS NOT NULL)"""  # noqa: S608 - a constant
 WRITTEN = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
 # The number of replicas that a strict quorum lacks: an expression for use in other queries.
 MISSING = f"""CASE WHEN current_setting('tally.quorum_strict', true) = 'on'
-THEN greatest(0, {QUORUM} - (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'))
+THEN greatest(0, {QUORUM} - (SELECT count(*) FROM pg_stat_replication WHERE {FOLLOWS}))
 ELSE 0 END"""  # noqa: S608 - a constant
 
 

@@ -46,16 +46,21 @@ def recorded(shard: int, action: str, order: Order, node: str = "") -> Iterator[
         record.outcome = record.outcome or f"not done: {error}"
         raise
     finally:
-        log.info("intervention", **fields, outcome=record.outcome)
+        log.info("intervention", **_logged(fields), outcome=record.outcome)
         if key is not None:
             _end(key, record.outcome)
+
+
+def _logged(fields: dict[str, object]) -> dict[str, object]:
+    """The fields of the event: `node` is the process that logs, in every event, so the server has another name."""
+    return {"server" if name == "node" else name: value for name, value in fields.items()}
 
 
 def _begin(fields: dict[str, object]) -> int | None:
     try:
         return Intervention.objects.create(**fields).pk
     except DatabaseError as error:
-        log.warning("intervention_unrecorded", **fields, error=str(error).strip())
+        log.warning("intervention_unrecorded", **_logged(fields), error=str(error).strip())
         return None
 
 

@@ -7,7 +7,7 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cache
@@ -23,6 +23,7 @@ from sharding.nodes import Node
 
 T = TypeVar("T")
 
+MOST_NAME = 200  # characters of a node's name, as in the record of interventions
 LEADERS = {"leader", "standby_leader"}
 ASK_SECONDS = 2.0
 CONFIGURE_SECONDS = 10.0
@@ -57,6 +58,8 @@ class Member(msgspec.Struct, frozen=True):
     port: int = 0
     api_url: str = ""
     timeline: int | None = None
+    receive_lsn: str = ""
+    replay_lsn: str = ""
     tags: dict[str, Any] = {}
 
     @property
@@ -69,8 +72,11 @@ class Member(msgspec.Struct, frozen=True):
         return self.api_url.removesuffix("/patroni")
 
 
-class _Cluster(msgspec.Struct):
+class Cluster(msgspec.Struct):
+    """A shard in Patroni's `/cluster`; `pause`: an operator has stopped Patroni from acting."""
+
     members: list[Member]
+    pause: bool = False
 
 
 class _Wal(msgspec.Struct):
@@ -90,6 +96,7 @@ class Server(msgspec.Struct):
     role: str = ""
     timeline: int | None = None
     postmaster_start_time: str | None = None
+    dcs_last_seen: float = 0.0  # seconds since 1970
     xlog: _Wal = msgspec.field(default_factory=_Wal)
 
     @property
@@ -140,9 +147,20 @@ def _ask(shard: int, path: str, kind: type[T]) -> T:
     raise PatroniUnavailable(shard, f"no node answers ({reason})")
 
 
+def cluster(shard: int) -> Cluster:
+    """A shard as Patroni sees it. Raises `PatroniUnavailable`."""
+    return _ask(shard, "/cluster", Cluster)
+
+
 def members(shard: int) -> list[Member]:
     """The nodes of a shard, by name. Raises `PatroniUnavailable`."""
-    return _ask(shard, "/cluster", _Cluster).members
+    return cluster(shard).members
+
+
+def check_name(shard: int, name: str) -> None:
+    """Raises `UnknownNode` for a text that can be no node's name, so that it is neither looked for nor recorded."""
+    if not name.isprintable() or not 0 < len(name) <= MOST_NAME:
+        raise UnknownNode(f"shard {shard} has no node of this name: names have 1 to {MOST_NAME} printable characters")
 
 
 def member(shard: int, name: str) -> Member:
@@ -151,9 +169,11 @@ def member(shard: int, name: str) -> Member:
     for one in found:
         if one.name == name:
             return one
-    raise UnknownNode(
-        f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(one.name for one in found)}"
-    )
+    raise _unknown(shard, name, (one.name for one in found))
+
+
+def _unknown(shard: int, name: str, known: Iterable[str]) -> UnknownNode:
+    return UnknownNode(f"shard {shard} has no node {name!r} now: those that Patroni knows are {', '.join(known)}")
 
 
 def leader(shard: int) -> Member:
@@ -172,16 +192,19 @@ def servers(shard: int) -> dict[str, Server]:
         return {one.patroni.name: one for one in pool.map(server, asked) if one}
 
 
-def server(node: Node) -> Server | None:
-    """A node's report on itself; None if it does not answer or its Patroni is not known."""
+def server(node: Node, seconds: float = ASK_SECONDS) -> Server | None:
+    """A node's report on itself; None if it does not answer within `seconds` or its Patroni is not known."""
     if not node.patroni:
         return None
     try:
-        status, data = _call(node.patroni, "GET", "/patroni", None, ASK_SECONDS)
-        return msgspec.json.decode(data, type=Server) if status in (200, 503) else None
+        status, data = _call(node.patroni, "GET", "/patroni", None, seconds)
+        told = msgspec.json.decode(data, type=Server) if status in (200, 503) else None
     except (HTTPError, msgspec.DecodeError) as error:
         log.debug("patroni_silent", url=node.patroni, error=str(error))
         return None
+    if told:
+        _names[node.patroni] = told.patroni.name
+    return told
 
 
 _names: dict[str, str] = {}  # by the address of the node's Patroni; a node's name never changes
@@ -189,10 +212,36 @@ _names: dict[str, str] = {}  # by the address of the node's Patroni; a node's na
 
 def name_of(node: Node) -> str:
     """Patroni's name of a node; `host:port` if Patroni has not returned one."""
-    address = node.patroni or ""
-    if address not in _names and (told := server(node)):
-        _names[address] = told.patroni.name
-    return _names.get(address, f"{node.host}:{node.port}")
+    if node.patroni not in _names:
+        server(node)
+    return known_name(node) or f"{node.host}:{node.port}"
+
+
+def known_name(node: Node) -> str | None:
+    """Patroni's name of a node, if this process has learned it."""
+    return _names.get(node.patroni or "")
+
+
+def learn_names(shard: int) -> None:
+    """Learn the names of a shard's nodes, also of those that do not answer, from one that does. Raises
+    `PatroniUnavailable`."""
+    named = {(one.host, one.port): one.name for one in members(shard)}
+    for node in nodes(shard):
+        if node.patroni and (name := named.get((node.host, node.port))):
+            _names[node.patroni] = name
+
+
+def node_named(shard: int, name: str) -> Node:
+    """The server of this name in the settings, whether it answers or not; `host:port` will do. Raises `UnknownNode`,
+    `PatroniUnavailable`."""
+    servers: list[Node] = settings.TALLY.shards[shard].nodes
+    for is_first in (True, False):
+        for node in servers:
+            if name in (known_name(node), f"{node.host}:{node.port}"):
+                return node
+        if is_first:
+            learn_names(shard)
+    raise _unknown(shard, name, (known_name(node) or f"{node.host}:{node.port}" for node in servers))
 
 
 def configuration(shard: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from django.conf import settings
 
-from replication import apply_delay, comparisons, patroni, steering
+from replication import apply_delay, comparisons, copies, patroni, steering
 from replication.comparisons import Comparison
 from replication.patroni import Member, PatroniUnavailable, Server
 from replication.steering import Quorum
@@ -63,13 +63,16 @@ class Replica(msgspec.Struct, frozen=True):
 
 
 class ShardStatus(msgspec.Struct, frozen=True):
-    """A shard at a glance. `quorum` is None while unknown."""
+    """A shard at a glance. `copies`: its primary and the replicas that stream from it, 0 while no primary answers;
+    `copies_wanted`: what the settings name. `quorum` is None while unknown."""
 
     shard: int
     slots: int
     primary: str | None
     replicas: int
     following: int
+    copies: int
+    copies_wanted: int
     quorum: Quorum | None
 
 
@@ -88,15 +91,17 @@ def shards() -> list[ShardStatus]:
 
 def _shard(shard: int, slots: int) -> ShardStatus:
     members: list[Member] = []
-    quorum = None
+    quorum, count = None, 0
     try:
         members = patroni.members(shard)
         quorum = steering.get_quorum(shard)
-    except (PatroniUnavailable, ShardUnavailable) as error:
+        count = 1 + len({member.name for member in members}.intersection(copies.ask_primary(shard).streaming))
+    except (PatroniUnavailable, ShardUnavailable, psycopg.Error) as error:
         log.warning("shard_unseen", shard=shard, error=str(error).strip())
     primary = next((member.name for member in members if member.is_leader), None)
     following = [member for member in members if not member.is_leader and member.state == "streaming"]
-    return ShardStatus(shard, slots, primary, settings.TALLY.shards[shard].replicas, len(following), quorum)
+    replicas = settings.TALLY.shards[shard].replicas
+    return ShardStatus(shard, slots, primary, replicas, len(following), count, replicas + 1, quorum)
 
 
 def replicas(shard: int) -> list[Replica]:

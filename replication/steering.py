@@ -39,7 +39,7 @@ IN_FORCE = f"""
 SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
        {flush.QUORUM},
        coalesce(current_setting('tally.quorum_strict', true), '') = 'on',
-       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"""  # noqa: S608 - a constant
+       (SELECT count(*) FROM pg_stat_replication WHERE {flush.FOLLOWS})"""  # noqa: S608 - a constant
 TRYING = ("restart", "starting", "changing")  # Patroni's first word while a node tries to start or to follow
 DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
 _FORCE_SECONDS = 5.0
@@ -144,6 +144,8 @@ def switchover(shard: int, candidate: str | None, order: Order) -> str:
 
     Raises `Refused`, `PatroniUnavailable`.
     """
+    if candidate is not None:
+        patroni.check_name(shard, candidate)
     with recorded(shard, "switchover", order, candidate or "") as record:
         primary = patroni.leader(shard)
         if candidate == primary.name:
@@ -162,6 +164,7 @@ def failover(shard: int, candidate: str, order: Order) -> str:
     For use when there is no primary and Patroni chooses none. Commits that the candidate lacks are applied again from
     the journal.
     """
+    patroni.check_name(shard, candidate)
     with recorded(shard, "failover", order, candidate) as record:
         node = patroni.member(shard, candidate)
         if node.is_leader:
@@ -175,6 +178,7 @@ def rejoin(shard: int, name: str, order: Order) -> str:
 
     Returns Patroni's answer. Raises `Refused`, `PatroniUnavailable`.
     """
+    patroni.check_name(shard, name)
     with recorded(shard, "rejoin", order, name) as record:
         record.outcome = _acted(*patroni.act(shard, _replica(shard, name), "POST", "/restart", {}))
         return record.outcome
@@ -186,6 +190,7 @@ def reinitialise(shard: int, name: str, order: Order) -> str:
     Returns Patroni's answer once the copy has begun. Raises `Refused` (also if a copy is already running),
     `PatroniUnavailable`.
     """
+    patroni.check_name(shard, name)
     with recorded(shard, "reinitialise", order, name) as record:
         node = _replica(shard, name)
         status, text = patroni.act(shard, node, "POST", "/reinitialize", {"from_leader": True})
@@ -215,6 +220,7 @@ def set_apply_delay(shard: int, name: str, delay: ApplyDelay, order: Order) -> i
 
     Raises `Refused` (also if this host cannot write the node's configuration), `PatroniUnavailable`.
     """
+    patroni.check_name(shard, name)
     with recorded(shard, f"apply delay {delay}", order, name) as record:
         node, path = _configured(shard, name)
         milliseconds = delay.choose()

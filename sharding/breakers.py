@@ -1,7 +1,7 @@
 """A circuit breaker for each shard and role. All processes share its state through the cache's Redis.
 
-Only connection errors count as failures: a query that PostgreSQL answered with an error shows that the shard is up.
-Without the cache's Redis the breakers count as closed.
+Connection errors count as failures, and damaged data: another server may have it whole. Any other error that PostgreSQL
+answers shows that the shard is up. Without the cache's Redis the breakers count as closed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
 
+FAILURES = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.DataCorrupted,
+    psycopg.errors.IndexCorrupted,
+)
 log = structlog.get_logger(__name__)
 
 
@@ -44,7 +50,7 @@ def _breaker(alias: str) -> Breaker:
         _SharedStorage(STATE_CLOSED, redis.cache(), namespace=alias),
         failures=settings.TALLY.breaker_failures,
         reset_seconds=settings.TALLY.breaker_reset_seconds,
-        is_failure=lambda error: isinstance(error, psycopg.OperationalError | psycopg.InterfaceError),
+        is_failure=lambda error: isinstance(error, FAILURES),
         refusal=lambda reason: ShardUnavailable(shard_of(alias), reason),
     )
 
@@ -54,5 +60,5 @@ def call(alias: str, function: Callable[[], T]) -> T:
     function raises."""
     try:
         return _breaker(alias).call(function)
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except FAILURES as error:
         raise ShardUnavailable(shard_of(alias), f"{alias}: {str(error).strip()}") from error

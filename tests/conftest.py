@@ -66,6 +66,12 @@ def key() -> str:
     return f"test:{uuid4().hex}"
 
 
+def fresh_address() -> str:
+    """An address that no other test uses: so one test's log-ins do not count for another."""
+    last = uuid4().bytes
+    return f"10.{last[0]}.{last[1]}.{last[2]}"
+
+
 @pytest.fixture(scope="module")
 def browse(cluster: Cluster) -> Iterator[Callable[..., Browser]]:
     """Makes browsers: of a superuser, or of staff who have certain permissions. Each comes from an address of its
@@ -77,11 +83,12 @@ def browse(cluster: Cluster) -> Iterator[Callable[..., Browser]]:
     users: list[models.User] = []
 
     def browse(*permissions: str, superuser: bool = False, log_in: bool = True) -> Browser:
-        # Straight to an API process, where X-Real-IP is the test's to give: so one test's log-ins do not count for
-        # another.
-        last = uuid4().bytes
-        headers = {"X-Real-IP": f"10.{last[0]}.{last[1]}.{last[2]}", "Host": cluster.url.removeprefix("http://")}
-        browser = Browser(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, follow_redirects=True)
+        browser = Browser(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Host": cluster.url.removeprefix("http://"), **cluster.from_address(fresh_address())},
+            timeout=60,
+            follow_redirects=True,
+        )
         opened.append(browser)
         if log_in:
             user = models.User.objects.create_user(f"u{uuid4().hex}", is_staff=True, is_superuser=superuser)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.chaos import broken, picture, report, stock, subject, trial, verdict
+from benchmarks.chaos.damage import all_damages
 from benchmarks.chaos.fault import Fault
 from benchmarks.chaos.floods import all_floods
 from benchmarks.chaos.freezes import all_freezes
@@ -40,7 +41,7 @@ class Outcome:
 
 def all_faults() -> list[Fault]:
     """Every fault there is."""
-    return [*roles(), *all_freezes(), *all_floods(), *all_messages(), *all_scalings(), *pairs()]
+    return [*roles(), *all_freezes(), *all_floods(), *all_messages(), *all_scalings(), *all_damages(), *pairs()]
 
 
 def faults_named(names: str) -> list[Fault]:
@@ -110,7 +111,7 @@ def main() -> int:
         document = report.document(outcome.verdict, costs, outcome.trial, seed=options.seed, stock=compared)
         report.save(options.json, document)
         title = f"Tally under {document['faults']} faults in {document['minutes']:.0f} minutes (seed {options.seed})"
-        picture.draw(options.picture, outcome.trial, outcome.load.sampler.samples, outcome.verdict, title)
+        picture.draw(options.picture, outcome.trial, outcome.load, outcome.verdict, title)
         console.print(f"written: {options.json}, {options.picture}")
     finally:
         if own:

@@ -168,7 +168,8 @@ def kill_both(first: Callable[[Scene], str], second: Callable[[Scene], str], sce
     return f"{first(scene)} and {second(scene)}"
 
 
-def _walsenders(row: dict[str, Any]) -> list[psutil.Process]:
+def walsenders(row: dict[str, Any]) -> list[psutil.Process]:
+    """The processes of a primary that send WAL. Raises `NotPossible` if there is none."""
     senders = titled(family(row)[1:], "walsender")
     if not senders:
         raise NotPossible(f"{row['name']} has no WAL sender")
@@ -178,7 +179,7 @@ def _walsenders(row: dict[str, Any]) -> list[psutil.Process]:
 def cut_off_and_kill_worker(scene: Scene) -> str:
     """The replica gets nothing, so batches stay in the journal; a new worker finds them all in the ledger (I2)."""
     shard = scene.shard()
-    with frozen(_walsenders(primary_of(scene, shard))):
+    with frozen(walsenders(primary_of(scene, shard))):
         time.sleep(2)
         workers = scene.subject.rows("worker", shard)
         kill([process for row in workers for process in family(row)])
@@ -189,7 +190,7 @@ def cut_off_and_kill_worker(scene: Scene) -> str:
 def cut_off_and_kill_primary(scene: Scene) -> str:
     """A primary dies with commits that its replica never got: only the journal has them (I3)."""
     row = primary_of(scene, scene.shard())
-    with frozen(_walsenders(row)):
+    with frozen(walsenders(row)):
         time.sleep(3)
         kill(family(row))
     return str(row["name"])

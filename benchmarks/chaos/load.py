@@ -12,7 +12,7 @@ from benchmarks.chaos.client import PATIENCE_SECONDS, Client
 from benchmarks.chaos.expected_counts import ExpectedCounts, Favour
 from benchmarks.chaos.mix import Mixer, Names
 from benchmarks.chaos.probes import Epoch, Pulse, Reader, Successes, Waiter, guarded
-from benchmarks.chaos.sampler import Sampler
+from benchmarks.chaos.sampler import CopiesSampler, Sampler
 from benchmarks.chaos.subject import Subject
 
 READ_KEYS = 100  # of each shard
@@ -46,6 +46,7 @@ class Load:
             Reader(subject.wire(), keys[1:], self.epoch, stream(seed, f"reader{n}")) for n, keys in enumerate(by_shard)
         ]
         self.sampler = Sampler(subject, self.accepted, self.read)
+        self.copies = CopiesSampler(subject)
         self._threads: list[threading.Thread] = []
 
     def _client(self, name: str) -> Client:
@@ -92,7 +93,7 @@ class Load:
 
     def start(self) -> None:
         """Start all threads."""
-        runs: list[Callable[[threading.Event], None]] = [self.pulse.run, self.sampler.run]
+        runs: list[Callable[[threading.Event], None]] = [self.pulse.run, self.sampler.run, self.copies.run]
         runs += [one.run for some in (self.mixers, self.waiters, self.crowd, self.readers) for one in some]
         for run in runs:
             thread = threading.Thread(target=guarded(run, self._stop, self.failures), daemon=True)

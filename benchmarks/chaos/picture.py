@@ -1,15 +1,17 @@
-"""The picture: throughput and backlog over time, faults marked."""
+"""The picture: throughput, copies and backlog over time, faults marked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.chaos.sampler import Sample
+from benchmarks.chaos.load import Load
+from benchmarks.chaos.sampler import Copies, Sample
 from benchmarks.chaos.trial import Trial
 from benchmarks.chaos.verdict import Verdict
 from benchmarks.style import BLUE as WRITES
@@ -17,6 +19,7 @@ from benchmarks.style import GRID, MUTED, STYLE
 from benchmarks.style import ORANGE as BACKLOG
 
 READS = "#8a9ba8"
+FEWER, NONE = "#f0a030", "#c0392b"  # copies of a shard
 FAMILIES = {  # what a fault hits → (label, colour, marker)
     "postgres": ("databases, etcd", "#7a3e9d", "v"),
     "redis": ("Redis", "#c0392b", "s"),
@@ -25,7 +28,7 @@ FAMILIES = {  # what a fault hits → (label, colour, marker)
 }
 ROOM = 1.25  # above the curves, for the legend
 _HITS = (
-    *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd")),
+    *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd", "directory", "page")),
     *((word, "redis") for word in ("redis", "journal")),
     *((word, "worker") for word in ("worker", "beat", "queue", "message")),
 )
@@ -36,8 +39,9 @@ def family_of(name: str) -> str:
     return next((family for word, family in _HITS if word in name), "front")
 
 
-def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, title: str) -> None:
+def draw(path: Path, trial: Trial, load: Load, verdict: Verdict, title: str) -> None:
     """Write the picture."""
+    samples = load.sampler.samples
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure, (top, marks, bottom) = plt.subplots(
             3, 1, sharex=True, figsize=(11, 6.2), height_ratios=(5, 1.5, 3), gridspec_kw={"hspace": 0.08}
@@ -45,6 +49,7 @@ def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, 
         minutes = [(sample.at - trial.started) / 60 for sample in samples]
         _throughput(top, minutes, samples)
         _faults(marks, trial)
+        _copies(marks, trial, load.copies.samples)
         _backlog(bottom, minutes, samples)
         for axes in (top, marks, bottom):
             for one in trial.struck:
@@ -60,9 +65,9 @@ def draw(path: Path, trial: Trial, samples: Sequence[Sample], verdict: Verdict, 
             axes.tick_params(length=0)
         bottom.set_xlabel("minutes")
         bottom.set_xlim(0, max(minutes, default=1))
-        figure.suptitle(title, x=0.1, y=0.975, ha="left", fontsize=13, fontweight="bold")
-        figure.text(0.1, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
-        figure.subplots_adjust(left=0.1, right=0.985, top=0.88, bottom=0.08)
+        figure.suptitle(title, x=0.12, y=0.975, ha="left", fontsize=13, fontweight="bold")
+        figure.text(0.12, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
+        figure.subplots_adjust(left=0.12, right=0.985, top=0.88, bottom=0.08)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, facecolor="white")
         plt.close(figure)
@@ -92,8 +97,19 @@ def _faults(axes: Axes, trial: Trial) -> None:
         ]
         axes.axhline(row, color=GRID, lw=0.7, zorder=1)
         axes.scatter(at, [row] * len(at), s=26, color=colour, marker=marker, zorder=3, linewidths=0)
-    axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.set_yticks(range(len(order)), [label for label, _, _ in FAMILIES.values()])
+    axes.set_ylim(len(order) + 0.6, -0.6)
+    axes.set_yticks(range(len(order) + 1), [*(label for label, _, _ in FAMILIES.values()), "copies, fewest"])
+
+
+def _copies(axes: Axes, trial: Trial, samples: Sequence[Copies]) -> None:
+    """A bar for the shard with the fewest copies: pale while it has all, red while it has none that takes writes."""
+    full = max((sample.least for sample in samples), default=0)
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for before, after in pairwise(samples):
+        colour = GRID if before.least == full else FEWER if before.least else NONE
+        spans.setdefault(colour, []).append(((before.at - trial.started) / 60, (after.at - before.at) / 60))
+    for colour, bars in spans.items():
+        axes.broken_barh(bars, (len(FAMILIES) - 0.3, 0.6), color=colour, lw=0)
 
 
 def _backlog(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:

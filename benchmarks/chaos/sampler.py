@@ -1,10 +1,10 @@
-"""Throughput and backlog over time, sampled twice a second."""
+"""Throughput, backlog and copies over time, sampled twice a second."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
@@ -22,6 +22,38 @@ class Sample(NamedTuple):
     writes: float
     reads: float
     depth: int | None
+
+
+class Copies(NamedTuple):
+    """How many copies the shard with the fewest has: its primary, if it answers, and the replicas that stream."""
+
+    at: float
+    least: int
+
+
+def longest_lack(samples: Sequence[Copies], full: int) -> float:
+    """The longest time for which some shard had fewer than `full` copies, in seconds."""
+    longest, since = 0.0, None
+    for sample in samples:
+        if sample.least >= full:
+            since = None
+        else:
+            since = sample.at if since is None else since
+            longest = max(longest, sample.at - since)
+    return longest
+
+
+class CopiesSampler:
+    """Counts copies until told to stop. It has a thread of its own, as it waits for servers that are down."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.samples: list[Copies] = []
+        self._subject = subject
+
+    def run(self, stop: threading.Event) -> None:
+        shards = range(len(self._subject.shards))
+        while not stop.wait(PERIOD_SECONDS):
+            self.samples.append(Copies(time.monotonic(), min(map(self._subject.copies, shards))))
 
 
 class Sampler:

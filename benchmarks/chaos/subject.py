@@ -74,18 +74,26 @@ class Subject:
     def database(self, shard: int, target: str = "primary") -> Iterator[psycopg.Connection[Any]]:
         """A connection to the primary or a standby of a shard, in autocommit. Raises `psycopg.OperationalError`."""
         nodes = self.shards[shard]["nodes"]
-        with psycopg.connect(
-            host=",".join(node["host"] for node in nodes),
-            port=",".join(str(node["port"]) for node in nodes),
+        hosts, ports = ",".join(node["host"] for node in nodes), ",".join(str(node["port"]) for node in nodes)
+        with self._connect(host=hosts, port=ports, target_session_attrs=target) as conn:
+            yield conn
+
+    @contextlib.contextmanager
+    def server(self, node: Mapping[str, Any]) -> Iterator[psycopg.Connection[Any]]:
+        """A connection to one server, whatever its role, in autocommit. Raises `psycopg.OperationalError`."""
+        with self._connect(host=node["host"], port=node["port"]) as conn:
+            yield conn
+
+    def _connect(self, **address: Any) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            **address,
             dbname=self.env["TALLY_DATABASE_NAME"],
             user=self.env["TALLY_DATABASE_USER"],
             password=self.env["TALLY_DATABASE_PASSWORD"],
-            target_session_attrs=target,
             connect_timeout=2,
             tcp_user_timeout=5000,
             autocommit=True,
-        ) as conn:
-            yield conn
+        )
 
     def queued(self, shard: int) -> int:
         """Messages in a shard's queue that no worker has taken. Raises `RedisError`."""
@@ -148,6 +156,14 @@ class Subject:
     def replicas(self, shard: int) -> int:
         """How many replicas a shard is meant to have."""
         return len(self.shards[shard]["nodes"]) - 1
+
+    def copies(self, shard: int) -> int:
+        """How many copies a shard has now: its primary, if it answers, and the replicas that stream."""
+        try:
+            with self.database(shard) as conn:
+                return 1 + int(conn.execute(STREAMING).fetchall()[0][0])
+        except psycopg.Error:
+            return 0
 
     def last_copy(self, shard: int) -> str:
         """Return which server of a shard gets a commit last: its replica, or its primary if it has none."""

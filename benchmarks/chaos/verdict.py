@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from benchmarks.chaos.expected_counts import Entry, ExpectedCounts, counts_of, out_of_order
 from benchmarks.chaos.load import Load
+from benchmarks.chaos.sampler import longest_lack
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial, wait_until
 from counters.write_id import WriteId
@@ -24,11 +25,13 @@ from sharding.lanes import Lane
 QUIET_SECONDS = 120.0
 QUEUE_SECONDS = 30.0  # for the messages that are left
 RESULT_SECONDS = 3.0  # for one result when nothing else goes on
+COPIES_SECONDS = 120.0  # for the copies of a shard to stream and to be equal
 SAMPLE = 200  # writes whose status is asked of the API
 SHOWN = 12
 
 COUNTERS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
 COPY = "SELECT key, value, version FROM counter"
+SENDERS = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"
 REJECTED = "SELECT id, index FROM outcome WHERE status = 'rejected' AND key >= %s AND key < %s"
 # An increment that a set voided in the same transaction: nobody has looked whether it would have fitted, and it makes
 # no difference.
@@ -82,6 +85,9 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
         "attempts without an answer": sum(one.retries for one in clients),
         "attempts answered with 503": sum(one.refused for one in clients),
         "results compared": sum(len(one.waited) for one in clients),
+        "seconds without a copy of some shard, at most": round(
+            longest_lack(load.copies.samples, 1 + subject.replicas(0))
+        ),
         "reads": load.read(),
         "reads older than before, after the cache was lost": sum(
             reader.went_back_with_the_cache for reader in load.readers
@@ -216,26 +222,51 @@ def _is_voided(subject: Subject, id: str, key: str) -> bool:
 
 
 def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> None:
-    """Primary == replica, for every row of every counter on the shard."""
-    rows = 0
+    """Every copy of each shard streams, and primary == replica for every row of every counter, within two minutes."""
+    rows = copies = 0
     for shard in range(len(subject.shards)):
-        if not subject.replicas(shard):
-            continue
-        for _ in polling.attempts(30, pause=0.5):
-            primary, replica = _copy(subject, shard, "primary"), _copy(subject, shard, "standby")
-            if primary == replica:
+        for _ in polling.attempts(COPIES_SECONDS, pause=1.0):
+            primary, lacking = lacking_copies(subject, shard)
+            if not lacking:
                 break
-        rows += len(primary)
-        verdict.find(
-            f"shard {shard}: primary has {key} {primary.get(key)}, replica {replica.get(key)}"
-            for key in _different(primary, replica)
-        )
+        rows += len(primary) * subject.replicas(shard)
+        copies += 1 + subject.replicas(shard) - len(lacking)
+        verdict.find(lacking)
     verdict.figures["rows compared between primary and replica"] = rows
+    verdict.figures["copies that are equal and stream"] = copies
 
 
-def _copy(subject: Subject, shard: int, target: str) -> dict[str, tuple[int, int]]:
-    with subject.database(shard, target) as conn:
-        return {key: (value, version) for key, value, version in conn.execute(COPY)}
+def lacking_copies(subject: Subject, shard: int) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """The rows of a shard's primary, and one text for each of its replicas that does not stream or differs."""
+    with subject.database(shard) as conn:
+        port = conn.info.port
+        senders = {name for (name,) in conn.execute(SENDERS)}
+        primary = _rows(conn)
+    texts = []
+    for number, node in enumerate(subject.shards[shard]["nodes"], 1):
+        name = f"shard-{shard}-node-{number}"
+        if node["port"] == port:
+            continue
+        if name not in senders:
+            texts.append(f"shard {shard} has lost a copy: {name} does not stream")
+            continue
+        try:
+            with subject.server(node) as conn:
+                replica = _rows(conn)
+        except psycopg.Error as error:
+            texts.append(f"shard {shard} has lost a copy: {name} cannot be read: {error}")
+            continue
+        if different := _different(primary, replica):
+            key = different[0]
+            texts.append(
+                f"shard {shard}: {len(different)} keys differ, such as {key}: the primary has {primary.get(key)}, "
+                f"{name} {replica.get(key)}"
+            )
+    return primary, texts
+
+
+def _rows(conn: psycopg.Connection[Any]) -> dict[str, tuple[int, int]]:
+    return {key: (value, version) for key, value, version in conn.execute(COPY)}
 
 
 def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -30,9 +30,7 @@ def run(context: Context) -> Part:
     many = [_multi_get(single.drawn[start : start + MANY]) for start in range(0, len(single.drawn), MANY)]
     shares = Shares()
     with contextlib.ExitStack() as stack:
-        empty = stack.enter_context(
-            house.server(context, "benchmarks.peers.empty_view:application", house.GRANIAN_ASGI)
-        )
+        empty = stack.enter_context(house.server(context, "benchmarks.peers.empty_view:application", house.UVICORN))
         sides = {
             TALLY: _side(context, context.addresses(), one, shares),
             EMPTY: _side(context, empty, theirs),

@@ -40,18 +40,6 @@ GRANIAN = (
     "--backpressure",
     "256",
 )
-GRANIAN_ASGI = (
-    "-m",
-    "granian",
-    "--interface",
-    "asginl",
-    "--loop",
-    "uvloop",
-    "--workers",
-    "1",
-    "--backpressure",
-    "2048",
-)
 UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 
 
@@ -114,7 +102,7 @@ def _nginx(context: Context, ports: Sequence[int], log: Path) -> contextlib.Abst
     directory["nginx"].mkdir(parents=True)
     named = {"nginx": ports[0], **{f"api-{number}": port for number, port in enumerate(ports[1:], 1)}}
     layout = Layout(scale={"api": len(ports) - 1, "worker": 0, "spill-worker": 0}, ports=named)
-    (directory["nginx"] / "nginx.conf").write_text(configs.nginx(layout, directory, as_root=os.geteuid() == 0))
+    (directory["nginx"] / "nginx.conf").write_text(configs.nginx(layout, directory, "", as_root=os.geteuid() == 0))
     return process(
         [str(programs.find().nginx), "-p", f"{directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"], log
     )

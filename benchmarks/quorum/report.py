@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import document
-from benchmarks.chaos.subject import Subject
-from benchmarks.quorum import burst, steer
+from benchmarks.quorum import burst, deployment, steer
+from benchmarks.quorum.deployment import Deployment
 
 KEYS = (10, 10_000)
 WAIT_SECONDS = 30
 DIGEST_SECONDS = 30
+MOST_NAMED = 100  # keys that differ
 API = 4  # processes
 ROOM = 512  # threads of each, which can hold a client that waits
 ENVIRONMENT = {name: str(ROOM) for name in ("TALLY_API_THREADS", "TALLY_MAX_WAITING", "TALLY_MAX_WRITING")}
@@ -47,7 +48,7 @@ class Latency:
 @dataclass
 class Step:
     """One quorum. `mismatched_keys`: on all followers together, beside the leader, and on the leader beside what was
-    acknowledged."""
+    acknowledged. `mismatched` names them, by who differs; a follower names a hundred at most."""
 
     quorum: int
     in_force_seconds: float
@@ -56,6 +57,7 @@ class Step:
     mismatched_keys: int
     followers_compared: int
     troubles: list[str] = field(default_factory=list)
+    mismatched: dict[str, list[str]] = field(default_factory=dict)
 
     def latency(self, load: str, keys: int) -> Latency:
         """What was measured under this load over so many keys."""
@@ -86,34 +88,40 @@ class Found:
 
 
 class Sweep:
-    """Writes through the API of one cluster, and the counts of what was acknowledged."""
+    """Writes through the API of one deployment to one of its shards, and the counts of what was acknowledged.
+
+    `delays`: the range of the followers' delays in ms; None leaves them as they are.
+    """
 
     def __init__(  # noqa: PLR0913
         self,
-        subject: Subject,
+        target: Deployment,
         *,
         writes: int,
         rounds: int,
         spread: float,
         seed: int,
-        delays: tuple[int, int],
+        delays: tuple[int, int] | None,
         tell: Tell,
     ) -> None:
-        self.subject, self.writes, self.rounds, self.spread, self.tell = subject, writes, rounds, spread, tell
+        self.deployment, self.writes, self.rounds, self.spread, self.tell = target, writes, rounds, spread, tell
         self.rng = random.Random(seed)  # noqa: S311 - the same delays and load in each run
-        self.followers = [one["node"] for one in steer.followers(subject)]
-        self.delays = sorted(self.rng.randint(*delays) for _ in self.followers)
+        self._set_delays = delays is not None
+        found = steer.delays(target)
+        self.followers = list(found)
+        self.delays = sorted(found.values() if delays is None else (self.rng.randint(*delays) for _ in found))
         self.rng.shuffle(self.followers)
         self.expected: Counter[str] = Counter()
         self.run = f"quorum:{time.time_ns():x}"
-        # Straight to the processes: nginx would connect to them anew for each of thousands of clients at once.
-        self.hosts = [f"127.0.0.1:{row['port']}" for row in subject.rows("api")]
+        self._names: dict[int, list[str]] = {}
 
     def measure(self, quorums: Sequence[int]) -> Found:
         """All steps. Raises `OSError`, `TimeoutError`, `NoAnswer`, `RuntimeError`."""
         began = time.monotonic()
-        self.tell("each follower gets its delay")
-        steer.set_delays(self.subject, dict(zip(self.followers, self.delays, strict=True)))
+        if self._set_delays:
+            self.tell("each follower gets its delay")
+            steer.set_delays(self.deployment, dict(zip(self.followers, self.delays, strict=True)))
+        self._names = {keys: deployment.names(self.deployment, f"{self.run}:{keys}", keys) for keys in KEYS}
         self._warm()
         steps = [self._step(quorum) for quorum in quorums]
         return Found(
@@ -128,19 +136,30 @@ class Sweep:
 
     def _step(self, quorum: int) -> Step:
         self.tell(f"quorum {quorum}: waiting for Patroni")
-        seconds = steer.set_quorum(self.subject, quorum)
+        seconds = steer.set_quorum(self.deployment, quorum)
         latencies = [self._latency(quorum, keys, load) for load in ("steady", "burst") for keys in KEYS]
         self.tell(f"quorum {quorum}: comparing {len(self.followers)} followers with the leader")
-        compared, mismatched, troubles = self._parity()
+        compared, mismatched, differing, troubles = self._parity()
+        wrong = self._miscounted()
         delay = self.delays[quorum - 1] if quorum else None
         if delay and (least := min(one.quantiles_ms[0] for one in latencies)) < delay:
             troubles.append(
                 f"a write was committed after {least:g} ms, before the follower that decides can have applied it ({delay} ms)"
             )
-        return Step(quorum, round(seconds, 2), delay, latencies, mismatched + self._miscounted(), compared, troubles)
+        named = {**differing, "leader, beside what was acknowledged": wrong[:MOST_NAMED]}
+        return Step(
+            quorum,
+            round(seconds, 2),
+            delay,
+            latencies,
+            mismatched + len(wrong),
+            compared,
+            troubles,
+            {who: keys for who, keys in named.items() if keys},
+        )
 
     def _latency(self, quorum: int, keys: int, load: str) -> Latency:
-        names = [f"{self.run}:{keys}:{n}" for n in range(keys)]
+        names = self._names[keys]
         took, seconds = list[float](), 0.0
         rounds, spread = (self.rounds, 0.0) if load == "burst" else (1, self.spread)
         for number in range(rounds):
@@ -162,27 +181,36 @@ class Sweep:
     def _write(self, keys: Sequence[str], spread: float = 0.0) -> list[burst.Answer]:
         """Add one to each of these. Raises `RuntimeError` for an answer other than 200."""
         query, body = f"increments?wait={WAIT_SECONDS}", b'{"delta":1}'
-        requests = [burst.request(self.hosts[0], f"/v1/counters/{key}/{query}", self.subject.key, body) for key in keys]
-        answers = burst.send(self.hosts, requests, spread)
+        hosts, token = self.deployment.hosts, self.deployment.key
+        requests = [burst.request(hosts[0], f"/v1/counters/{key}/{query}", token, body) for key in keys]
+        answers = burst.send(hosts, requests, spread)
         if bad := next((answer for answer in answers if answer.status != 200), None):
-            raise RuntimeError(f"a write was answered with {bad.status}: {bad.body.decode(errors='replace')[:300]}")
+            many = (
+                " (too many wait at once: fewer --writes, or a larger TALLY_MAX_WAITING)" if bad.status == 202 else ""
+            )
+            raise RuntimeError(
+                f"a write was answered with {bad.status}{many}: {bad.body.decode(errors='replace')[:300]}"
+            )
         self.expected.update(keys)
         return answers
 
-    def _parity(self) -> tuple[int, int, list[str]]:
-        """Followers compared with the leader, keys that differ, and why a follower could not be compared."""
-        replicas = steer.ask(self.subject, "GET", f"{steer.SHARD}/digest?wait={DIGEST_SECONDS}")["replicas"]
+    def _parity(self) -> tuple[int, int, dict[str, list[str]], list[str]]:
+        """Followers compared with the leader, how many keys differ and which, by follower, and why a follower could not
+        be compared."""
+        path = f"{self.deployment.path}/digest?wait={DIGEST_SECONDS}"
+        replicas = steer.ask(self.deployment, "GET", path)["replicas"]
         compared = [one for one in replicas if one["equal"] is not None]
         troubles = [f"{one['node']}: {one['detail']}" for one in replicas if one["detail"]]
-        return len(compared), sum(one["differing_keys"] or not one["equal"] for one in compared), troubles
+        named = {one["node"]: [difference["key"] for difference in one["differences"]] for one in compared}
+        return len(compared), sum(one["differing_keys"] or not one["equal"] for one in compared), named, troubles
 
-    def _miscounted(self) -> int:
+    def _miscounted(self) -> list[str]:
         """Keys whose value on the leader is not what was acknowledged."""
-        wrong, keys = 0, list(self.expected)
+        wrong, keys = list[str](), list(self.expected)
         for start in range(0, len(keys), 500):
             query = "&".join(f"key={key}" for key in keys[start : start + 500])
-            found = steer.ask(self.subject, "GET", f"/v1/counters?consistency=primary&{query}")["results"]
-            wrong += sum(one["value"] != self.expected[one["key"]] for one in found)
+            found = steer.ask(self.deployment, "GET", f"/v1/counters?consistency=primary&{query}")["results"]
+            wrong += [one["key"] for one in found if one["value"] != self.expected[one["key"]]]
         return wrong
 
 

@@ -1,6 +1,6 @@
 """The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters,
-rejected operations and forwarded batches, reconciliation, the shards and their servers. It changes counters through
-`counters.intake` and servers through `replication.steering`."""
+rejected operations and forwarded batches, reconciliation, statistics of the components, the shards and their servers. It
+changes counters through `counters.intake` and servers through `replication.steering`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey
@@ -8,6 +8,7 @@ from rest_framework_api_key.models import APIKey
 from counters import models
 from counters.admin.api_keys import ApiKeyAdmin
 from counters.admin.applied_records import ForwardedBatchAdmin, RejectedOperationAdmin
+from counters.admin.components import ComponentAdmin
 from counters.admin.counters import CounterAdmin
 from counters.admin.dead_letters import DeadLetterAdmin
 from counters.admin.journal import JournalAdmin
@@ -19,6 +20,7 @@ admin.site.site_title = admin.site.site_header = "Tally"
 admin.site.index_title = "Administration"
 admin.site.unregister(APIKey)  # the library's own model, which has no scopes
 admin.site.register(models.ApiKey, ApiKeyAdmin)
+admin.site.register(models.Component, ComponentAdmin)
 admin.site.register(models.Counter, CounterAdmin)
 admin.site.register(models.JournalEntry, JournalAdmin)
 admin.site.register(models.DeadLetter, DeadLetterAdmin)

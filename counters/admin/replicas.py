@@ -18,6 +18,7 @@ from counters.admin import listing
 from counters.admin.filters import Filter, ReplicaFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
+from counters.operators import health
 from replication import status, steering
 from replication.interventions import Order
 from replication.models import Intervention
@@ -159,7 +160,7 @@ class ReplicaAdmin(SteeringAdmin):
     }
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
-        """The chosen shards' servers, by shard and name."""
+        """The chosen shards' servers, by shard and name, and how many copies of the data there are."""
 
         def look(shard: int, _limit: int) -> list[Row]:
             try:
@@ -167,7 +168,8 @@ class ReplicaAdmin(SteeringAdmin):
             except PatroniUnavailable as error:
                 raise ShardUnavailable(shard, str(error)) from error
 
-        return listing.page(form.shards(), look, place=lambda row: row.shard), {}
+        redundancy = health.look().result().redundancy
+        return listing.page(form.shards(), look, place=lambda row: row.shard), {"redundancy": redundancy}
 
     def asking_for(self, id: str) -> dict[str, str]:
         """By its shard."""

@@ -1,18 +1,20 @@
 """`Authorization: Api-Key …`: who calls, and what the key allows.
 
-The keys are few, and every request needs one, so each process holds all of them. It rereads them every
-`TALLY_API_KEY_TTL_SECONDS` (`counters.api.application`), and when it sees an unknown key, at most twice a second. While
-the control database is down it uses the keys it has.
+The keys are few, and every request needs one, so each process holds all of them. It rereads them twice in each
+`TALLY_API_KEY_TTL_SECONDS`, idle or not, and when it sees an unknown key, at most twice a second. While the control
+database is down it uses the keys it has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, ClassVar
 
 import structlog
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.utils import timezone
@@ -26,7 +28,8 @@ from counters.models import ApiKey, Scope
 
 KEYWORD = "Api-Key"
 _UNKNOWN_KEY_SECONDS = 0.5
-_READ_SECONDS = 1.0  # how long a thread waits for another one that reads the keys
+_READ_SECONDS = 1.0  # how long a request with an unknown key waits for a read
+_LEAST_SECONDS = 0.1  # between two reads, whatever the setting
 _MOST_CHECKED = 10_000
 log = structlog.get_logger(__name__)
 
@@ -41,71 +44,126 @@ class Caller:
     is_authenticated: ClassVar[bool] = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """What one read found. `checked` holds the callers of whole keys, so that each key's hash is computed once."""
+
+    by_prefix: dict[str, ApiKey]
+    checked: dict[str, tuple[ApiKey, Caller]]
+
+
 class Keyring:
-    """All API keys, as last read from the control database. Thread-safe."""
+    """All API keys, as last read from the control database.
+
+    It reads in a thread of its own, started from one event loop. Any thread may look up a key, and none waits for the
+    database: a control database that hangs delays only the requests whose key is unknown, and those for a second.
+    """
 
     def __init__(self) -> None:
-        self._keys: dict[str, ApiKey] | None = None
-        self._read_at = 0.0
-        self._lock = Lock()
-        self._checked: dict[str, tuple[ApiKey, Caller]] = {}  # by the whole key, to compute its hash only once
+        self._keys: _Keys | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys")
+        self._reading: asyncio.Future[None] | None = None
+        self._began = float("-inf")  # when the last read began
+        self._failed = False
 
     @property
     def is_loaded(self) -> bool:
         """Whether the keys were ever read."""
         return self._keys is not None
 
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the control database has failed to answer the last read, or is late with this one."""
+        is_late = self._reading is not None and time.monotonic() - self._began > _READ_SECONDS
+        return self._failed or is_late
+
     def known(self, key: str) -> Caller | None:
         """The key's caller, if the key was checked before and is still valid. Does no I/O."""
-        found, caller = self._checked.get(key, (None, None))
+        found, caller = self._keys.checked.get(key, (None, None)) if self._keys else (None, None)
         return None if found is None or _has_expired(found) else caller
 
     def caller(self, key: str) -> Caller | None:
-        """The key's caller; None if the key is unknown, revoked or expired. Raises `Problem` 503 if that cannot be
-        determined."""
+        """The key's caller; None if the key is unknown, revoked or expired. Does no I/O: `look_for` comes first.
+
+        Raises `Problem` 503 if the key is unknown and the control database does not answer.
+        """
         if (caller := self.known(key)) is not None:
             return caller
-        prefix = key.partition(".")[0]
-        found = (self._keys or {}).get(prefix) or self._fresh().get(prefix)
-        if found is None or _has_expired(found) or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
-            return None
-        if len(self._checked) >= _MOST_CHECKED:
-            self._checked.clear()
-        self._checked[key] = found, _caller(found)
-        return self._checked[key][1]
-
-    def _fresh(self) -> dict[str, ApiKey]:
-        """The keys, at most half a second old if the database answers. One thread reads them, others wait briefly for
-        it. Raises `Problem` 503."""
-        if not self._lock.acquire(timeout=_READ_SECONDS):
+        keys = self._keys
+        found = keys.by_prefix.get(_prefix(key)) if keys else None
+        if keys is None or (found is None and self._is_silent):
             raise unavailable(
                 "keys-unavailable", "The control database does not answer, and this API key is not known yet."
             )
-        try:
-            if self._keys is None or time.monotonic() - self._read_at > _UNKNOWN_KEY_SECONDS:
-                self._read()
-            if self._keys is None:
-                raise unavailable(
-                    "keys-unavailable", "The control database did not answer, and no API keys are known yet."
-                )
-            return self._keys
-        finally:
-            self._lock.release()
+        if found is None or _has_expired(found) or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
+            return None
+        if len(keys.checked) >= _MOST_CHECKED:
+            keys.checked.clear()
+        keys.checked[key] = found, _caller(found)  # of this read: a later one may have found the key revoked
+        return keys.checked[key][1]
 
-    def refresh(self) -> None:
-        """Reread the keys; if the database does not answer, keep the old ones."""
-        with self._lock:
-            self._read()
+    async def keep(self) -> None:
+        """Reread the keys until cancelled: twice in `api_key_ttl_seconds`, so a key is refused by then if a read takes
+        less than half of it."""
+        while True:
+            await self.reread()
+            pause = self._began + settings.TALLY.api_key_ttl_seconds / 2 - time.monotonic()
+            await asyncio.sleep(max(pause, _LEAST_SECONDS))
+
+    async def reread(self) -> None:
+        """Wait for the end of the read that is running, or of a new one, whether it finds the keys or not."""
+        await asyncio.wait([self._read_soon()])
+
+    async def look_for(self, header: str) -> None:
+        """If the key of an `Authorization` header is unknown, reread the keys, at most twice a second.
+
+        Waits for the read, but not for a control database that is known not to answer.
+        """
+        key = _key_in(header)
+        if not key or (self._keys and _prefix(key) in self._keys.by_prefix):
+            return
+        if self._reading is None and time.monotonic() - self._began < _UNKNOWN_KEY_SECONDS:
+            return
+        reading = self._read_soon()
+        if not self._is_silent:
+            await asyncio.wait([reading], timeout=self._began + _READ_SECONDS - time.monotonic())
+
+    def _read_soon(self) -> asyncio.Future[None]:
+        """The read that is running, or a new one."""
+        if self._reading is None:
+            self._began = time.monotonic()
+            self._reading = asyncio.get_running_loop().run_in_executor(self._thread, self._read)
+            self._reading.add_done_callback(self._ended)
+        return self._reading
+
+    def _ended(self, _reading: asyncio.Future[None]) -> None:
+        self._reading = None
 
     def _read(self) -> None:
+        """Read the keys; if the database does not answer, keep the old ones."""
         try:
-            keys = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
-            self._keys, self._checked = keys, _still_good(self._checked, keys)
+            found = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
+            checked = self._keys.checked if self._keys else {}
+            self._keys = _Keys(found, _still_good(checked, found))
+            self._failed = False
         except DatabaseError as error:
+            self._failed = True
             log.warning("keys_unread", error=str(error).strip())
+        except Exception:
+            self._failed = True
+            log.exception("keys_unread")
         finally:
             connection.close()  # back to the pool: Django only does this for threads that serve requests
-        self._read_at = time.monotonic()
+
+
+def _prefix(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _key_in(header: str) -> str:
+    """The key of an `Authorization` header; "" if it has none."""
+    keyword, _, key = header.partition(" ")
+    return key.strip() if keyword.lower() == KEYWORD.lower() else ""
 
 
 def _caller(key: ApiKey) -> Caller:
@@ -134,12 +192,12 @@ def known_caller(header: str) -> Caller | None:
 def caller_of(header: str) -> Caller | None:
     """The caller of an `Authorization` header; None if the header is empty. Raises `AuthenticationFailed`, `Problem`
     503."""
-    keyword, _, key = header.partition(" ")
-    if not keyword:
+    if not header.partition(" ")[0]:
         return None
-    if keyword.lower() != KEYWORD.lower() or not key.strip():
+    key = _key_in(header)
+    if not key:
         raise AuthenticationFailed(f"Authorization must be '{KEYWORD} <key>'.")
-    caller = keyring.caller(key.strip())
+    caller = keyring.caller(key)
     if caller is None:
         raise AuthenticationFailed("This API key is unknown, revoked or expired.")
     return caller

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from counters import keys
-from counters.api import answers, bulk, media, problems, requests, waiting
+from counters.api import answers, bulk, media, probes, problems, requests, waiting
 from counters.api.answers import Answer
 from counters.api.authentication import Caller, known_caller
 from counters.api.problems import Problem
@@ -33,6 +33,8 @@ from counters.service import Service
 Headers = list[tuple[bytes, bytes]]
 COUNTERS, INCREMENTS, BULK = "/v1/counters", "/increments", "/v1/increments"
 _COUNTER = COUNTERS + "/"
+_PROBES = (probes.LIVE, probes.READY, probes.HEALTH)
+_PATHS = (COUNTERS, BULK, *_PROBES)
 _JSON = media.JSON.encode()
 _MOST_HOSTS = 100
 _ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a larger one in a thread
@@ -40,7 +42,7 @@ _ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a l
 _NAMES = """
 accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie dnt host if-match
 origin pragma priority referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site
-traceparent tracestate user-agent x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id
+traceparent tracestate user-agent x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id x-tally-proxy
 """
 _PLAIN = frozenset(_NAMES.encode().split())
 
@@ -86,7 +88,7 @@ class FastPath:
         self._service = service
         self._common = {
             path: Common(headers_of(path, False), headers_of(path, True))
-            for path in (COUNTERS, f"{_COUNTER}key", f"{_COUNTER}key{INCREMENTS}", BULK)
+            for path in (COUNTERS, f"{_COUNTER}key", f"{_COUNTER}key{INCREMENTS}", BULK, *_PROBES)
         }
         self._good_hosts: set[bytes] = set()
         # Django's middleware deletes or replaces these cookies if they are invalid.
@@ -95,7 +97,7 @@ class FastPath:
     async def answer(self, request: Request) -> Raw | None:
         """The answer, or None if the view must answer."""
         path = request.path
-        if not (path.startswith((COUNTERS, BULK)) and (plain := self._plain(request.headers))):
+        if not (path.startswith(_PATHS) and (plain := self._plain(request.headers))):
             return None
         match request.method:
             case "GET" if path.startswith(_COUNTER):
@@ -109,6 +111,8 @@ class FastPath:
                 call, view = self._bulk(request, plain), BULK
             case "PUT" | "DELETE" if path.startswith(_COUNTER):
                 call, view = self._change(request, plain, path[len(_COUNTER) :]), f"{_COUNTER}key"
+            case "GET" if path in _PROBES:
+                call, view = probes.answered(path), path
             case _:
                 return None
         common = self._common[view].https if plain.is_https else self._common[view].http
@@ -147,16 +151,8 @@ class FastPath:
         return await self._read([key], answers.one) if not request.query and keys.is_key(key) else None
 
     async def _read_many(self, request: Request) -> Answer | None:
-        try:
-            pairs = parse_qsl(
-                request.query.decode("ascii"), keep_blank_values=True, max_num_fields=settings.TALLY.max_keys
-            )
-        except ValueError:
-            return None
-        wanted = [value for name, value in pairs if name == "key"]
-        if not wanted or len(wanted) < len(pairs) or keys.first_invalid(wanted) is not None:
-            return None
-        return await self._read(wanted, answers.many)
+        wanted = _wanted_keys(request.query)
+        return await self._read(wanted, answers.many) if wanted and keys.first_invalid(wanted) is None else None
 
     async def _read(self, wanted: list[str], show: Callable[[list[Counter]], Answer]) -> Answer | None:
         return show(await self._service.lookups.get(wanted))
@@ -205,6 +201,21 @@ class FastPath:
             return None
         write, count, distinct = decoded
         return answers.bulk(await self._service.intake.submit(write), count, distinct)
+
+
+def _wanted_keys(query: bytes) -> list[str]:
+    """The keys of a query that has nothing else and not too many of them; otherwise none."""
+    most = settings.TALLY.max_keys
+    try:
+        text = query.decode("ascii")
+        if "%" in text or "+" in text:
+            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=most)
+        else:  # the same, without decoding each key
+            pairs = [(name, value) for name, _, value in (field.partition("=") for field in text.split("&", most))]
+    except ValueError:
+        return []
+    wanted = [value for name, value in pairs if name == "key"]
+    return wanted if len(wanted) == len(pairs) <= most else []
 
 
 def _decoded(media_type: str, body: bytes) -> tuple[writes.Write, int, int]:

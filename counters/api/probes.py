@@ -1,98 +1,121 @@
-"""Probes: /health for load balancers, /metrics for Prometheus. Neither raises an exception."""
+"""Probes: /livez, /readyz and /health, and /metrics for Prometheus. None raises an exception or waits for a component
+that hangs.
+
+- /livez: this process answers. Nothing else is looked at: a supervisor should restart it only if this fails.
+- /readyz: it can serve. It has the topology and the API keys, and the journal answers.
+- /health: every component, and how many copies of the data there are.
+
+The first three are answered on the event loop (`fast_path`), so they need no free thread.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, partial
-from typing import Any
+import asyncio
 
-import psycopg
 from django.conf import settings
 from django.http import HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from redis.exceptions import RedisError
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from counters.api import schema
+from counters.api.answers import Answer
 from counters.api.authentication import keyring
-from counters.api.base import ApiView
-from counters.intake import copies
-from runtime import redis
-from sharding import databases, topology
+from counters.api.base import ApiView, Response
+from counters.api.problems import Problem, unavailable
+from counters.api.requests import Health, Probe
+from counters.operators import health
+from counters.operators.health import Component, View
+from runtime import metrics
+from sharding import topology
 
-_SECONDS = 2.0
-
-
-class KeysUnknown(Exception):
-    """This process cannot identify callers yet."""
-
-
-@cache
-def _probers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=8, thread_name_prefix="probe")
+LIVE, READY, HEALTH = "/livez", "/readyz", "/health"
 
 
-def _select_one(alias: str) -> None:
-    with databases.connection(alias) as conn:
-        conn.execute("SELECT 1")
+def own() -> list[Component]:
+    """What this process must have loaded."""
+    loaded = {"topology": topology.is_loaded(), "keys": keyring.is_loaded}
+    return [
+        Component(name, "up") if there else Component(name, "down", "not loaded yet: no database has answered")
+        for name, there in loaded.items()
+    ]
 
 
-def _keys_are_loaded() -> None:
-    if not keyring.is_loaded:
-        raise KeysUnknown("no API keys were read yet: the control database did not answer")
+def _missing(components: list[Component]) -> list[Component]:
+    """What keeps this process from serving."""
+    return [one for one in components if one.name in ("journal", "topology", "keys") and one.status != "up"]
 
 
-def _probes() -> dict[str, Callable[[], Any]]:
-    probes: dict[str, Callable[[], Any]] = {
-        "journal": lambda: redis.journal().ping(),
-        **({"journal-copies": copies.check} if settings.TALLY.journal_replicas else {}),
-        "cache": lambda: redis.cache_unguarded().ping(),
-        "topology": topology.current,
-        "keys": _keys_are_loaded,
-    }
-    for alias in settings.DATABASES:
-        name = "control" if alias == databases.CONTROL else alias
-        probes[name] = partial(_select_one, alias)
-    return probes
+def live() -> Answer:
+    """This process answers."""
+    return Answer(Probe("ok", settings.TALLY.node_id))
 
 
-class HealthView(ApiView):
-    """This process and what it needs."""
+def ready(view: View) -> Answer:
+    """Whether this process can serve. Raises `Problem` 503."""
+    if missing := _missing([*own(), *view.components]):
+        raise unavailable("not-ready", "; ".join(f"{one.name}: {one.detail}" for one in missing) + ".")
+    return live()
+
+
+def whole(view: View) -> Answer:
+    """Every component; 503 if this process cannot serve."""
+    components = [*own(), *view.components]
+    is_ready = not _missing(components)
+    is_ok = all(one.status == "up" for one in components)
+    found = Health(
+        status="down" if not is_ready else "ok" if is_ok else "degraded",
+        live=True,
+        ready=is_ready,
+        node=settings.TALLY.node_id,
+        components=components,
+        redundancy=view.redundancy,
+        at=view.at,
+    )
+    return Answer(found, 200 if is_ready else 503, {} if is_ready else {"Retry-After": "1"})
+
+
+async def answered(path: str) -> Answer:
+    """The answer of one of the three, on an event loop. Raises `Problem`."""
+    if path == LIVE:
+        return live()
+    view = await asyncio.shield(asyncio.wrap_future(health.look()))  # others share it
+    return ready(view) if path == READY else whole(view)
+
+
+class ProbeView(ApiView):
+    """For anyone: load balancers and supervisors have no key."""
 
     authentication_classes = ()
     permission_classes = ()
 
+
+class LiveView(ProbeView):
+    """Whether this process works."""
+
+    @schema.live
+    def get(self, _request: Request) -> Response:
+        """This process answers, whatever it can reach."""
+        return Response(*live())
+
+
+class ReadyView(ProbeView):
+    """Whether this process can serve."""
+
+    @schema.ready
+    def get(self, _request: Request) -> Response:
+        """This process can serve: it has the topology and the API keys, and the journal answers."""
+        return Response(*ready(health.look().result()))
+
+
+class HealthView(ProbeView):
+    """This process and everything that it needs."""
+
     @schema.health
     def get(self, _request: Request) -> Response:
-        """Live, ready, and each component as this process sees it."""
-        probing = {name: _probers().submit(probe) for name, probe in _probes().items()}
-        wait(probing.values(), _SECONDS)
-        components = []
-        for name, future in probing.items():
-            detail = "no answer in time" if not future.done() else _trouble(future.exception())
-            components.append(
-                {"name": name, "status": "down", "detail": detail} if detail else {"name": name, "status": "up"}
-            )
-        down = {component["name"] for component in components if component["status"] == "down"}
-        ready = not down & {"journal", "topology", "keys"}
-        answer = {
-            "status": "down" if not ready else "degraded" if down else "ok",
-            "live": True,
-            "ready": ready,
-            "node": settings.TALLY.node_id,
-            "components": components,
-        }
-        return Response(answer, 200 if ready else 503, headers={} if ready else {"Retry-After": "1"})
-
-
-def _trouble(error: BaseException | None) -> str:
-    if error is None:
-        return ""
-    known = isinstance(error, psycopg.Error | RedisError | topology.NoTopology | KeysUnknown)
-    return str(error).strip().splitlines()[0] if known and str(error).strip() else type(error).__name__
+        """Each component as this process sees it, and how many copies of the data there are. Shared for half a
+        second."""
+        return Response(*whole(health.look().result()))
 
 
 class PrometheusRenderer(BaseRenderer):
@@ -102,14 +125,16 @@ class PrometheusRenderer(BaseRenderer):
     format = "prometheus"
 
 
-class MetricsView(ApiView):
+class MetricsView(ProbeView):
     """This process's metrics."""
 
-    authentication_classes = ()
-    permission_classes = ()
     renderer_classes = (PrometheusRenderer,)
 
     @schema.metrics
-    def get(self, _request: Request) -> HttpResponse:
-        """This process's metrics, in Prometheus' text format."""
+    def get(self, request: Request) -> HttpResponse:
+        """This process's metrics, in Prometheus' text format. Raises `Problem` 401 for anybody but the scrapers."""
+        header = request._request.META.get("HTTP_AUTHORIZATION", "")
+        if not metrics.may_read(header, settings.TALLY.metrics_token.get_secret_value()):
+            challenge = {"WWW-Authenticate": metrics.CHALLENGE}
+            raise Problem(401, "unauthorized", "This needs the token of the scrapers.", headers=challenge)
         return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)

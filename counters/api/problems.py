@@ -18,6 +18,7 @@ from rest_framework import exceptions
 from counters.intake.idempotency import Mismatch
 from counters.intake.journal import JournalUnavailable, JournalUnreadable
 from replication.patroni import PatroniUnavailable, Refused, UnknownNode
+from runtime.seldom import Seldom
 from sharding.databases import ShardUnavailable
 from sharding.topology import NoTopology
 
@@ -27,6 +28,7 @@ MOST_SHOWN = 200  # characters of a name or value that a document repeats
 MOST_DETAIL = 1000  # characters of a whole sentence
 PROBLEMS = Counter("tally_problems_total", "Requests answered with a problem document", ["status", "problem"])
 log = structlog.get_logger(__name__)
+_seldom = Seldom()
 
 
 def shortened(text: str, most: int = MOST_SHOWN) -> str:
@@ -141,7 +143,7 @@ def response_to(error: Exception) -> HttpResponse:
 def _count(problem: Problem) -> None:
     PROBLEMS.labels(problem.status, problem.slug).inc()
     if problem.status >= 500:
-        log.warning("unavailable", problem=problem.slug, detail=problem.detail)
+        _seldom.log(log.warning, "unavailable", problem=problem.slug, detail=problem.detail)
 
 
 def response(problem: Problem) -> HttpResponse:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from counters.operations import MAX_VALUE, MIN_VALUE
+from counters.operators.health import Component, Redundancy
 
 PAGE = 100  # counters on a page of a listing without `limit`
 Int64 = Annotated[int, Meta(ge=MIN_VALUE, le=MAX_VALUE)]
@@ -224,19 +225,21 @@ class ProblemDocument(msgspec.Struct, omit_defaults=True):
     errors: list[FieldError] = []
 
 
-class Component(msgspec.Struct, omit_defaults=True):
-    """A part of the system as this process sees it."""
-
-    name: str
-    status: Literal["up", "down"]
-    detail: str = ""
-
-
 class Health(msgspec.Struct):
-    """`live`: this process works. `ready`: it can take writes."""
+    """`live`: this process works. `ready`: it can take writes. `ok`: every component is up. `at`: when this was looked
+    at."""
 
     status: Literal["ok", "degraded", "down"]
     live: bool
     ready: bool
     node: str
     components: list[Component]
+    redundancy: Redundancy
+    at: str
+
+
+class Probe(msgspec.Struct):
+    """This process answers, or can serve."""
+
+    status: Literal["ok"]
+    node: str

@@ -36,6 +36,7 @@ _TYPES = [
     requests.Asked,
     requests.ProblemDocument,
     requests.Health,
+    requests.Probe,
 ]
 _TALLY = settings.TALLY
 _DAYS = f"{_TALLY.retention_days} days"
@@ -157,6 +158,11 @@ _LIMIT = {
     "maximum": _TALLY.max_keys,
     "default": min(requests.PAGE, _TALLY.max_keys),
 }
+PAGING = [
+    _query("prefix", {"type": "string"}, "All written counters whose key starts so."),
+    _query("cursor", {"type": "string"}, "`next` of the page before."),
+    _query("limit", _LIMIT, "Size of a page."),
+]
 _SHARD = {"type": "integer", "enum": list(range(_TALLY.shard_count))}
 _CONSISTENCY = _query(
     "consistency",
@@ -256,12 +262,7 @@ get_many = extend_schema(
     parameters=[
         _query("key", {"type": "array", "items": _KEY.type, "maxItems": _TALLY.max_keys}, "Keys, each as one `key=`."),
         _query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
-        _query("cursor", {"type": "string"}, "`next` of the page before."),
-        _query(
-            "limit",
-            _LIMIT,
-            "Size of a page.",
-        ),
+        *PAGING[1:],
         _CONSISTENCY,
         _AFTER,
         _AFTER_WAIT,
@@ -300,18 +301,27 @@ digest = extend_schema(
         *(403, 404),
     ),
 )
-metrics = extend_schema(
-    operation_id="metrics",
+metrics = extend_schema(exclude=True)  # not public
+_REFUSED = {
+    (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
+    (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
+}
+live = extend_schema(
+    operation_id="live",
+    tags=["operation"],
+    auth=[],
+    responses={(200, JSON): OpenApiResponse(reference(requests.Probe), description="It answers."), **_REFUSED},
+)
+ready = extend_schema(
+    operation_id="ready",
     tags=["operation"],
     auth=[],
     responses={
-        (200, "text/plain"): OpenApiResponse(
-            {"type": "string"}, description="Prometheus' text format, of the process that answered."
+        (200, JSON): OpenApiResponse(reference(requests.Probe), description="It can serve."),
+        (503, MEDIA_TYPE): OpenApiResponse(
+            reference(requests.ProblemDocument), description="It cannot serve now; `detail` says what is missing."
         ),
-        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
-        (406, MEDIA_TYPE): OpenApiResponse(
-            reference(requests.ProblemDocument), description="Only plain text is answered."
-        ),
+        **_REFUSED,
     },
 )
 health = extend_schema(
@@ -321,7 +331,6 @@ health = extend_schema(
     responses={
         (200, JSON): OpenApiResponse(reference(requests.Health), description="Ready: writes are taken."),
         (503, JSON): OpenApiResponse(reference(requests.Health), description="Not ready."),
-        (400, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_HOST),
-        (406, MEDIA_TYPE): OpenApiResponse(reference(requests.ProblemDocument), description=_PROBLEMS[406]),
+        **_REFUSED,
     },
 )

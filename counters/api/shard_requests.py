@@ -15,11 +15,15 @@ from replication.steering import Quorum
 _TIME = r"[0-9]{1,7}(\.[0-9]{1,3})?(ms|s)"
 DELAY = rf"^{_TIME}(\.\.{_TIME})?$"
 # PostgreSQL's text cannot contain NUL, so the record of an intervention could not be stored.
-_WHY = "Why; it is recorded."
 Reason = Annotated[
-    str, Meta(max_length=1000, pattern=r"^[^\u0000]*[^\s\u0000][^\u0000]*$", description=f"{_WHY} Not blank, no NUL.")
+    str,
+    Meta(
+        max_length=1000,
+        pattern=r"^[^\u0000]*[^\s\u0000][^\u0000]*$",
+        description="Why; it is recorded. Not blank, no NUL.",
+    ),
 ]
-MaybeReason = Annotated[str, Meta(max_length=1000, pattern=r"^[^\u0000]*$", description=_WHY)]
+MaybeReason = Reason | msgspec.UnsetType  # it may be missing, not blank
 Node = Annotated[
     str,
     Meta(
@@ -38,7 +42,7 @@ class SetQuorum(msgspec.Struct, forbid_unknown_fields=True):
     synchronous_commit: Annotated[
         Literal["on", "remote_apply"] | None, Meta(description="What confirming means: flushed, or applied as well.")
     ] = None
-    reason: MaybeReason = ""
+    reason: MaybeReason = msgspec.UNSET
 
 
 class Switchover(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,7 +71,7 @@ class SetApplyDelay(msgspec.Struct, forbid_unknown_fields=True):
 
     # Checked by `apply_delay`, whose message says more.
     delay: Annotated[str, Meta(description=apply_delay.RULE, extra_json_schema={"pattern": DELAY})]
-    reason: MaybeReason = ""
+    reason: MaybeReason = msgspec.UNSET
 
 
 class Shards(msgspec.Struct):

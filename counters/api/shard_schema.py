@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 
-from counters.api import schema, shard_requests
+from counters.api import requests, schema, shard_requests
 from counters.api.media import JSON
 from counters.api.schema import answers, reference
 from replication.steering import Quorum
@@ -35,6 +35,12 @@ replicas = extend_schema(
     tags=["shards"],
     parameters=[_SHARD],
     responses=answers({200: (shard_requests.Replicas, "The servers of the shard.")}, 403, 404),
+)
+replica_counters = extend_schema(
+    operation_id="read_replica_counters",
+    tags=["shards"],
+    parameters=[_SHARD, _NODE, *schema.PAGING],
+    responses=answers({200: (requests.Counters, "The counters that this server has.")}, 403, 404),
 )
 quorum = extend_schema(
     operation_id="read_quorum",

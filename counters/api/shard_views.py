@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, TypeVar
 
+import msgspec
 from django.conf import settings
 from rest_framework.request import Request
 
@@ -11,8 +12,10 @@ from counters.api import media, shard_requests, shard_schema
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import Problem, invalid
+from counters.api.views import listed
 from counters.models import Scope
-from replication import apply_delay, status, steering
+from counters.reading import reads
+from replication import apply_delay, patroni, status, steering
 from replication.interventions import Order
 from replication.steering import Quorum
 from sharding import topology
@@ -40,11 +43,11 @@ def body(request: Request, kind: type[T]) -> T:
     return media.decode(media.json_body(request._request), kind)
 
 
-def order(request: Request, reason: str) -> Order:
+def order(request: Request, reason: str | msgspec.UnsetType) -> Order:
     """Who asks, and why."""
     caller = request.user
     by = f"API key {caller.name} ({caller.prefix})" if isinstance(caller, Caller) else "unknown"
-    return Order(by, reason)
+    return Order(by, "" if reason is msgspec.UNSET else reason)
 
 
 class ShardsView(ShardApiView):
@@ -64,6 +67,18 @@ class ReplicasView(ShardApiView):
         """Every server of a shard: role, state, timeline, position, lag, sync state, uptime, and whether its data equal
         the primary's."""
         return Response({"results": status.replicas(shard_of(shard)), "next": None})
+
+
+class ReplicaCountersView(ShardApiView):
+    """The counters of one server."""
+
+    @shard_schema.replica_counters
+    def get(self, request: Request, shard: str, node: str) -> Response:
+        """What this very server has, be it the primary or a replica that lags: all counters with a prefix, page by
+        page."""
+        number = shard_of(shard)
+        server = patroni.node_named(number, node)
+        return listed(request, lambda prefix, **of: reads.listing_on(number, server, prefix, **of))
 
 
 class QuorumView(ShardApiView):

@@ -27,6 +27,7 @@ urlpatterns = [
     path("shards/<str:shard>/switchover", shard_views.SwitchoverView.as_view()),
     path("shards/<str:shard>/failover", shard_views.FailoverView.as_view()),
     path("shards/<str:shard>/replicas", shard_views.ReplicasView.as_view()),
+    path("shards/<str:shard>/replicas/<str:node>/counters", shard_views.ReplicaCountersView.as_view()),
     path("shards/<str:shard>/replicas/<str:node>/rejoin", shard_views.RejoinView.as_view()),
     path("shards/<str:shard>/replicas/<str:node>/reinitialise", shard_views.ReinitialiseView.as_view()),
     path("shards/<str:shard>/replicas/<str:node>/delay", shard_views.ApplyDelayView.as_view()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -20,6 +21,7 @@ from counters.intake import idempotency, writes
 from counters.intake.idempotency import Claim
 from counters.outcome import REASONS
 from counters.reading import reads, write_status
+from counters.reading.reads import Counter
 
 
 def checked_key(key: str) -> str:
@@ -133,16 +135,8 @@ class CountersView(ApiView):
         for name in ("after", "wait"):
             if name in request.query_params:
                 raise invalid(name, "only together with key")
-        prefix = request.query_params.get("prefix", "")
-        if prefix and not keys.is_prefix(prefix):
-            raise invalid("prefix", keys.CHARACTERS_RULE)
-        most = settings.TALLY.max_keys
-        limit = whole_number(request, "limit", default=min(requests.PAGE, most), most=most)
-        after = decode_cursor(request.query_params.get("cursor"), prefix)
-        found = reads.listing(prefix, after=after, limit=limit + 1, consistency=reading.consistency(request))
-        page = found[:limit]
-        following = encode_cursor(page[-1].key) if len(found) > limit else None
-        return Response({"results": [answers.shown(counter) for counter in page], "next": following})
+        asked = reading.consistency(request)
+        return listed(request, lambda prefix, **of: reads.listing(prefix, **of, consistency=asked))
 
 
 class WriteView(ApiView):
@@ -164,6 +158,21 @@ class WriteView(ApiView):
         elif len(found.outcomes) == 1:
             answer |= {"value": found.outcomes[0].value, "version": found.outcomes[0].version}
         return Response(answer)
+
+
+def listed(request: Request, listing: Callable[..., list[Counter]]) -> Response:
+    """A page of counters by prefix. `listing(prefix, after=KEY, limit=N)` returns them in byte order. Raises `Problem`
+    400."""
+    prefix = request.query_params.get("prefix", "")
+    if prefix and not keys.is_prefix(prefix):
+        raise invalid("prefix", keys.CHARACTERS_RULE)
+    most = settings.TALLY.max_keys
+    limit = whole_number(request, "limit", default=min(requests.PAGE, most), most=most)
+    after = decode_cursor(request.query_params.get("cursor"), prefix)
+    found = listing(prefix, after=after, limit=limit + 1)
+    page = found[:limit]
+    following = encode_cursor(page[-1].key) if len(found) > limit else None
+    return Response({"results": [answers.shown(counter) for counter in page], "next": following})
 
 
 def whole_number(request: Request, name: str, *, default: int, most: int) -> int:

@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 import structlog
 from celery import shared_task
-from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_after_setup, heartbeat_sent, worker_shutdown, worker_shutting_down
 from celery.worker import state
 from django.conf import settings
 from redis.exceptions import LockNotOwnedError
@@ -107,13 +107,19 @@ def set_up(sender: str, instance: Any, **_: Any) -> None:
     predecessor."""
     global _worker  # noqa: PLW0603 - one per process
     consumed = instance.app.amqp.queues.consume_from
-    _worker = Worker(
-        sender, [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed]
-    )
+    shards = [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed]
+    _worker = Worker(sender, shards, list(consumed))
     _worker.open()
     # As in the API's processes: imported objects stay, and windows of thousands of batches create no cycles.
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+
+
+@heartbeat_sent.connect
+def note_heartbeat(**_: Any) -> None:
+    """Celery's consumer sends heartbeats only while it is connected to the broker."""
+    if _worker:
+        _worker.consumes()
 
 
 @worker_shutting_down.connect

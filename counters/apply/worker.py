@@ -1,12 +1,14 @@
 """What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
 
 The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
-every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also minds the copies
-of the journal.
+every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also puts values
+into the cache that could not be put at once, sends the worker's heartbeats (that it runs, that it consumes its queues,
+and when its last shift of each shard ended: `operators.processes` reads them), and minds the copies of the journal.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +27,12 @@ from counters.apply.shift import Shift
 from counters.intake import copies, dispatch, journal
 from counters.intake.journal import Journal, JournalUnavailable
 from counters.intake.lease import Lease
+from runtime import heartbeats
 from sharding.lanes import MOST, Lane
 
 LOOK_SECONDS = 1.0  # between looks of the watch, and the age from which an entry may be neglected
 TAKEN = Metric("tally_lanes_taken_total", "Shifts that a worker began by itself, as no message had come", ["shard"])
+CONSUMES_SECONDS = 6.0  # after Celery's last heartbeat (it has one every 2 s), in which a worker counts as consuming
 _AT_ONCE = 2  # shifts of one lane: one that is ending, and the next
 log = structlog.get_logger(__name__)
 
@@ -39,8 +43,11 @@ class Worker:
     `stop` ends all its shifts after their current transactions; `close` waits for that.
     """
 
-    def __init__(self, name: str, shards: Collection[int]) -> None:
-        self.name, self.shards = name, sorted(shards)
+    def __init__(self, name: str, shards: Collection[int], queues: Collection[str] = ()) -> None:
+        """`queues`: all that Celery consumes for this worker."""
+        self.name, self.shards, self._queues = name, sorted(shards), queues
+        self._consumed_at = -CONSUMES_SECONDS  # monotonic seconds
+        self._shift_ended: dict[int, float] = {}  # by shard, monotonic seconds
         self._connections, self._refresher = Connections(), Refresher()
         self._stopping = Event()
         self._watch = Thread(target=self._look, name="watch", daemon=True)
@@ -50,6 +57,10 @@ class Worker:
 
     def open(self) -> None:
         self._watch.start()
+
+    def consumes(self) -> None:
+        """Note that Celery's consumer works."""
+        self._consumed_at = time.monotonic()
 
     def stop(self) -> None:
         """Safe to call from a signal handler."""
@@ -79,6 +90,7 @@ class Worker:
         finally:
             with self._lock:
                 self._running[lane] -= 1
+            self._shift_ended[lane.shard] = time.monotonic()
         return report
 
     def _shift(self, lane: Lane, report: Report) -> Shift:
@@ -96,13 +108,22 @@ class Worker:
         with suppress(RedisError):
             self._take_over()
         while not self._stopping.wait(LOOK_SECONDS):
+            self._refresher.put_left()
             try:
+                heartbeats.beat(self._heartbeats())
                 keeper.mind()
                 for shard in self.shards:
                     for lane in filter(is_neglected, journal.occupied(shard)):
                         self._take(lane)
             except (RedisError, JournalUnavailable) as error:
                 log.debug("watch_blind", error=str(error))
+
+    def _heartbeats(self) -> dict[str, float]:
+        """Names and ages in seconds."""
+        now = time.monotonic()
+        kinds = ["worker", "consumer"] if now - self._consumed_at < CONSUMES_SECONDS else ["worker"]
+        found = {f"{kind} {queue} {self.name}": 0.0 for kind in kinds for queue in self._queues}
+        return found | {f"shift {shard} {self.name}": now - ended for shard, ended in self._shift_ended.copy().items()}
 
     def _take_over(self) -> None:
         """Send tasks for what a predecessor of the same name left: its leases, and messages that died with it. Raises

@@ -44,22 +44,28 @@ _DEFAULT_DOWN_AFTER_MS = 5000
 log = structlog.get_logger(__name__)
 
 
-class CopiesMissing(RedisError):
-    """The journal has too few copies."""
-
-
 def count() -> int:
     """How many copies the journal has now, with the primary's. Raises `RedisError`."""
-    replicas = [value for value in redis.journal().info("replication").values() if isinstance(value, dict)]
+    return counted(redis.journal().info("replication"))
+
+
+def counted(info: Mapping[str, Any]) -> int:
+    """How many copies there are by the primary's INFO replication."""
+    replicas = [value for value in info.values() if isinstance(value, dict)]
     return 1 + sum(1 for replica in replicas if replica.get("state") == "online")
 
 
-def check() -> None:
-    """Raises `CopiesMissing` if there are fewer copies than the settings ask for, `RedisError`."""
-    wanted, found = 1 + settings.TALLY.journal_replicas, count()
-    if found < wanted:
-        state = "writes are accepted with one copy" if is_one_copy() else "writes are refused"
-        raise CopiesMissing(f"the journal has {found} of {wanted} copies; {state}")
+def wanted() -> int:
+    """How many copies the settings ask for."""
+    return 1 + int(settings.TALLY.journal_replicas)
+
+
+def trouble(found: int, *, one_copy: bool) -> str:
+    """What is to be said of so many copies; "" if there are enough."""
+    if found >= wanted():
+        return ""
+    state = "writes are accepted with one copy" if one_copy else "writes are refused"
+    return f"the journal has {found} of {wanted()} copies; {state}"
 
 
 def is_one_copy() -> bool:

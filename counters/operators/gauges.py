@@ -1,6 +1,7 @@
-"""Gauges of what the journal's Redis holds, read at each scrape, so every process exports the same values.
+"""Gauges of what the journal's Redis holds, and of how many copies of the data there are, read at each scrape, so every
+process exports the same values.
 
-While Redis is down the gauges are missing, rather than outdated. Counters of a process's own work are defined beside
+While Redis is down its gauges are missing, rather than outdated. Counters of a process's own work are defined beside
 the code that increments them.
 """
 
@@ -18,6 +19,9 @@ from counters.apply import dead_letters, partitions
 from counters.intake import copies, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
+from counters.operators import health
+from replication import healing
+from replication.outage import Outage
 from runtime import breakers
 
 log = structlog.get_logger(__name__)
@@ -50,6 +54,18 @@ BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (
     ),
     ("tally_shard_degraded", "1 while the journal lets batches go that too few replicas have", journal.is_degraded),
 )
+BY_REPLICA: tuple[tuple[str, str, Callable[[Outage], float]], ...] = (
+    (
+        "tally_replica_not_following_seconds",
+        "How long the replica has not followed its primary, as of the last look; no value for one that follows",
+        lambda outage: outage.seen - outage.since,
+    ),
+    (
+        "tally_replica_attempts",
+        "Attempts to copy the replica again that have not helped; no value for one that follows",
+        lambda outage: outage.attempts,
+    ),
+)
 
 
 class JournalCollector(Collector):
@@ -70,8 +86,10 @@ class JournalCollector(Collector):
 
 def _families() -> list[GaugeMetricFamily]:
     by_shard = [GaugeMetricFamily(name, text, labels=["shard"]) for name, text, _ in BY_SHARD]
+    by_replica = [GaugeMetricFamily(name, text, labels=["shard", "node"]) for name, text, _ in BY_REPLICA]
     return [
         *by_shard,
+        *by_replica,
         GaugeMetricFamily(
             "tally_journal_one_copy", "1 while writes are accepted although a replica of the journal is missing"
         ),
@@ -80,10 +98,45 @@ def _families() -> list[GaugeMetricFamily]:
 
 
 def _measured() -> list[GaugeMetricFamily]:
-    *by_shard, one_copy, letters = _families()
+    *families, one_copy, letters = _families()
+    by_shard, by_replica = families[: len(BY_SHARD)], families[len(BY_SHARD) :]
     for family, (_, _, measure) in zip(by_shard, BY_SHARD, strict=True):
         for shard in range(settings.TALLY.shard_count):
             family.add_metric([str(shard)], measure(shard))
+    outages = healing.not_following()
+    for family, (_, _, seen) in zip(by_replica, BY_REPLICA, strict=True):
+        for replica, outage in outages.items():
+            family.add_metric(list(replica), seen(outage))
     one_copy.add_metric([], copies.is_one_copy())
     letters.add_metric([], dead_letters.count())
-    return [*by_shard, one_copy, letters]
+    return [*families, one_copy, letters]
+
+
+class CopiesCollector(Collector):
+    """How many copies of the data there are, as the last look saw it: see `health`. For API processes."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values: registration needs no server."""
+        return [
+            GaugeMetricFamily(
+                "tally_shard_copies",
+                "A shard's primary and the replicas that stream from it; 0 while no primary answers",
+                labels=["shard"],
+            ),
+            GaugeMetricFamily("tally_shard_copies_wanted", "The servers that the settings name", labels=["shard"]),
+            GaugeMetricFamily(
+                "tally_journal_copies", "The journal's Redis and its replicas; 0 while it does not answer"
+            ),
+            GaugeMetricFamily("tally_journal_copies_wanted", "The copies of the journal that the settings ask for"),
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values."""
+        of_shard, wanted_of_shard, of_journal, wanted_of_journal = families = list(self.describe())
+        found = health.look().result().redundancy
+        for shard in found.shards:
+            of_shard.add_metric([str(shard.shard)], shard.copies)
+            wanted_of_shard.add_metric([str(shard.shard)], shard.wanted)
+        of_journal.add_metric([], found.journal)
+        wanted_of_journal.add_metric([], found.journal_wanted)
+        return families

@@ -13,15 +13,15 @@ An entry is due when half of its life is over: the next read on an event loop re
 (`lookups`). So entries in use do not expire, and no read waits for one that did.
 
 Reads and fills do not raise if the cache is down: a read goes on to the replica. A value that the worker could not put
-is put later (`apply.refresher`). An entry lives a minute at most, so even if that worker dies first, the cache is soon
-correct again.
+is put when the cache is back (`apply.refresher`). Until then the cache may have an older value than a replica has
+answered meanwhile, so a process that has missed the cache does not read it for `DOUBT_SECONDS` after its return. An entry
+lives a minute at most, so even if that worker dies first, the cache is soon correct again.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -45,6 +45,7 @@ _PREFIX = "c:"
 _BEHIND_SECONDS = 1  # life of a value read from a lagging node
 _EVERYTHING = 2**53  # above every version
 _CHUNK = 2000  # Lua's stack holds 8000
+DOUBT_SECONDS = 3.0  # more than workers take to notice that the cache is back and to put what they could not
 
 
 class Entry(NamedTuple):
@@ -62,16 +63,46 @@ class Found(NamedTuple):
     due: list[str]
 
 
+class _Doubt:
+    """Whether this process may read entries: not while the cache is away, nor just after its return."""
+
+    def __init__(self) -> None:
+        self._is_away = False
+        self._until = 0.0  # monotonic seconds
+
+    def lasts(self) -> bool:
+        return time.monotonic() < self._until
+
+    def begin(self) -> None:
+        """The cache did not answer."""
+        self._is_away = True
+
+    def returned(self) -> bool:
+        """The cache has answered: whether it had not before, so that the answer is not to be used."""
+        was_away, self._is_away = self._is_away, False
+        if was_away:
+            self._until = time.monotonic() + DOUBT_SECONDS
+        return was_away
+
+
+_doubt = _Doubt()
+
+
 def _entry(key: str) -> str:
     return _PREFIX + key
 
 
 def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     """(value, version) by key, for those keys that the cache has."""
+    if _doubt.lasts():
+        return {}
     try:
         entries: list[bytes | None] = redis.cache().mget([_entry(key) for key in keys])  # type: ignore[assignment]
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
+        _doubt.begin()
+        return {}
+    if _doubt.returned():
         return {}
     return {key: (entry.value, entry.version) for key, entry in _read(keys, entries)}
 
@@ -79,11 +110,16 @@ def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
 async def get_many_on(connection: LoopConnection, keys: Sequence[str]) -> Found:
     """Like `get_many`, on an event loop; and which of the entries are due."""
     found = Found({}, [])
+    if _doubt.lasts():
+        return found
     try:
         with breakers.cache.calling():
             entries: Any = await connection.execute("MGET", *map(_entry, keys))
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
+        _doubt.begin()
+        return found
+    if _doubt.returned():
         return found
     now = 1000 * time.time()
     for key, entry in _read(keys, entries):
@@ -95,9 +131,13 @@ async def get_many_on(connection: LoopConnection, keys: Sequence[str]) -> Found:
 
 def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> Iterator[tuple[str, Entry]]:
     for key, entry in zip(keys, entries, strict=True):
-        with suppress(ValueError):  # reconciliation deletes an entry that cannot be read
-            if entry is not None:
-                yield key, parsed(entry)
+        if entry is None:
+            continue
+        try:
+            found = parsed(entry)
+        except ValueError:  # reconciliation deletes it
+            continue
+        yield key, found
 
 
 def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> None:
@@ -125,12 +165,13 @@ def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
     return stale
 
 
-def refresh(lane: Lane, values: Sequence[Value]) -> None:
-    """Put the values that a shift of the lane wrote: nothing is newer. Raises `RedisError`."""
+def refresh(lane: Lane, values: Sequence[Value], through: int = _EVERYTHING) -> None:
+    """Put the values that a shift of the lane wrote. `through`: no commit up to this version has a newer value; by
+    default there is none at all. Raises `RedisError`."""
     for chunk in _chunks(values):
         fields = [field for key, value, version in chunk for field in (_entry(key), value, version, 1)]
         lives = settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS
-        _script("put")([_announced(lane)], [*lives, _EVERYTHING, *fields], redis.cache())
+        _script("put")([_announced(lane)], [*lives, through, *fields], redis.cache())
 
 
 def entries(keys: Sequence[str]) -> dict[str, bytes]:

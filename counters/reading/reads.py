@@ -19,8 +19,9 @@ from django.conf import settings
 from counters.reading import cache
 from counters.rows import WANTED, wanted
 from replication import lag
-from sharding import breakers, databases, topology
+from sharding import breakers, databases, nodes, topology
 from sharding.databases import left_out
+from sharding.nodes import Address
 
 T = TypeVar("T")
 Consistency = Literal["eventual", "primary"]
@@ -33,6 +34,7 @@ UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""  # noqa: S608 -
 # The prefix is a range, so each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 _STAY_SECONDS = 1.0
+_GIVEN_SECONDS = 5.0  # for an answer of a given server, which an operator reads
 _LAST = "\x7f"  # sorts after every character of a key
 
 
@@ -171,4 +173,17 @@ def listing_of(
         return conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
 
     rows, source = ask(shard, query, replicas=consistency == "eventual")
+    return [Counter(*row, source, shard) for row in rows]
+
+
+def listing_on(shard: int, server: Address, prefix: str, *, after: str = "", limit: int) -> list[Counter]:
+    """As `listing_of`, of one given server, whatever its role and however far it is behind. Raises
+    `ShardUnavailable`."""
+    try:
+        with nodes.connect(shard, server, timeout=_GIVEN_SECONDS) as conn:
+            ((is_replica,),) = conn.execute("SELECT pg_is_in_recovery()").fetchall()
+            rows: list[tuple[str, int, int]] = conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
+    except psycopg.OperationalError as error:
+        raise databases.ShardUnavailable(shard, f"this server does not answer: {str(error).strip()}") from error
+    source: Source = "replica" if is_replica else "primary"
     return [Counter(*row, source, shard) for row in rows]

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import structlog
 from celery import current_app
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from counters.reconciliation import cache_check
 from counters.reconciliation.cache_check import CacheCheck
-from replication import comparisons, digests
+from replication import comparisons, digests, healing
 from replication.digests import Busy, Round
 from runtime import polling, redis
 from sharding.databases import ShardUnavailable
@@ -89,7 +90,18 @@ def _run(shards: Sequence[int], tell: Tell) -> list[Report]:
     for report in reports:
         comparisons.store(_key(report.shard), report)
         _log(report)
+        if report.replicas:
+            _note(report.replicas)
     return reports
+
+
+def _note(done: Round) -> None:
+    """Tell healing of the round. A replica that differs for the first time is compared again at once, to be sure."""
+    try:
+        if healing.note(done):
+            request([done.shard])
+    except (RedisError, OperationalError, OSError) as error:
+        log.warning("difference_unnoted", shard=done.shard, error=str(error))
 
 
 def _compare(shard: int, tell: Tell) -> tuple[Round | None, str]:

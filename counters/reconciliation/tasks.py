@@ -1,4 +1,4 @@
-"""The Celery task of reconciliation. Tasks that apply writes are in `counters.apply.tasks`."""
+"""The Celery tasks of reconciliation and healing. Tasks that apply writes are in `counters.apply.tasks`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from celery import shared_task
 from django.conf import settings
 
 from counters.reconciliation import rounds
+from replication import healing
 from replication.digests import Busy
 
 _AGAIN_SECONDS = 1.0
@@ -27,3 +28,11 @@ def reconcile(self: Any, shards: Sequence[int] | None = None, asked: float = 0.0
         rounds.run(due)
     except Busy as busy:
         raise self.retry(exc=busy, countdown=_AGAIN_SECONDS) from busy
+
+
+@shared_task(name="counters.heal", ignore_result=True)
+def heal() -> None:
+    """Look at every replica once, and have one copied again if that is due (`replication.healing`). Shards whose replica
+    is back after it differed are compared."""
+    if shards := healing.look():
+        rounds.request(sorted(shards))

@@ -18,8 +18,9 @@ from tests.support.cluster import Cluster
 from tests.support.commands import ROOT
 
 CALLS = {
+    ("get", "/livez"),
+    ("get", "/readyz"),
     ("get", "/health"),
-    ("get", "/metrics"),
     ("get", "/v1/counters"),
     ("get", "/v1/counters/{key}"),
     ("put", "/v1/counters/{key}"),
@@ -31,6 +32,7 @@ CALLS = {
     ("get", "/v1/shards/quorum"),
     ("get", "/v1/shards/{shard}/quorum"),
     ("get", "/v1/shards/{shard}/replicas"),
+    ("get", "/v1/shards/{shard}/replicas/{node}/counters"),
     ("get", "/v1/shards/{shard}/digest"),
 }
 # Not to be called at random: see test_write_quorum and test_switchover. Their entries in schemathesis.toml say so too.

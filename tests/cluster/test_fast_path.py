@@ -237,6 +237,16 @@ def test_a_plain_call_is_answered_by_the_fast_path(ways: Ways, make: Callable[[W
     assert ways.fast(make(ways)) is not None
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+def test_probes_need_no_thread(ways: Ways, path: str) -> None:
+    fast, view = ways.fast(Request("GET", path, b"", [HOST], b"")), ways.view(Request("GET", path, b"", [HOST], b""))
+    assert fast is not None
+    (status, headers, data), (status_of_view, headers_of_view, data_of_view) = normal(fast), normal(view)
+    assert (status, headers, data.keys()) == (status_of_view, headers_of_view, data_of_view.keys())
+    assert ways.fast(Request("HEAD", path, b"", [HOST], b"")) is None
+    assert ways.fast(Request("GET", path, b"", [HOST, (b"accept", b"text/html")], b"")) is None
+
+
 @pytest.mark.parametrize(
     "cookie", [b"sessionid=1", b"sessionid=" + b"s" * 32, b"csrftoken=1", b"csrftoken=" + b"c" * 32]
 )

@@ -136,16 +136,17 @@ def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None
     assert 1000 < entries.pttl("c:" + keys[4999]) <= life, "the same version from a node that lags changes nothing"
 
 
-def test_an_entry_in_use_does_not_expire(client: httpx.Client, key: str) -> None:
+def test_an_entry_in_use_does_not_expire(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """A read answers from an entry that is due, and has it read again for the reads to come."""
     version = wait_applied(client, key, 4)["version"]
-    redis.cache().set(f"c:{key}", f"4 {version} 1", ex=20)
+    redis.cache().set(f"c:{key}", f"4 {version} 1", ex=60)
+    with cluster.client() as plain:  # without a cookie that a page has set: a view renews nothing
 
-    def renewed() -> bool:  # not while the replica is behind
-        assert client.get(f"/v1/counters/{key}").json()["source"] == "cache"
-        return redis.cache().ttl(f"c:{key}") > 20
+        def renewed() -> bool:  # not while the replica is behind
+            assert plain.get(f"/v1/counters/{key}").json()["source"] == "cache"
+            return not cache.entries([key])[key].endswith(b" 1")
 
-    assert eventually(renewed)
+        assert eventually(renewed)
     assert cache.parsed(cache.entries([key])[key]).due_ms > 1000 * time.time()
 
 
@@ -166,26 +167,7 @@ def test_versions_seen_by_readers_never_go_back(cluster: Cluster, client: httpx.
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/schema", "/v1/docs"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/v1/schema", "/v1/docs"])
 def test_open_pages(cluster: Cluster, path: str) -> None:
     with cluster.client("") as anonymous:
         assert anonymous.get(path).status_code == 200
-
-
-@pytest.mark.smoke
-def test_health_names_every_component(client: httpx.Client) -> None:
-    health = client.get("/health").json()
-    names = {one["name"] for one in health["components"]}
-    assert names == {
-        "journal",
-        "cache",
-        "topology",
-        "keys",
-        "control",
-        "shard-0",
-        "shard-0-replica",
-        "shard-1",
-        "shard-1-replica",
-    }
-    assert health["live"] is health["ready"] is True
-    assert health["node"].startswith("api-")

@@ -18,8 +18,9 @@ from django.conf import settings
 
 from counters.reading import cache
 from counters.reconciliation import rounds
-from replication import digests
+from replication import digests, healing
 from replication.digest import Difference
+from replication.models import Intervention
 from runtime import redis
 from sharding import databases, topology
 from sharding.slots import slot_of
@@ -109,9 +110,8 @@ def digest_of(client: httpx.Client, shard: int) -> dict[str, Any]:
 
 def metric(cluster: Cluster, name: str, **labels: object) -> float:
     """Of the process whose rounds these are."""
-    port = cluster.processes("spill-worker")[0]["metrics_port"]
     wanted = {f'{label}="{value}"' for label, value in labels.items()}
-    for line in httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines():
+    for line in cluster.metrics(cluster.processes("spill-worker")[0]).splitlines():
         if line.startswith(f"{name}{{") and all(label in line for label in wanted):
             return float(line.rpartition(" ")[2])
     return 0.0
@@ -130,36 +130,38 @@ def test_a_busy_shard_compares_equal_each_time(cluster: Cluster, client: httpx.C
                 versions[shard] = done.version
 
 
-def test_a_replica_that_differs_is_found_named_and_mended(cluster: Cluster, client: httpx.Client, counter: str) -> None:
+def test_a_replica_that_differs_is_found_named_and_copied_again(
+    cluster: Cluster, client: httpx.Client, counter: str
+) -> None:
     shard, replica = shard_of(counter), Replica(cluster, shard_of(counter))
     _, version = cache.get_many([counter])[counter]
-    try:
-        replica.rewrite(counter, 8)
-        found = digest_of(client, shard)
-        assert found["equal"] is False
-        (one,) = found["replicas"]
-        assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 1)
-        assert one["differences"] == [
-            {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
-        ]
-        assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 1
-        difference = Difference(counter, (7, version), (8, version))
-        assert digests.latest(shard)[replica.name].differences == (difference,)
+    replica.rewrite(counter, 8)
+    difference = Difference(counter, (7, version), (8, version))
+    # In the same lane a write may put a good page in the place of the damaged one.
+    with writes_in_another_lane(client, counter) as running:
+        for _ in range(3):
+            running.goes_on(20)
+            assert [one.differences for one in compare(shard).comparisons] == [(difference,)]
+    assert digests.latest(shard)[replica.name].differences == (difference,)
 
-        # In the same lane a write may put a good page in the place of the damaged one.
-        with writes_in_another_lane(client, counter) as running:
-            for _ in range(3):
-                running.goes_on(20)
-                assert [one.differences for one in compare(shard).comparisons] == [(difference,)]
-
-        told = cluster.manage("reconcile", "--shard", str(shard), check=False)
-        assert told.returncode == 1
-        assert counter in told.stdout
-        assert "reinitialise" in told.stdout
-    finally:
-        replica.reinitialise()
-    assert digest_of(client, shard)["equal"] is True
-    assert metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 0
+    # The first round that healing hears of. It asks for a second one, and that has the replica copied again.
+    told = cluster.manage("reconcile", "--shard", str(shard), check=False)
+    assert told.returncode == 1
+    assert counter in told.stdout
+    assert "reinitialise" in told.stdout
+    found = client.get(f"/v1/shards/{shard}/digest").json()
+    assert found["equal"] is False
+    (one,) = found["replicas"]
+    assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 1)
+    assert one["differences"] == [
+        {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
+    ]
+    eventually(lambda: metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 1)
+    copied = Intervention.objects.filter(shard=shard, node=replica.name, by=healing.BY, reason__contains=counter)
+    assert eventually(copied.first, 60).reason == f"it differed in 2 rounds: {counter} is 8 instead of 7"
+    # Healing asks for a round by itself when the replica is back.
+    eventually(lambda: client.get(f"/v1/shards/{shard}/digest").json()["equal"] is True, 90)
+    eventually(lambda: metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 0)
     assert cluster.manage("reconcile", "--shard", str(shard)).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The schema names each status that a call on data answers, and no other: each is made to happen here, or needs an
+"""The schema names each status that a call on counters answers, and no other: each is made to happen here, or needs an
 outage."""
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ OUTAGE = {
     ("delete", "/v1/counters/{key}"): {202, 409, 503},
     ("post", "/v1/counters/{key}/increments"): {503},
     ("post", "/v1/increments"): {503},
+    ("get", "/v1/shards/{shard}/replicas/{node}/counters"): {503},
 }
 
 
@@ -45,6 +46,7 @@ class Call:
 
 
 READ, WRITE, ADD, BULK = "/v1/counters/{key}", "/v1/writes/{write}", "/v1/counters/{key}/increments", "/v1/increments"
+SERVER = "/v1/shards/0/replicas/shard-0-node-1/counters"
 MANY = b'{"increments": [{"key": "{key}", "delta": 1}]}'
 GZIP = {"Content-Encoding": "gzip"}
 USED = {"Idempotency-Key": "{used}"}
@@ -107,6 +109,12 @@ CALLS: dict[tuple[str, str], Call] = {
     ),
     ("get", "/v1/writes/{write_id}"): Call(
         "GET", WRITE, None, [("/v1/writes/x", None, {}), (f"/v1/writes/{UNKNOWN}", None, {})]
+    ),
+    ("get", "/v1/shards/{shard}/replicas/{node}/counters"): Call(
+        "GET",
+        f"{SERVER}?prefix={{key}}",
+        None,
+        [(f"{SERVER}?limit=0", None, {}), ("/v1/shards/0/replicas/nobody/counters", None, {})],
     ),
 }
 

@@ -38,8 +38,8 @@ class Subject:
 
     def metric(self, name: str, role: str) -> float:
         """The sum of a metric over processes of a role and its labels."""
-        found = [one["metrics_port"] for one in self.cluster.processes(role) if one["state"] == "running"]
-        texts = [httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for port in found]
+        running = [one for one in self.cluster.processes(role) if one["state"] == "running"]
+        texts = [self.cluster.metrics(one) for one in running]
         return sum(
             float(value) for text in texts for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
         )

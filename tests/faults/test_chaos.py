@@ -12,6 +12,7 @@ import pytest
 from benchmarks.chaos import broken, kills, messages, report
 from benchmarks.chaos.__main__ import run_trial
 from benchmarks.chaos.fault import Fault
+from benchmarks.chaos.sampler import Copies, longest_lack
 from benchmarks.chaos.subject import Subject
 from tests.support.cluster import Cluster
 
@@ -36,6 +37,13 @@ def test_a_short_round_is_exact(cluster: Cluster) -> None:
     assert outcome.verdict.findings == []
     assert sum(not one.skipped for one in outcome.trial.struck) == len(FAULTS)
     assert outcome.verdict.figures["writes acknowledged"] > 200
+    assert outcome.verdict.figures["copies that are equal and stream"] == 4
+
+
+def test_the_longest_time_without_a_copy_is_told() -> None:
+    seen = [Copies(float(at), least) for at, least in enumerate([2, 1, 2, 1, 0, 1, 1, 2, 2, 1])]
+    assert longest_lack(seen, 2) == 3
+    assert longest_lack(seen, 0) == longest_lack([], 2) == 0
 
 
 @pytest.mark.parametrize("name", broken.BREAKS)

@@ -19,7 +19,9 @@ from psycopg.conninfo import make_conninfo
 from redis import Redis
 
 from benchmarks.chaos.subject import Subject
+from benchmarks.quorum.deployment import of_cluster
 from benchmarks.quorum.report import Sweep
+from benchmarks.quorum.steer import left_as_found
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import MANAGE, ROOT, clean, up
 
@@ -38,8 +40,11 @@ def manage(directory: Path, *args: str) -> str:
 def followed(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("followed")
     delays = f"{DELAYS[0]}ms..{DELAYS[1]}ms"
-    up(directory, "--shards", "1", "--replicas", str(FOLLOWERS), "--api", "1", "--port", "0", "--apply-delay", delays)
+    options = ["--shards", "1", "--replicas", str(FOLLOWERS), "--api", "1", "--port", "0"]
+    up(directory, *options, "--quorum", "2", "--apply-delay", delays)
     try:
+        assert manage(directory, "quorum").splitlines() == ["shard 0: quorum 2, in force: 2 confirm, 2 follow"]
+        manage(directory, "quorum", "0", "--shard", "0", "--reason", "the tests begin")
         yield Cluster(directory)
     finally:
         put_away(directory)
@@ -143,19 +148,26 @@ def seconds_to_apply(client: httpx.Client, key: str) -> float:
 
 
 def test_the_quorum_report_is_exact_and_finds_what_is_not(followed: Cluster, followers: httpx.Client) -> None:
-    sweep = Sweep(Subject(followed.dir), writes=30, rounds=1, spread=0.5, seed=1, delays=DELAYS, tell=lambda _: None)
-    found = sweep.measure([0, FOLLOWERS])
+    """On a cluster that runs already."""
+    running = of_cluster(Subject(followed.dir))
+    sweep = Sweep(running, writes=30, rounds=1, spread=0.5, seed=1, delays=DELAYS, tell=lambda _: None)
+    before = {one["node"]: one["apply_delay_ms"] for one in replicas(followers)}
+    with left_as_found(running, with_delays=True):
+        found = sweep.measure([0, FOLLOWERS])
+        during = {one["apply_delay_ms"] for one in replicas(followers)}
     assert found.exact, found.steps
-    assert {one["apply_delay_ms"] for one in replicas(followers)} == set(found.delays_ms)
+    assert during == set(found.delays_ms)
+    eventually(lambda: {one["node"]: one["apply_delay_ms"] for one in replicas(followers)} == before)
+    assert followers.get("/v1/shards/0/quorum").json()["quorum"] == 0
     assert [step.followers_compared for step in found.steps] == [FOLLOWERS, FOLLOWERS]
     waited = [min(one.quantiles_ms[0] for one in step.latencies) for step in found.steps]
     assert waited[0] < found.delays_ms[0] <= found.delays_ms[-1] <= waited[1]
-    answer = followers.post(
-        f"/v1/counters/{next(iter(sweep.expected))}/increments", json={"delta": 1}, params={"wait": 20}
-    )
+    unknown = next(iter(sweep.expected))
+    answer = followers.post(f"/v1/counters/{unknown}/increments", json={"delta": 1}, params={"wait": 20})
     assert answer.status_code == 200, "a count that the report knows nothing of"
     found = sweep.measure([0])
     assert (found.exact, found.steps[0].mismatched_keys) == (False, 1)
+    assert list(found.steps[0].mismatched.values()) == [[unknown]]
 
 
 def test_more_than_there_are_is_refused(followers: httpx.Client) -> None:
@@ -190,12 +202,29 @@ def test_one_of_two_is_gone_and_both_are_asked_for(
     assert value_of(followers, key) == 1
 
 
+def shared_settings(followed: Cluster, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The shard's configuration in etcd, after changes."""
+    address = f"http://127.0.0.1:{followed.processes('patroni')[0]['port']}/config"
+    login = ("tally", followed.env["TALLY_PATRONI_PASSWORD"])
+    if changes:
+        httpx.patch(address, json=changes, auth=login).raise_for_status()
+    found: dict[str, Any] = httpx.get(address).raise_for_status().json()
+    return found
+
+
 def test_the_choice_survives_a_restart_of_everything(followed: Cluster, followers: httpx.Client) -> None:
+    """Settings that an older version did not have are added."""
     body = {"quorum": 1, "strict": True, "synchronous_commit": "remote_apply"}
     assert followers.put("/v1/shards/0/quorum", json=body).status_code == 200
     delays = {one["node"]: one["apply_delay_ms"] for one in replicas(followers)}
+    missing = {"remove_data_directory_on_rewind_failure": None, "parameters": {"wal_keep_size": None}}
+    older = shared_settings(followed, {"postgresql": missing})
+    assert "wal_keep_size" not in older["postgresql"]["parameters"]
     manage(followed.dir, "cluster", "down", "--dir", str(followed.dir))
     up(followed.dir)
     now = eventually(lambda: (one := followers.get("/v1/shards/0/quorum").json())["in_force"] and one, 60)
     assert {name: now[name] for name in body} == body
     assert all(delays.get(one["node"], one["apply_delay_ms"]) == one["apply_delay_ms"] for one in replicas(followers))
+    added = eventually(lambda: (one := shared_settings(followed)) != older and one)
+    assert added["postgresql"]["remove_data_directory_on_rewind_failure"] is True
+    assert added["postgresql"]["parameters"]["wal_keep_size"] == "1GB"

@@ -17,6 +17,7 @@ from benchmarks.chaos.subject import journal_of
 from cluster import layout, sentinels
 from cluster.layout import Directory
 from counters.intake.copies import FENCED_MS
+from tests.cluster import test_doors as doors
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import up
 from tests.support.load import assert_exact, load
@@ -158,7 +159,8 @@ def test_a_replica_that_falls_behind_is_not_promoted(journal: Journal, client: h
             health = client.get("/health").json()
             component = next(one for one in health["components"] if one["name"] == "journal-copies")
             assert (health["status"], component["status"]) == ("degraded", "down")
-            assert "one copy" in component["detail"]
+            assert "1 of 2 copies; writes are accepted with one copy" in component["detail"]
+            assert (health["redundancy"]["journal"], health["redundancy"]["journal_wanted"]) == (1, 2)
             assert all(state["down-after-milliseconds"] == FENCED_MS for state in journal.sentinel_states())
             journal.kill_primary(with_disk=False)
             running.goes_on()
@@ -185,3 +187,12 @@ def test_an_applied_write_that_the_new_primary_lacks_keeps_its_version(
     redis.set("journal:history", "of another primary")
     assert client.put(f"/v1/counters/{key}", json={"value": 2}).json()["version"] > before
     assert int(redis.get("journal:clock")) > before
+
+
+def test_its_doors_are_closed(journal: Journal, client: httpx.Client) -> None:
+    """Also after failovers, for which servers and Sentinels have written their configuration files anew."""
+    client.get("/livez").raise_for_status()
+    secrets, processes = doors.secrets_of(journal.cluster), doors.processes_of(journal.cluster)
+    doors.test_every_port_refuses_strangers(journal.cluster, processes, secrets)
+    doors.test_no_file_of_a_cluster_is_for_others(journal.cluster, secrets)
+    doors.test_no_process_shows_a_secret(processes, secrets)

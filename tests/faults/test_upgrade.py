@@ -56,7 +56,7 @@ def directory(tmp_path: Path, put_away: Callable[[Path], None]) -> Iterator[Path
 def test_an_upgrade_counts_what_the_version_before_had_accepted(old_tree: Path, directory: Path) -> None:
     """Writes that were applied, and writes that its journals still have: plain ones, a set between them, bulk ones,
     idempotency keys."""
-    manage(old_tree, directory, "up", "--port", "0", "--shards", "2", "--replicas", "1", "--api", "1", "--detach")
+    manage(old_tree, directory, "up", "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--detach")
     keys = [f"upgrade:{n}" for n in range(40)]
     token = {"Idempotency-Key": uuid4().hex}
     with Cluster(directory).client() as client:
@@ -86,7 +86,7 @@ def test_an_upgrade_counts_what_the_version_before_had_accepted(old_tree: Path, 
     expected = dict.fromkeys(keys, 2 + 20 * 3) | {keys[0]: 63, keys[1]: 67, keys[2]: 72, keys[3]: 1060, keys[4]: 69}
     with cluster.client() as client:
         assert {key: value_of(client, key) for key in keys} == expected
-        assert lanes_of(cluster, 0) == lanes_of(cluster, 1) == [0, 1, 2, 3]
+        assert lanes_of(cluster, 0) == [0, 1, 2, 3]
         for write in (applied, queued, once["id"], later["id"]):
             assert client.get(f"/v1/writes/{write}").json()["status"] == "applied"
         manage(ROOT, directory, "scale", "worker=1")

@@ -7,19 +7,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-import psycopg
 from django.core.management import call_command
 
 from cluster import processes, state
 from cluster.layout import Directory
-from replication import flush
-from sharding import databases
 from tests.support.cluster_plugin import NotWhole
 from tests.support.commands import MANAGE, ROOT, read_env
 
@@ -82,12 +80,23 @@ class Cluster:
         headers = {"Authorization": f"Api-Key {key}"} if key else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, **options)
 
+    def metrics(self, process: dict[str, Any]) -> str:
+        """What a process answers to a scraper."""
+        headers = {"Authorization": f"Bearer {self.env['TALLY_METRICS_TOKEN']}"}
+        answer = httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics", headers=headers, timeout=10)
+        return answer.raise_for_status().text
+
+    def from_address(self, address: str) -> dict[str, str]:
+        """The headers by which nginx tells an API process a client's address."""
+        return {"X-Real-IP": address, "X-Tally-Proxy": self.env["TALLY_PROXY_SECRET"]}
+
     def wait_until_whole(self, seconds: float = 90) -> None:
         """Wait until every component is up, as every fault test leaves it to the next. Raises `NotWhole`."""
+        began = datetime.now(UTC).isoformat(timespec="milliseconds")  # earlier looks are shared for a while
         try:
             with self.client() as client:
                 eventually(
-                    lambda: client.get("/health").json()["status"] == "ok" and all(map(is_streaming, (0, 1))), seconds
+                    lambda: (now := client.get("/health").json())["status"] == "ok" and now["at"] > began, seconds
                 )
         except AssertionError as error:
             raise NotWhole(f"{error}; {self.down()}") from error
@@ -100,16 +109,7 @@ class Cluster:
         except httpx.HTTPError as error:
             health = repr(error)
         processes = {row["name"]: row["state"] for row in self.status()["processes"] if row["state"] != "running"}
-        return f"health {health}, processes {processes}, streaming {[is_streaming(shard) for shard in (0, 1)]}"
-
-
-def is_streaming(shard: int) -> bool:
-    """Whether a shard's replica follows its primary."""
-    try:
-        with databases.connect(databases.primary(shard), autocommit=True) as conn:
-            return flush.flushed(conn, 1) is not None
-    except psycopg.OperationalError:
-        return False
+        return f"health {health}, processes {processes}"
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float = 0.1) -> Any:

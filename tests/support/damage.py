@@ -115,14 +115,6 @@ class Replica:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    def reinitialise(self) -> None:
-        """Patroni copies it anew from its primary."""
-        started = self.patroni("GET", "/patroni").get("postmaster_start_time")
-        self.patroni("POST", "/reinitialize", {"force": True})
-        eventually(
-            lambda: self.is_streaming() and self.patroni("GET", "/patroni")["postmaster_start_time"] != started, 90
-        )
-
 
 def row_at(content: bytes | bytearray, page: int, line: int) -> slice:
     """Where a row's bytes are in a table's file. The rest of the page may have older copies of the same row."""

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import psycopg
 
+from replication import flush
 from sharding import databases, topology
 from tests.support.cluster import Cluster, eventually
 
@@ -147,3 +148,12 @@ def patiently(function: Callable[[], Any]) -> Callable[[], Any]:
             return None
 
     return call
+
+
+def is_streaming(shard: int) -> bool:
+    """Whether a shard's replica follows its primary."""
+    try:
+        with databases.connect(databases.primary(shard), autocommit=True) as conn:
+            return flush.flushed(conn, 1) is not None
+    except psycopg.OperationalError:
+        return False

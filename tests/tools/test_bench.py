@@ -26,7 +26,7 @@ def context(cluster: Cluster, tmp_path: Path) -> Iterator[Context]:
         yield Context(Subject(cluster.dir), tmp_path, progress, progress.add_task(""), repeats=1, scale=1 / 30)
 
 
-@pytest.mark.parametrize("name", ["bulk", "wait"])
+@pytest.mark.parametrize("name", ["reads", "wait"])
 def test_a_figure_is_measured_counted_and_written(context: Context, tmp_path: Path, name: str) -> None:
     path = tmp_path / "bench.json"
     part = FIGURES[name].run(context)

@@ -90,6 +90,12 @@ def test_what_may_change_at_a_later_start() -> None:
     assert (changed.shards, changed.replicas, changed.scale["api"]) == (2, 3, 5)
 
 
+def test_a_quorum_is_never_larger_than_the_number_of_replicas() -> None:
+    assert layout.reconcile(Layout(), Asked(replicas=2, quorum=2), Path("/d")).replicas == 2
+    with pytest.raises(ClusterError, match="a write quorum of 2 can never be met with 1 replica of each shard"):
+        layout.reconcile(Layout(), Asked(quorum=2), Path("/d"))
+
+
 @pytest.mark.parametrize("asked", [Asked(shards=3), Asked(shards=1), Asked(replicas=0)])
 def test_what_may_not_change_is_a_sentence_that_says_what_to_do(asked: Asked) -> None:
     with pytest.raises(ClusterError, match=r"was made with .*destroy.*--dir"):
@@ -355,7 +361,7 @@ def test_schema_changes_with_a_migration(tmp_path: Path) -> None:
 def test_a_server_whose_data_are_being_made_does_not_fail(
     tmp_path: Path, said: str | None, pid: int | None, failing: bool
 ) -> None:
-    node = Node(0, 1, tmp_path, port=1, patroni_port=2)
+    node = Node(0, 1, tmp_path, port=1, patroni_port=2, patroni_password="")
     node.said, node.pid = said, pid
     assert node.failing is failing
 
@@ -363,7 +369,8 @@ def test_a_server_whose_data_are_being_made_does_not_fail(
 def test_only_patroni_leaves_root_behind(tmp_path: Path) -> None:
     specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
     assert {spec.role for spec in specs if spec.argv[0] == "unshare"} == {"patroni"}
-    assert next(spec for spec in specs if spec.role == "patroni").argv[2:5] == (sys.executable, "-m", "patroni")
+    argv = next(spec for spec in specs if spec.role == "patroni").argv
+    assert argv[2:5] == (sys.executable, "-m", "cluster.guarded_patroni")
 
 
 def test_workers_know_their_name_and_their_metrics_port(tmp_path: Path) -> None:
@@ -388,7 +395,7 @@ def test_settings_say_how_many_tasks_a_worker_of_a_shard_runs_at_once(tmp_path: 
 
 
 def test_settings_of_other_programs_are_not_inherited() -> None:
-    environ = {"PATH": "/bin", "PGHOST": "x", "PATRONI_NAME": "x", "GRANIAN_PORT": "1", "TALLY_LOG_LEVEL": "DEBUG"}
+    environ = {"PATH": "/bin", "PGHOST": "x", "PATRONI_NAME": "x", "UVICORN_PORT": "1", "TALLY_LOG_LEVEL": "DEBUG"}
     kept = plan.base_environment(environ, Path("/d"))
     assert kept == {"PATH": "/bin", "TALLY_LOG_LEVEL": "DEBUG", plan.MARK: "/d", "PYTHONUNBUFFERED": "1"}
 
@@ -431,6 +438,30 @@ def test_status_has_the_lanes_of_its_workers(capsys: pytest.CaptureFixture[str])
     assert tuple(first) == (*state.ROW, "lanes")
     Console().table(now.processes, lanes=applied)
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["lanes", "3", "0"]
+
+
+def test_status_says_which_replica_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"role": "postgres", "shard": 0, "pid": 1, "port": 5, "metrics_port": None, "restarts": 0, "create_time": 1.0}
+    rows = [
+        {"name": "postgres-0-1", **row, "state": "running", "streaming": False},
+        {"name": "postgres-0-2", **row, "state": "running", "streaming": True},
+        {"name": "postgres-0-3", **row, "state": "running", "streaming": False},
+        {"name": "postgres-0-4", **row, "state": "backoff", "streaming": True},
+        {"name": "postgres-0-5", **row, "state": "running"},  # of a version that did not say
+    ]
+    now = state.State(processes=rows, primaries={"0": 1})
+    told = [(one["state"], one["mode"], one["streaming"]) for one in now.public({})["processes"]]
+    assert told == [
+        ("running", "primary", None),
+        ("running", "replica", True),
+        ("running", "replica", False),
+        ("backoff", "replica", False),
+        ("running", "replica", False),
+    ]
+    assert tuple(now.public({})["processes"][0])[: len(state.ROW)] == state.ROW
+    Console().table(now.processes, now.primary_names)
+    said = [line.split(" 5 ")[1].strip()[:-1].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert said == ["running", "streaming", "not streaming", "backoff", "not streaming"]
 
 
 def test_sixteen_lanes_fit_into_the_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -522,15 +553,15 @@ def test_journal_is_durable_and_cache_is_not(tmp_path: Path) -> None:
 
 def test_nginx_has_every_api_process_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
     wanted = with_ports(Layout())
-    text = configs.nginx(wanted, Directory(tmp_path), as_root=False)
+    text = configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=False)
     assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails", text) == [str(wanted.ports[f"api-{i}"]) for i in (1, 2)]
     assert not re.search(r"@[A-Z_]+@", text)
     assert "non_idempotent;" not in text
-    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), as_root=True)
+    assert "user root;" in configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=True)
 
 
 def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
-    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), as_root=False)
+    text = configs.nginx(with_ports(Layout()), Directory(tmp_path), SECRETS["proxy"], as_root=False)
     documents = [json.loads(body) for body in re.findall(r"return \d+ '(.*)';", text)]
     assert {document["status"] for document in documents} >= {400, 413, 414, 431, 503}
     assert all(set(document) == {"type", "title", "status", "detail"} for document in documents)
@@ -553,3 +584,47 @@ def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
 def test_bad_options_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit):
         _parser().parse_args(argv)
+
+
+# Logs
+
+
+def test_a_log_that_has_grown_is_put_aside_while_its_program_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "LOG_BYTES", 10)
+    directory = Directory(tmp_path)
+    directory.logs.mkdir()
+    log, small = directory.log("api-1"), directory.log("api-2")
+    small.write_text("short")
+    with log.open("ab", buffering=0) as program:
+        program.write(b"more than ten bytes\n")
+        prepare.rotate_all(directory)
+        program.write(b"rest\n")
+        prepare.rotate_all(directory)
+    assert (log.read_text(), log.with_suffix(".log.1").read_text()) == ("rest\n", "more than ten bytes\n")
+    assert small.read_text() == "short"
+    assert not small.with_suffix(".log.1").exists()
+    assert last_line(log, since=20) == "rest", "the place of before is behind its end"
+
+
+def test_nginx_tells_its_secret_and_hides_metrics(tmp_path: Path) -> None:
+    wanted, directory = with_ports(Layout()), Directory(tmp_path)
+    text = configs.nginx(wanted, directory, SECRETS["proxy"], as_root=False)
+    assert f'proxy_set_header X-Tally-Proxy "{SECRETS["proxy"]}";' in text
+    assert configs.environment(wanted, directory, SECRETS)["TALLY_PROXY_SECRET"] == SECRETS["proxy"]
+    assert "include doors*.conf;" in text
+    doors = configs.doors(wanted, directory, SECRETS["metrics"])
+    assert not re.search(r"@[A-Z_]+@", doors)
+    assert re.findall(r"listen 127\.0\.0\.1:(\d+);", doors) == [str(wanted.ports[name]) for name in ("etcd", "flower")]
+
+
+def test_a_directory_too_deep_for_sockets_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"too long for Unix sockets.*--dir"):
+        Directory(tmp_path / ("d" * 100)).prepare()
+
+
+def test_a_directory_that_others_could_enter_is_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    Directory(tmp_path).prepare()
+    assert tmp_path.stat().st_mode & 0o777 == 0o700

@@ -30,10 +30,10 @@ def rules() -> list[dict[str, Any]]:
 
 def exposed(cluster: Cluster) -> dict[str, str]:
     """What each target of the cluster answers, by its name."""
-    groups = targets(cluster.status())
+    headers = {"Authorization": f"Bearer {(cluster.dir / 'metrics-token').read_text().strip()}"}
     return {
-        group["labels"]["process"]: httpx.get(f"http://{group['targets'][0]}/metrics", timeout=10).text
-        for group in groups
+        group["labels"]["process"]: httpx.get(f"http://{group['targets'][0]}/metrics", headers=headers, timeout=10).text
+        for group in targets(cluster.status())
     }
 
 
@@ -110,7 +110,8 @@ def test_promtool_agrees(command: tuple[str, ...], tmp_path: Path) -> None:
     if promtool is None:
         pytest.skip("promtool is not on PATH (Debian: prometheus)")
     shutil.copytree(HOME, tmp_path / "monitoring")
-    (tmp_path / "monitoring" / "targets.json").write_text("[]")  # `check config` wants it to be there
+    (tmp_path / "monitoring" / "targets.json").write_text("[]")  # `check config` wants these to be there
+    (tmp_path / "monitoring" / "metrics-token").write_text("x")
     done = subprocess.run(
         [promtool, *command], cwd=tmp_path / "monitoring", capture_output=True, text=True, check=False, timeout=60
     )

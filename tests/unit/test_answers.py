@@ -5,14 +5,10 @@ Reserved keys, bounded documents, what is recorded of a batch, and what the sche
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 from django.core.exceptions import ValidationError
 
-from cluster import configs
-from cluster.layout import Directory, Layout, port_names
 from cluster.state import State
 from counters.api import media, problems, requests
 from counters.apply.plan import Placed, Planning
@@ -113,9 +109,3 @@ def test_a_server_of_a_shard_has_a_mode() -> None:
     shown = State(processes=rows, primaries={"0": 2}).public({})["processes"]
     assert [one.get("mode") for one in shown] == ["replica", "primary", None]
     assert shown[0]["role"] == "postgres"
-
-
-def test_nginx_limits_headers_where_it_can(tmp_path: Path) -> None:
-    layout = Layout(ports=dict.fromkeys((*port_names(Layout()), "nginx"), 25000))
-    assert "max_headers 90;" in configs.nginx(layout, Directory(tmp_path), as_root=False)
-    assert "max_headers" not in configs.nginx(layout, Directory(tmp_path), as_root=False, counts_headers=False)

@@ -137,7 +137,8 @@ def _lines(report: Report) -> list[str]:
             lines.append(f"{where}: {one.node}: {key} is {_held(replica)}, on the primary {_held(primary)}")
         if one.equal is False:
             lines.append(
-                f"{where}: {one.node} differs; Patroni copies it anew: POST /v1/shards/{report.shard}/replicas/{one.node}/reinitialise"
+                f"{where}: {one.node} differs; if it does twice, Tally has it copied again; "
+                f"by hand: POST /v1/shards/{report.shard}/replicas/{one.node}/reinitialise"
             )
     return lines
 

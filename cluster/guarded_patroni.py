@@ -1,0 +1,66 @@
+"""Patroni as the local cluster runs it: `python -m cluster.guarded_patroni ETCD_SOCKET PATRONI_YML`.
+
+Every user of the machine can connect to a port of 127.0.0.1, so two things are closed here that Patroni leaves open:
+
+- etcd is reached through a Unix socket in the cluster's directory. Passwords in etcd would not be enough: with its
+  authentication on, etcd 3.5 still lets anybody raise an alarm, compact, and grant leases (tried on the wheel's 3.5.1).
+- The REST API asks for its password on every call, not only on those that change something. /metrics takes the token
+  of the scrapers instead (`TALLY_METRICS_TOKEN`).
+
+In production both are for TLS with client certificates (docs/operating.md).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any
+
+from patroni.__main__ import main
+from patroni.api import RestApiHandler
+from patroni.dcs.etcd import DnsCachingResolver
+from patroni.dcs.etcd3 import Etcd3
+
+from runtime import metrics
+
+from .layout import ETCD_HOST
+
+
+def reach_etcd_through(path: str) -> None:
+    """Let Patroni connect to this socket where its configuration says `ETCD_HOST`."""
+    resolve, set_options = DnsCachingResolver._do_resolve, Etcd3.set_socket_options
+
+    def resolved(host: str, port: int) -> list[Any]:
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", path)] if host == ETCD_HOST else resolve(host, port)
+
+    def set_options_of_tcp(dcs: Etcd3, sock: socket.socket, options: Any) -> None:
+        if sock.family != socket.AF_UNIX:
+            set_options(dcs, sock, options)
+
+    DnsCachingResolver._do_resolve = staticmethod(resolved)
+    Etcd3.set_socket_options = set_options_of_tcp
+
+
+def guard_api(token: str) -> None:
+    """Let the REST API refuse every request without its password, and /metrics every one without the token."""
+    parse = RestApiHandler.parse_request
+
+    def parse_and_check(self: RestApiHandler) -> bool:
+        if not parse(self):
+            return False
+        header = self.headers.get("Authorization")
+        if self.path == "/metrics" and metrics.may_read(header or "", token):
+            return True
+        if reason := self.server.check_auth_header(header):
+            self.write_response(401, reason, headers={"WWW-Authenticate": 'Basic realm="Patroni"'})
+            return False
+        return True
+
+    RestApiHandler.parse_request = parse_and_check
+
+
+if __name__ == "__main__":
+    reach_etcd_through(sys.argv.pop(1))
+    guard_api(os.environ["TALLY_METRICS_TOKEN"])
+    main()

@@ -1,0 +1,45 @@
+"""Who may read /metrics, and the server of a process that has no other."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable
+from threading import Thread
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+CHALLENGE = 'Bearer realm="metrics"'
+
+
+def may_read(header: str, token: str) -> bool:
+    """Whether an `Authorization` header has the token of the scrapers. Without a token nobody may read."""
+    return bool(token) and hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+
+
+def serve(port: int, token: str) -> None:
+    """Serve this process's /metrics on 127.0.0.1 to those who have the token, in a thread of its own."""
+    server = make_server("127.0.0.1", port, _guarded(token), ThreadingWSGIServer, handler_class=_Silent)
+    Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+class _Silent(WSGIRequestHandler):
+    timeout = 10  # seconds that a client may be silent
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: anybody may knock."""
+
+
+def _guarded(token: str) -> Any:
+    answer = make_wsgi_app()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if may_read(environ.get("HTTP_AUTHORIZATION", ""), token):
+            found: Iterable[bytes] = answer(environ, start_response)
+            return found
+        start_response("401 Unauthorized", [("WWW-Authenticate", CHALLENGE), ("Content-Length", "0")])
+        return []
+
+    return application

@@ -1,0 +1,102 @@
+"""The cache's Redis stands still and goes on: nobody reads what it had from before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import psutil
+import pytest
+from redis import Redis
+
+from counters.apply.refresher import Refresher
+from counters.reading import cache
+from sharding.lanes import Lane
+from tests.support.cluster import Cluster, eventually, wait_applied
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: Cluster) -> Iterator[None]:
+    cluster.wait_until_whole()
+    yield
+    cluster.wait_until_whole()
+
+
+@pytest.fixture
+def entries(cluster: Cluster) -> Iterator[Redis]:
+    """What the cache has, whatever this process thinks of it."""
+    with Redis.from_url(cluster.env["TALLY_CACHE_URL"], decode_responses=True) as client:
+        yield client
+
+
+@contextmanager
+def frozen(cluster: Cluster) -> Iterator[None]:
+    process = psutil.Process(cluster.processes("redis-cache")[0]["pid"])
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+def test_what_could_not_be_put_is_put_when_the_cache_is_back(
+    cluster: Cluster, client: httpx.Client, entries: Redis, key: str
+) -> None:
+    """Without another write of its lane, and although nobody reads it: a client that has read 7 does not read 6."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{cluster.processes('api')[0]['port']}", timeout=60) as api:
+
+        def read() -> tuple[int, str]:
+            answer = api.get(f"/v1/counters/{key}").raise_for_status().json()
+            return answer["value"], answer["source"]
+
+        wait_applied(client, key, 6)
+        eventually(lambda: read() == (6, "cache"))
+        with frozen(cluster):
+            assert client.put(f"/v1/counters/{key}", json={"value": 7}).status_code == 200
+            assert read()[0] == 7
+        eventually(lambda: str(entries.get(f"c:{key}")).startswith("7 "))
+        seen = [read()]
+
+        def is_cached_again() -> bool:
+            seen.append(read())
+            return seen[-1][1] == "cache"
+
+        eventually(is_cached_again)
+        assert {value for value, _ in seen} == {7}
+
+
+def test_a_late_value_does_not_live_long_if_a_newer_one_was_announced(
+    cluster: Cluster, entries: Redis, key: str
+) -> None:
+    """Another worker may have committed it while the value waited, and need not have put it: nobody read the key."""
+    refresher, lanes = Refresher(), [Lane(902, 0), Lane(903, 0)]  # no such shards
+
+    def is_put() -> bool:
+        refresher.put_left()
+        return entries.exists(f"c:{key}:{lanes[1]}") == 1
+
+    with frozen(cluster):
+        assert cache.get_many([key]) == {}
+        for lane in lanes:
+            refresher.refresh(lane, [(f"{key}:{lane}", 6, 99), (f"{key}:{lane}", 7, 100)])
+    entries.set(f"announced:{lanes[0]}", 200)
+    try:
+        eventually(is_put)
+        assert str(entries.get(f"c:{key}:{lanes[1]}")).startswith("7 100 ")
+        assert entries.ttl(f"c:{key}:{lanes[1]}") > 1
+        assert entries.pttl(f"c:{key}:{lanes[0]}") <= 1000
+    finally:
+        entries.delete(f"announced:{lanes[0]}")
+
+
+def test_a_process_that_missed_the_cache_does_not_read_it_at_once(cluster: Cluster, entries: Redis, key: str) -> None:
+    """Workers need a moment to put what they could not put; until then entries are from before."""
+    entries.set(f"c:{key}", "6 1 0", ex=600)
+    eventually(lambda: cache.get_many([key]) == {key: (6, 1)})
+    with frozen(cluster):
+        assert cache.get_many([key]) == {}
+    back = time.monotonic()
+    assert eventually(lambda: cache.get_many([key])) == {key: (6, 1)}
+    assert time.monotonic() - back >= cache.DOUBT_SECONDS
