@@ -33,6 +33,8 @@ ROLES = (
     "api",
     "redis-journal",
     "redis-cache",
+    "redis-broker",
+    "sentinel",
     "worker",
     "spill-worker",
     "beat",

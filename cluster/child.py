@@ -123,6 +123,7 @@ class Child:
                 env=dict(self.spec.environment),
                 cwd=self.spec.cwd,
                 start_new_session=True,
+                umask=0o077,  # Redis and Sentinel write their configuration files, with passwords, anew
             )
         self._set("starting", process.pid)
         if self._ending.is_set():

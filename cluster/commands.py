@@ -35,10 +35,8 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     """Start the cluster and stay until it is told to stop; with --detach return as soon as it is ready."""
     directory.prepare()
     if options.detach:
-        given = {
-            name: getattr(options, name)
-            for name in ("shards", "replicas", "api", "port", "broker", "apply_delay", "quorum")
-        }
+        names = ("shards", "replicas", "api", "port", "broker", "journal_replicas", "apply_delay", "quorum")
+        given = {name: getattr(options, name) for name in names}
         return background.up(
             directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
         )
@@ -48,13 +46,14 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
         plan = prepare.planner(
             directory,
             Asked(
-                options.shards,
-                options.replicas,
-                options.api,
-                options.port,
-                options.broker,
-                options.apply_delay,
-                options.quorum,
+                shards=options.shards,
+                replicas=options.replicas,
+                api=options.api,
+                port=options.port,
+                broker=options.broker,
+                journal_replicas=options.journal_replicas,
+                apply_delay=options.apply_delay,
+                quorum=options.quorum,
             ),
         )
         asyncio.run(_supervise(plan))
@@ -172,7 +171,12 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_whole(0, 65535), help="port of the API on 127.0.0.1 (default: 8000; 0: any free)"
     )
     starting.add_argument(
-        "--broker", type=_broker, metavar="URL", help="Celery's broker for this run (default: the journal's Redis)"
+        "--broker", type=_broker, metavar="URL", help="Celery's broker for this run (default: a Redis of its own)"
+    )
+    starting.add_argument(
+        "--journal-replicas",
+        type=_whole(0, 2),
+        help="servers with a copy of the journal, all of which have a write before it is accepted (default: 0)",
     )
     starting.add_argument(
         "--apply-delay", type=_delay, metavar="TIME", help=f"lag of each replica: {RULE} (default: as it was)"

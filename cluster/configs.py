@@ -1,4 +1,4 @@
-"""Texts of every configuration file: patroni.yml, the two redis.conf, nginx.conf, the env file. Values in, text out."""
+"""Texts of every configuration file: patroni.yml, each redis.conf, nginx.conf, the env file. Values in, text out."""
 
 from __future__ import annotations
 
@@ -105,9 +105,28 @@ def _problem(status: int, slug: str, title: str, detail: str) -> str:
 
 
 def redis_journal(port: int, password: str, directory: Path) -> str:
-    """Journal and broker: an answered write is on the disk, and nothing is ever evicted."""
+    """Journal: an answered write is on the disk, and nothing is ever evicted."""
     return _redis(port, password, directory) + (
         "databases 4\nappendonly yes\nappendfsync always\nno-appendfsync-on-rewrite no\nmaxmemory 1gb\nmaxmemory-policy noeviction\n"
+    )
+
+
+def redis_journal_copy(port: int, password: str, directory: Path, *, primary: int | None, synced: bool) -> str:
+    """A server of a replicated journal: a replica of the one at the port `primary`, or the primary itself (None).
+
+    `synced`: it may be promoted. A replica keeps its old copy until it has the whole new one (`repl-diskless-load`).
+    """
+    role = f"replicaof 127.0.0.1 {primary}\n" if primary is not None else ""
+    return redis_journal(port, password, directory) + (
+        f"masterauth {password}\n{role}replica-priority {100 if synced else 0}\nrepl-timeout 10\n"
+        "repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-diskless-load disabled\nrepl-backlog-size 16mb\n"
+    )
+
+
+def redis_broker(port: int, password: str, directory: Path) -> str:
+    """Celery's broker: nothing on the disk, as messages may be lost (I4), and nothing is evicted."""
+    return (
+        _redis(port, password, directory) + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy noeviction\n"
     )
 
 
@@ -279,6 +298,7 @@ def environment(
     """
     ports = layout.ports
     journal = f"redis://:{secrets['redis-journal']}@127.0.0.1:{ports['redis-journal']}"
+    own_broker = f"redis://:{secrets['redis-broker']}@127.0.0.1:{ports['redis-broker']}/0"
     shards = [
         {
             "nodes": [
@@ -293,6 +313,11 @@ def environment(
         }
         for shard in range(layout.shards)
     ]
+    replicated = {
+        "TALLY_JOURNAL_REPLICAS": str(layout.journal_replicas),
+        "TALLY_JOURNAL_SENTINELS": json.dumps([f"127.0.0.1:{ports[name]}" for name in layout.sentinels]),
+        "TALLY_JOURNAL_SENTINEL_PASSWORD": secrets["sentinel"],
+    }
     return {
         "TALLY_SECRET_KEY": secrets["secret-key"],
         "TALLY_HTTPS": "false",
@@ -304,7 +329,8 @@ def environment(
         "TALLY_DATABASE_NAME": DATABASE,
         "TALLY_CONTROL_DATABASE_NAME": CONTROL_DATABASE,
         "TALLY_JOURNAL_URL": f"{journal}/0",
-        "TALLY_BROKER_URL": broker or f"{journal}/1",
+        **(replicated if layout.journal_replicas else {}),
+        "TALLY_BROKER_URL": broker or own_broker,
         "TALLY_CACHE_URL": f"redis://:{secrets['redis-cache']}@127.0.0.1:{ports['redis-cache']}/0",
         "TALLY_PROXY_SECRET": secrets["proxy"],
         "TALLY_METRICS_TOKEN": secrets["metrics"],

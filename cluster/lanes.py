@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from sharding.lanes import MOST, Lane
 
-from . import ClusterError, layout
+from . import ClusterError, layout, sentinels
 from .layout import Directory
 
 TIMEOUT_SECONDS = 0.5  # to connect to Redis, and for each answer
@@ -48,8 +48,9 @@ def read(directory: Directory) -> dict[str, list[int]]:
         stored = layout.load(directory)
         if stored is None:
             return {}
-        password = layout.load_secrets(directory)["redis-journal"]
-        return by_worker(*_leases(stored.ports["redis-journal"], password, stored.shards))
+        secrets = layout.load_secrets(directory)
+        port = sentinels.primary(stored, secrets["sentinel"]) if stored.sentinels else stored.ports["redis-journal"]
+        return {} if port is None else by_worker(*_leases(port, secrets["redis-journal"], stored.shards))
     except (ClusterError, RedisError, OSError):
         return {}
 

@@ -37,10 +37,13 @@ SECRET_NAMES = (
     "patroni",
     "redis-journal",
     "redis-cache",
+    "redis-broker",
+    "sentinel",
     "flower",
     "proxy",
     "metrics",
 )
+SENTINELS = 3  # that watch a replicated journal; two of them decide
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,19 @@ class Directory:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
-            for name in (
+            rooms = (
                 "logs",
                 "etcd",
                 "redis-journal",
                 "redis-cache",
+                "redis-broker",
                 "nginx",
                 "beat",
                 "static",
                 "flower",
                 "sockets",
-            ):
+            )
+            for name in rooms:
                 self[name].mkdir(exist_ok=True, mode=0o700)
             write_private(self["writable"], "")
             self["writable"].unlink()
@@ -104,13 +109,25 @@ class Layout:
     """Counts and ports. Shards are numbered from 0; nodes of a shard, API processes and workers from 1.
 
     `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is
-    the number of workers of shard 0, where that one has a number of its own.
+    the number of workers of shard 0, where that one has a number of its own. `journal_replicas`: servers that have a copy
+    of the journal beside its primary.
     """
 
     shards: int = 2
     replicas: int = 1
     scale: dict[str, int] = field(default_factory=lambda: {"api": 2, "worker": 1, "spill-worker": 1})
     ports: dict[str, int] = field(default_factory=dict)
+    journal_replicas: int = 0
+
+    @property
+    def journals(self) -> list[str]:
+        """The names of the journal's servers; which of them is the primary, the Sentinels say."""
+        return ["redis-journal", *(f"redis-journal-{n}" for n in range(2, self.journal_replicas + 2))]
+
+    @property
+    def sentinels(self) -> list[str]:
+        """The names of the Sentinels, which only a replicated journal has."""
+        return [f"sentinel-{n}" for n in range(1, SENTINELS + 1)] if self.journal_replicas else []
 
     @property
     def nodes(self) -> list[tuple[int, int]]:
@@ -135,6 +152,7 @@ class Asked:
     api: int | None = None
     port: int | None = None
     broker: str | None = None
+    journal_replicas: int | None = None
     apply_delay: ApplyDelay | None = None
     quorum: int | None = None
 
@@ -149,6 +167,11 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
         raise ClusterError(
             f"{directory} was made with {count(layout.replicas, 'replica')} each; ask for more, not fewer: {other}"
         )
+    journal_replicas = layout.journal_replicas if asked.journal_replicas is None else asked.journal_replicas
+    if journal_replicas < layout.journal_replicas:
+        raise ClusterError(
+            f"the journal in {directory} has {count(layout.journal_replicas, 'replica')}; ask for more, not fewer: {other}"
+        )
     replicas = layout.replicas if asked.replicas is None else asked.replicas
     if asked.quorum is not None and asked.quorum > replicas:
         raise ClusterError(
@@ -156,7 +179,7 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
             "--replicas makes more"
         )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
-    return replace(layout, replicas=replicas, scale=scale)
+    return replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas)
 
 
 def role_of(name: str) -> str | None:
@@ -194,7 +217,7 @@ def count(number: int, noun: str) -> str:
 
 def port_names(layout: Layout) -> list[str]:
     """Every port that this layout needs, apart from nginx's: the name of its process (of etcd, that of its metrics)."""
-    names = ["etcd", "redis-journal", "redis-cache", "beat", "flower"]
+    names = ["etcd", *layout.journals, *layout.sentinels, "redis-cache", "redis-broker", "beat", "flower"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]
@@ -248,6 +271,7 @@ def load(directory: Directory) -> Layout | None:
             replicas=int(raw["replicas"]),
             scale={name: int(raw["scale"][name]) for name in {**SCALABLE, **raw["scale"]}},
             ports={str(name): int(port) for name, port in raw["ports"].items()},
+            journal_replicas=int(raw.get("journal_replicas", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClusterError(

@@ -21,8 +21,8 @@ STOP_STAGES = (
     ("api",),
     ("beat", "flower"),
     ("worker", "spill-worker"),
-    ("patroni",),
-    ("redis-journal", "redis-cache", "etcd"),
+    ("patroni", "sentinel"),
+    ("redis-journal", "redis-cache", "redis-broker", "etcd"),
 )
 # Variables by which the programs would take settings that are not this cluster's.
 FOREIGN = ("PATRONI_", "PG", "ETCD_", "UVICORN_", "WEB_CONCURRENCY", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
@@ -62,6 +62,7 @@ class Planner:
     secrets: Mapping[str, str]
     base: Mapping[str, str]
     environment: Mapping[str, str]
+    own_broker: bool = True  # Celery's broker is one of the cluster's processes
     quorum: int | None = None  # the write quorum to set on every shard at the start; None leaves it as it is
     migrated: bool = False  # the databases have this code's tables already: its processes need not wait for `migrate`
 
@@ -69,7 +70,8 @@ class Planner:
         """Every process, in the order of the table."""
         makers: list[Spec] = [self._etcd()]
         makers += [self._patroni(shard, node) for shard, node in self.layout.nodes]
-        makers += [self._redis("redis-journal"), self._redis("redis-cache")]
+        makers += [*map(self._sentinel, self.layout.sentinels), *self._journals(), self._redis("redis-cache")]
+        makers += [self._redis("redis-broker")] if self.own_broker else []
         makers += [self._worker(s, i) for s in range(self.layout.shards) for i in range(1, self.layout.workers(s) + 1)]
         makers += [self._spill_worker(i) for i in self._numbers("spill-worker")]
         makers += [self._beat(), self._flower()]
@@ -130,6 +132,38 @@ class Planner:
             stop_seconds=30,
         )
 
+    def _journals(self) -> list[Spec]:
+        """The journal's one server; or, where it has replicas, each server through `journal_server`, which asks the
+        Sentinels for its role and then becomes it."""
+        if not self.layout.journal_replicas:
+            return [self._redis("redis-journal")]
+        launch = (sys.executable, "-m", "cluster.journal_server", str(self.directory.root))
+        server = (str(self.programs.redis), *self.programs.redis_options)
+        ports, password = self.layout.ports, self.secrets["redis-journal"]
+        return [
+            Spec(
+                name=name,
+                role="redis-journal",
+                argv=(*launch, name, *server),
+                ready=probes.Pongs(ports[name], password),
+                port=ports[name],
+                environment=self.base,
+                stop_seconds=30,
+            )
+            for name in self.layout.journals
+        ]
+
+    def _sentinel(self, name: str) -> Spec:
+        port = self.layout.ports[name]
+        return Spec(
+            name=name,
+            role="sentinel",
+            argv=(str(self.programs.redis), str(self.directory[name] / "sentinel.conf"), "--sentinel"),
+            ready=probes.Listens(port),
+            port=port,
+            environment=self.base,
+        )
+
     def _worker(self, shard: int, number: int) -> Spec:
         """A worker of one shard; `TALLY_WORKER_CONCURRENCY` is the number of tasks that it runs at once."""
         return self._celery_worker(f"worker-{shard}-{number}", "worker", shard, ("-Q", f"shard-{shard}"))
@@ -178,7 +212,7 @@ class Planner:
             role="flower",
             argv=(*self._celery("flower"), f"--unix-socket={socket}", "--persistent=False"),
             ready=probes.Listens(socket),
-            after=("redis-journal",),
+            after=self._brokers(),
             port=port,
             metrics_port=port,
             environment={**self._of("flower"), **login},
@@ -223,7 +257,11 @@ class Planner:
 
     def _application(self) -> tuple[str, ...]:
         databases = (f"databases-{shard}" for shard in range(self.layout.shards))
-        return ("redis-journal", "redis-cache", *databases, *(() if self.migrated else ("migrate",)))
+        redis = (*self.layout.journals, "redis-cache", *self._brokers())
+        return (*redis, *databases, *(() if self.migrated else ("migrate",)))
+
+    def _brokers(self) -> tuple[str, ...]:
+        return ("redis-broker",) if self.own_broker else ()
 
     def _celery(self, command: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "celery", "-A", "counter_project", command)

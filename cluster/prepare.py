@@ -20,7 +20,7 @@ import yaml
 from replication import apply_delay
 from replication.apply_delay import ApplyDelay
 
-from . import ClusterError, configs, layout, programs, state
+from . import ClusterError, configs, layout, programs, sentinels, state
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
 
@@ -58,9 +58,21 @@ def planner(directory: Directory, asked: Asked) -> Planner:
         "DJANGO_SETTINGS_MODULE": "counter_project.settings",
     }
     migrated = directory["migrated"].exists() and directory["migrated"].read_text() == schema(layout.PROJECT)
-    plan = Planner(wanted, directory, found, secrets, base, own, asked.quorum, migrated)
+    plan = Planner(
+        wanted,
+        directory,
+        found,
+        secrets,
+        base,
+        own,
+        own_broker=asked.broker is None,
+        quorum=asked.quorum,
+        migrated=migrated,
+    )
     rotate_all(directory)
     _write_configs(plan, settings, asked.apply_delay)
+    if wanted.sentinels:
+        sentinels.write(directory, wanted, stored or wanted, secrets)
     return plan
 
 
@@ -155,7 +167,12 @@ def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | 
     directory, ports = plan.directory, plan.layout.ports
     layout.write_private(directory["env"], configs.env_file(settings))
     layout.write_private(directory["metrics-token"], plan.secrets["metrics"] + "\n")
-    for name, render in (("redis-journal", configs.redis_journal), ("redis-cache", configs.redis_cache)):
+    renders = {
+        "redis-journal": configs.redis_journal,
+        "redis-cache": configs.redis_cache,
+        "redis-broker": configs.redis_broker,
+    }
+    for name, render in renders.items():
         layout.write_private(directory[name] / "redis.conf", render(ports[name], plan.secrets[name], directory[name]))
     for shard, node in plan.layout.nodes:
         config = directory.patroni_config(shard, node)

@@ -58,7 +58,7 @@ class Steps:
         steps += [Step(f"settings-{s}", (f"databases-{s}",), self._settings(s)) for s in shards]
         if self.plan.layout.replicas:
             steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
-        before = (*(f"databases-{s}" for s in shards), "redis-journal", "redis-cache")
+        before = (*(f"databases-{s}" for s in shards), *self.plan.layout.journals, "redis-cache")
         steps.append(Step("migrate", before, self._migrate))
         steps.append(Step("static", (), lambda: self._manage("collectstatic", "--noinput", "-v", "0")))
         steps.append(Step("key", ("migrate",), self._key))

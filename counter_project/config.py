@@ -109,8 +109,25 @@ class Config(BaseSettings):
     )
 
     journal_url: SecretStr = Field(min_length=1, description="Redis of the journal: AOF, fsync always, noeviction.")
+    journal_sentinels: list[str] = Field(
+        default=[],
+        description='Sentinels of a replicated journal, `["host:port", …]`; its address in `TALLY_JOURNAL_URL` is not used then.',
+    )
+    journal_sentinel_password: SecretStr = Field(default=SecretStr(""), description="Their password, if they have one.")
+    journal_service: str = Field(default="journal", min_length=1, description="The name that they know the journal by.")
+    journal_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="Replicas of the journal. All of them must have a write on their disks before it is accepted; in production 1 or more.",
+    )
+    journal_one_copy: bool = Field(
+        default=False,
+        description="While a replica of the journal is missing: go on with one copy (true), or refuse writes with 503 (false).",
+    )
     broker_url: SecretStr = Field(
-        min_length=1, description="Celery's broker: another database of the journal's Redis, or a RabbitMQ."
+        min_length=1,
+        description="Celery's broker: a Redis, not the journal's (it needs no persistence), or a RabbitMQ.",
     )
     cache_url: SecretStr = Field(min_length=1, description="Redis of the cache: LRU, no persistence.")
     redis_timeout_seconds: float = Field(
@@ -274,6 +291,23 @@ class Config(BaseSettings):
     @classmethod
     def _lanes_divide_the_table(cls, lanes: int) -> int:
         return check_lanes(lanes)
+
+    @field_validator("journal_sentinels")
+    @classmethod
+    def _sentinels_have_ports(cls, sentinels: list[str]) -> list[str]:
+        for sentinel in sentinels:
+            host, _, port = sentinel.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(f"{sentinel!r} is not host:port")
+        return sentinels
+
+    @model_validator(mode="after")
+    def _one_copy_needs_sentinels(self) -> Config:
+        if self.journal_one_copy and not self.journal_sentinels:
+            raise ValueError(
+                "TALLY_JOURNAL_ONE_COPY needs TALLY_JOURNAL_SENTINELS, which it tells to promote no replica"
+            )
+        return self
 
     @model_validator(mode="after")
     def _secret_is_long(self) -> Config:

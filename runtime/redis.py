@@ -2,6 +2,9 @@
 event loop.
 
 Celery has its own connections to its broker. No client retries commands; `LoopConnection` does, once.
+
+A replicated journal has a primary that Sentinels name: each new connection asks them. A write to it is on the disks of
+all its replicas once the commands of `confirmation`, sent after it on the same connection, have answered so.
 """
 
 from __future__ import annotations
@@ -22,17 +25,22 @@ from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from runtime import breakers
 
 log = structlog.get_logger(__name__)
 
 CACHE_TIMEOUT_SECONDS = 0.5  # to connect, and for an answer; after it a read goes on to a replica
+SENTINEL_TIMEOUT_SECONDS = 0.3  # likewise; after it the next Sentinel is asked
 
 
 def _options(timeout: float) -> dict[str, Any]:
@@ -47,8 +55,56 @@ def _options(timeout: float) -> dict[str, Any]:
 @once
 def journal() -> Any:
     """The journal's client for this process's threads: a `Redis`, untyped because its answers have no useful types."""
-    options = _options(settings.TALLY.redis_timeout_seconds)
-    return Redis.from_url(settings.TALLY.journal_url.get_secret_value(), **options, retry=Retry(NoBackoff(), 0))
+    config = settings.TALLY
+    options = _options(config.redis_timeout_seconds) | {"retry": Retry(NoBackoff(), 0)}
+    if not config.journal_sentinels:
+        return Redis.from_url(config.journal_url.get_secret_value(), **options)
+    return _sentinels(Sentinel, Retry).master_for(config.journal_service, **_of_primary(), **options)
+
+
+def _sentinels(kind: Callable[..., Any], retry: Callable[..., Any]) -> Any:
+    """redis-py's client of the journal's Sentinels, for threads or for an event loop."""
+    config = settings.TALLY
+    addresses = [(host, int(port)) for host, _, port in (one.rpartition(":") for one in config.journal_sentinels)]
+    password = config.journal_sentinel_password.get_secret_value() or None
+    options = _options(SENTINEL_TIMEOUT_SECONDS) | {"retry": retry(NoBackoff(), 0), "password": password}
+    return kind(addresses, sentinel_kwargs=options)
+
+
+def sentinels() -> Any:
+    """The journal's Sentinels, for threads: `sentinels` of it are their clients."""
+    return _sentinels(Sentinel, Retry)
+
+
+def _of_primary() -> dict[str, Any]:
+    """What the journal's URL says of a connection, but for the address, which the Sentinels know."""
+    url = settings.TALLY.journal_url.get_secret_value()
+    options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    secure = options.pop("connection_class", None) is not None
+    options.pop("host", None)
+    options.pop("port", None)
+    return options | ({"ssl": True} if secure else {})
+
+
+def confirmation() -> list[tuple[Any, ...]]:
+    """Commands after a write that wait until the journal's replicas have it on disk; none if it has no replicas.
+
+    A replica that gets a write and the question for its acknowledgement together answers before its fsync, and not again
+    for a second. WAIT asks first. The answer leaves the replica after the fsync, so WAITAOF's own question comes later.
+    """
+    replicas = settings.TALLY.journal_replicas
+    milliseconds = int(settings.TALLY.redis_timeout_seconds * 400)  # for each of the two
+    return [("WAIT", replicas, milliseconds), ("WAITAOF", 1, replicas, milliseconds)] if replicas else []
+
+
+def is_confirmed(replies: Sequence[Any]) -> bool:
+    """Whether the replies to `confirmation` say that all replicas have the write on disk."""
+    if not replies:
+        return True
+    if isinstance(replies[-1], Exception):
+        return False
+    local, replicas = replies[-1]
+    return int(local) >= 1 and int(replicas) >= settings.TALLY.journal_replicas
 
 
 def open_cache() -> AsyncRedis:
@@ -67,10 +123,10 @@ class LoopConnection:
     for each read. It opens its connection with the first command.
     """
 
-    def __init__(self, url: str, seconds: float) -> None:
-        """`seconds`: for a whole command, and for a new connection if it needs one."""
-        options = _options(seconds) | {"socket_timeout": None}
-        pool: Any = AsyncConnectionPool.from_url(url, **options, retry=AsyncRetry(NoBackoff(), 0))
+    def __init__(self, pool: Any, seconds: float) -> None:
+        """`pool`: redis-py's, which makes connections. `seconds`: for a whole command, and for a new connection if it needs
+        one."""
+        self._pool = pool  # a connection that asks Sentinels has but a weak reference to it
         self._connection: AbstractConnection = pool.make_connection()
         self._seconds = seconds
 
@@ -80,45 +136,87 @@ class LoopConnection:
         A connection may have died while nobody used it, so a command on an old connection that breaks is sent again on
         a new one: it must be harmless if it ran twice.
         """
+        return _raised((await self._renewing([command]))[0])
+
+    async def evaluate(self, text: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """The reply of a Lua script. As `execute`."""
+        return (await self.evaluate_then(text, keys, args, []))[0]
+
+    async def evaluate_then(
+        self, text: str, keys: Sequence[Any], args: Sequence[Any], then: Sequence[Sequence[Any]]
+    ) -> list[Any]:
+        """The reply of a Lua script, and those of commands sent with it: an error of a command is its reply. As
+        `execute`."""
+        replies = await self._renewing([("EVALSHA", _digest(text), len(keys), *keys, *args), *then])
+        if isinstance(replies[0], NoScriptError):
+            replies = await self._renewing([("EVAL", text, len(keys), *keys, *args), *then])
+        _raised(replies[0])
+        return replies
+
+    async def close(self) -> None:
+        """Close the connection; the next command opens another."""
+        await self._connection.disconnect()
+
+    async def _renewing(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         was_connected = self._connection.is_connected
         try:
-            return await self._execute(command)
+            return await self._execute(commands)
         except RedisTimeout:
             raise
         except RedisConnectionError as error:
             if not was_connected:
                 raise
             log.info("redis_connection_renewed", error=str(error))
-            return await self._execute(command)
+            return await self._execute(commands)
 
-    async def evaluate(self, text: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        """The reply of a Lua script. As `execute`."""
-        try:
-            return await self.execute("EVALSHA", _digest(text), len(keys), *keys, *args)
-        except NoScriptError:
-            return await self.execute("EVAL", text, len(keys), *keys, *args)
-
-    async def close(self) -> None:
-        await self._connection.disconnect()
-
-    async def _execute(self, command: Sequence[Any]) -> Any:
+    async def _execute(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        connection: Any = self._connection
         try:
             async with asyncio.timeout(self._seconds):
-                await self._connection.send_command(*command, check_health=False)
-                return await self._connection.read_response()
+                if not connection.is_connected:
+                    await connection.connect()
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                return [await self._reply() for _ in commands]
         except TimeoutError as error:
-            await self._connection.disconnect(nowait=True)
+            await connection.disconnect(nowait=True)
             raise RedisTimeout(f"no answer within {self._seconds} s") from error
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except ResponseError as error:
+            return error
+
+
+def _raised(reply: Any) -> Any:
+    if isinstance(reply, ResponseError):
+        raise reply
+    return reply
+
+
+def pool_of(url: str, seconds: float) -> Any:
+    """A pool for a `LoopConnection` to the Redis at a URL, with so many seconds to connect."""
+    return AsyncConnectionPool.from_url(url, **_loop_options(seconds))
+
+
+def _loop_options(seconds: float) -> dict[str, Any]:
+    return _options(seconds) | {"socket_timeout": None, "retry": AsyncRetry(NoBackoff(), 0)}
 
 
 def journal_connection() -> LoopConnection:
     """A connection to the journal."""
-    return LoopConnection(settings.TALLY.journal_url.get_secret_value(), settings.TALLY.redis_timeout_seconds)
+    config, seconds = settings.TALLY, settings.TALLY.redis_timeout_seconds
+    if not config.journal_sentinels:
+        return LoopConnection(pool_of(config.journal_url.get_secret_value(), seconds), seconds)
+    asked = _sentinels(AsyncSentinel, AsyncRetry)
+    make_pool: Any = AsyncSentinelPool
+    return LoopConnection(make_pool(config.journal_service, asked, **_of_primary(), **_loop_options(seconds)), seconds)
 
 
 def cache_connection() -> LoopConnection:
     """A connection to the cache."""
-    return LoopConnection(settings.TALLY.cache_url.get_secret_value(), CACHE_TIMEOUT_SECONDS)
+    pool = pool_of(settings.TALLY.cache_url.get_secret_value(), CACHE_TIMEOUT_SECONDS)
+    return LoopConnection(pool, CACHE_TIMEOUT_SECONDS)
 
 
 @once

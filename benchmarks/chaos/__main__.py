@@ -96,7 +96,9 @@ def main() -> int:
     own = options.dir is None
     directory = Path(tempfile.mkdtemp(prefix="tally-chaos-")) if own else options.dir
     console.print(f"cluster in {directory}")
-    cluster = subject.start(directory) if own else Subject(directory.resolve())
+    cluster = (
+        subject.start(directory, journal_replicas=options.journal_replicas) if own else Subject(directory.resolve())
+    )
     exact = False
     try:
         outcome = run_trial(
@@ -144,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="WORDS",
         help="only faults whose names have one of these words, e.g. worker,journal",
+    )
+    parser.add_argument(
+        "--journal-replicas", type=int, default=0, help="copies of the journal beside its primary (default: 0)"
     )
     parser.add_argument("--dir", type=Path, help="use the running cluster in this directory instead of one of its own")
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -77,6 +78,25 @@ def kill_every(role: str, scene: Scene) -> str:
     """All processes of a role at once."""
     kill([process for row in scene.subject.rows(role) for process in family(row)])
     return f"every {role}"
+
+
+def lose_journal(scene: Scene) -> str:
+    """The journal's primary and its disk, while its replica has all: the replica is promoted, and the other copies it."""
+    journal, directory = scene.subject.journal, scene.subject.directory
+    pool = journal.connection_pool
+    if not hasattr(pool, "get_master_address"):
+        raise NotPossible("the journal has no replica")
+    try:
+        replicas = journal.info("replication")["connected_slaves"]
+        port = pool.get_master_address()[1]
+    except RedisError as error:
+        raise NotPossible(str(error)) from error
+    row = next(row for row in scene.subject.rows("redis-journal") if row["port"] == port)
+    if not replicas:
+        raise NotPossible("the journal's replica is not connected")
+    kill(family(row))
+    shutil.rmtree(directory[str(row["name"])])
+    return f"{row['name']} and its disk"
 
 
 def kill_cache(scene: Scene) -> str:
@@ -188,6 +208,8 @@ def roles() -> list[Fault]:
         Fault("kill beat", partial(kill_role, "beat")),
         Fault("kill flower", partial(kill_role, "flower")),
         KILL_JOURNAL,
+        Fault("lose the journal's disk", lose_journal, weight=2),
+        Fault("kill redis-broker", partial(kill_role, "redis-broker")),
         Fault("kill redis-cache", kill_cache),
         Fault("kill nginx", partial(kill_role, "nginx")),
         Fault("kill primary", kill_primary, weight=2),

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import psutil
 import psycopg
 from redis import Redis
+from redis.connection import parse_url
+from redis.sentinel import Sentinel
 
 from benchmarks.chaos.wire import NoAnswer, Wire
 from cluster import processes, state
@@ -48,7 +50,7 @@ class Subject:
         self.key = (directory / "api-key").read_text().strip()
         self.url = str(self.status().url)
         self.shards: list[dict[str, Any]] = json.loads(self.env["TALLY_SHARDS"])
-        self.journal: Any = Redis.from_url(self.env["TALLY_JOURNAL_URL"], socket_timeout=1, socket_connect_timeout=1)
+        self.journal: Any = journal_of(self.env)
         self.broker: Any = Redis.from_url(self.env["TALLY_BROKER_URL"], socket_timeout=5, socket_connect_timeout=5)
 
     def wire(self) -> Wire:
@@ -207,6 +209,18 @@ class Subject:
         return ""
 
 
+def journal_of(env: Mapping[str, str]) -> Any:
+    """A client of the journal's Redis: of its primary, which the Sentinels name, if the settings have any."""
+    options: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1}
+    if not (addresses := json.loads(env.get("TALLY_JOURNAL_SENTINELS", "[]"))):
+        return Redis.from_url(env["TALLY_JOURNAL_URL"], **options)
+    pairs = [(host, int(port)) for host, _, port in (address.rpartition(":") for address in addresses)]
+    untyped: Any = Sentinel
+    asked = untyped(pairs, sentinel_kwargs={**options, "password": env["TALLY_JOURNAL_SENTINEL_PASSWORD"]})
+    url = parse_url(env["TALLY_JOURNAL_URL"])  # type: ignore[no-untyped-call]
+    return asked.master_for("journal", password=url["password"], db=url["db"], **options)
+
+
 def queue_of(shard: int) -> str:
     """The name of a shard's queue."""
     return f"shard-{shard}"
@@ -235,11 +249,13 @@ def start(  # noqa: PLR0913
     shards: int = 2,
     replicas: int = 1,
     api: int = 2,
+    journal_replicas: int = 0,
     environment: Mapping[str, str] | None = None,
 ) -> Subject:
     """`cluster up --detach` from a work tree, with these settings. Raises `subprocess.CalledProcessError` with what it
     said."""
     options = ["--port", "0", "--shards", str(shards), "--replicas", str(replicas), "--api", str(api)]
+    options += ["--journal-replicas", str(journal_replicas)] if journal_replicas else []
     _manage(project, "cluster", "up", "--dir", str(directory), "--detach", *options, given=environment)
     return Subject(directory, project)
 

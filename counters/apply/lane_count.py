@@ -33,7 +33,7 @@ class NotDrained(Exception):
 
 def change(count: int, *, seconds: float, tell: Tell = lambda _: None) -> Topology:
     """Give every shard `count` lanes. Raises `NotDrained` (nothing was changed), `ValueError`, `RedisError`,
-    `psycopg.Error`."""
+    `TooFewCopies`, `psycopg.Error`."""
     lanes.check(count)
     version = topology.reload().version
     try:

@@ -2,8 +2,8 @@
 
 The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
 every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also puts values
-into the cache that could not be put at once, and sends the worker's heartbeats: that it runs, that it consumes its
-queues, and when its last shift of each shard ended (`operators.processes` reads them).
+into the cache that could not be put at once, sends the worker's heartbeats (that it runs, that it consumes its queues,
+and when its last shift of each shard ended: `operators.processes` reads them), and minds the copies of the journal.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from counters.apply.connections import Connections
 from counters.apply.refresher import Refresher
 from counters.apply.report import Report
 from counters.apply.shift import Shift
-from counters.intake import dispatch, journal
-from counters.intake.journal import Journal
+from counters.intake import copies, dispatch, journal
+from counters.intake.journal import Journal, JournalUnavailable
 from counters.intake.lease import Lease
 from runtime import heartbeats
 from sharding.lanes import MOST, Lane
@@ -104,16 +104,18 @@ class Worker:
         )
 
     def _look(self) -> None:
+        keeper = copies.Keeper()
         with suppress(RedisError):
             self._take_over()
         while not self._stopping.wait(LOOK_SECONDS):
             self._refresher.put_left()
             try:
                 heartbeats.beat(self._heartbeats())
+                keeper.mind()
                 for shard in self.shards:
                     for lane in filter(is_neglected, journal.occupied(shard)):
                         self._take(lane)
-            except RedisError as error:
+            except (RedisError, JournalUnavailable) as error:
                 log.debug("watch_blind", error=str(error))
 
     def _heartbeats(self) -> dict[str, float]:

@@ -1,13 +1,14 @@
 """Append one flush to the journals of its lanes, all or none (`lua/append.lua`).
 
-I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. There are two variants:
-`append` for threads, `Appender` for an event loop.
+I1 lives here: `append` returns after Redis has answered, and Redis answers after its fsync. If the journal has replicas,
+`append` returns after they have confirmed that they have the write on disk as well. There are two variants: `append` for
+threads, `Appender` for an event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,7 +24,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from counters.intake import journal, lease
-from counters.intake.journal import Journal, JournalUnavailable
+from counters.intake.journal import Journal, JournalUnavailable, TooFewCopies
 from counters.intake.lease import Lease
 from runtime import breakers, redis
 from runtime.redis import LoopConnection
@@ -75,13 +76,20 @@ class Flush:
         self, id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None
     ) -> None:
         self._lanes, self._tokens = list(payloads), list(tokens)
-        self.keys: list[str | bytes] = [journal.CLOCK, journal.TOPOLOGY, journal.CLOSED]
+        self.keys: list[str | bytes] = [
+            journal.CLOCK,
+            journal.TOPOLOGY,
+            journal.CLOSED,
+            journal.HISTORY,
+            journal.ONE_COPY,
+        ]
         self.args: list[Any] = [
             id.bytes,
             writes,
             len(payloads),
             "" if routed_by is None else routed_by,
             lease.duration(),
+            settings.TALLY.journal_replicas,
         ]
         for lane, payload in payloads.items():
             self.keys += _append_keys(lane)
@@ -89,16 +97,21 @@ class Flush:
         self.keys += map(journal.token_key, tokens)
         self.args += [settings.TALLY.retention_days * 86400, *tokens.values()]
 
-    def appended(self, reply: Any) -> Appended:
-        """Parse the script's reply. Raises `TokensTaken` and `Moved` (nothing was written), `JournalUnavailable`."""
+    def appended(self, reply: Any, confirmation: Sequence[Any] = ()) -> Appended:
+        """Parse the script's reply, and the replies to `redis.confirmation`, if that was sent. Raises `TokensTaken` and
+        `Moved` (nothing was written), `TooFewCopies`, `JournalUnavailable`."""
+        if reply[0] in (b"appended", b"taken") and reply[1] and not redis.is_confirmed(confirmation):
+            raise TooFewCopies("too few replicas of the journal have the write on disk; it may be counted all the same")
         match reply[0]:
             case b"appended":
                 return Appended(
-                    int(reply[1]), [lane for lane, send in zip(self._lanes, reply[2:], strict=True) if send]
+                    int(reply[2]), [lane for lane, send in zip(self._lanes, reply[3:], strict=True) if send]
                 )
             case b"taken":
-                records = zip(self._tokens, reply[1:], strict=True)
+                records = zip(self._tokens, reply[2:], strict=True)
                 raise TokensTaken({token: record for token, record in records if record is not None})
+            case b"uncovered":
+                raise TooFewCopies("the journal has too few replicas now; this write was not taken")
             case b"moved":
                 raise Moved("the lanes of the shards have changed; this write was not taken")
             case b"closed":
@@ -117,17 +130,26 @@ def append(flush: Flush) -> Appended:
 
     Raises as `Flush.appended`. After `JournalUnavailable` the flush may or may not have been written.
     """
-    reply = _run(flush)
+    reply, *confirmation = _run(flush)
     if _is_unset(reply):
         _set_clock()
-        reply = _run(flush)
-    return flush.appended(reply)
+        reply, *confirmation = _run(flush)
+    return flush.appended(reply, confirmation)
 
 
-def _run(flush: Flush) -> Any:
-    script = journal.registered("append")
+def _run(flush: Flush) -> list[Any]:
     with _as_unavailable():
-        return breakers.journal.call(partial(_twice, partial(script, flush.keys, flush.args)))
+        return breakers.journal.call(partial(_twice, partial(_evaluated, flush)))
+
+
+def _evaluated(flush: Flush) -> list[Any]:
+    """The replies to the script and to the confirmation, which must go the same connection."""
+    with redis.journal().pipeline(transaction=False) as pipe:
+        journal.registered("append")(flush.keys, flush.args, client=pipe)
+        for command in redis.confirmation():
+            pipe.execute_command(*command)
+        replies: list[Any] = pipe.execute()
+    return replies
 
 
 def _twice(run: Callable[[], T]) -> T:
@@ -148,17 +170,39 @@ class Appender:
         self._connection = journal_connection
         self._script = redis.script(Path(__file__).parent, "append")
 
+        self._confirms = True  # the last write had to be confirmed; with one copy alone, asking would take seconds
+
     async def append(self, flush: Flush) -> Appended:
         """Like the function `append`."""
-        reply = await self._run(flush)
+        reply, *confirmation = await self._run(flush)
         if _is_unset(reply):
             await asyncio.to_thread(_set_clock)
-            reply = await self._run(flush)
-        return flush.appended(reply)
+            reply, *confirmation = await self._run(flush)
+        try:
+            return flush.appended(reply, confirmation)
+        except TooFewCopies:
+            await self._connection.close()  # its server may be the primary no more: the Sentinels know
+            raise
 
-    async def _run(self, flush: Flush) -> Any:
+    async def _run(self, flush: Flush) -> list[Any]:
         with _as_unavailable(), breakers.journal.calling():
-            return await self._connection.evaluate(self._script, flush.keys, flush.args)
+            replies = await self._evaluated(flush)
+            if not self._confirms and _must_be_confirmed(replies[0]):
+                self._confirms = True
+                replies = await self._evaluated(flush)  # from the start: another connection cannot confirm it
+            self._confirms = replies[0][0] not in _WRITTEN or _must_be_confirmed(replies[0])
+            return replies
+
+    async def _evaluated(self, flush: Flush) -> list[Any]:
+        confirmation = redis.confirmation() if self._confirms else []
+        return await self._connection.evaluate_then(self._script, flush.keys, flush.args, confirmation)
+
+
+_WRITTEN = (b"appended", b"taken")
+
+
+def _must_be_confirmed(reply: Any) -> bool:
+    return reply[0] in _WRITTEN and bool(reply[1])
 
 
 @contextmanager
@@ -174,18 +218,26 @@ def _is_unset(reply: Any) -> bool:
 
 
 def _set_clock() -> None:
-    """Set the clock of an empty Redis to the newest version in use. Needs every shard's primary."""
+    """Set the clock of an empty Redis, or of one that has become the primary, to the newest version in use.
+
+    An empty Redis needs every shard's primary. One that was promoted has a clock past all that was acknowledged, so it
+    does not wait for a shard that is down.
+    """
+    with _as_unavailable():
+        is_empty = not redis.journal().exists(journal.CLOCK)
     last = 0
     for shard in range(settings.TALLY.shard_count):
         try:
             with databases.connection(databases.primary(shard)) as conn:
                 last = max(last, *conn.execute(LAST_VERSIONS).fetchall()[0])
         except psycopg.Error as error:
-            raise JournalUnavailable(
-                f"the journal is empty, and shard {shard} cannot tell its last version: {error}"
-            ) from error
-    try:
-        redis.journal().set(journal.CLOCK, last, nx=True)
-    except RedisError as error:
-        raise JournalUnavailable(f"the journal did not answer: {error}") from error
+            if is_empty:
+                raise JournalUnavailable(
+                    f"the journal is empty, and shard {shard} cannot tell its last version: {error}"
+                ) from error
+            log.warning("journal_clock_unchecked", shard=shard, error=str(error).strip())
+    with _as_unavailable():
+        journal.registered("set_clock")(
+            [journal.CLOCK, journal.HISTORY], [last, int(settings.TALLY.journal_replicas > 0)]
+        )
     log.warning("journal_clock_set", last_version=last)

@@ -9,7 +9,9 @@ share that clock. Write number n of the batch has the version `position + n`, as
 changed. So a version does not depend on how batches are grouped into transactions, or on which server applies them
 again after a failover (I5).
 
-If Redis loses its data, the clock is gone. No write is accepted until the clock is past every version in the shards.
+If Redis loses its data, the clock is gone. No write is accepted until the clock is past every version in the shards. A
+replica that was promoted has all that was acknowledged, but may lack a write that the old primary alone had and a shard
+has applied already. So its clock is also set past the versions of the shards that answer before it takes a write.
 
 Each lane also has a lease (`lease`) and set-aside batches (`set_aside`).
 """
@@ -31,10 +33,16 @@ from sharding.lanes import MOST, Lane
 CLOCK = "journal:clock"
 TOPOLOGY = "journal:topology"  # newest topology version that a batch was routed by
 CLOSED = "journal:closed"  # exists while the number of lanes is being changed
+HISTORY = "journal:history"  # replication id of the primary on which the clock was set last
+ONE_COPY = "journal:one_copy"  # exists while writes are accepted with one copy, see `one_copy`
 
 
 class JournalUnavailable(Exception):
     """The journal cannot be written or read now; nothing is known to be accepted."""
+
+
+class TooFewCopies(JournalUnavailable):
+    """Too few replicas have the write on disk. It may have been taken."""
 
 
 class JournalUnreadable(JournalUnavailable):
@@ -171,13 +179,33 @@ def _degraded_key(shard: int) -> str:
 
 
 def close(seconds: float) -> None:
-    """Refuse writes for `seconds`, or until `reopen`. Raises `RedisError`."""
-    redis.journal().set(CLOSED, 1, px=int(seconds * 1000))
+    """Refuse writes for `seconds`, or until `reopen`. Raises `RedisError`, `TooFewCopies`."""
+    _confirmed([("SET", CLOSED, 1, "PX", int(seconds * 1000))])
 
 
 def reopen(topology_version: int) -> None:
-    """Accept writes routed by this version of the topology or a newer one. Raises `RedisError`."""
-    with redis.journal().pipeline(transaction=True) as pipe:
-        pipe.set(TOPOLOGY, topology_version)
-        pipe.delete(CLOSED)
-        pipe.execute()
+    """Accept writes routed by this version of the topology or a newer one. Raises `RedisError`, `TooFewCopies`."""
+    _confirmed([("MULTI",), ("SET", TOPOLOGY, topology_version), ("DEL", CLOSED), ("EXEC",)])
+
+
+def forget_one_copy() -> None:
+    """Accept no more writes with one copy. The replicas have this, and thus all earlier writes, on disk when it returns.
+
+    Raises `RedisError`, `TooFewCopies`.
+    """
+    _confirmed([("DEL", ONE_COPY)], although_one_copy=False)
+
+
+def _confirmed(commands: Sequence[tuple[Any, ...]], *, although_one_copy: bool = True) -> None:
+    """Run commands that a failover must not undo. Raises `RedisError`, `TooFewCopies`.
+
+    While writes are accepted with one copy, so are these; `although_one_copy` says whether.
+    """
+    with redis.journal().pipeline(transaction=False) as pipe:
+        for command in [("EXISTS", ONE_COPY), *commands, *(confirmation := redis.confirmation())]:
+            pipe.execute_command(*command)
+        one_copy, *replies = pipe.execute()
+    if not (one_copy and although_one_copy) and not redis.is_confirmed(
+        replies[len(commands) :] if confirmation else []
+    ):
+        raise TooFewCopies("too few replicas of the journal have the change on disk")

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from counters.apply import dead_letters, partitions
-from counters.intake import journal
+from counters.intake import copies, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from counters.operators import health
@@ -90,12 +90,15 @@ def _families() -> list[GaugeMetricFamily]:
     return [
         *by_shard,
         *by_replica,
+        GaugeMetricFamily(
+            "tally_journal_one_copy", "1 while writes are accepted although a replica of the journal is missing"
+        ),
         GaugeMetricFamily("tally_dead_letters_kept", "Messages that no task could take and that wait for an operator"),
     ]
 
 
 def _measured() -> list[GaugeMetricFamily]:
-    *families, letters = _families()
+    *families, one_copy, letters = _families()
     by_shard, by_replica = families[: len(BY_SHARD)], families[len(BY_SHARD) :]
     for family, (_, _, measure) in zip(by_shard, BY_SHARD, strict=True):
         for shard in range(settings.TALLY.shard_count):
@@ -104,8 +107,9 @@ def _measured() -> list[GaugeMetricFamily]:
     for family, (_, _, seen) in zip(by_replica, BY_REPLICA, strict=True):
         for replica, outage in outages.items():
             family.add_metric(list(replica), seen(outage))
+    one_copy.add_metric([], copies.is_one_copy())
     letters.add_metric([], dead_letters.count())
-    return [*families, letters]
+    return [*families, one_copy, letters]
 
 
 class CopiesCollector(Collector):
@@ -123,14 +127,16 @@ class CopiesCollector(Collector):
             GaugeMetricFamily(
                 "tally_journal_copies", "The journal's Redis and its replicas; 0 while it does not answer"
             ),
+            GaugeMetricFamily("tally_journal_copies_wanted", "The copies of the journal that the settings ask for"),
         ]
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The families with their values."""
-        copies, wanted, journal_copies = families = list(self.describe())
+        of_shard, wanted_of_shard, of_journal, wanted_of_journal = families = list(self.describe())
         found = health.look().result().redundancy
         for shard in found.shards:
-            copies.add_metric([str(shard.shard)], shard.copies)
-            wanted.add_metric([str(shard.shard)], shard.wanted)
-        journal_copies.add_metric([], found.journal)
+            of_shard.add_metric([str(shard.shard)], shard.copies)
+            wanted_of_shard.add_metric([str(shard.shard)], shard.wanted)
+        of_journal.add_metric([], found.journal)
+        wanted_of_journal.add_metric([], found.journal_wanted)
         return families

@@ -20,7 +20,9 @@ import msgspec
 import structlog
 from django.conf import settings
 
+from counters.intake import copies as journal_copies
 from counters.intake.dispatch import queue_of
+from counters.intake.journal import ONE_COPY
 from counters.operators import broker, processes
 from counters.operators.processes import Processes
 from replication import copies
@@ -66,9 +68,10 @@ class ShardCopies(msgspec.Struct, frozen=True):
 
 class Redundancy(msgspec.Struct, frozen=True):
     """How many copies of the data there are. `journal`: the journal's Redis and its replicas; 0 if it does not
-    answer."""
+    answer. `journal_wanted` is what the settings ask for."""
 
     journal: int
+    journal_wanted: int
     shards: list[ShardCopies]
 
 
@@ -81,9 +84,10 @@ class View(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """What the journal's Redis says: how many copies it has, and the heartbeats' ages."""
+    """What the journal's Redis says: how many copies it has, whether one is enough, and the heartbeats' ages."""
 
     copies: int
+    one_copy: bool
     ages: dict[str, float]
 
 
@@ -111,10 +115,10 @@ def _journal() -> Journal:
     """Raises `RedisError`."""
     with redis.journal().pipeline(transaction=False) as pipe:
         pipe.info("replication")
+        pipe.exists(ONE_COPY)
         heartbeats.ask(pipe)
-        info, now, found = pipe.execute()
-    replicas = [value for name, value in info.items() if name.startswith("slave") and isinstance(value, dict)]
-    return Journal(1 + sum(one.get("state") == "online" for one in replicas), heartbeats.ages(now, found))
+        info, one_copy, now, found = pipe.execute()
+    return Journal(journal_copies.counted(info), bool(one_copy), heartbeats.ages(now, found))
 
 
 def _select_one(alias: str) -> None:
@@ -137,14 +141,15 @@ def of(results: Mapping[str, Result], began: float) -> View:
     journal = results["journal"] if isinstance(results["journal"], Journal) else None
     working = processes.of(journal.ages) if journal else None
     components = [_answers(name, results[name]) for name in ("journal", "cache", "broker", "control")]
-    components += _etcd([said for of_shard in servers.values() for _, said in of_shard])
+    components += [*_journal_copies(journal), *_etcd([said for of_shard in servers.values() for _, said in of_shard])]
     components += [_beat(working), _spill_worker(working)]
     for shard, one in found.items():
         components += [_answers(f"shard-{shard}", primaries[shard], shard), *_replicas(one), _worker(shard, working)]
         components += [_server(shard, server) for server in one.servers]
     told = [ShardCopies(shard, one.copies, one.wanted) for shard, one in found.items()]
     at = datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds")
-    return View(components, Redundancy(journal.copies if journal else 0, told), at)
+    redundancy = Redundancy(journal.copies if journal else 0, journal_copies.wanted(), told)
+    return View(components, redundancy, at)
 
 
 def _said(node: nodes.Node, result: Result) -> Said:
@@ -158,6 +163,16 @@ def _answers(name: str, result: Result, shard: int | None = None) -> Component:
         return Component(name, "down", "no answer in time", shard=shard)
     log.debug("component_unseen", component=name, error=str(result).strip())
     return Component(name, "down", f"no answer ({type(result).__name__})", shard=shard)
+
+
+def _journal_copies(journal: Journal | None) -> list[Component]:
+    """Whether the journal has its copies; nothing for one without replicas."""
+    if not settings.TALLY.journal_replicas:
+        return []
+    if journal is None:
+        return [Component("journal-copies", "unknown", "the journal's Redis does not answer")]
+    detail = journal_copies.trouble(journal.copies, one_copy=journal.one_copy)
+    return [Component("journal-copies", "down" if detail else "up", detail)]
 
 
 def _replicas(found: Copies) -> list[Component]:

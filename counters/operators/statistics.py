@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any
@@ -78,9 +78,9 @@ def look() -> Future[list[Statistics]]:
 @cache
 def _looks() -> Looks[list[Statistics]]:
     checks: dict[str, Callable[[], Statistics]] = {
-        "journal": lambda: _redis("journal", redis.journal()),
-        "cache": lambda: _redis("cache", redis.cache_unguarded()),
-        "broker": lambda: Statistics("broker", "broker", messages=broker.depths()),
+        "journal": lambda: _redis("journal", redis.journal().info("everything")),
+        "cache": lambda: _redis("cache", redis.cache_unguarded().info("everything")),
+        "broker": _broker,
     }
     servers = [(shard, number, node) for shard in _shards() for number, node in enumerate(nodes.of(shard))]
     checks |= {f"{shard} {number}": partial(_server, shard, node) for shard, number, node in servers}
@@ -103,9 +103,13 @@ def _missing(name: str, result: Result) -> Statistics:
     return Statistics(name, "broker" if name == "broker" else "Redis", trouble)
 
 
-def _redis(name: str, client: Any) -> Statistics:
-    """Raises `RedisError`."""
-    info = client.info("everything")
+def _broker() -> Statistics:
+    """A Redis of its own, or another broker, of which only the messages are known. Raises as `broker.depths`."""
+    info, messages = broker.info(), broker.depths()
+    return replace(_redis("broker", info) if info else Statistics("broker", "broker"), messages=messages)
+
+
+def _redis(name: str, info: Mapping[str, Any]) -> Statistics:
     hits, misses = info["keyspace_hits"], info["keyspace_misses"]
     return Statistics(
         name,

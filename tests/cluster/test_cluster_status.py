@@ -32,6 +32,7 @@ def test_the_command_says_what_tests_look_at(cluster: Cluster) -> None:
         "postgres",
         "redis-journal",
         "redis-cache",
+        "redis-broker",
         "nginx",
         "api",
         "worker",

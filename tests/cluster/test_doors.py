@@ -13,6 +13,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,17 +63,35 @@ def as_nobody(look: Callable[[], T]) -> T:
 
 @pytest.fixture(scope="module")
 def secrets(cluster: Cluster) -> list[bytes]:
+    return secrets_of(cluster)
+
+
+@pytest.fixture(scope="module")
+def processes(cluster: Cluster) -> list[psutil.Process]:
+    return processes_of(cluster)
+
+
+def secrets_of(cluster: Cluster) -> list[bytes]:
     """All that nobody else may see."""
     kept = json.loads((cluster.dir / "secrets.json").read_text())
     return [value.encode() for value in [*kept.values(), cluster.key]]
 
 
-@pytest.fixture(scope="module")
-def processes(cluster: Cluster) -> list[psutil.Process]:
+def processes_of(cluster: Cluster) -> list[psutil.Process]:
     """Every process of the cluster, with its supervisor. A server of PostgreSQL writes over its environment."""
     known = [psutil.Process(row["pid"]) for row in cluster.status()["processes"]]
-    children = [child for process in known for child in process.children(recursive=True)]
+    children = [
+        child for process in known for found in if_alive(partial(process.children, recursive=True)) for child in found
+    ]
     return list({*known, *children, *leftovers.marked(Directory(cluster.dir))})
+
+
+def if_alive(question: Callable[[], T]) -> list[T]:
+    """The answer about a process; none if it has ended, as PostgreSQL's workers do all the time."""
+    try:
+        return [question()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def exchange(door: int | str, request: bytes, *, close: bool = False) -> bytes:
@@ -94,14 +113,6 @@ def exchange(door: int | str, request: bytes, *, close: bool = False) -> bytes:
         except OSError:
             return answer
     return answer
-
-
-def of_living(ask: Callable[..., list[Any]], *args: object) -> list[Any]:
-    """What psutil says of a process; nothing if that has ended meanwhile, as PostgreSQL's do."""
-    try:
-        return ask(*args)
-    except psutil.NoSuchProcess:
-        return []
 
 
 def http(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
@@ -138,6 +149,9 @@ def what_ports_tell(roles: dict[int, str], secrets: list[bytes]) -> list[str]:
             tries = [(user, startup(user, user)) for user in ("postgres", "tally", "replicator")]
         elif role.startswith("redis"):
             tries = [(text, f"{text}\r\nQUIT\r\n".encode()) for text in ("PING", "INFO", "CONFIG GET *", "KEYS *")]
+        elif role == "sentinel":
+            texts = ("PING", "INFO", "SENTINEL MASTERS", "SENTINEL SET journal quorum 1", "SENTINEL CONFIG GET *")
+            tries = [(text, f"{text}\r\nQUIT\r\n".encode()) for text in texts]
         else:
             tries = list(requests())
         for name, request in tries:
@@ -153,7 +167,7 @@ def _is_refused(role: str, name: str, answer: bytes) -> bool:
     """Or is public."""
     if role == "postgres":  # SASL is asked for, or the role may not connect
         return answer[:1] == b"E" or (answer[:1] == b"R" and struct.unpack(">i", answer[5:9]) == (10,))
-    if role.startswith("redis"):
+    if role.startswith("redis") or role == "sentinel":
         return answer.startswith(b"-NOAUTH")
     if role in PUBLIC and "metrics" not in name and not name.startswith("POST"):
         return status(answer) is not None
@@ -166,7 +180,8 @@ def test_every_port_refuses_strangers(cluster: Cluster, processes: list[psutil.P
     listening = {
         connection.laddr
         for process in processes
-        for connection in of_living(process.net_connections, "tcp")
+        for connections in if_alive(partial(process.net_connections, "tcp"))
+        for connection in connections
         if connection.status == psutil.CONN_LISTEN
     }
     assert {ip for ip, _ in listening} == {"127.0.0.1"}
@@ -228,5 +243,5 @@ def test_no_process_shows_a_secret(processes: list[psutil.Process], secrets: lis
 
     if Path("/proc/self/cmdline").exists():
         assert as_nobody(shown) == []
-    words = [" ".join(of_living(process.cmdline)).encode() for process in processes]
-    assert not [line for line in words if any(secret in line for secret in secrets)]
+    lines = [" ".join(arguments) for process in processes for arguments in if_alive(process.cmdline)]
+    assert not [line for line in lines if any(secret.decode() in line for secret in secrets)]

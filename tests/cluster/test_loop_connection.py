@@ -22,7 +22,7 @@ def on_a_loop(cluster: Cluster, work: Callable[[LoopConnection], Awaitable[None]
     """Run a coroutine with a connection to the cache."""
 
     async def run() -> None:
-        connection = LoopConnection(cluster.env["TALLY_CACHE_URL"], seconds)
+        connection = LoopConnection(redis.pool_of(cluster.env["TALLY_CACHE_URL"], seconds), seconds)
         try:
             await work(connection)
         finally:
@@ -86,7 +86,7 @@ def test_a_cancelled_command_leaves_no_answer_behind(cluster: Cluster) -> None:
 
 def test_a_redis_that_is_down_is_an_error_each_time() -> None:
     async def work() -> None:
-        connection = LoopConnection("redis://127.0.0.1:1/0", 1.0)
+        connection = LoopConnection(redis.pool_of("redis://127.0.0.1:1/0", 1.0), 1.0)
         for _ in range(2):
             with pytest.raises(RedisConnectionError):
                 await connection.execute("PING")

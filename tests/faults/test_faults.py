@@ -36,7 +36,7 @@ def kill(cluster: Cluster, role: str, **which: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "role", ["worker", "api", "nginx", "redis-journal", "redis-cache", "spill-worker", "beat", "etcd"]
+    "role", ["worker", "api", "nginx", "redis-journal", "redis-cache", "redis-broker", "spill-worker", "beat", "etcd"]
 )
 def test_exact_after_a_kill(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
     with load(cluster, key) as running:

@@ -15,6 +15,6 @@ LEAST = {
     ),
     "TALLY_DATABASE_PASSWORD": "swordfish",
     "TALLY_JOURNAL_URL": "redis://journal/0",
-    "TALLY_BROKER_URL": "redis://journal/1",
+    "TALLY_BROKER_URL": "redis://broker/0",
     "TALLY_CACHE_URL": "redis://cache/0",
 }

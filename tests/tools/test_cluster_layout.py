@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import ClusterError, configs, lanes, layout, plan, prepare, state
+from cluster import ClusterError, configs, lanes, layout, plan, prepare, sentinels, state
 from cluster.child import Backoff, last_line
 from cluster.commands import _parser, run
 from cluster.console import Console
@@ -246,11 +246,68 @@ def test_last_line_prefers_the_error(tmp_path: Path) -> None:
 def test_every_process_of_the_contract_is_planned(tmp_path: Path) -> None:
     specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
     assert {spec.role for spec in specs} == {
-        *("etcd", "patroni", "redis-journal", "redis-cache", "nginx", "api", "worker", "spill-worker", "beat", "flower")
+        *("etcd", "patroni", "redis-journal", "redis-cache", "redis-broker", "nginx", "api", "worker", "spill-worker"),
+        *("beat", "flower"),
     }
     names = [spec.name for spec in specs]
     assert len(set(names)) == len(names)
     assert {"api-1", "api-2", "worker-0-1", "worker-1-1", "spill-worker-1", "patroni-1-2"} <= set(names)
+
+
+def test_a_replicated_journal_has_servers_and_sentinels(tmp_path: Path) -> None:
+    wanted = with_ports(Layout(journal_replicas=1))
+    specs = {spec.name: spec for spec in planner(wanted, Directory(tmp_path)).specs()}
+    assert [spec.name for spec in specs.values() if spec.role == "redis-journal"] == [
+        "redis-journal",
+        "redis-journal-2",
+    ]
+    assert sum(spec.role == "sentinel" for spec in specs.values()) == 3
+    assert {"redis-journal", "redis-journal-2", "redis-broker"} <= set(specs["api-1"].after)
+    order = plan.stages({name: spec.role for name, spec in specs.items()}, lambda _: False)
+    place = {name: index for index, stage in enumerate(order) for name in stage}
+    assert place["sentinel-1"] < place["redis-journal"], "no failover while the cluster stops"
+    values = configs.environment(wanted, Directory(tmp_path), SECRETS)
+    assert json.loads(values["TALLY_JOURNAL_SENTINELS"]) == [
+        f"127.0.0.1:{wanted.ports[name]}" for name in ("sentinel-1", "sentinel-2", "sentinel-3")
+    ]
+    assert values["TALLY_JOURNAL_REPLICAS"] == "1"
+
+
+def test_a_journal_gets_more_replicas_and_not_fewer() -> None:
+    assert layout.reconcile(Layout(), Asked(), Path("/d")).journal_replicas == 0
+    assert layout.reconcile(Layout(), Asked(journal_replicas=1), Path("/d")).journal_replicas == 1
+    assert layout.reconcile(Layout(journal_replicas=1), Asked(), Path("/d")).journal_replicas == 1
+    with pytest.raises(ClusterError, match="1 replica"):
+        layout.reconcile(Layout(journal_replicas=1), Asked(journal_replicas=0), Path("/d"))
+
+
+def test_a_directory_from_before_gets_a_broker(tmp_path: Path) -> None:
+    """Its layout names neither the broker's port nor the journal's replicas, and its secrets no password of the broker."""
+    directory = Directory(tmp_path)
+    stored = {"shards": 1, "replicas": 0, "scale": {"api": 1, "worker": 1, "spill-worker": 1}, "ports": {}}
+    (tmp_path / "layout.json").write_text(json.dumps(stored))
+    (tmp_path / "secrets.json").write_text(json.dumps({"redis-journal": "kept"}))
+    found, secrets = layout.load(directory), layout.load_secrets(directory)
+    assert found is not None
+    assert (found.journal_replicas, "redis-broker" in layout.port_names(found)) == (0, True)
+    assert secrets["redis-journal"] == "kept"
+    assert secrets["redis-broker"]
+
+
+def test_sentinels_keep_the_primary_and_the_fence_over_a_restart(tmp_path: Path) -> None:
+    """After a failover to the second server, and with other ports than before."""
+    directory, before = Directory(tmp_path), with_ports(Layout(journal_replicas=1))
+    sentinels.write(directory, before, before, SECRETS)
+    file = directory["sentinel-2"] / "sentinel.conf"
+    assert f"sentinel monitor journal 127.0.0.1 {before.ports['redis-journal']} 2\n" in file.read_text()
+    known = f"sentinel monitor journal 127.0.0.1 {before.ports['redis-journal-2']} 2\nsentinel config-epoch journal 7\n"
+    file.write_text(f"{known}sentinel down-after-milliseconds journal 2000000000\n")
+    now = replace(before, ports={name: port + 1000 for name, port in before.ports.items()})
+    sentinels.write(directory, now, before, SECRETS)
+    for name in now.sentinels:
+        text = (directory[name] / "sentinel.conf").read_text()
+        assert f"sentinel monitor journal 127.0.0.1 {now.ports['redis-journal-2']} 2\n" in text
+        assert "sentinel down-after-milliseconds journal 2000000000\n" in text
 
 
 def test_scaled_counts_are_planned(tmp_path: Path) -> None:
@@ -450,7 +507,7 @@ def test_environment_describes_every_node(tmp_path: Path) -> None:
     assert node["port"] == wanted.ports["postgres-1-1"]
     assert node["patroni"] == f"http://127.0.0.1:{wanted.ports['patroni-1-1']}"
     assert values["TALLY_JOURNAL_URL"].endswith("/0")
-    assert values["TALLY_BROKER_URL"].endswith("/1")
+    assert f":{wanted.ports['redis-broker']}/" in values["TALLY_BROKER_URL"]
 
 
 def test_a_broker_of_ones_own_takes_the_place_of_the_journals_redis(tmp_path: Path) -> None:

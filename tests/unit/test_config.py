@@ -60,6 +60,7 @@ BAD = [
     ("TALLY_DATABASE_TIMEOUT_SECONDS", "0", "greater than 0"),
     ("TALLY_REPLICAS_REQUIRED", "-1", "greater than or equal to 0"),
     ("TALLY_JOURNAL_URL", "", "at least 1"),
+    ("TALLY_JOURNAL_SENTINELS", '["sentinel"]', "'sentinel' is not host:port"),
     ("TALLY_MAX_WAIT_SECONDS", "inf", "less than"),
     ("TALLY_MAX_WAIT_SECONDS", "nan", ""),
     ("TALLY_WINDOW_SECONDS", "11", "less than or equal to 10"),

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from counters.apply import lane_count
 from counters.intake import journal
-from counters.intake.journal import Journal
+from counters.intake.journal import Journal, TooFewCopies
 from counters.intake.lease import Lease
 from sharding import lanes, topology
 from sharding.topology import NoTopology
@@ -34,6 +34,8 @@ class Command(BaseCommand):
                 self._show()
             else:
                 self._change(options["count"], options["seconds"])
+        except TooFewCopies as error:
+            raise CommandError(f"{error}: bring the replica back, then run it again. See docs/journal.md.") from error
         except RedisError as error:
             raise CommandError(
                 f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL."

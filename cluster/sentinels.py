@@ -1,0 +1,104 @@
+"""The Sentinels of a replicated journal: their configuration files, and whom they call the primary.
+
+Sentinel keeps what it knows in its configuration file. The file is written anew at each start of the cluster, since
+ports may have changed; what it knew of the primary and of a fence (`counters.intake.one_copy`) is carried over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from .layout import Directory, Layout, write_private
+
+SERVICE = "journal"
+# Without an answer, after which each Sentinel takes a server to be down. The third is slower, so that at most two stand
+# for election at once: three may split the votes, and then the next attempt follows after twice `FAILOVER_MS`.
+DOWN_AFTER_MS = (2000, 2000, 4000)
+FAILOVER_MS = 3000  # for each step of a failover
+_A_FENCE_MS = 10**9  # or more: no time-out, but a fence
+TIMEOUT_SECONDS = 0.5
+
+_MONITOR = re.compile(rf"^sentinel monitor {SERVICE} \S+ (\d+) \d+$", re.MULTILINE)
+_EPOCH = re.compile(rf"^sentinel config-epoch {SERVICE} (\d+)$", re.MULTILINE)
+_DOWN_AFTER = re.compile(rf"^sentinel down-after-milliseconds {SERVICE} (\d+)$", re.MULTILINE)
+
+
+def write(directory: Directory, layout: Layout, before: Layout, secrets: Mapping[str, str]) -> None:
+    """Write the Sentinels' configuration files; `before` is the layout of the last start. They must not run."""
+    files = {name: directory[name] / "sentinel.conf" for name in layout.sentinels}
+    primary, fence = _remembered(files.values(), {port: name for name, port in before.ports.items()})
+    for (name, file), usual in zip(files.items(), DOWN_AFTER_MS, strict=True):
+        file.parent.mkdir(exist_ok=True, mode=0o700)
+        write_private(file, _text(layout.ports[name], layout.ports[primary], max(usual, fence), file.parent, secrets))
+
+
+def _text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping[str, str]) -> str:
+    return (
+        f'bind 127.0.0.1\nport {port}\nrequirepass {secrets["sentinel"]}\ndir "{home}"\nprotected-mode yes\n'
+        f"sentinel sentinel-pass {secrets['sentinel']}\nsentinel deny-scripts-reconfig yes\n"
+        f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2\nsentinel auth-pass {SERVICE} {secrets['redis-journal']}\n"
+        f"sentinel down-after-milliseconds {SERVICE} {down_after}\nsentinel failover-timeout {SERVICE} {FAILOVER_MS}\n"
+        f"sentinel parallel-syncs {SERVICE} 1\n"
+    )
+
+
+def _remembered(files: Iterable[Path], names: Mapping[int, str]) -> tuple[str, int]:
+    """The last primary's name, as the newest of these files has it, and the fence (ms), or 0 without one."""
+    newest, primary, fence = -1, "redis-journal", 0
+    for text in (file.read_text() for file in files if file.exists()):
+        epoch, monitored = int((_EPOCH.search(text) or [0, 0])[1]), _MONITOR.search(text)
+        if monitored and epoch > newest and int(monitored[1]) in names:
+            newest, primary = epoch, names[int(monitored[1])]
+        fence = max([fence, *(int(ms) for ms in _DOWN_AFTER.findall(text) if int(ms) >= _A_FENCE_MS)])
+    return primary, fence
+
+
+def primary(layout: Layout, password: str) -> int | None:
+    """The port of the journal's primary, if a majority of the Sentinels agree on it."""
+    named = Counter(port for name in layout.sentinels if (port := _primary(layout.ports[name], password)) is not None)
+    port, votes = max(named.items(), key=lambda one: one[1], default=(None, 0))
+    return port if votes > len(layout.sentinels) // 2 else None
+
+
+def _primary(sentinel: int, password: str) -> int | None:
+    try:
+        with client(sentinel, password) as asked:
+            found = asked.sentinel_get_master_addr_by_name(SERVICE)
+        return int(found[1])
+    except (RedisError, TypeError, OSError):
+        return None
+
+
+def last_heard_ms(layout: Layout, password: str, port: int) -> int:
+    """Milliseconds since any Sentinel last had news (INFO) of the replica at a port."""
+    times = [10**9]
+    for name in layout.sentinels:
+        try:
+            with client(layout.ports[name], password) as asked:
+                replicas: list[dict[str, Any]] = asked.sentinel_slaves(SERVICE)
+        except (RedisError, OSError):
+            continue
+        refreshed = [int(one["info-refresh"]) for one in replicas if int(one["port"]) == port]
+        times += [milliseconds for milliseconds in refreshed if milliseconds]  # 0: never
+    return min(times)
+
+
+def client(port: int, password: str) -> Any:
+    """A client of one server; the caller closes it. Its answers have no useful types."""
+    return Redis(
+        port=port,
+        password=password,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )

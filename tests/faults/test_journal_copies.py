@@ -1,0 +1,198 @@
+"""A replicated journal, in a cluster of its own: its primary dies with its disk, and its replica falls behind. Nothing that
+was acknowledged is lost."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks.chaos.subject import journal_of
+from cluster import layout, sentinels
+from cluster.layout import Directory
+from counters.intake.copies import FENCED_MS
+from tests.cluster import test_doors as doors
+from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.commands import up
+from tests.support.load import assert_exact, load
+
+AGAIN_SECONDS = 10.0  # within which writes are accepted again
+
+
+class Journal:
+    """The servers of the journal of a cluster, and its Sentinels."""
+
+    def __init__(self, directory: Path) -> None:
+        self.cluster = Cluster(directory)
+        self._directory, self._secrets = Directory(directory), layout.load_secrets(Directory(directory))
+        self._layout = layout.load(self._directory)
+        assert self._layout is not None
+
+    @property
+    def primary(self) -> str:
+        """The name of the primary, once two Sentinels agree."""
+        assert self._layout
+        wanted = self._layout
+        port = eventually(lambda: sentinels.primary(wanted, self._secrets["sentinel"]))
+        return next(name for name in wanted.journals if wanted.ports[name] == port)
+
+    @property
+    def replica(self) -> str:
+        assert self._layout
+        return next(name for name in self._layout.journals if name != self.primary)
+
+    def ask(self, name: str, *command: Any) -> Any:
+        """The answer of one server."""
+        assert self._layout
+        with sentinels.client(self._layout.ports[name], self._secrets["redis-journal"]) as server:
+            return server.execute_command(*command)
+
+    def sentinel_states(self) -> list[dict[str, Any]]:
+        assert self._layout
+        states = []
+        for name in self._layout.sentinels:
+            with sentinels.client(self._layout.ports[name], self._secrets["sentinel"]) as sentinel:
+                states.append(sentinel.execute_command("SENTINEL MASTER", sentinels.SERVICE))
+        return states
+
+    def kill_primary(self, *, with_disk: bool) -> str:
+        """SIGKILL the primary and delete all that it has. Returns its name."""
+        name = self.primary
+        victim = psutil.Process(
+            next(one["pid"] for one in self.cluster.processes("redis-journal") if one["name"] == name)
+        )
+        victim.kill()
+        victim.wait(10)
+        if with_disk:
+            shutil.rmtree(self._directory[name])
+        return name
+
+    def wait_for_copies(self) -> None:
+        """Wait until every server has all and may be promoted."""
+        with self.cluster.client() as client:
+            eventually(lambda: client.get("/health").json()["status"] == "ok", 60)
+        eventually(lambda: self.ask(self.replica, "INFO", "replication")["slave_priority"] == 100)
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Journal]:
+    directory = tmp_path_factory.mktemp("copies")
+    small = ("--port", "0", "--shards", "1", "--replicas", "0", "--api", "1")
+    up(directory, *small, "--journal-replicas", "1", TALLY_JOURNAL_ONE_COPY="true")
+    try:
+        yield Journal(directory)
+    finally:
+        put_away(directory)
+
+
+@pytest.fixture
+def client(journal: Journal) -> Iterator[httpx.Client]:
+    """Each test finds both copies, and leaves them."""
+    journal.wait_for_copies()
+    with journal.cluster.client() as client:
+        yield client
+    journal.wait_for_copies()
+
+
+def test_nothing_is_lost_with_the_disk_of_the_primary(journal: Journal, client: httpx.Client, key: str) -> None:
+    """Three times: writes go on within seconds, reads all the time, and the server that lost its disk becomes a replica."""
+    client.put(f"/v1/counters/{key}:read", json={"value": 7}).raise_for_status()
+    with load(journal.cluster, key) as running:
+        for _ in range(3):
+            running.goes_on()
+            began = time.monotonic()
+            name = journal.kill_primary(with_disk=True)
+            assert client.get(f"/v1/counters/{key}:read").json()["value"] == 7
+            running.goes_on(10)
+            again = time.monotonic() - began
+            assert again < AGAIN_SECONDS, f"{name}: writes were accepted again after {again:.1f} s"
+            assert journal.primary != name
+            journal.wait_for_copies()
+        running.goes_on()
+    assert_exact(client, running)
+    assert running.refused  # nothing was accepted in between
+
+
+def test_a_write_that_the_replica_does_not_confirm_is_not_accepted(
+    journal: Journal, client: httpx.Client, key: str
+) -> None:
+    """The replica hangs, still connected. The write may be counted; its repeat is accepted, and counts once."""
+    token = {"Idempotency-Key": key}
+    name = journal.replica
+    process = psutil.Process(
+        next(one["pid"] for one in journal.cluster.processes("redis-journal") if one["name"] == name)
+    )
+    process.suspend()
+    try:
+        answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=token)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
+        assert "may be counted" in answer.json()["detail"]
+    finally:
+        process.resume()
+    eventually(
+        lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=token).status_code == 202
+    )
+    eventually(lambda: value_of(client, key) == 1)
+
+
+def test_a_replica_that_falls_behind_is_not_promoted(journal: Journal, client: httpx.Client, key: str) -> None:
+    """It is alive, and the Sentinels see it, but it lost its link. First writes are refused, then they go on with one copy,
+    and everybody is told. The primary dies: only it has them, so no other takes its place, and it comes back with them."""
+    primary, behind = journal.primary, journal.replica
+    password = journal.ask(behind, "CONFIG", "GET", "masterauth")
+    password = password["masterauth"] if isinstance(password, dict) else password[1]
+    journal.ask(behind, "CONFIG", "SET", "masterauth", "wrong")
+    journal.ask(primary, "CLIENT", "KILL", "TYPE", "replica")
+    try:
+        refused = client.post(f"/v1/counters/{key}:refused/increments", json={"delta": 1})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert "too few" in refused.json()["detail"]
+        with load(journal.cluster, key) as running:
+            running.goes_on()
+            assert value_of(client, f"{key}:refused") == 0
+            health = client.get("/health").json()
+            component = next(one for one in health["components"] if one["name"] == "journal-copies")
+            assert (health["status"], component["status"]) == ("degraded", "down")
+            assert "1 of 2 copies; writes are accepted with one copy" in component["detail"]
+            assert (health["redundancy"]["journal"], health["redundancy"]["journal_wanted"]) == (1, 2)
+            assert all(state["down-after-milliseconds"] == FENCED_MS for state in journal.sentinel_states())
+            journal.kill_primary(with_disk=False)
+            running.goes_on()
+            assert journal.primary == primary
+            journal.ask(behind, "CONFIG", "SET", "masterauth", password)
+            journal.wait_for_copies()
+            eventually(lambda: all(one["down-after-milliseconds"] != FENCED_MS for one in journal.sentinel_states()))
+            running.goes_on()
+            journal.kill_primary(with_disk=True)
+            running.goes_on()
+        assert journal.primary == behind
+    finally:
+        journal.ask(behind, "CONFIG", "SET", "masterauth", password)
+    assert_exact(client, running)
+
+
+def test_an_applied_write_that_the_new_primary_lacks_keeps_its_version(
+    journal: Journal, client: httpx.Client, key: str
+) -> None:
+    """A new primary's clock is older than what a shard has applied: it is set past that before a write is taken."""
+    before = client.put(f"/v1/counters/{key}", json={"value": 1}).json()["version"]
+    redis = journal_of(journal.cluster.env)
+    redis.set("journal:clock", 1)
+    redis.set("journal:history", "of another primary")
+    assert client.put(f"/v1/counters/{key}", json={"value": 2}).json()["version"] > before
+    assert int(redis.get("journal:clock")) > before
+
+
+def test_its_doors_are_closed(journal: Journal, client: httpx.Client) -> None:
+    """Also after failovers, for which servers and Sentinels have written their configuration files anew."""
+    client.get("/livez").raise_for_status()
+    secrets, processes = doors.secrets_of(journal.cluster), doors.processes_of(journal.cluster)
+    doors.test_every_port_refuses_strangers(journal.cluster, processes, secrets)
+    doors.test_no_file_of_a_cluster_is_for_others(journal.cluster, secrets)
+    doors.test_no_process_shows_a_secret(processes, secrets)
