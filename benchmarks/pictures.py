@@ -210,11 +210,23 @@ def _bulk(figures: Sequence[Found], _curves: Found) -> Canvas:
     return canvas
 
 
+def _copies(figures: Sequence[Found], _curves: Found) -> Canvas:
+    """A part for each kind of write: their rates are far apart."""
+    canvas, parts = _canvas("Journal on two disks, beside one", len(figures), 2.1)
+    for axes, one in zip(parts, figures, strict=True):
+        bars(axes, [one])
+        axes.set_title(one["name"].partition(": ")[2], loc="left", fontsize=10)
+        axes.set_yticks((0, 1), ("two disks", "one disk"), color=INK)
+        axes.set_xlim(0, 1.9 * axes.get_xlim()[1] / 1.4)
+    return canvas
+
+
 PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
     "bulk": _bulk,
     "reads": _reads,
     "convergence": _convergence,
     "reduction": _reduction,
     "workers": _workers,
+    "copies": _copies,
     "growth": _growth,
 }

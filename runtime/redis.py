@@ -30,7 +30,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -40,6 +40,7 @@ from runtime import breakers
 log = structlog.get_logger(__name__)
 
 CACHE_TIMEOUT_SECONDS = 0.5  # to connect, and for an answer; after it a read goes on to a replica
+_STALL_SECONDS = 0.1  # so late, a timer says that the loop stood still
 SENTINEL_TIMEOUT_SECONDS = 0.3  # likewise; after it the next Sentinel is asked
 
 
@@ -116,6 +117,10 @@ def open_cache() -> AsyncRedis:
     )
 
 
+class LoopStalled(RedisError):
+    """No answer was read in time, because this process itself stood still: it says nothing about the Redis."""
+
+
 class LoopConnection:
     """One connection to a Redis, for one caller at a time on an event loop.
 
@@ -131,7 +136,7 @@ class LoopConnection:
         self._seconds = seconds
 
     async def execute(self, *command: Any) -> Any:
-        """The reply. Raises `RedisError`: `redis.TimeoutError` if it has not come in time.
+        """The reply. Raises `RedisError`: `redis.TimeoutError` if it has not come in time, `LoopStalled` if it may have.
 
         A connection may have died while nobody used it, so a command on an old connection that breaks is sent again on
         a new one: it must be harmless if it ran twice.
@@ -171,14 +176,19 @@ class LoopConnection:
 
     async def _execute(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         connection: Any = self._connection
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._seconds
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout_at(deadline):
                 if not connection.is_connected:
                     await connection.connect()
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 return [await self._reply() for _ in commands]
         except TimeoutError as error:
+            late = loop.time() - deadline
             await connection.disconnect(nowait=True)
+            if late > _STALL_SECONDS:
+                raise LoopStalled(f"this process stood still for {late:.1f} s") from error
             raise RedisTimeout(f"no answer within {self._seconds} s") from error
 
     async def _reply(self) -> Any:

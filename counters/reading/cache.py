@@ -33,7 +33,7 @@ from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from runtime import breakers, redis
-from runtime.redis import LoopConnection
+from runtime.redis import LoopConnection, LoopStalled
 from sharding.lanes import Lane, number_of
 from sharding.slots import slots_of
 
@@ -115,6 +115,9 @@ async def get_many_on(connection: LoopConnection, keys: Sequence[str]) -> Found:
     try:
         with breakers.cache.calling():
             entries: Any = await connection.execute("MGET", *map(_entry, keys))
+    except LoopStalled as error:
+        log.debug("cache_unread", error=str(error))
+        return found
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
         _doubt.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -11,6 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from counters.reading import cache
+from counters.reading.cache import Found
 from runtime import redis
 from runtime.redis import LoopConnection
 from tests.support.cluster import Cluster
@@ -59,6 +62,24 @@ def test_an_error_of_the_server_leaves_the_connection(cluster: Cluster) -> None:
         assert await connection.execute("CLIENT", "ID") == number
 
     on_a_loop(cluster, work)
+
+
+def test_a_loop_that_stood_still_says_nothing_about_the_redis(cluster: Cluster) -> None:
+    """Its look-up misses; the breaker stays closed and the next look-up is answered."""
+
+    async def work(connection: LoopConnection) -> None:
+        await connection.execute("PING")
+        reading = asyncio.create_task(cache.get_many_on(connection, ["a"]))
+        await asyncio.sleep(0)
+        time.sleep(0.3)
+        assert await reading == Found({}, [])
+        redis.cache().set("c:stalled", "7 1 9999999999999")
+        assert (await cache.get_many_on(connection, ["stalled"])).values == {"stalled": (7, 1)}
+
+    try:
+        on_a_loop(cluster, work, 0.1)
+    finally:
+        redis.cache().delete("c:stalled")
 
 
 def test_an_answer_that_is_late_is_not_taken_for_the_next_one(cluster: Cluster) -> None:
