@@ -18,6 +18,7 @@ from tests.support.browser import Browser
 from tests.support.cluster import Cluster
 from tests.support.cluster_plugin import directory, wait_until_started
 from tests.support.commands import MANAGE, ROOT, clean
+from tests.support.shards import make_asynchronous
 
 # How long an example takes says something about the machine and what else it does, nothing about the code.
 settings.register_profile("tally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -58,6 +59,26 @@ def client(cluster: Cluster) -> Iterator[httpx.Client]:
     """A client with every scope."""
     with cluster.client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def found_whole(cluster: Cluster) -> None:
+    """A module begins with every process running and every component up."""
+    cluster.wait_until_whole()
+
+
+@pytest.fixture
+def whole(found_whole: None, cluster: Cluster) -> Iterator[None]:
+    """A test finds every process running and every component up, and leaves them so."""
+    yield
+    cluster.wait_until_whole()
+
+
+@pytest.fixture
+def asynchronous(whole: None, client: httpx.Client) -> Iterator[None]:
+    """As `whole`; and the shards have no write quorum, before and after."""
+    yield
+    make_asynchronous(client)
 
 
 @pytest.fixture

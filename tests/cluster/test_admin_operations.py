@@ -29,9 +29,9 @@ from sharding import databases, topology
 from sharding.lanes import Lane
 from tests.support.admin import act, field, history
 from tests.support.browser import Browser, said
-from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.journal import append_bytes, in_ledger, is_drained, lane_of, put_in_journal
-from tests.support.shards import frozen, primary_of, rows
+from tests.support.shards import primary_of, rows
 
 JOURNAL = "/admin/counters/journalentry/"
 DEAD = "/admin/counters/deadletter/"
@@ -319,6 +319,7 @@ def test_the_journals_absence_is_a_sentence(root: Browser, cluster: Cluster) -> 
         redis.resume()
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(
     root: Browser, cluster: Cluster, client: httpx.Client, key: str
 ) -> None:
@@ -327,7 +328,7 @@ def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(
     client.put(f"/v1/counters/{mine}", json={"value": 2**63 - 1})
     client.post(f"/v1/counters/{mine}/increments", json={"delta": 1}, params={"wait": 30})
     eventually(lambda: mine in field(root.get(REJECTED), "key"))
-    with frozen(cluster, 1):
+    with frozen(*cluster.processes("postgres", 1)):
         away = next(_keys_of(1, key))
         id, _ = put_in_journal(lane_of(away), Increments([away], [1]))
         with ThreadPoolExecutor() as pool:  # each of them waits for the shard before it says so
@@ -340,8 +341,9 @@ def test_a_shard_that_is_away_is_a_sentence_and_the_others_come(
     eventually(lambda: is_drained(1), 60)
 
 
+@pytest.mark.usefixtures("whole")
 def test_the_control_databases_absence_is_a_page_of_its_own(root: Browser, cluster: Cluster) -> None:
-    with frozen(cluster, 0):
+    with frozen(*cluster.processes("postgres", 0)):
         with ThreadPoolExecutor() as pool:  # each of them waits for the database before it says so
             asked = pool.submit(root.get, JOURNAL, headers={"Accept": "text/html"})
             sent = pool.submit(act, root, JOURNAL, "again", "0-x")

@@ -3,7 +3,7 @@ kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -12,18 +12,14 @@ from django.db import connection
 from replication.models import Intervention
 from tests.support.admin import act, field, history
 from tests.support.browser import Browser, said
-from tests.support.cluster import Cluster
-from tests.support.shards import SHARD, left_whole, one_of, replicas_of, shown
+from tests.support.shards import SHARD, one_of, replicas_of, shown
 
 SHARDS = "/admin/replication/shard/"
 REPLICAS = "/admin/replication/replica/"
 INTERVENTIONS = "/admin/replication/intervention/"
 
 
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
-    with left_whole(cluster, client):
-        yield
+pytestmark = pytest.mark.usefixtures("asynchronous")
 
 
 @pytest.mark.smoke

@@ -26,9 +26,8 @@ from monitoring.targets import targets
 from replication.models import Intervention
 from sharding import databases, lanes, topology
 from tests.support.browser import LOGIN, Browser
-from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.http import assert_problem, exchange
-from tests.support.shards import frozen
 
 MAX = 2**63 - 1
 SHORT = 4096  # bytes of any problem document
@@ -424,9 +423,10 @@ def test_a_log_in_without_a_target_ends_at_the_admin(browse: Callable[..., Brows
         user.delete()
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_hung_control_database_is_told_soon(cluster: Cluster, root: Browser) -> None:
     assert root.get("/admin/").status_code == 200
-    with frozen(cluster, 0):
+    with frozen(*cluster.processes("postgres", 0)):
         for _ in range(2):
             started = time.monotonic()
             assert root.get("/admin/").status_code == 503

@@ -21,9 +21,7 @@ from tests.support.cluster import Cluster, eventually
 NODE = f"shard-0-node-{uuid4().hex}"  # Patroni knows none of this name, so nothing is done to it
 
 
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster) -> None:
-    cluster.wait_until_whole()
+pytestmark = pytest.mark.usefixtures("found_whole")
 
 
 def round_of(equal: bool | None, node: str = NODE, primary: str = "primary") -> Round:

@@ -4,7 +4,6 @@ asked."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,13 +13,9 @@ import pytest
 from replication import patroni
 from runtime import redis
 from tests.support.cluster import Cluster, eventually
-from tests.support.shards import SHARD, URL, delayed, key_on, left_whole, one_of
+from tests.support.shards import SHARD, URL, delayed, key_on, one_of
 
-
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
-    with left_whole(cluster, client):
-        yield
+pytestmark = pytest.mark.usefixtures("whole")
 
 
 def test_a_replica_is_delayed(client: httpx.Client, key: str) -> None:

@@ -61,12 +61,7 @@ def compare(shard: int, seconds: float = 60) -> digests.Round:
         time.sleep(0.1)
 
 
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster) -> Iterator[None]:
-    """Every component is up before and after."""
-    cluster.wait_until_whole()
-    yield
-    cluster.wait_until_whole()
+pytestmark = pytest.mark.usefixtures("whole")
 
 
 @pytest.fixture

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
-import psutil
 import pytest
 from redis import Redis
 
 from counters.apply.refresher import Refresher
 from counters.reading import cache
 from sharding.lanes import Lane
-from tests.support.cluster import Cluster, eventually, wait_applied
+from tests.support.cluster import Cluster, eventually, frozen, wait_applied
 
-
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster) -> Iterator[None]:
-    cluster.wait_until_whole()
-    yield
-    cluster.wait_until_whole()
+pytestmark = pytest.mark.usefixtures("whole")
 
 
 @pytest.fixture
@@ -29,16 +22,6 @@ def entries(cluster: Cluster) -> Iterator[Redis]:
     """What the cache has, whatever this process thinks of it."""
     with Redis.from_url(cluster.env["TALLY_CACHE_URL"], decode_responses=True) as client:
         yield client
-
-
-@contextmanager
-def frozen(cluster: Cluster) -> Iterator[None]:
-    process = psutil.Process(cluster.processes("redis-cache")[0]["pid"])
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
 
 
 def test_what_could_not_be_put_is_put_when_the_cache_is_back(
@@ -53,7 +36,7 @@ def test_what_could_not_be_put_is_put_when_the_cache_is_back(
 
         wait_applied(client, key, 6)
         eventually(lambda: read() == (6, "cache"))
-        with frozen(cluster):
+        with frozen(*cluster.processes("redis-cache")):
             assert client.put(f"/v1/counters/{key}", json={"value": 7}).status_code == 200
             assert read()[0] == 7
         eventually(lambda: str(entries.get(f"c:{key}")).startswith("7 "))
@@ -77,7 +60,7 @@ def test_a_late_value_does_not_live_long_if_a_newer_one_was_announced(
         refresher.put_left()
         return entries.exists(f"c:{key}:{lanes[1]}") == 1
 
-    with frozen(cluster):
+    with frozen(*cluster.processes("redis-cache")):
         assert cache.get_many([key]) == {}
         for lane in lanes:
             refresher.refresh(lane, [(f"{key}:{lane}", 6, 99), (f"{key}:{lane}", 7, 100)])
@@ -95,7 +78,7 @@ def test_a_process_that_missed_the_cache_does_not_read_it_at_once(cluster: Clust
     """Workers need a moment to put what they could not put; until then entries are from before."""
     entries.set(f"c:{key}", "6 1 0", ex=600)
     eventually(lambda: cache.get_many([key]) == {key: (6, 1)})
-    with frozen(cluster):
+    with frozen(*cluster.processes("redis-cache")):
         assert cache.get_many([key]) == {}
     back = time.monotonic()
     assert eventually(lambda: cache.get_many([key])) == {key: (6, 1)}

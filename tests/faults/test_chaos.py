@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,14 +20,6 @@ FAULTS = [  # test_faults kills each role by itself
     Fault("kill worker in a shift", kills.kill_in_a_shift),
     *messages.all_messages(),
 ]
-
-
-@pytest.fixture
-def whole(cluster: Cluster) -> Iterator[None]:
-    """The round finds every component up, and leaves it so."""
-    cluster.wait_until_whole()
-    yield
-    cluster.wait_until_whole()
 
 
 @pytest.mark.usefixtures("whole")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,17 +12,11 @@ import psutil
 import pytest
 
 from sharding import topology
-from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.load import assert_exact, load
 from tests.support.shards import primary_of
 
-
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster) -> Iterator[None]:
-    """Each test finds every component up, and leaves it so."""
-    cluster.wait_until_whole()
-    yield
-    cluster.wait_until_whole()
+pytestmark = pytest.mark.usefixtures("whole")
 
 
 def kill(cluster: Cluster, role: str, **which: Any) -> None:
@@ -77,21 +70,15 @@ def test_exact_after_a_primary_was_killed(cluster: Cluster, client: httpx.Client
 def test_reads_go_on_while_a_redis_stands_still(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
     """Writes wait or get 503, no read fails or has to wait for them, and the counts are exact afterwards."""
     client.put(f"/v1/counters/{key}", json={"value": 7}).raise_for_status()
-    stopped = [psutil.Process(one["pid"]) for one in cluster.processes(role)]
     with load(cluster, key, clients=24) as running:
-        time.sleep(0.5)
-        for process in stopped:
-            process.suspend()
-        try:
+        running.goes_on()
+        with frozen(*cluster.processes(role)):
             until, reads = time.monotonic() + 4, 0
             while time.monotonic() < until:
                 answer = client.get(f"/v1/counters/{key}")
                 assert (answer.status_code, answer.json()["value"]) == (200, 7), answer.text
                 reads += 1
-        finally:
-            for process in stopped:
-                process.resume()
-        time.sleep(1.5)
+        running.goes_on()
     assert reads >= 10
     assert_exact(client, running)
 
@@ -100,20 +87,13 @@ def test_reads_go_on_while_a_redis_stands_still(cluster: Cluster, client: httpx.
 def test_reads_leave_a_process_that_stands_still(cluster: Cluster, client: httpx.Client, key: str, role: str) -> None:
     """An API process or a replica is stopped for 6 s; no read waits for it to come back."""
     replica = next(one for one in cluster.processes("postgres", 0) if one["name"] != primary_of(cluster, 0)["name"])
-    process = psutil.Process((replica if role == "postgres" else cluster.processes("api")[0])["pid"])
-    stopped = [process, *process.children(recursive=True)]
     client.get(f"/v1/counters/{key}:first").raise_for_status()
-    for one in stopped:
-        one.suspend()
-    try:
+    with frozen(replica if role == "postgres" else cluster.processes("api")[0]):
         began, slowest, reads = time.monotonic(), 0.0, 0
         while time.monotonic() < began + 6:
             answer = client.get(f"/v1/counters/{key}:{reads}")  # never read before: not in the cache
             assert answer.status_code == 200, answer.text
             slowest, reads = max(slowest, answer.elapsed.total_seconds()), reads + 1
-    finally:
-        for one in stopped:
-            one.resume()
     assert slowest < 3, f"{slowest:.1f} s, {reads} reads"
 
 
@@ -128,11 +108,7 @@ def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: http
     written = [cached, by_shard[0][0]]
     for one in written:
         client.post(f"/v1/counters/{one}/increments", json={"delta": 3}, params={"wait": 30}).raise_for_status()
-    stopped = [psutil.Process(one["pid"]) for role in ("patroni", "postgres") for one in cluster.processes(role, 1)]
-    backends = [child for process in stopped for child in process.children(recursive=True)]
-    for process in [*stopped, *backends]:
-        process.suspend()
-    try:
+    with frozen(*cluster.processes("patroni", 1), *cluster.processes("postgres", 1)):
         answers = [client.get(f"/v1/counters/{uncached}") for _ in range(3)]
         assert {answer.status_code for answer in answers} == {503}, [answer.text for answer in answers]
         assert answers[0].json()["shard"] == 1
@@ -142,9 +118,6 @@ def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: http
         assert value_of(client, by_shard[0][0]) == 3
         waiting = client.post(f"/v1/counters/{cached}/increments", json={"delta": 1})
         assert waiting.status_code == 202
-    finally:
-        for process in reversed([*stopped, *backends]):
-            process.resume()
     eventually(lambda: value_of(client, cached) == 4, 90)
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from counters.operators import health
 from tests.support.admin import field
 from tests.support.browser import Browser
-from tests.support.cluster import Cluster, eventually
+from tests.support.cluster import Cluster, eventually, frozen
 from tests.support.http import assert_problem
 from tests.support.shards import SHARD, replica_away
 
@@ -23,27 +21,7 @@ BOUND = health.SECONDS + 1.0  # for an answer, on a busy machine
 COMPONENTS = "/admin/counters/component/"
 
 
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster) -> Iterator[None]:
-    cluster.wait_until_whole()
-    yield
-    cluster.wait_until_whole()
-
-
-@contextmanager
-def frozen(cluster: Cluster, *names: str) -> Iterator[None]:
-    """These processes, with their children, stand still."""
-    found = [psutil.Process(row["pid"]) for row in cluster.status()["processes"] if row["name"] in names]
-    assert len(found) == len(names)
-    processes = [process for one in found for process in [one, *one.children(recursive=True)]]
-    for process in processes:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in reversed(processes):
-            if process.is_running():
-                process.resume()
+pytestmark = pytest.mark.usefixtures("whole")
 
 
 @pytest.fixture
@@ -86,7 +64,7 @@ def until(api: httpx.Client, wanted: dict[str, str]) -> None:
 def test_what_hangs_is_named_and_delays_no_answer(cluster: Cluster, api: httpx.Client, root: Browser) -> None:
     replica = next(one for one in cluster.processes("postgres", 0) if one["mode"] == "replica")["name"]
     names = (replica, "redis-cache", "worker-0-1", "spill-worker-1")
-    with frozen(cluster, *names):
+    with frozen(*cluster.named(*names)):
         until(
             api,
             {
@@ -116,7 +94,7 @@ def test_what_hangs_is_named_and_delays_no_answer(cluster: Cluster, api: httpx.C
 def test_the_primary_hangs(cluster: Cluster, api: httpx.Client) -> None:
     """Patroni lets nobody take over as long as its own process answers for the leader; nobody is a copy meanwhile."""
     primary = next(one for one in cluster.processes("postgres", SHARD) if one["mode"] == "primary")["name"]
-    with frozen(cluster, primary):
+    with frozen(*cluster.named(primary)):
         until(
             api,
             {
@@ -131,7 +109,7 @@ def test_the_primary_hangs(cluster: Cluster, api: httpx.Client) -> None:
 
 def test_the_journal_hangs(cluster: Cluster, api: httpx.Client) -> None:
     """Not ready is not dead, and what only the journal's Redis could tell is unknown."""
-    with frozen(cluster, "redis-journal"):
+    with frozen(*cluster.named("redis-journal")):
         until(
             api,
             {

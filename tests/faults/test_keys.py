@@ -9,10 +9,11 @@ from contextlib import suppress
 from uuid import uuid4
 
 import httpx
+import pytest
 
 from counters.models import ApiKey
-from tests.support.cluster import Cluster, eventually
-from tests.support.shards import frozen, key_on
+from tests.support.cluster import Cluster, eventually, frozen
+from tests.support.shards import key_on
 
 PROMISED_SECONDS = 5.0  # the default of TALLY_API_KEY_TTL_SECONDS
 STRANGERS = 600  # many times the threads of an API process
@@ -72,13 +73,14 @@ async def read_beside_strangers(port: int, there: str, headers: dict[str, str]) 
     return times, set().union(*(one.result() for one in knocking))
 
 
+@pytest.mark.usefixtures("whole")
 def test_strangers_hold_up_nobody_while_the_control_database_stands_still(cluster: Cluster, key: str) -> None:
     """A read of the primary is answered in a thread. Strangers' requests would take all of them if they waited there."""
     port, there = cluster.processes("api")[0]["port"], key_on(1, key)
     assert add(f"http://127.0.0.1:{port}", cluster.key, there) == 202
     log = cluster.dir / "logs" / f"{cluster.processes('api')[0]['name']}.log"
     logged = log.stat().st_size
-    with frozen(cluster, 0):
+    with frozen(*cluster.processes("postgres", 0)):
         times, answers = asyncio.run(read_beside_strangers(port, there, {"Authorization": f"Api-Key {cluster.key}"}))
     assert sorted(times)[len(times) // 2] < 2.5, times
     assert 503 in answers

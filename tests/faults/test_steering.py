@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from replication.models import Intervention
-from tests.support.cluster import Cluster, eventually
-from tests.support.shards import SHARD, URL, left_whole, one_of, replica_away, replicas_of
+from tests.support.cluster import Cluster, eventually, frozen
+from tests.support.shards import SHARD, URL, one_of, patroni_of, replica_away, replicas_of
 
 DELAY = f"{URL}/replicas/nobody/delay"
 REASON = {"reason": "x"}
 LONG = "x" * 1001
 NO_QUORUMS: list[Any] = [-1, "1", 1.5, True, 101, None, [], 2**64]
-
-
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
-    with left_whole(cluster, client):
-        yield
 
 
 @pytest.mark.parametrize(
@@ -100,6 +92,7 @@ def test_a_shard_has_one_number(client: httpx.Client, shard: str, call: str) -> 
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:tally:problem:unknown-shard"), answer.text
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_a_copy_that_runs_is_not_begun_again(client: httpx.Client) -> None:
     replica = one_of(client, "replica")["node"]
     answers = [client.post(f"{URL}/replicas/{replica}/reinitialise", json=REASON) for _ in range(3)]
@@ -108,20 +101,15 @@ def test_a_copy_that_runs_is_not_begun_again(client: httpx.Client) -> None:
     eventually(lambda: one_of(client, "replica")["state"] == "streaming" and one_of(client, "replica")["flush"], 90)
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_the_primarys_patroni_stands_still(cluster: Cluster, client: httpx.Client) -> None:
     """What only it could tell or do is 503, soon; what is known without it is shown."""
     primary = one_of(client, "primary")["node"]
-    patroni = psutil.Process(
-        next(one for one in cluster.processes("patroni", SHARD) if one["name"][-1] == primary[-1])["pid"]
-    )
-    patroni.suspend()
-    try:
+    with frozen(patroni_of(cluster, SHARD, primary)):
         began = time.monotonic()
         shown = client.get("/v1/shards").json()["results"][SHARD]
         answers = [client.get(f"{URL}/quorum"), client.put(f"{URL}/quorum", json={"quorum": 1})]
         assert time.monotonic() - began < 19, "Patroni's ttl: the replica may be promoted then"
-    finally:
-        patroni.resume()
     assert (shown["primary"], shown["quorum"]) == (primary, None)
     for answer in answers:
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
@@ -130,10 +118,15 @@ def test_the_primarys_patroni_stands_still(cluster: Cluster, client: httpx.Clien
     eventually(lambda: client.put(f"{URL}/quorum", json={"quorum": 0}).status_code == 200)
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_a_replica_that_is_away_can_not_take_over_and_is_still_one(cluster: Cluster, client: httpx.Client) -> None:
     """Patroni forgets a node after 20 s. The shard is still meant to have it, so a quorum of 1 can be set but is not met now."""
     primary = one_of(client, "primary")["node"]
     with replica_away(cluster, client) as gone:
+        row = eventually(
+            lambda: next(one for one in replicas_of(client) if one["node"] == gone and one["state"] != "streaming")
+        )
+        assert row["flush"] is None
         for body in ({**REASON, "candidate": gone}, REASON):
             answer = client.post(f"{URL}/switchover", json=body)
             assert answer.status_code == 409, answer.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,21 +20,10 @@ from counters.intake.journal import Journal
 from counters.write_id import WriteId
 from sharding import databases, topology
 from sharding.lanes import LOCK_ID
-from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.load import assert_exact, load
 
-
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster) -> Iterator[None]:
-    """Each test finds every process running and every component up, and leaves it so."""
-
-    def wait() -> None:
-        eventually(cluster.all_running, 60)
-        cluster.wait_until_whole()
-
-    wait()
-    yield
-    wait()
+pytestmark = pytest.mark.usefixtures("whole")
 
 
 @dataclass
@@ -126,22 +114,19 @@ def test_an_api_process_answers_what_it_has_taken(cluster: Cluster, client: http
 def test_an_api_process_has_time_for_the_longest_wait(cluster: Cluster, key: str) -> None:
     """Its shard's worker stands still meanwhile: the answer comes later than any ordinary one, and it comes."""
     api = cluster.processes("api")[0]
-    worker = psutil.Process(cluster.processes("worker", topology.current().shard_of(key))[0]["pid"])
+    (worker,) = cluster.processes("worker", topology.current().shard_of(key))
     main, end = psutil.Process(api["pid"]), End(cluster, api["name"], "SIGTERM")
     headers = {"Authorization": f"Api-Key {cluster.key}"}
     with (
         httpx.Client(base_url=f"http://127.0.0.1:{api['port']}", headers=headers, timeout=60) as client,
         ThreadPoolExecutor(1) as pool,
     ):
-        worker.suspend()
-        try:
+        with frozen(worker):
             answer = pool.submit(post, client, key, uuid4().hex, 30)
             time.sleep(0.5)
             main.terminate()
             time.sleep(11)
             assert main.is_running()
-        finally:
-            worker.resume()
         assert (answer.result().status_code, answer.result().json()["value"]) == (200, 1)
     end.within([main], 5)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -20,18 +19,9 @@ from tests.support.shards import (
     URL,
     directly,
     key_on,
-    left_whole,
     one_of,
-    replica_away,
-    replicas_of,
     system_start,
 )
-
-
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
-    with left_whole(cluster, client):
-        yield
 
 
 class Reads:
@@ -67,6 +57,7 @@ class Reads:
                 time.sleep(0.02)
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_switchover_refuses_no_write_and_fails_no_read(cluster: Cluster, client: httpx.Client, key: str) -> None:
     steady, old = key_on(SHARD, f"{key}:steady"), one_of(client, "primary")["node"]
     client.put(f"/v1/counters/{steady}", json={"value": 7}).raise_for_status()
@@ -93,6 +84,7 @@ def test_a_switchover_refuses_no_write_and_fails_no_read(cluster: Cluster, clien
     assert (answer.status_code, answer.json()["primary"]) == (200, old), answer.text
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_failover_makes_a_replica_the_primary(cluster: Cluster, client: httpx.Client, key: str) -> None:
     candidate = one_of(client, "replica")["node"]
     answer = client.post(f"{URL}/failover", json={"candidate": candidate, "reason": "a drill"})
@@ -143,6 +135,7 @@ def test_a_shard_that_is_none_is_unknown(client: httpx.Client, shard: str) -> No
     assert client.get(f"/v1/shards/{shard}/replicas").status_code == 404
 
 
+@pytest.mark.usefixtures("whole")
 def test_every_server_is_told(cluster: Cluster, client: httpx.Client, key: str) -> None:
     client.post(
         f"/v1/counters/{key_on(SHARD, key)}/increments", json={"delta": 1}, params={"wait": 20}
@@ -165,14 +158,7 @@ def test_every_server_is_told(cluster: Cluster, client: httpx.Client, key: str) 
     assert "shard 0" not in table
 
 
-def test_a_replica_that_is_away_is_told_so(cluster: Cluster, client: httpx.Client) -> None:
-    with replica_away(cluster, client) as node:
-        row = eventually(
-            lambda: next(one for one in replicas_of(client) if one["node"] == node and one["state"] != "streaming")
-        )
-        assert row["flush"] is None
-
-
+@pytest.mark.usefixtures("whole")
 def test_a_replica_is_copied_anew(cluster: Cluster, client: httpx.Client, key: str) -> None:
     key, replica = key_on(SHARD, key), one_of(client, "replica")
     before = system_start(replica)
@@ -185,6 +171,7 @@ def test_a_replica_is_copied_anew(cluster: Cluster, client: httpx.Client, key: s
         assert conn.execute("SELECT value FROM counter WHERE key = %s", (key,)).fetchall() == [(5,)]
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_replica_rejoins(cluster: Cluster, client: httpx.Client) -> None:
     replica = one_of(client, "replica")
     before = system_start(replica)

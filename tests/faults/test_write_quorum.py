@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,15 +15,10 @@ from counters.intake.journal import Journal
 from replication.models import Intervention
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.load import assert_exact, load
-from tests.support.shards import SHARD, URL, key_on, left_whole, one_of, primary_of, replica_away, shown
+from tests.support.shards import SHARD, URL, key_on, one_of, primary_of, replica_away, shown
 
 
-@pytest.fixture(autouse=True)
-def whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
-    with left_whole(cluster, client):
-        yield
-
-
+@pytest.mark.usefixtures("asynchronous")
 def test_a_quorum_is_in_force_within_three_seconds_and_survives_a_failover(
     cluster: Cluster, client: httpx.Client, key: str
 ) -> None:
@@ -46,6 +40,7 @@ def test_a_quorum_is_in_force_within_three_seconds_and_survives_a_failover(
     assert shown(SHARD, "synchronous_standby_names").startswith("ANY 1 (")
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_what_confirming_means_is_a_setting(client: httpx.Client) -> None:
     answer = client.put(
         f"{URL}/quorum", json={"quorum": 1, "synchronous_commit": "remote_apply", "reason": "reads follow writes"}
@@ -57,6 +52,7 @@ def test_what_confirming_means_is_a_setting(client: httpx.Client) -> None:
     )
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_one_call_for_all_shards(client: httpx.Client) -> None:
     answer = client.put("/v1/shards/quorum", json={"quorum": 1, "reason": "be sure"})
     assert answer.status_code == 200, answer.text
@@ -71,6 +67,7 @@ def test_one_call_for_all_shards(client: httpx.Client) -> None:
     assert glance[1]["primary"] == one_of(client, "primary")["node"]
 
 
+@pytest.mark.usefixtures("found_whole")
 @pytest.mark.parametrize(
     ("body", "status", "word"),
     [
@@ -93,6 +90,7 @@ def test_a_quorum_that_cannot_be_is_refused_with_the_reason(
     assert client.get(f"{URL}/quorum").json()["quorum"] == 0
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_raised_and_lowered_under_load_nothing_is_lost(cluster: Cluster, client: httpx.Client, key: str) -> None:
     with load(cluster, key) as running:
         for number, strict in ((1, False), (0, False), (1, True), (0, True), (1, False), (0, False)):
@@ -102,6 +100,7 @@ def test_raised_and_lowered_under_load_nothing_is_lost(cluster: Cluster, client:
     assert_exact(client, running)
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_a_strict_quorum_that_is_lost_makes_writes_wait(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """They are accepted, stay in the journal and are not applied; when the replica is back, all of them are, once."""
     key = key_on(SHARD, key)
@@ -122,6 +121,7 @@ def test_a_strict_quorum_that_is_lost_makes_writes_wait(cluster: Cluster, client
     assert value_of(client, key) == 511
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_a_quorum_that_is_lost_and_not_strict_lets_writes_go_on(
     cluster: Cluster, client: httpx.Client, key: str
 ) -> None:
@@ -139,6 +139,7 @@ def test_a_quorum_that_is_lost_and_not_strict_lets_writes_go_on(
     assert value_of(client, key) == 3
 
 
+@pytest.mark.usefixtures("asynchronous")
 def test_a_lost_quorum_can_be_lowered(cluster: Cluster, client: httpx.Client, key: str) -> None:
     """Of shard 0, where the control database is: what an operator does about it must not wait for the replica that is
     gone."""

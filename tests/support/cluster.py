@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import StringIO
@@ -45,6 +46,11 @@ class Cluster:
         """Processes of a role."""
         found = self.status()["processes"]
         return [one for one in found if one["role"] == role and (shard is None or one["shard"] == shard)]
+
+    def named(self, *names: str) -> list[dict[str, Any]]:
+        """The processes of these names."""
+        found = {row["name"]: row for row in self.status()["processes"]}
+        return [found[name] for name in names]
 
     def all_running(self, role: str | None = None) -> bool:
         """Whether all processes (of a role) run: in the supervisor's state, and by pid, because the supervisor notices a death
@@ -91,12 +97,17 @@ class Cluster:
         return {"X-Real-IP": address, "X-Tally-Proxy": self.env["TALLY_PROXY_SECRET"]}
 
     def wait_until_whole(self, seconds: float = 90) -> None:
-        """Wait until every component is up, as every fault test leaves it to the next. Raises `NotWhole`."""
+        """Wait until every process runs and every component is up. Raises `NotWhole`."""
         began = datetime.now(UTC).isoformat(timespec="milliseconds")  # earlier looks are shared for a while
         try:
             with self.client() as client:
                 eventually(
-                    lambda: (now := client.get("/health").json())["status"] == "ok" and now["at"] > began, seconds
+                    lambda: (
+                        self.all_running()
+                        and (now := client.get("/health").json())["status"] == "ok"
+                        and now["at"] > began
+                    ),
+                    seconds,
                 )
         except AssertionError as error:
             raise NotWhole(f"{error}; {self.down()}") from error
@@ -124,6 +135,26 @@ def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float =
             last = error
         time.sleep(pause)
     raise AssertionError(f"not true within {seconds} s: {condition} {last or ''}")
+
+
+@contextmanager
+def frozen(*rows: dict[str, Any]) -> Iterator[None]:
+    """These processes of a cluster, and their children, stand still."""
+    assert rows
+    processes: list[psutil.Process] = []
+    try:
+        for row in rows:
+            processes.append(parent := psutil.Process(row["pid"]))
+            parent.suspend()  # from now on it has no new children
+            for child in parent.children(recursive=True):
+                processes.append(child)
+                with suppress(psutil.NoSuchProcess):
+                    child.suspend()
+        yield
+    finally:
+        for process in reversed(processes):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def value_of(client: httpx.Client, key: str) -> int:

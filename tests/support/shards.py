@@ -9,26 +9,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import psutil
 import psycopg
 
 from replication import flush
 from sharding import databases, topology
-from tests.support.cluster import Cluster, eventually
+from tests.support.cluster import Cluster, eventually, frozen
 
 SHARD = 1
 URL = f"/v1/shards/{SHARD}"
 ASYNCHRONOUS = {"quorum": 0, "strict": False, "synchronous_commit": "on", "reason": "a test ends"}
 
 
-@contextmanager
-def left_whole(cluster: Cluster, client: httpx.Client) -> Iterator[None]:
-    """A test finds every component up and the shards asynchronous, and leaves them so."""
-    cluster.wait_until_whole()
-    yield
-    cluster.wait_until_whole()
-    if any(one["quorum"] or one["strict"] for one in client.get("/v1/shards/quorum").json()["results"]):
-        eventually(lambda: client.put("/v1/shards/quorum", json=ASYNCHRONOUS).status_code == 200)
+def make_asynchronous(client: httpx.Client) -> None:
+    """Take back what a test has asked of the shards' write quorums."""
+
+    def is_done() -> bool:
+        if any(one["quorum"] or one["strict"] for one in client.get("/v1/shards/quorum").json()["results"]):
+            return client.put("/v1/shards/quorum", json=ASYNCHRONOUS).status_code == 200
+        return True
+
+    eventually(is_done, 90)
 
 
 def replicas_of(client: httpx.Client, shard: int = SHARD) -> list[dict[str, Any]]:
@@ -64,16 +64,10 @@ def replica_away(cluster: Cluster, client: httpx.Client, shard: int = SHARD) -> 
     """Keep the shard's replica down: its Patroni is suspended, so nothing restarts it."""
     replica = one_of(client, "replica", shard)
     node = next(one for one in cluster.processes("postgres", shard) if one["port"] == replica["port"])
-    supervisor = psutil.Process(
-        next(one for one in cluster.processes("patroni", shard) if one["name"][-1] == node["name"][-1])["pid"]
-    )
-    supervisor.suspend()
-    try:
+    with frozen(patroni_of(cluster, shard, node["name"])):
         os.kill(node["pid"], signal.SIGKILL)
         eventually(lambda: rows(shard, "SELECT count(*) FROM pg_stat_replication") == [(0,)])
         yield replica["node"]
-    finally:
-        supervisor.resume()
     eventually(lambda: rows(shard, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == [(1,)], 60)
 
 
@@ -109,21 +103,9 @@ def delayed(client: httpx.Client, delay: str) -> Iterator[dict[str, Any]]:
         assert (ended.status_code, ended.json()["apply_delay_ms"]) == (200, 0), ended.text
 
 
-@contextmanager
-def frozen(cluster: Cluster, shard: int) -> Iterator[None]:
-    """A shard whose servers, all of them, stand still."""
-    cluster.wait_until_whole()
-    servers = [psutil.Process(one["pid"]) for one in cluster.processes("postgres", shard)]
-    processes = [process for server in servers for process in [server, *server.children()]]
-    for process in processes:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in reversed(processes):
-            if process.is_running():
-                process.resume()
-        cluster.wait_until_whole()
+def patroni_of(cluster: Cluster, shard: int, node: str) -> dict[str, Any]:
+    """The Patroni of a node, by the name of the node or of its postgres process."""
+    return next(one for one in cluster.processes("patroni", shard) if one["name"][-1] == node[-1])
 
 
 def primary_of(cluster: Cluster, shard: int) -> dict[str, Any]:

@@ -15,9 +15,8 @@ import yaml
 
 from counters.apply import dead_letters, partitions, tasks
 from monitoring.targets import targets
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, frozen
 from tests.support.commands import ROOT
-from tests.support.shards import frozen
 
 HOME = ROOT / "monitoring"
 METRIC = re.compile(r"\b(?:tally|patroni|etcd|flower)_\w+")
@@ -87,11 +86,13 @@ def test_what_waits_for_an_operator_is_told_by_every_process_at_once(cluster: Cl
     assert told() == {f"tally_dead_letters_kept {before:.1f}"}
 
 
+@pytest.mark.usefixtures("whole")
 def test_partitions_are_maintained_where_they_can_be_and_told(cluster: Cluster) -> None:
     began = time.time()
-    with frozen(cluster, 0):
+    with frozen(*cluster.processes("postgres", 0)):
         tasks.maintain_partitions()
         assert partitions.maintained_at(0) < began <= partitions.maintained_at(1)
+    cluster.wait_until_whole()
     tasks.maintain_partitions()
     for name in ("api-1", "worker-1-1", "spill-worker-1"):
         told = re.findall(

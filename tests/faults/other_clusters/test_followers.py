@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -22,8 +21,9 @@ from benchmarks.chaos.subject import Subject
 from benchmarks.quorum.deployment import of_cluster
 from benchmarks.quorum.report import Sweep
 from benchmarks.quorum.steer import left_as_found
-from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.commands import MANAGE, ROOT, clean, up
+from tests.support.shards import patroni_of
 
 FOLLOWERS = 2
 DELAYS = (150, 250)  # ms: more than a write takes on a busy machine
@@ -185,18 +185,12 @@ def test_one_of_two_is_gone_and_both_are_asked_for(
     assert answer.status_code == 200, answer.text
     gone = replicas(followers)[0]
     node = next(one for one in followed.processes("postgres") if one["port"] == gone["port"])
-    keeper = psutil.Process(
-        next(one for one in followed.processes("patroni") if one["name"][-1] == node["name"][-1])["pid"]
-    )
-    keeper.suspend()
-    try:
+    with frozen(patroni_of(followed, 0, node["name"])):
         os.kill(node["pid"], signal.SIGKILL)
         eventually(lambda: followers.get("/v1/shards/0/quorum").json()["following"] == 1)
         answer = followers.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 8})
         assert answer.json()["status"] == ("queued" if strict else "applied"), answer.text
         assert depth(followed) >= 1
-    finally:
-        keeper.resume()
     eventually(lambda: followers.get("/v1/shards/0/quorum").json()["in_force"], 60)
     eventually(lambda: depth(followed) == 0, 60)
     assert value_of(followers, key) == 1

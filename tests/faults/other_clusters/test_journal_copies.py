@@ -18,7 +18,7 @@ from cluster import layout, sentinels
 from cluster.layout import Directory
 from counters.intake.copies import FENCED_MS
 from tests.cluster import test_doors as doors
-from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.commands import up
 from tests.support.load import assert_exact, load
 
@@ -124,17 +124,10 @@ def test_a_write_that_the_replica_does_not_confirm_is_not_accepted(
 ) -> None:
     """The replica hangs, still connected. The write may be counted; its repeat is accepted, and counts once."""
     token = {"Idempotency-Key": key}
-    name = journal.replica
-    process = psutil.Process(
-        next(one["pid"] for one in journal.cluster.processes("redis-journal") if one["name"] == name)
-    )
-    process.suspend()
-    try:
+    with frozen(*journal.cluster.named(journal.replica)):
         answer = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=token)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
         assert "may be counted" in answer.json()["detail"]
-    finally:
-        process.resume()
     eventually(
         lambda: client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=token).status_code == 202
     )
