@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import signal
 import threading
@@ -20,6 +19,8 @@ from celery import current_app
 from django.core.management import CommandError
 from redis import Redis
 
+from cluster.lanes import read as lanes_by_worker
+from cluster.layout import Directory
 from counters.apply import upgrade
 from counters.apply.worker import Worker
 from counters.batch import Increments
@@ -251,12 +252,8 @@ def test_a_killed_workers_lanes_are_taken_over_within_the_lease(
 
 
 def test_status_shows_who_applies_which_lane(cluster: Cluster, key: str) -> None:
-    def shown() -> set[int]:
-        status = json.loads(cluster.manage("cluster", "status", "--json", "--dir", str(cluster.dir)).stdout)
-        return {lane for row in status["processes"] if row["name"] == "worker-0-1" for lane in row["lanes"]}
-
     with load(cluster, key):
-        eventually(shown)
+        eventually(lambda: lanes_by_worker(Directory(cluster.dir)).get("worker-0-1"))
         assert "0.3" in cluster.manage("lanes").stdout
 
 
@@ -266,7 +263,7 @@ def lanes_restored(cluster: Cluster) -> Iterator[int]:
     count = topology.reload().lane_count
     yield count
     if topology.reload().lane_count != count:
-        cluster.manage("lanes", str(count))
+        cluster.command("lanes", str(count))
         topology.reload()
 
 
@@ -282,7 +279,7 @@ def test_the_number_of_lanes_can_be_changed_under_load(
     with load(cluster, key) as running:
         running.goes_on()
         for count in (16, 1, lanes_restored):
-            said = cluster.manage("lanes", str(count)).stdout
+            said = cluster.command("lanes", str(count))
             assert f"each shard has {count} lanes" in said
             assert all(rows(shard, "SELECT count(*) FROM apply_state") == [(count,)] for shard in (0, 1))
             running.goes_on()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -118,16 +119,21 @@ def test_what_cannot_be_done_is_refused(
     assert one_of(client, "primary")["node"] == primary
 
 
+@pytest.fixture(scope="module")
+def writer(cluster: Cluster) -> Iterator[httpx.Client]:
+    """A client whose key may write, and nothing else."""
+    with cluster.client(cluster.make_key("write")) as writer:
+        yield writer
+
+
 @pytest.mark.parametrize("path", ["/v1/shards", f"{URL}/replicas", f"{URL}/quorum", "/v1/shards/quorum"])
-def test_only_staff_may_look_and_steer(cluster: Cluster, path: str) -> None:
+def test_only_staff_may_look_and_steer(cluster: Cluster, writer: httpx.Client, path: str) -> None:
     with cluster.client("") as anonymous:
         assert anonymous.get(path).status_code == 401
         assert anonymous.post(f"{URL}/switchover", json={"reason": "x"}).status_code == 401
-    key = cluster.make_key("write")
-    with cluster.client(key) as writer:
-        assert writer.get(path).status_code == 403
-        assert writer.put(f"{URL}/quorum", json={"quorum": 0}).status_code == 403
-        assert writer.post(f"{URL}/switchover", json={"reason": "x"}).status_code == 403
+    assert writer.get(path).status_code == 403
+    assert writer.put(f"{URL}/quorum", json={"quorum": 0}).status_code == 403
+    assert writer.post(f"{URL}/switchover", json={"reason": "x"}).status_code == 403
 
 
 @pytest.mark.parametrize("shard", ["2", "-1", "x", "00000"])

@@ -1,35 +1,74 @@
-"""`make test`: all tests, in two runs side by side, because they wait most of the time.
+"""`make test`: all tests, in several runs of pytest side by side, because they wait most of the time.
 
-Each run has a cluster of its own. Tests of clusters with another layout start those themselves; they go with the
-shorter run. The run of tests/faults prints its report when the other one has ended. With arguments this only runs
-pytest with them.
+Each run has a cluster of its own if one of its tests uses it. Tests of clusters with another layout start those
+themselves, and go with the unit tests, which need none. The report of the first run is printed as it comes, those of
+the others when it has ended. With arguments this only runs pytest with them.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import IO
 
 from tests.support.commands import ROOT
 
 PYTEST = [sys.executable, "-m", "pytest"]
 OTHER_CLUSTERS = "tests/faults/other_clusters"
-FIRST = [*PYTEST, "tests/unit", "tests/tools", "tests/cluster", OTHER_CLUSTERS]
-SECOND = [*PYTEST, "tests/faults", f"--ignore={OTHER_CLUSTERS}"]
+COPIES = [f"tests/faults/test_{name}.py" for name in ("healing", "steering", "switchover", "write_quorum")]
+RUNS = [
+    ["tests/tools", "tests/cluster"],
+    ["tests/unit", OTHER_CLUSTERS],
+    COPIES,
+    ["tests/faults", *(f"--ignore={path}" for path in (OTHER_CLUSTERS, *COPIES))],
+]
+
+
+def start(arguments: Sequence[str], output: IO[str] | None = None) -> subprocess.Popen[bytes]:
+    """A run of pytest. A terminal's Ctrl-C reaches it by `interrupting` alone, so it comes once."""
+    return subprocess.Popen(
+        [*PYTEST, *arguments], cwd=ROOT, stdout=output, stderr=output and subprocess.STDOUT, start_new_session=True
+    )
+
+
+@contextmanager
+def interrupting(runs: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Signals that end this program interrupt the runs, which then put their clusters away."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for run in runs:
+            run.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(arguments: list[str]) -> int:
     """The exit status: that of the first run that failed."""
-    if arguments:
-        return subprocess.run([*PYTEST, *arguments], cwd=ROOT, check=False).returncode
-    with tempfile.TemporaryFile("w+") as said:
-        second = subprocess.Popen(SECOND, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
-        first = subprocess.run(FIRST, cwd=ROOT, check=False).returncode
-        second.wait()
-        said.seek(0)
-        sys.stdout.write(said.read())
-    return first or second.returncode
+    first, *others = [arguments] if arguments else RUNS
+    runs: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in others]
+        stack.enter_context(interrupting(runs))
+        runs.append(start(first))
+        for paths, output in zip(others, said, strict=True):
+            runs.append(start(paths, output))
+        statuses = [runs[0].wait()]
+        for run, output in zip(runs[1:], said, strict=True):
+            statuses.append(run.wait())
+            output.seek(0)
+            sys.stdout.write(output.read())
+            sys.stdout.flush()
+    return next(filter(None, statuses), 0)
 
 
 if __name__ == "__main__":

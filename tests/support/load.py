@@ -13,7 +13,7 @@ import httpx
 
 from tests.support.cluster import Cluster, eventually, value_of
 
-PAUSE_SECONDS = 0.03
+PAUSE_SECONDS = 0.06
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Load:
             time.sleep(0.05)
         raise AssertionError("no answer within 60 s")
 
-    def goes_on(self, writes: int = 100, seconds: float = 60) -> None:
+    def goes_on(self, writes: int = 50, seconds: float = 60) -> None:
         """Wait until so many more are acknowledged."""
         enough = sum(self.acknowledged.values()) + writes
         eventually(lambda: sum(list(self.acknowledged.values())) >= enough, seconds, 0.02)
