@@ -247,7 +247,7 @@ def test_every_process_of_the_contract_is_planned(tmp_path: Path) -> None:
     specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
     assert {spec.role for spec in specs} == {
         *("etcd", "patroni", "redis-journal", "redis-cache", "redis-broker", "nginx", "api", "worker", "spill-worker"),
-        *("beat", "flower"),
+        *("beat", "flower", "disks"),
     }
     names = [spec.name for spec in specs]
     assert len(set(names)) == len(names)
