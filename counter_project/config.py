@@ -241,6 +241,13 @@ class Config(BaseSettings):
         description="How long an idempotency key stays in the journal's Redis after it is safe in its shard.",
     )
 
+    counter_fillfactor: int = Field(
+        default=45,
+        ge=10,
+        le=100,
+        description="How full the pages of the counters are filled, in percent: more is smaller and slower. `migrate_all` puts it in force.",
+    )
+
     reconcile_interval_seconds: float = Field(
         default=600.0,
         gt=0,
