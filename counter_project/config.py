@@ -245,7 +245,7 @@ class Config(BaseSettings):
         default=45,
         ge=10,
         le=100,
-        description="How full the pages of the counters are filled, in percent: more is smaller and slower. `migrate_all` puts it in force.",
+        description="Fill of the counters' pages in percent: more is smaller and slower. `migrate_all` puts it in force.",
     )
 
     reconcile_interval_seconds: float = Field(
