@@ -39,6 +39,7 @@ ROLES = (
     "spill-worker",
     "beat",
     "flower",
+    "disks",
     "postgres",
     "patroni",
     "etcd",

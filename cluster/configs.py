@@ -13,6 +13,7 @@ from replication import apply_delay
 
 from .layout import ETCD_HOST, FLOWER_USER, PATRONI_USER, Directory, Layout
 
+BODY_BYTES = 16 * 1024 * 1024  # the default of TALLY_MAX_BODY_BYTES
 CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
 ROLE = "tally"
@@ -24,7 +25,13 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
     ((405,), 405, "method-not-allowed", "Method not allowed", "This method is not served."),
     ((403, 404), 404, "not-found", "Not found", "There is nothing at this address."),
     ((408,), 408, "request-timeout", "Request timeout", "The request did not arrive in time."),
-    ((413,), 413, "payload-too-large", "Payload too large", "A request body has at most 16 MiB; split the batch."),
+    (
+        (413,),
+        413,
+        "payload-too-large",
+        "Payload too large",
+        "The body is larger than TALLY_MAX_BODY_BYTES; split the batch.",
+    ),
     ((414,), 414, "uri-too-long", "URI too long", "The request line is longer than 256 KiB."),
     (
         (494, 431),
@@ -40,14 +47,17 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
 )
 
 
-def nginx(layout: Layout, directory: Directory, proxy_secret: str, *, as_root: bool) -> str:
+def nginx(
+    layout: Layout, directory: Directory, proxy_secret: str, *, as_root: bool, body_bytes: int = BODY_BYTES
+) -> str:
     """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`. An API process knows nginx by
-    `proxy_secret`."""
+    `proxy_secret`. `body_bytes`: of the largest request body."""
     api_ports = [layout.ports[f"api-{i}"] for i in range(1, layout.scale["api"] + 1)]
     return _filled(
         "nginx.conf.in",
         USER="user root;" if as_root else "",
         PORT=str(layout.ports["nginx"]),
+        BODY_BYTES=str(body_bytes),
         PROXY_SECRET=proxy_secret,
         STATIC=str(directory["static"]),
         SERVERS="\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),

@@ -217,7 +217,7 @@ def count(number: int, noun: str) -> str:
 
 def port_names(layout: Layout) -> list[str]:
     """Every port that this layout needs, apart from nginx's: the name of its process (of etcd, that of its metrics)."""
-    names = ["etcd", *layout.journals, *layout.sentinels, "redis-cache", "redis-broker", "beat", "flower"]
+    names = ["etcd", *layout.journals, *layout.sentinels, "redis-cache", "redis-broker", "beat", "flower", "disks"]
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]

@@ -19,7 +19,7 @@ from .programs import Programs
 STOP_STAGES = (
     ("nginx",),
     ("api",),
-    ("beat", "flower"),
+    ("beat", "flower", "disks"),
     ("worker", "spill-worker"),
     ("patroni", "sentinel"),
     ("redis-journal", "redis-cache", "redis-broker", "etcd"),
@@ -74,7 +74,7 @@ class Planner:
         makers += [self._redis("redis-broker")] if self.own_broker else []
         makers += [self._worker(s, i) for s in range(self.layout.shards) for i in range(1, self.layout.workers(s) + 1)]
         makers += [self._spill_worker(i) for i in self._numbers("spill-worker")]
-        makers += [self._beat(), self._flower()]
+        makers += [self._beat(), self._flower(), self._disks()]
         makers += [self._api(i) for i in self._numbers("api")]
         return [*makers, self._nginx()]
 
@@ -217,6 +217,21 @@ class Planner:
             metrics_port=port,
             environment={**self._of("flower"), **login},
             stop_seconds=5,
+        )
+
+    def _disks(self) -> Spec:
+        """It watches the disks of all servers, which are on one machine here."""
+        port, ports = self.layout.ports["disks"], self.layout.ports
+        nodes = [(f"127.0.0.1:{ports[f'postgres-{s}-{n}']}", self.directory.node(s, n)) for s, n in self.layout.nodes]
+        places = [*nodes, *((name, self.directory[name]) for name in self.layout.journals)]
+        return Spec(
+            name="disks",
+            role="disks",
+            argv=(sys.executable, "manage.py", "disks", *(f"{server}={path}" for server, path in places)),
+            ready=probes.Listens(port),
+            after=tuple(self.layout.journals),
+            metrics_port=port,
+            environment=self._of("disks", port),
         )
 
     def _api(self, number: int) -> Spec:

@@ -102,10 +102,24 @@ def schema(project: Path) -> str:
 
 def write_nginx(plan: Planner) -> None:
     home, secrets = plan.directory["nginx"], plan.secrets
-    text = configs.nginx(plan.layout, plan.directory, secrets["proxy"], as_root=os.geteuid() == 0)
+    text = configs.nginx(
+        plan.layout,
+        plan.directory,
+        secrets["proxy"],
+        as_root=os.geteuid() == 0,
+        body_bytes=_body_bytes(plan.environment),
+    )
     layout.write_private(home / "nginx.conf", text)
     layout.write_private(home / "doors.conf", configs.doors(plan.layout, plan.directory, secrets["metrics"]))
     layout.write_private(home / "flower-users", configs.flower_users(secrets["flower"]))
+
+
+def _body_bytes(environment: Mapping[str, str]) -> int:
+    """What the API processes take at most, so that nginx takes as much."""
+    text = environment.get("TALLY_MAX_BODY_BYTES", str(configs.BODY_BYTES))
+    if not text.strip().isdecimal():
+        raise ClusterError(f"TALLY_MAX_BODY_BYTES: {text!r} is no number of bytes")
+    return int(text)
 
 
 def _with_ports(wanted: Layout, asked: Asked) -> Layout:

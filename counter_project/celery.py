@@ -24,9 +24,8 @@ def keep_logging(**_: Any) -> None:
 
 
 @worker_init.connect
-@beat_init.connect
 def serve_metrics(**_: Any) -> None:
-    """Serve the /metrics of this worker, or of beat, on `TALLY_METRICS_PORT` if it is set."""
+    """Serve the /metrics of this process on `TALLY_METRICS_PORT` if it is set."""
     from django.conf import settings
 
     if settings.TALLY.metrics_port:
@@ -34,16 +33,20 @@ def serve_metrics(**_: Any) -> None:
 
 
 @beat_init.connect
-def send_heartbeats(**_: Any) -> None:
-    """Record when beat last sent a task, for /health."""
+def begin_beat(**_: Any) -> None:
+    """Record when beat last sent a task, for /health, and serve its /metrics. If nothing is known of a beat, its start
+    counts as a task, as the first one is due then."""
     from redis.exceptions import RedisError
 
     from runtime import heartbeats
 
-    def sent(**_: Any) -> None:
+    def sent(*, began: bool = False, **_: Any) -> None:
         try:
-            heartbeats.beat({"beat": 0.0})
+            if not (began and "beat" in heartbeats.known()):
+                heartbeats.beat({"beat": 0.0})
         except RedisError as error:
             structlog.get_logger(__name__).warning("heartbeat_unsent", error=str(error))
 
     after_task_publish.connect(sent, weak=False)
+    sent(began=True)
+    serve_metrics()

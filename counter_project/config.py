@@ -125,6 +125,11 @@ class Config(BaseSettings):
         default=False,
         description="While a replica of the journal is missing: go on with one copy (true), or refuse writes with 503 (false).",
     )
+    disk_reserve_bytes: int = Field(
+        default=1024**3,
+        ge=0,
+        description="Writes are refused while the disk of the journal or of the shard's primary has less free. 0: never.",
+    )
     broker_url: SecretStr = Field(
         min_length=1,
         description="Celery's broker: a Redis, not the journal's (it needs no persistence), or a RabbitMQ.",
@@ -234,6 +239,13 @@ class Config(BaseSettings):
         default=3600,
         ge=60,
         description="How long an idempotency key stays in the journal's Redis after it is safe in its shard.",
+    )
+
+    counter_fillfactor: int = Field(
+        default=45,
+        ge=10,
+        le=100,
+        description="Fill of the counters' pages in percent: more is smaller and slower. `migrate_all` puts it in force.",
     )
 
     reconcile_interval_seconds: float = Field(

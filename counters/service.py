@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from counters.intake import dispatch
 from counters.intake.intake import Intake
 from counters.intake.outcomes import Listener
+from counters.intake.room import Guard
 from counters.intake.writes import Accepted, Write
 from counters.reading.lookups import Lookups
 from runtime import redis
@@ -33,13 +34,16 @@ class Service:
         self._journal, self._cache = redis.journal_connection(), redis.cache_connection()
         self._subscriptions = redis.open_cache()
         self._listener = Listener(self._subscriptions)
-        self.intake = Intake(self._journal, self._listener)
+        self._guard = Guard()
+        self._keeping: asyncio.Task[None] | None = None
+        self.intake = Intake(self._journal, self._listener, self._guard)
         self.lookups = Lookups(self._cache)
 
     def open(self) -> None:
         """Open the service, which `current` then returns."""
         global _current  # noqa: PLW0603 - one per process
         self._listener.open()
+        self._keeping = self.loop.create_task(self._guard.keep())
         _current = self
 
     async def close(self) -> None:
@@ -47,6 +51,8 @@ class Service:
         global _current  # noqa: PLW0603
         _current = None
         await self.intake.drain()
+        if self._keeping:
+            self._keeping.cancel()
         await asyncio.to_thread(dispatch.drain, _DRAIN_SECONDS)  # the relay dispatches the rest
         await self._listener.close()
         await self._journal.close()
@@ -56,7 +62,8 @@ class Service:
     def submit(self, write: Write) -> Accepted:
         """Put a write into the journal, from a thread. Returns once it is on disk.
 
-        Raises `JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
+        Raises `NoRoom`, `JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`,
+        `ShardUnavailable`.
         """
         if write.claim and (earlier := write.claim.find()):
             return Accepted(earlier, repeated=True)

@@ -80,7 +80,7 @@ def ask_server(shard: int, node: Node) -> Said:
 
 def name_of(node: Node) -> str:
     """A node's name as far as it is known, without asking."""
-    return patroni.known_name(node) or f"{node.host}:{node.port}"
+    return patroni.known_name(node) or node.address
 
 
 def of(shard: int, primary: Primary | None, servers: Sequence[tuple[Node, Said]]) -> Copies:

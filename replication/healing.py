@@ -259,7 +259,14 @@ def note(done: Round) -> bool:
 
 
 def _store_differing(field: str, differing: Differing) -> None:
-    redis.journal().hset(_DIFFERING, field, msgspec.json.encode(differing))
+    """Keep that a replica differs, also through a failover of the journal: once promoted, it would be copied from."""
+    with redis.journal().pipeline(transaction=False) as pipe:
+        pipe.hset(_DIFFERING, field, msgspec.json.encode(differing))
+        for command in redis.confirmation():
+            pipe.execute_command(*command)
+        _, *confirmation = pipe.execute()
+    if not redis.is_confirmed(confirmation):
+        log.warning("difference_unconfirmed", server=field)  # the next round stores it again
 
 
 def _found(one: Comparison) -> str:

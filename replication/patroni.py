@@ -214,7 +214,7 @@ def name_of(node: Node) -> str:
     """Patroni's name of a node; `host:port` if Patroni has not returned one."""
     if node.patroni not in _names:
         server(node)
-    return known_name(node) or f"{node.host}:{node.port}"
+    return known_name(node) or node.address
 
 
 def known_name(node: Node) -> str | None:
@@ -237,11 +237,11 @@ def node_named(shard: int, name: str) -> Node:
     servers: list[Node] = settings.TALLY.shards[shard].nodes
     for is_first in (True, False):
         for node in servers:
-            if name in (known_name(node), f"{node.host}:{node.port}"):
+            if name in (known_name(node), node.address):
                 return node
         if is_first:
             learn_names(shard)
-    raise _unknown(shard, name, (known_name(node) or f"{node.host}:{node.port}" for node in servers))
+    raise _unknown(shard, name, (known_name(node) or node.address for node in servers))
 
 
 def configuration(shard: int) -> dict[str, Any]:

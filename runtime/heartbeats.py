@@ -27,6 +27,13 @@ def ask(pipe: Any) -> None:
     pipe.zrange(KEY, 0, -1, withscores=True)
 
 
+def known() -> dict[str, float]:
+    """Seconds since each name was last seen. Raises `RedisError`."""
+    with redis.journal().pipeline(transaction=False) as pipe:
+        ask(pipe)
+        return ages(*pipe.execute())
+
+
 def ages(time: tuple[int, int], found: Iterable[tuple[bytes, float]]) -> dict[str, float]:
     """Seconds since each name was last seen, in the last day. A time in the future (the clock was set back) is
     omitted."""

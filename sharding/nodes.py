@@ -22,6 +22,11 @@ class Node(BaseModel):
     # Its patroni.yml, if this host can write it (the local cluster): for apply delays.
     patroni_config: Path | None = None
 
+    @property
+    def address(self) -> str:
+        """Its name where Patroni's is not known, and for `manage.py disks`."""
+        return f"{self.host}:{self.port}"
+
 
 class Shard(BaseModel):
     """One PostgreSQL cluster. Any node may be the primary; libpq finds it (`target_session_attrs`)."""

@@ -17,6 +17,7 @@ from rest_framework import exceptions
 
 from counters.intake.idempotency import Mismatch
 from counters.intake.journal import JournalUnavailable, JournalUnreadable
+from counters.intake.room import NoRoom
 from replication.patroni import PatroniUnavailable, Refused, UnknownNode
 from runtime.seldom import Seldom
 from sharding.databases import ShardUnavailable
@@ -94,6 +95,9 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
             return Problem(
                 422, "idempotency-key-reused", str(error), errors=[{"field": "Idempotency-Key", "rule": str(error)}]
             )
+        case NoRoom():
+            shard = {} if error.shard is None else {"shard": error.shard}
+            return unavailable("disk-full", f"{error}. Reads go on.", **shard)
         case JournalUnreadable():
             detail = "What became of the write cannot be told now; ask again."
             return unavailable("journal-unavailable", f"{error}. {detail}")

@@ -23,6 +23,7 @@ from counters.intake.append import Appender, Flush, Moved, Payload, TokensTaken
 from counters.intake.idempotency import Claim, Mismatch
 from counters.intake.journal import JournalUnavailable
 from counters.intake.outcomes import Listener
+from counters.intake.room import Guard, NoRoom
 from counters.intake.writes import Accepted, Write
 from counters.write_id import WriteId
 from runtime.group_commit import GroupCommit
@@ -55,17 +56,23 @@ class _Submitted:
 class Intake:
     """Puts writes into the journal. Belongs to the event loop that it was created on."""
 
-    def __init__(self, journal: LoopConnection, listener: Listener) -> None:
-        self.listener = listener
+    def __init__(self, journal: LoopConnection, listener: Listener, guard: Guard) -> None:
+        self.listener, self._guard = listener, guard
         self._appender = Appender(journal)
         self._flushes: GroupCommit[_Submitted] = GroupCommit(self._flush, most=settings.TALLY.flush_max_writes)
 
     def submit(self, write: Write) -> asyncio.Future[Accepted]:
         """Queue a write. The future resolves once the write is on the journal's disk.
 
-        Raises `JournalUnavailable` if too many writes wait already; this one was not taken. The future raises
+        Raises `NoRoom`, or `JournalUnavailable` if too many writes wait already; this one was not taken. The future raises
         `JournalUnavailable` (the write may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
         """
+        if self._guard.refusals:
+            try:
+                self._guard.check(write)
+            except NoRoom:
+                REFUSED.labels("disk").inc()
+                raise
         if self._flushes.waiting >= settings.TALLY.max_writing:
             REFUSED.labels("overload").inc()
             raise JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")

@@ -27,7 +27,8 @@ from counters.operators import broker, processes
 from counters.operators.processes import Processes
 from replication import copies
 from replication.copies import Copies, Copy, Primary, Said
-from runtime import heartbeats, redis
+from runtime import disks, heartbeats, redis
+from runtime.disks import Room
 from runtime.looks import Late, Looks, Result
 from sharding import databases, nodes
 
@@ -35,6 +36,7 @@ SECONDS = 1.0  # for a look
 FRESH_SECONDS = 0.5  # for which a look is shared
 _ETCD_SECONDS = 15.0  # since a Patroni last reached etcd, which each tries every `loop_wait` (2 s in the local cluster)
 _BEAT_SECONDS = 10.0  # since beat's last task; at least three of the relay's intervals
+_GIB = 1024**3
 _SPILL_QUEUES = ("maintenance", "low-priority")
 log = structlog.get_logger(__name__)
 
@@ -84,11 +86,13 @@ class View(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """What the journal's Redis says: how many copies it has, whether one is enough, and the heartbeats' ages."""
+    """What the journal's Redis says: how many copies it has, whether one is enough, the heartbeats' ages, and the room
+    on the servers' disks."""
 
     copies: int
     one_copy: bool
     ages: dict[str, float]
+    rooms: dict[str, Room]
 
 
 def look() -> Future[View]:
@@ -117,8 +121,9 @@ def _journal() -> Journal:
         pipe.info("replication")
         pipe.exists(ONE_COPY)
         heartbeats.ask(pipe)
-        info, one_copy, now, found = pipe.execute()
-    return Journal(journal_copies.counted(info), bool(one_copy), heartbeats.ages(now, found))
+        disks.ask(pipe)
+        info, one_copy, now, found, *rooms = pipe.execute()
+    return Journal(journal_copies.counted(info), bool(one_copy), heartbeats.ages(now, found), disks.rooms(*rooms))
 
 
 def _select_one(alias: str) -> None:
@@ -141,7 +146,11 @@ def of(results: Mapping[str, Result], began: float) -> View:
     journal = results["journal"] if isinstance(results["journal"], Journal) else None
     working = processes.of(journal.ages) if journal else None
     components = [_answers(name, results[name]) for name in ("journal", "cache", "broker", "control")]
-    components += [*_journal_copies(journal), *_etcd([said for of_shard in servers.values() for _, said in of_shard])]
+    components += [
+        *_journal_copies(journal),
+        *_disks(journal),
+        *_etcd([said for of_shard in servers.values() for _, said in of_shard]),
+    ]
     components += [_beat(working), _spill_worker(working)]
     for shard, one in found.items():
         components += [_answers(f"shard-{shard}", primaries[shard], shard), *_replicas(one), _worker(shard, working)]
@@ -173,6 +182,28 @@ def _journal_copies(journal: Journal | None) -> list[Component]:
         return [Component("journal-copies", "unknown", "the journal's Redis does not answer")]
     detail = journal_copies.trouble(journal.copies, one_copy=journal.one_copy)
     return [Component("journal-copies", "down" if detail else "up", detail)]
+
+
+def _disks(journal: Journal | None) -> list[Component]:
+    """Whether every server's disk has room; nothing if no room is asked for."""
+    if not settings.TALLY.disk_reserve_bytes:
+        return []
+    if journal is None:
+        return [Component("disks", "unknown", "the journal's Redis, which has the readings, does not answer")]
+    names = {node.address: copies.name_of(node) for shard in settings.TALLY.shards for node in shard.nodes}
+    short = [
+        f"{names.get(server, server)} has {room.free / _GIB:.1f} of {room.total / _GIB:.1f} GiB left"
+        for server, room in sorted(journal.rooms.items())
+        if room.short
+    ]
+    if short:
+        return [Component("disks", "down", "; ".join(short))]
+    unseen = [name for address, name in names.items() if address not in journal.rooms]
+    if len(journal.rooms.keys() - names.keys()) < journal_copies.wanted():
+        unseen.append("the journal")
+    return [
+        Component("disks", "unknown", f"nobody watches: {', '.join(unseen)}") if unseen else Component("disks", "up")
+    ]
 
 
 def _replicas(found: Copies) -> list[Component]:

@@ -39,6 +39,7 @@ def test_the_command_says_what_tests_look_at(cluster: Cluster) -> None:
         "spill-worker",
         "beat",
         "flower",
+        "disks",
     } == {one["role"] for one in rows}
     assert all(psutil.pid_exists(one["pid"]) for one in rows)
 

@@ -59,7 +59,7 @@ def test_health_names_every_component(cluster: Cluster, client: httpx.Client, ke
     found = {one["name"]: one for one in now["components"]}
     servers = {f"shard-{shard}-node-{node}" for shard in (0, 1) for node in (1, 2)}
     parts = {f"shard-{shard}{part}" for shard in (0, 1) for part in ("", "-replica", "-worker")}
-    others = {"journal", "cache", "broker", "control", "topology", "keys", "etcd", "beat", "spill-worker"}
+    others = {"journal", "cache", "broker", "control", "topology", "keys", "etcd", "beat", "disks", "spill-worker"}
     assert found.keys() == servers | parts | others
     assert now["status"] == "ok"
     assert {one["status"] for one in found.values()} == {"up"}

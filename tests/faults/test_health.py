@@ -114,7 +114,7 @@ def test_the_journal_hangs(cluster: Cluster, api: httpx.Client) -> None:
             api,
             {
                 "journal": "down",
-                **dict.fromkeys(("beat", "spill-worker", "shard-0-worker", "shard-1-worker"), "unknown"),
+                **dict.fromkeys(("beat", "disks", "spill-worker", "shard-0-worker", "shard-1-worker"), "unknown"),
             },
         )
         now = asked(api)

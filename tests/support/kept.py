@@ -23,7 +23,7 @@ from cluster.layout import Directory
 from tests.support.commands import MANAGE, ROOT, clean
 
 PRODUCT = ("counter_project", "counters", "replication", "runtime", "sharding")
-OURS = {"api", "worker", "spill-worker", "beat", "flower"}  # roles that run the product's code
+OURS = {"api", "worker", "spill-worker", "beat", "flower", "disks"}  # roles that run the product's code
 READY_SECONDS = 60
 
 

@@ -23,6 +23,7 @@ from cluster.lanes import Lease
 from cluster.layout import Asked, Directory, Layout
 from cluster.postgres import Node
 from cluster.programs import Programs
+from counter_project.config import Config
 from sharding.lanes import Lane
 
 SECRETS = {name: f"secret-of-{name}" for name in layout.SECRET_NAMES}
@@ -247,7 +248,7 @@ def test_every_process_of_the_contract_is_planned(tmp_path: Path) -> None:
     specs = planner(with_ports(Layout()), Directory(tmp_path)).specs()
     assert {spec.role for spec in specs} == {
         *("etcd", "patroni", "redis-journal", "redis-cache", "redis-broker", "nginx", "api", "worker", "spill-worker"),
-        *("beat", "flower"),
+        *("beat", "flower", "disks"),
     }
     names = [spec.name for spec in specs]
     assert len(set(names)) == len(names)
@@ -558,6 +559,22 @@ def test_nginx_has_every_api_process_and_nothing_left_to_fill_in(tmp_path: Path)
     assert not re.search(r"@[A-Z_]+@", text)
     assert "non_idempotent;" not in text
     assert "user root;" in configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=True)
+
+
+def test_nginx_takes_bodies_as_large_as_the_api_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Config.model_fields["max_body_bytes"].default == configs.BODY_BYTES
+    directory = Directory(tmp_path)
+    directory.prepare()
+    monkeypatch.delenv("TALLY_MAX_BODY_BYTES", raising=False)
+    for given, limit in ((None, configs.BODY_BYTES), ("70000", 70000)):
+        if given:
+            monkeypatch.setenv("TALLY_MAX_BODY_BYTES", given)
+        prepare.planner(directory, Asked(port=0))
+        text = (directory["nginx"] / "nginx.conf").read_text()
+        assert re.findall(r"client_(?:max_body_size|body_buffer_size) (\w+);", text) == [str(limit)] * 2
+    monkeypatch.setenv("TALLY_MAX_BODY_BYTES", "16m")
+    with pytest.raises(ClusterError, match="TALLY_MAX_BODY_BYTES: '16m' is no number of bytes"):
+        prepare.planner(directory, Asked(port=0))
 
 
 def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:

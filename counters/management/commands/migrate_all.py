@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from redis.exceptions import RedisError
 
-from counters.apply import upgrade
+from counters.apply import fill, upgrade
 from sharding import databases, topology
 
 DRAIN_SECONDS = 60.0
@@ -26,6 +26,7 @@ class Command(BaseCommand):
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
+            refilled = sum(map(fill.put_in_force, range(shards)))
             said = upgrade.upgrade(seconds=DRAIN_SECONDS)
             in_force = topology.reload()
         except (topology.WrongShard, ValueError) as error:
@@ -36,6 +37,9 @@ class Command(BaseCommand):
             ) from error
         if said:
             self.stdout.write(said)
+        if refilled:
+            percent = settings.TALLY.counter_fillfactor
+            self.stdout.write(f"{refilled} partitions fill new pages to {percent} %; full pages stay as they are")
         self.stdout.write(
             f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard"
         )

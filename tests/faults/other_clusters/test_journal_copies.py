@@ -134,6 +134,26 @@ def test_a_write_that_the_replica_does_not_confirm_is_not_accepted(
     eventually(lambda: value_of(client, key) == 1)
 
 
+def test_that_a_replica_of_a_shard_differs_outlives_a_failover(journal: Journal, client: httpx.Client) -> None:
+    """The mark is on both disks, or that is told: without it a promoted server would be copied from."""
+    client.get("/livez").raise_for_status()
+    store = "from replication import healing; healing._store_differing('9/node', healing.Differing(1, 'found'))"
+    mark = ("HGET", "healing:differing", "9/node")
+    assert "difference_unconfirmed" not in (done := journal.cluster.manage("shell", "-c", store)).stdout + done.stderr
+    replica = journal.replica
+    assert "found" in journal.ask(replica, *mark)
+    process = psutil.Process(
+        next(one["pid"] for one in journal.cluster.processes("redis-journal") if one["name"] == replica)
+    )
+    process.suspend()
+    try:
+        done = journal.cluster.manage("shell", "-c", store)
+    finally:
+        process.resume()
+        journal.ask(journal.primary, "HDEL", *mark[1:])
+    assert "difference_unconfirmed" in done.stdout + done.stderr
+
+
 def test_a_replica_that_falls_behind_is_not_promoted(journal: Journal, client: httpx.Client, key: str) -> None:
     """It is alive, and the Sentinels see it, but it lost its link. First writes are refused, then they go on with one copy,
     and everybody is told. The primary dies: only it has them, so no other takes its place, and it comes back with them."""
