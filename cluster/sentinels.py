@@ -12,11 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
+from . import redis
 from .layout import Directory, Layout, write_private
 
 SERVICE = "journal"
@@ -25,7 +23,6 @@ SERVICE = "journal"
 DOWN_AFTER_MS = (2000, 2000, 4000)
 FAILOVER_MS = 3000  # for each step of a failover
 _A_FENCE_MS = 10**9  # or more: no time-out, but a fence
-TIMEOUT_SECONDS = 0.5
 
 _MONITOR = re.compile(rf"^sentinel monitor {SERVICE} \S+ (\d+) \d+$", re.MULTILINE)
 _EPOCH = re.compile(rf"^sentinel config-epoch {SERVICE} (\d+)$", re.MULTILINE)
@@ -71,7 +68,7 @@ def primary(layout: Layout, password: str) -> int | None:
 
 def _primary(sentinel: int, password: str) -> int | None:
     try:
-        with client(sentinel, password) as asked:
+        with redis.client(sentinel, password) as asked:
             found = asked.sentinel_get_master_addr_by_name(SERVICE)
         return int(found[1])
     except (RedisError, TypeError, OSError):
@@ -83,22 +80,10 @@ def last_heard_ms(layout: Layout, password: str, port: int) -> int:
     times = [10**9]
     for name in layout.sentinels:
         try:
-            with client(layout.ports[name], password) as asked:
+            with redis.client(layout.ports[name], password) as asked:
                 replicas: list[dict[str, Any]] = asked.sentinel_slaves(SERVICE)
         except (RedisError, OSError):
             continue
         refreshed = [int(one["info-refresh"]) for one in replicas if int(one["port"]) == port]
         times += [milliseconds for milliseconds in refreshed if milliseconds]  # 0: never
     return min(times)
-
-
-def client(port: int, password: str) -> Any:
-    """A client of one server; the caller closes it. Its answers have no useful types."""
-    return Redis(
-        port=port,
-        password=password,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
