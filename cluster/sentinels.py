@@ -14,6 +14,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from runtime import polling
+
 from . import redis
 from .layout import Directory, Layout, write_private
 
@@ -22,6 +24,7 @@ SERVICE = "journal"
 # for election at once: three may split the votes, and then the next attempt follows after twice `FAILOVER_MS`.
 DOWN_AFTER_MS = (2000, 2000, 4000)
 FAILOVER_MS = 3000  # for each step of a failover
+FAILED_OVER_SECONDS = 15.0
 _A_FENCE_MS = 10**9  # or more: no time-out, but a fence
 
 _MONITOR = re.compile(rf"^sentinel monitor {SERVICE} \S+ (\d+) \d+$", re.MULTILINE)
@@ -87,3 +90,41 @@ def last_heard_ms(layout: Layout, password: str, port: int) -> int:
         refreshed = [int(one["info-refresh"]) for one in replicas if int(one["port"]) == port]
         times += [milliseconds for milliseconds in refreshed if milliseconds]  # 0: never
     return min(times)
+
+
+def all_follow(layout: Layout, secrets: Mapping[str, str]) -> bool:
+    """Whether every server of the journal but its primary has all that the primary has, and may be promoted."""
+    port = primary(layout, secrets["sentinel"])
+    others = [layout.ports[name] for name in layout.journals if layout.ports[name] != port]
+    try:
+        return port is not None and all(_follows(other, port, secrets["redis-journal"]) for other in others)
+    except (RedisError, KeyError, OSError):
+        return False
+
+
+def _follows(server: int, primary: int, password: str) -> bool:
+    with redis.client(server, password) as asked:
+        state = asked.info()
+    return bool(
+        state["role"] == "slave"
+        and state["master_port"] == primary
+        and state["master_link_status"] == "up"
+        and state["slave_priority"]
+        and not state["loading"]
+        and not state["aof_rewrite_in_progress"]
+        and not state["aof_rewrite_scheduled"]
+    )
+
+
+def fail_over(layout: Layout, password: str) -> bool:
+    """Let the Sentinels promote a replica of the journal. Returns whether a majority of them calls it the primary."""
+    before = primary(layout, password)
+    if before is None:
+        return False
+    try:
+        with redis.client(layout.ports[layout.sentinels[0]], password) as asked:
+            asked.execute_command("SENTINEL", "FAILOVER", SERVICE)
+    except (RedisError, OSError):
+        return False
+    looks = polling.attempts(FAILED_OVER_SECONDS, pause=0.1)
+    return any(primary(layout, password) not in (None, before) for _ in looks)
