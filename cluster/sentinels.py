@@ -20,6 +20,7 @@ from . import redis
 from .layout import Directory, Layout, write_private
 
 SERVICE = "journal"
+ONE_COPY = "journal:one_copy"  # a replica that has this key may lack what was accepted (`counters.intake.copies`)
 # Without an answer, after which each Sentinel takes a server to be down. The third is slower, so that at most two stand
 # for election at once: three may split the votes, and then the next attempt follows after twice `FAILOVER_MS`.
 DOWN_AFTER_MS = (2000, 2000, 4000)
@@ -38,10 +39,10 @@ def write(directory: Directory, layout: Layout, before: Layout, secrets: Mapping
     primary, fence = _remembered(files.values(), {port: name for name, port in before.ports.items()})
     for (name, file), usual in zip(files.items(), DOWN_AFTER_MS, strict=True):
         file.parent.mkdir(exist_ok=True, mode=0o700)
-        write_private(file, _text(layout.ports[name], layout.ports[primary], max(usual, fence), file.parent, secrets))
+        write_private(file, text(layout.ports[name], layout.ports[primary], max(usual, fence), file.parent, secrets))
 
 
-def _text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping[str, str]) -> str:
+def text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping[str, str]) -> str:
     return (
         f'bind 127.0.0.1\nport {port}\nrequirepass {secrets["sentinel"]}\ndir "{home}"\nprotected-mode yes\n'
         f"sentinel sentinel-pass {secrets['sentinel']}\nsentinel deny-scripts-reconfig yes\n"
@@ -93,7 +94,7 @@ def last_heard_ms(layout: Layout, password: str, port: int) -> int:
 
 
 def all_follow(layout: Layout, secrets: Mapping[str, str]) -> bool:
-    """Whether every server of the journal but its primary has all that the primary has, and may be promoted."""
+    """Whether every server of the journal but its primary has all that was accepted, and may be promoted."""
     port = primary(layout, secrets["sentinel"])
     others = [layout.ports[name] for name in layout.journals if layout.ports[name] != port]
     try:
@@ -104,9 +105,10 @@ def all_follow(layout: Layout, secrets: Mapping[str, str]) -> bool:
 
 def _follows(server: int, primary: int, password: str) -> bool:
     with redis.client(server, password) as asked:
-        state = asked.info()
+        state, one_copy = asked.info(), asked.exists(ONE_COPY)
     return bool(
-        state["role"] == "slave"
+        not one_copy
+        and state["role"] == "slave"
         and state["master_port"] == primary
         and state["master_link_status"] == "up"
         and state["slave_priority"]

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -136,7 +137,9 @@ class Supervisor:
             self._replacing = Upgrade(self.plan, self.children, self.nodes, self.console, every=self._every)
             await self._replacing.run()
             await self._retire()
-        except ClusterError as error:
+        except Exception as error:  # whatever it is, the cluster goes on
+            if not isinstance(error, ClusterError):
+                self.console.event(traceback.format_exc())
             self.state.error = f"the upgrade stopped: {error}. {GO_ON}"
             self.console.event(self.state.error)
 

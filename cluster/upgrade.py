@@ -71,8 +71,9 @@ class Upgrade:
         try:
             while self.left:
                 began = time.monotonic()
-                await self._until_whole()
-                name = await self._replace_next()
+                name = await self._choose()
+                await self._until_whole(but=name)
+                await self._replace(name)
                 self.left.remove(name)
                 self.console.progress(name, time.monotonic() - began, self.left)
             await self._until_whole()
@@ -80,54 +81,58 @@ class Upgrade:
         finally:
             self.console.end()
 
-    async def _replace_next(self) -> str:
-        """Replace the first that is left, or another of its kind, and return its name."""
+    async def _choose(self) -> str:
+        """The first that is left, or one of its kind that is to go before it: what is down, then replicas, then the
+        primary."""
         first = self.children[self.left[0]].spec
         kind = [
-            one
-            for one in self.left
-            if (spec := self.children[one].spec).role == first.role and spec.shard == first.shard
+            name
+            for name in self.left
+            if (spec := self.children[name].spec).role == first.role and spec.shard == first.shard
         ]
-        replace = {"patroni": self._replace_node, "redis-journal": self._replace_journal, "nginx": self._replace_nginx}
-        return await replace.get(first.role, self._replace_first)(kind)
+        if first.role == "patroni":
+            nodes = {name: node for name in kind for node in self._nodes_of(name)}
+            return min(nodes, key=lambda name: (nodes[name].serving, nodes[name].primary))
+        if first.role == "redis-journal":
+            primary = await self._journal_primary()
+            return min(kind, key=lambda name: name == primary)
+        return kind[0]
 
-    async def _replace_first(self, names: Sequence[str]) -> str:
-        child = self.children[names[0]]
-        await child.restart()
-        if child.spec.role == "api" and child.spec.port is not None:
-            ready = probes.Answers(child.spec.port, "/readyz", 200)
-            await self._until(ready.check, f"{names[0]} is not ready: its /readyz says why; {said(child.log)}")
-        return names[0]
+    async def _replace(self, name: str) -> None:
+        child = self.children[name]
+        match child.spec.role:
+            case "patroni":
+                await self._replace_node(child, *self._nodes_of(name))
+            case "redis-journal" if self.plan.layout.journal_replicas:
+                await self._replace_journal(child)
+            case "nginx" if not self.every and child.pid is not None and _is_same(child.pid, Path(child.spec.argv[0])):
+                await self._reload_nginx(child, child.pid)
+            case "api":
+                await child.restart()
+                ready = probes.Answers(child.spec.port or 0, "/readyz", 200)
+                await self._until(ready.check, f"{name} is not ready: its /readyz says why; {said(child.log)}")
+            case _:
+                await child.restart()
 
-    async def _replace_nginx(self, names: Sequence[str]) -> str:
-        """Its workers are replaced without a moment in which nobody listens, unless the program is another."""
-        child = self.children[names[0]]
-        if self.every or child.pid is None or _is_another(child.pid, Path(child.spec.argv[0])):
-            return await self._replace_first(names)
+    async def _reload_nginx(self, child: Child, pid: int) -> None:
+        """Its workers are replaced without a moment in which nobody listens."""
         tried = await asyncio.to_thread(
             subprocess.run, [*child.spec.argv, "-t"], capture_output=True, text=True, check=False
         )
         if tried.returncode:
             raise ClusterError(f"nginx refuses its configuration: {tried.stderr.strip().splitlines()[0]}")
-        before = _children(child.pid)
+        before = _children(pid)
         child.signal(signal.SIGHUP)
-        pid = child.pid
         await self._until(lambda: _done(bool(_children(pid) - before)), f"nginx does not reload; {said(child.log)}")
         child.renewed()
-        return names[0]
 
-    async def _replace_node(self, names: Sequence[str]) -> str:
+    async def _replace_node(self, child: Child, node: Node) -> None:
         """A Patroni and its PostgreSQL: a replica's, or the primary's once a replica has taken over."""
-        nodes = {name: node for name in names for node in self._nodes_of(name)}
-        name = next((name for name, node in nodes.items() if not node.primary), names[0])
-        node = nodes[name]
         if node.primary and self.plan.layout.replicas:
             await self._switch_over(node)
-        before = node.pid
-        await self.children[name].restart()
-        log = self.plan.directory.log(node.name)
+        before, log = node.pid, self.plan.directory.log(node.name)
+        await child.restart()
         await self._until(lambda: _done(node.serving and node.pid != before), f"{node.name} is not back; see {log}")
-        return name
 
     async def _switch_over(self, primary: Node) -> None:
         body = {"leader": f"shard-{primary.shard}-node-{primary.node}"}
@@ -145,19 +150,21 @@ class Upgrade:
             f"{primary.name} does not follow the new primary; see {self.plan.directory.log(primary.name)}",
         )
 
-    async def _replace_journal(self, names: Sequence[str]) -> str:
+    async def _replace_journal(self, child: Child) -> None:
         """A server of the journal: a replica, or the primary once the Sentinels have promoted another."""
-        if not self.plan.layout.journal_replicas:
-            return await self._replace_first(names)
-        layout, secrets = self.plan.layout, self.plan.secrets
-        port = await asyncio.to_thread(sentinels.primary, layout, secrets["sentinel"])
-        name = next((name for name in names if layout.ports[name] != port), names[0])
-        if layout.ports[name] == port:
+        name, late = child.spec.name, "a server of the journal does not follow its primary; see their logs"
+        if await self._journal_primary() == name:
+            await self._until(self._journal_has_copies, late)
             await self._until(self._fails_over, "the Sentinels do not promote a replica of the journal")
-            await self._until(self._journal_has_copies, f"{name} does not become a replica of the journal")
-        await self.children[name].restart()
-        await self._until(self._journal_has_copies, f"{name} does not follow the journal's primary")
-        return name
+            await self._until(self._journal_has_copies, late)
+        await child.restart()
+        await self._until(self._journal_has_copies, late)
+
+    async def _journal_primary(self) -> str | None:
+        """The name of the journal's primary, where it has replicas and the Sentinels agree."""
+        layout = self.plan.layout
+        port = await asyncio.to_thread(sentinels.primary, layout, self.plan.secrets["sentinel"])
+        return next((name for name in layout.journals if layout.ports[name] == port), None)
 
     async def _fails_over(self) -> bool:
         return await asyncio.to_thread(sentinels.fail_over, self.plan.layout, self.plan.secrets["sentinel"])
@@ -172,14 +179,15 @@ class Upgrade:
         except (ValueError, KeyError, TypeError):
             return False
 
-    async def _until_whole(self) -> None:
-        """Wait until every process runs and every PostgreSQL server does its part."""
+    async def _until_whole(self, but: str = "") -> None:
+        """Wait until every process runs and every PostgreSQL server does its part, but for the one that is replaced."""
+        spared = self._nodes_of(but)
 
         def missing() -> str:
-            for child in self.children.values():
-                if child.state != "running":
-                    return f"{child.spec.name} does not stay up; {said(child.log)}"
-            late = next((node for node in self.nodes if not node.serving), None)
+            for name, child in self.children.items():
+                if child.state != "running" and name != but:
+                    return f"{name} does not stay up; {said(child.log)}"
+            late = next((node for node in self.nodes if not node.serving and node not in spared), None)
             return f"{late.name} does not follow; see {self.plan.directory.log(late.name)}" if late else ""
 
         try:
@@ -199,13 +207,13 @@ async def _done(value: bool) -> bool:
     return value
 
 
-def _is_another(pid: int, program: Path) -> bool:
-    """Whether the program is another file than the process was started from, or has changed since."""
+def _is_same(pid: int, program: Path) -> bool:
+    """Whether the program is the file that the process was started from, and has not changed since."""
     try:
         process = psutil.Process(pid)
-        return not program.samefile(process.exe()) or program.stat().st_ctime > process.create_time()
+        return program.samefile(process.exe()) and program.stat().st_ctime <= process.create_time()
     except (psutil.Error, OSError):
-        return True
+        return False
 
 
 def _children(pid: int) -> set[int]:

@@ -6,12 +6,8 @@ import psycopg
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from redis.exceptions import RedisError
 
-from counters.apply import upgrade
 from sharding import databases, topology
-
-DRAIN_SECONDS = 60.0
 
 
 class Command(BaseCommand):
@@ -26,16 +22,13 @@ class Command(BaseCommand):
             call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
-            said = upgrade.upgrade(seconds=DRAIN_SECONDS)
             in_force = topology.reload()
         except (topology.WrongShard, ValueError) as error:
             raise CommandError(str(error)) from error
-        except (RedisError, psycopg.Error) as error:
+        except psycopg.Error as error:
             raise CommandError(
-                f"the lanes could not be set up: {str(error).strip()}. Is the journal's Redis up? Run it again."
+                f"the topology could not be put in force: {str(error).strip()}. Run it again."
             ) from error
-        if said:
-            self.stdout.write(said)
         self.stdout.write(
             f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard"
         )

@@ -182,6 +182,15 @@ def test_a_second_upgrade_replaces_nothing_and_takes_over_from_a_supervisor_that
     eventually(lambda: (row := rows(directory)["worker-0-1"])["state"] == "running" and row["pid"] != worker.pid)
 
 
+def test_a_shard_from_before_lanes_is_refused(directory: Path) -> None:
+    """Its journal has another name, which nothing reads."""
+    with Subject(directory).database(0) as conn:
+        conn.execute("UPDATE shard_state SET lanes = NULL")
+    done = Cluster(directory).manage("migrate_all", check=False)
+    assert done.returncode == 1
+    assert "from before there were lanes" in done.stderr
+
+
 def add(client: httpx.Client, key: str, delta: int, headers: dict[str, str]) -> dict[str, Any]:
     answer = client.post(f"/v1/counters/{key}/increments", json={"delta": delta}, headers=headers).raise_for_status()
     found: dict[str, Any] = answer.json()
