@@ -1,6 +1,6 @@
 """The local cluster: every part of Tally as supervised processes on 127.0.0.1, from one directory, by one command.
 
-What this room is for: `manage.py cluster up|status|down|destroy|scale`. It is not a deployment tool (that is
+What this room is for: `manage.py cluster up|status|down|destroy|scale|upgrade`. It is not a deployment tool (that is
 docker-compose.production.yml), it never starts, stops or promotes PostgreSQL itself (that is Patroni's work; only an
 orphan whose Patroni is gone is stopped here), and it knows Tally only by its commands and its `TALLY_*` settings.
 

@@ -7,15 +7,19 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
 
 from . import ClusterError
 from .plan import Spec
-from .processes import create_time, kill_group
+from .processes import create_time, is_gone, kill_group, known
 
 PROBE_SECONDS = 0.1  # between two questions whether a process is ready
 HEALTHY_SECONDS = 10.0  # of running, after which its next death is a first one
+ADOPTED_SECONDS = 0.2  # between two looks whether a process of another supervisor still runs
 HOPELESS_STARTS = 4  # deaths before it was ever ready, at which the start of the cluster is given up
 SIGNS = ("FATAL", "PANIC", "rror", "emerg", "CRITICAL")  # of a line that tells of a failure
 CONSEQUENCES = ("database system is starting up", "terminating connection", "database system is shutting down")
@@ -37,12 +41,38 @@ class Backoff:
         return 0.0 if self.failures == 1 else min(self.MOST, self.FIRST * 2 ** (self.failures - 2))
 
 
+class Process(Protocol):
+    """What a life is about: a process of our own, or an adopted one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def wait(self) -> int | None: ...
+
+
+class Adopted:
+    """A process that another supervisor has started. Only its parent learns its exit code."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    async def wait(self) -> None:
+        while not is_gone(self._process):
+            await asyncio.sleep(ADOPTED_SECONDS)
+
+
 class Child:
-    """A process that is kept running from `start()` to `stop()`; `changed` is called at every change of its row."""
+    """A process that is kept running from `start()`, or `adopt()`, to `stop()`; `changed` is called at every change of its
+    row.
+
+    `release` is that of the process that runs; `spec.release` is that of the next one.
+    """
 
     def __init__(self, spec: Spec, log: Path, changed: Callable[[], None], say: Callable[[str], None]) -> None:
         self.spec = spec
         self.log = log
+        self.release = ""
         self.state = "stopped"
         self.pid: int | None = None
         self.create_time: float | None = None
@@ -54,13 +84,37 @@ class Child:
         self._ending = asyncio.Event()
         self._gone = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
+        self._adopted: Adopted | None = None
+
+    def adopt(self, row: Mapping[str, Any]) -> bool:
+        """Keep the process of this row (of state.json) running, if it still runs. Returns whether it does."""
+        process = known(row)
+        if process is None:
+            return False
+        self._adopted = Adopted(process)
+        self.release, self.restarts = row.get("release", ""), row["restarts"]
+        self._life = asyncio.create_task(self._live(), name=self.spec.name)
+        return True
+
+    async def restart(self) -> None:
+        """Stop it and start it. Raises `ClusterError` as `start()` does; it is then tried again and again."""
+        await self.stop()
+        self._ending.clear()
+        await self.start()
+
+    def renewed(self) -> None:
+        """Its process has taken up what the next one would be started with."""
+        self.release = self.spec.release
+        self._changed()
 
     async def start(self) -> None:
         """Start it and return when it is ready. Raises `ClusterError` if it dies again and again, or is too slow."""
+        self.ready.clear()
+        self._said_before = size(self.log)
         self._life = asyncio.create_task(self._live(), name=self.spec.name)
-        deadline = time.monotonic() + self.spec.start_seconds
+        deadline, deaths = time.monotonic() + self.spec.start_seconds, self.restarts
         while not self.ready.is_set():
-            if self.restarts >= HOPELESS_STARTS:
+            if self.restarts - deaths >= HOPELESS_STARTS:
                 raise ClusterError(f"{self.spec.name} ends as soon as it starts; {said(self.log, self._said_before)}")
             if time.monotonic() > deadline:
                 raise ClusterError(
@@ -96,6 +150,7 @@ class Child:
 
     async def _live(self) -> None:
         backoff = Backoff()
+        code: int | None
         while not self._ending.is_set():
             try:
                 code, healthy = await self._one_life()
@@ -112,19 +167,9 @@ class Child:
                 await asyncio.wait_for(self._ending.wait(), wait or 0.01)
         self._set("stopped", None)
 
-    async def _one_life(self) -> tuple[int, float]:
-        """From start to end: exit code, and seconds from ready to the end."""
-        with self.log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *self.spec.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=dict(self.spec.environment),
-                cwd=self.spec.cwd,
-                start_new_session=True,
-                umask=0o077,  # Redis and Sentinel write their configuration files, with passwords, anew
-            )
+    async def _one_life(self) -> tuple[int | None, float]:
+        """From start to end: exit code, if it is known, and seconds from ready to the end."""
+        process, self._adopted = self._adopted or await self._spawn(), None
         self._set("starting", process.pid)
         if self._ending.is_set():
             self.signal(self.spec.stop_signal)
@@ -134,6 +179,20 @@ class Child:
         kill_group(process.pid)
         ready_since = (await asyncio.gather(watch, return_exceptions=True))[0]
         return code, time.monotonic() - ready_since if isinstance(ready_since, float) else 0.0
+
+    async def _spawn(self) -> Process:
+        self.release = self.spec.release
+        with self.log.open("ab") as output:
+            return await asyncio.create_subprocess_exec(
+                *self.spec.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(self.spec.environment),
+                cwd=self.spec.cwd,
+                start_new_session=True,
+                umask=0o077,  # Redis and Sentinel write their configuration files, with passwords, anew
+            )
 
     async def _watch(self) -> float:
         """Wait until it is ready; the monotonic time of that."""
@@ -179,5 +238,7 @@ def said(log: Path, since: int = 0) -> str:
     return f"see {log}" + (f": {line}" if line else "")
 
 
-def _how(code: int) -> str:
+def _how(code: int | None) -> str:
+    if code is None:
+        return "exit code unknown"
     return f"exit {code}" if code >= 0 else signal.Signals(-code).name

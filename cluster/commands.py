@@ -7,13 +7,14 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from replication.apply_delay import RULE, ApplyDelay
 from runtime import polling
 
-from . import ClusterError, background, console, lanes, layout, leftovers, prepare, processes, state
+from . import ClusterError, background, console, lanes, layout, leftovers, prepare, processes, state, takeover
 from .layout import Asked, Directory
 from .plan import Planner
 from .supervisor import Supervisor
@@ -60,8 +61,20 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     return 0
 
 
-async def _supervise(plan: Planner) -> None:
-    await Supervisor(plan, console.Console()).run()
+def upgrade(options: argparse.Namespace, directory: Directory) -> int:
+    """Replace the running processes by those of this code, one after the other, while clients write and read."""
+    _current(directory)
+    takeover.supervisor_of(directory)
+    if not options.stay:
+        return background.upgrade(directory, ["--all"] if options.all else [])
+    found = takeover.take_over(directory)
+    with found.lock:
+        asyncio.run(_supervise(found.plan, found.rows, every=options.all))
+    return 0
+
+
+async def _supervise(plan: Planner, running: Sequence[Mapping[str, Any]] = (), *, every: bool = False) -> None:
+    await Supervisor(plan, console.Console(), running, every=every).run()
 
 
 def status(options: argparse.Namespace, directory: Directory) -> int:
@@ -109,6 +122,8 @@ def scale(options: argparse.Namespace, directory: Directory) -> int:
     if stored is None:
         raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one")
     wanted = layout.scaled(stored, name, number)
+    if now.phase == "upgrading":
+        raise ClusterError("the cluster is being upgraded: scale it afterwards")
     if (supervisor := state.supervisor(now)) is None:
         layout.save(directory, wanted)
         console.Console().say(f"the cluster does not run; it will have {name}={number} at the next `cluster up`")
@@ -151,7 +166,7 @@ def _stop(directory: Directory, screen: console.Console) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manage.py cluster", description="The local cluster of Tally.")
-    commands = parser.add_subparsers(required=True, metavar="up | status | down | destroy | scale")
+    commands = parser.add_subparsers(required=True, metavar="up | status | down | destroy | scale | upgrade")
 
     def add(name: str, command: Callable[[argparse.Namespace, Directory], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__)
@@ -196,6 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     add("scale", scale).add_argument(
         "count", type=_role_count, metavar="ROLE=N", help=f"{SCALED}; `worker` is for every shard"
     )
+    upgrading = add("upgrade", upgrade)
+    upgrading.add_argument(
+        "--all", action="store_true", help="replace also what runs this code, with these programs and settings, already"
+    )
+    upgrading.add_argument("--stay", action="store_true", help=argparse.SUPPRESS)  # the new supervisor itself
     return parser
 
 

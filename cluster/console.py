@@ -35,13 +35,13 @@ class Console:
         self._task: TaskID | None = None
         self._began = time.monotonic()
 
-    def begin(self, total: int) -> None:
-        """A start of so many processes and steps begins."""
+    def begin(self, total: int, doing: str = "starting") -> None:
+        """Something with so many processes and steps begins."""
         self._began = time.monotonic()
         if self.rich.is_terminal:
             columns = (
                 SpinnerColumn(),
-                TextColumn("starting"),
+                TextColumn(doing),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.description}"),
@@ -50,11 +50,17 @@ class Console:
             self._task = self._bar.add_task("", total=total)
             self._bar.start()
 
+    def follow(self, total: int, left: Sequence[str]) -> None:
+        """Of what another process does, these are left."""
+        if self.rich.is_terminal and self._bar is None:
+            self.begin(total, "upgrading")
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=total - len(left), description=_some(left))
+
     def progress(self, name: str, seconds: float, waiting: list[str]) -> None:
         """`name` is ready, `seconds` after it began; `waiting` are not yet."""
         if self._bar is not None and self._task is not None:
-            more = ", …" if len(waiting) > SHOWN else ""
-            self._bar.update(self._task, advance=1, description=", ".join(waiting[:SHOWN]) + more)
+            self._bar.update(self._task, advance=1, description=_some(waiting))
         else:
             self._line(f"{time.monotonic() - self._began:5.1f} s  {name} ({seconds:.1f} s)")
 
@@ -113,3 +119,7 @@ class Console:
             sys.stdout.flush()
         except OSError:
             self.rich.quiet = True
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from . import ClusterError, configs, layout, sentinels
+from . import ClusterError, configs, layout, redis, sentinels
 from .layout import Directory, write_private
 
 POLL_SECONDS = 0.2
@@ -89,7 +89,7 @@ def _make_promotable(port: int, password: str) -> None:
     while time.monotonic() < until:
         time.sleep(POLL_SECONDS)
         try:
-            with sentinels.client(port, password) as server:
+            with redis.client(port, password) as server:
                 state = server.info()
                 if (
                     state["role"] == "slave"

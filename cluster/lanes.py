@@ -10,17 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from sharding.lanes import MOST, Lane
 
-from . import ClusterError, layout, sentinels
+from . import ClusterError, layout, redis, sentinels
 from .layout import Directory
-
-TIMEOUT_SECONDS = 0.5  # to connect to Redis, and for each answer
 
 
 class Lease(NamedTuple):
@@ -58,16 +53,7 @@ def read(directory: Directory) -> dict[str, list[int]]:
 def _leases(port: int, password: str, shards: int) -> tuple[list[Lease], int]:
     """The leases of all lanes, and Redis' time in microseconds. Raises `RedisError`."""
     every = [Lane(shard, number) for shard in range(shards) for number in range(MOST)]
-    redis = Redis(
-        port=port,
-        password=password,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-        encoding_errors="replace",
-    )
-    with redis, redis.pipeline(transaction=False) as pipe:
+    with redis.client(port, password) as asked, asked.pipeline(transaction=False) as pipe:
         pipe.time()
         for lane in every:
             pipe.hmget(f"journal:{lane}:shift", "holder", "until")

@@ -29,10 +29,10 @@ def stop(directory: Directory) -> list[str]:
     primaries = {f"patroni-{shard}-{node}" for shard, node in last.primaries.items()}
     for stage in stages({name: role for name, (role, _) in alive.items()}, primaries.__contains__):
         seconds = PATRONI_STOP_SECONDS if stage[0].startswith("patroni") else STOP_SECONDS
-        _end([alive[name][1] for name in stage], seconds)
+        end([alive[name][1] for name in stage], seconds)
     orphans = [f"postgres in {data}" for data in _data_directories(directory) if postgres.stop_orphan(data)]
     strays = marked(directory)
-    _end(strays, 3.0)
+    end(strays, 3.0)
     return [*alive, *orphans, *(f"pid {process.pid}" for process in strays)]
 
 
@@ -58,7 +58,8 @@ def _data_directories(directory: Directory) -> list[Path]:
     return sorted(directory["shards"].glob("*/*/data"))
 
 
-def _end(leaders: Sequence[psutil.Process], seconds: float) -> None:
+def end(leaders: Sequence[psutil.Process], seconds: float = STOP_SECONDS) -> None:
+    """SIGTERM, after so many seconds SIGKILL, for each and then for what is left of its group."""
     processes.send(leaders, signal.SIGTERM)
     alive = processes.wait(leaders, seconds)
     processes.send(alive, signal.SIGKILL)

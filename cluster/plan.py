@@ -8,12 +8,13 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import probes
 from .layout import FLOWER_USER, PROJECT, Directory, Layout
 from .programs import Programs
+from .release import Release
 
 # Stages of a stop, first to last: new traffic, what makes work, what does it, what keeps it.
 STOP_STAGES = (
@@ -50,6 +51,7 @@ class Spec:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
     start_seconds: float = 90.0  # within which it must be ready when the cluster starts
+    release: str = ""  # a digest of what it is started with
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Planner:
     environment: Mapping[str, str]
     own_broker: bool = True  # Celery's broker is one of the cluster's processes
     quorum: int | None = None  # the write quorum to set on every shard at the start; None leaves it as it is
+    release: Release = field(default_factory=Release)
     migrated: bool = False  # the databases have this code's tables already: its processes need not wait for `migrate`
 
     def specs(self) -> list[Spec]:
@@ -76,7 +79,7 @@ class Planner:
         makers += [self._spill_worker(i) for i in self._numbers("spill-worker")]
         makers += [self._beat(), self._flower(), self._disks()]
         makers += [self._api(i) for i in self._numbers("api")]
-        return [*makers, self._nginx()]
+        return [replace(spec, release=self.release.of(spec.role)) for spec in [*makers, self._nginx()]]
 
     def _numbers(self, role: str) -> range:
         return range(1, self.layout.scale[role] + 1)

@@ -6,15 +6,18 @@ It starts and promotes nothing: that is Patroni's. It ends a postmaster only whe
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
+import urllib3
 from psycopg import sql
 
 from . import probes, processes
 from .configs import CONTROL_DATABASE, DATABASE, ROLE
+from .layout import PATRONI_USER
 
 STOP_SECONDS = 20.0  # for a fast shutdown, then for an immediate one
 
@@ -59,6 +62,16 @@ class Node:
         self.state = self._state(answered=bool(answer))
         self._was_running = self._was_running or self.state == "running"
         return before != (self.pid, self.state, self.primary, self.streaming)
+
+    def tell_patroni(self, method: str, path: str, body: Mapping[str, Any], seconds: float) -> tuple[int, str]:
+        """Call its Patroni's REST API. Status and text of the answer; 0 and the reason if none comes within `seconds`."""
+        login = urllib3.make_headers(basic_auth=f"{PATRONI_USER}:{self._patroni_password}")
+        url = f"http://127.0.0.1:{self.patroni_port}{path}"
+        try:
+            answer = urllib3.request(method, url, json=body, headers=login, timeout=seconds, retries=False)
+        except urllib3.exceptions.HTTPError as error:
+            return 0, str(error)
+        return answer.status, answer.data.decode(errors="replace").strip()
 
     def _take_pid(self, process: psutil.Process | None) -> None:
         self.pid = process.pid if process else None

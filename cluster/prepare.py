@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,7 @@ from replication.apply_delay import ApplyDelay
 from . import ClusterError, configs, layout, programs, sentinels, state
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
+from .release import release
 
 LOG_BYTES = 20 * 1024 * 1024  # a larger log is put aside, at the start and while the cluster runs
 
@@ -42,11 +43,15 @@ def lock(directory: Directory) -> IO[str]:
     return file
 
 
-def planner(directory: Directory, asked: Asked) -> Planner:
-    """The plan to start, with its configuration files written. Leftovers must be gone, or their ports look taken."""
+def planner(directory: Directory, asked: Asked, *, running: bool = False) -> Planner:
+    """The plan to start, with its configuration files written. Leftovers must be gone, or their ports look taken.
+
+    `running`: the cluster runs, and its processes have the ports of its layout. The Sentinels keep their files then.
+    """
     found = programs.find()
     stored = layout.load(directory)
-    wanted = _with_ports(layout.reconcile(stored, asked, directory.root), asked)
+    wanted = layout.reconcile(stored, asked, directory.root)
+    wanted = _with_more_ports(wanted) if running else _with_ports(wanted, asked)
     secrets = layout.load_secrets(directory)
     layout.save(directory, wanted)
     base = base_environment(os.environ, directory.root)
@@ -67,11 +72,12 @@ def planner(directory: Directory, asked: Asked) -> Planner:
         own,
         own_broker=asked.broker is None,
         quorum=asked.quorum,
+        release=release(layout.PROJECT, found, own),
         migrated=migrated,
     )
     rotate_all(directory)
     _write_configs(plan, settings, asked.apply_delay)
-    if wanted.sentinels:
+    if wanted.sentinels and not running:
         sentinels.write(directory, wanted, stored or wanted, secrets)
     return plan
 
@@ -82,9 +88,7 @@ def rescaled(plan: Planner, counts: Mapping[str, int]) -> Planner:
     wanted = plan.layout
     for name, number in counts.items():
         wanted = layout.scaled(wanted, name, number)
-    new = [name for name in layout.port_names(wanted) if name not in layout.port_names(plan.layout)]
-    ports = layout.choose_ports(new, wanted.ports, layout.port_is_free, layout.random_start())
-    wanted = replace(wanted, ports=ports)
+    wanted = _with_more_ports(wanted, but=layout.port_names(plan.layout))
     layout.save(plan.directory, wanted)
     plan = replace(plan, layout=wanted)
     write_nginx(plan)
@@ -133,6 +137,13 @@ def _with_ports(wanted: Layout, asked: Asked) -> Layout:
         remembered.pop("nginx", None)
         names = [*layout.port_names(wanted), "nginx"]
     return replace(wanted, ports=layout.choose_ports(names, remembered, layout.port_is_free, layout.random_start()))
+
+
+def _with_more_ports(wanted: Layout, but: Collection[str] | None = None) -> Layout:
+    """With ports for what has none yet: for all but those processes that run, by default those with a remembered port."""
+    running = wanted.ports if but is None else but
+    new = [name for name in layout.port_names(wanted) if name not in running]
+    return replace(wanted, ports=layout.choose_ports(new, wanted.ports, layout.port_is_free, layout.random_start()))
 
 
 def _require_free(port: int) -> None:

@@ -12,20 +12,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
+from runtime import polling
+
+from . import redis
 from .layout import Directory, Layout, write_private
 
 SERVICE = "journal"
+ONE_COPY = "journal:one_copy"  # a replica that has this key may lack what was accepted (`counters.intake.copies`)
 # Without an answer, after which each Sentinel takes a server to be down. The third is slower, so that at most two stand
 # for election at once: three may split the votes, and then the next attempt follows after twice `FAILOVER_MS`.
 DOWN_AFTER_MS = (2000, 2000, 4000)
 FAILOVER_MS = 3000  # for each step of a failover
+FAILED_OVER_SECONDS = 15.0
 _A_FENCE_MS = 10**9  # or more: no time-out, but a fence
-TIMEOUT_SECONDS = 0.5
 
 _MONITOR = re.compile(rf"^sentinel monitor {SERVICE} \S+ (\d+) \d+$", re.MULTILINE)
 _EPOCH = re.compile(rf"^sentinel config-epoch {SERVICE} (\d+)$", re.MULTILINE)
@@ -38,10 +39,10 @@ def write(directory: Directory, layout: Layout, before: Layout, secrets: Mapping
     primary, fence = _remembered(files.values(), {port: name for name, port in before.ports.items()})
     for (name, file), usual in zip(files.items(), DOWN_AFTER_MS, strict=True):
         file.parent.mkdir(exist_ok=True, mode=0o700)
-        write_private(file, _text(layout.ports[name], layout.ports[primary], max(usual, fence), file.parent, secrets))
+        write_private(file, text(layout.ports[name], layout.ports[primary], max(usual, fence), file.parent, secrets))
 
 
-def _text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping[str, str]) -> str:
+def text(port: int, primary: int, down_after: int, home: Path, secrets: Mapping[str, str]) -> str:
     return (
         f'bind 127.0.0.1\nport {port}\nrequirepass {secrets["sentinel"]}\ndir "{home}"\nprotected-mode yes\n'
         f"sentinel sentinel-pass {secrets['sentinel']}\nsentinel deny-scripts-reconfig yes\n"
@@ -71,7 +72,7 @@ def primary(layout: Layout, password: str) -> int | None:
 
 def _primary(sentinel: int, password: str) -> int | None:
     try:
-        with client(sentinel, password) as asked:
+        with redis.client(sentinel, password) as asked:
             found = asked.sentinel_get_master_addr_by_name(SERVICE)
         return int(found[1])
     except (RedisError, TypeError, OSError):
@@ -83,7 +84,7 @@ def last_heard_ms(layout: Layout, password: str, port: int) -> int:
     times = [10**9]
     for name in layout.sentinels:
         try:
-            with client(layout.ports[name], password) as asked:
+            with redis.client(layout.ports[name], password) as asked:
                 replicas: list[dict[str, Any]] = asked.sentinel_slaves(SERVICE)
         except (RedisError, OSError):
             continue
@@ -92,13 +93,40 @@ def last_heard_ms(layout: Layout, password: str, port: int) -> int:
     return min(times)
 
 
-def client(port: int, password: str) -> Any:
-    """A client of one server; the caller closes it. Its answers have no useful types."""
-    return Redis(
-        port=port,
-        password=password,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
+def all_follow(layout: Layout, secrets: Mapping[str, str]) -> bool:
+    """Whether every server of the journal but its primary has all that was accepted, and may be promoted."""
+    port = primary(layout, secrets["sentinel"])
+    others = [layout.ports[name] for name in layout.journals if layout.ports[name] != port]
+    try:
+        return port is not None and all(_follows(other, port, secrets["redis-journal"]) for other in others)
+    except (RedisError, KeyError, OSError):
+        return False
+
+
+def _follows(server: int, primary: int, password: str) -> bool:
+    with redis.client(server, password) as asked:
+        state, one_copy = asked.info(), asked.exists(ONE_COPY)
+    return bool(
+        not one_copy
+        and state["role"] == "slave"
+        and state["master_port"] == primary
+        and state["master_link_status"] == "up"
+        and state["slave_priority"]
+        and not state["loading"]
+        and not state["aof_rewrite_in_progress"]
+        and not state["aof_rewrite_scheduled"]
     )
+
+
+def fail_over(layout: Layout, password: str) -> bool:
+    """Let the Sentinels promote a replica of the journal. Returns whether a majority of them calls it the primary."""
+    before = primary(layout, password)
+    if before is None:
+        return False
+    try:
+        with redis.client(layout.ports[layout.sentinels[0]], password) as asked:
+            asked.execute_command("SENTINEL", "FAILOVER", SERVICE)
+    except (RedisError, OSError):
+        return False
+    looks = polling.attempts(FAILED_OVER_SECONDS, pause=0.1)
+    return any(primary(layout, password) not in (None, before) for _ in looks)

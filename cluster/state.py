@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import psutil
@@ -18,7 +18,8 @@ ROW = ("name", "role", "shard", "pid", "port", "metrics_port", "state", "restart
 
 @dataclass
 class State:
-    """`phase`: starting, ready, stopping or stopped; `error`: the sentence of a start that failed."""
+    """`phase`: starting, upgrading, ready, stopping or stopped; `error`: the sentence of a start, a scale or an upgrade
+    that failed."""
 
     url: str | None = None
     phase: str = "stopped"
@@ -61,7 +62,8 @@ def read(directory: Directory) -> State:
     """The last state that was written; an empty one where none was."""
     path = directory["state.json"]
     try:
-        return State(**json.loads(path.read_text()))
+        found = json.loads(path.read_text())
+        return State(**{field.name: found[field.name] for field in fields(State) if field.name in found})
     except FileNotFoundError:
         return State()
     except (OSError, ValueError, TypeError) as error:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-import urllib3
 
 from . import ClusterError, configs, probes
 from .child import said, size
-from .layout import PATRONI_USER, PROJECT, write_private
+from .layout import PROJECT, write_private
 from .plan import Planner
 from .postgres import Node, provide
 from .prepare import schema
@@ -106,7 +105,7 @@ class Steps:
 
         async def run() -> None:
             deadline = time.monotonic() + SETTINGS_SECONDS
-            while not await asyncio.to_thread(self._write_settings, self._of(shard)[0].patroni_port):
+            while not await asyncio.to_thread(self._write_settings, self._of(shard)[0]):
                 if time.monotonic() > deadline:
                     self.say(
                         f"warning: Patroni of shard {shard} does not take its shared settings; they stay as they were"
@@ -116,16 +115,9 @@ class Steps:
 
         return run
 
-    def _write_settings(self, patroni_port: int) -> bool:
-        login = urllib3.make_headers(basic_auth=f"{PATRONI_USER}:{self.plan.secrets['patroni']}")
-        url = f"http://127.0.0.1:{patroni_port}/config"
-        try:
-            answer = urllib3.request(
-                "PATCH", url, json=configs.shared_settings(), headers=login, timeout=ASK_SECONDS, retries=False
-            )
-        except urllib3.exceptions.HTTPError:
-            return False
-        return answer.status == 200
+    @staticmethod
+    def _write_settings(node: Node) -> bool:
+        return node.tell_patroni("PATCH", "/config", configs.shared_settings(), ASK_SECONDS)[0] == 200
 
     async def _wait_for_primary(self, shard: int, deadline: float) -> Node:
         failing_since: float | None = None

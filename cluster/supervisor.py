@@ -13,27 +13,43 @@ import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from . import ClusterError, leftovers, postgres, prepare, state
 from .child import Child
 from .console import Console
 from .plan import Planner, Spec, stages
-from .processes import create_time
+from .processes import create_time, known
 from .steps import Steps
+from .upgrade import Upgrade
 
 LOOK_SECONDS = 0.3  # between two looks at the postmasters
 ASK_EVERY = 7  # looks, after which Patroni is asked too, once all is ready
 ROTATE_SECONDS = 5.0  # between two looks at the logs' sizes
+GO_ON = (  # what is next after an upgrade that stopped
+    "The cluster goes on. Put that right and run `cluster upgrade` again: it replaces the rest. Or run it in the tree of "
+    "the code before: that goes back"
+)
 REWORK_SECONDS = 0.5  # that nginx gets to take up another list of API processes
 
 
 class Supervisor:
-    """Runs one cluster from `run()` to the signal that ends it."""
+    """Runs one cluster from `run()` to the signal that ends it.
 
-    def __init__(self, plan: Planner, console: Console) -> None:
+    `running`: rows of processes that run already. They are adopted, and replaced by those of the plan: all of them if
+    `every`, or else those of another release.
+    """
+
+    def __init__(
+        self, plan: Planner, console: Console, running: Sequence[Mapping[str, Any]] = (), *, every: bool = False
+    ) -> None:
         self.plan = plan
         self.console = console
+        self._running = running
+        self._every = every
+        self._replacing: Upgrade | None = None
         last = state.read(plan.directory)
         self.primaries = {int(shard): node for shard, node in last.primaries.items()}
         self.state = state.State(
@@ -70,7 +86,7 @@ class Supervisor:
             for chore in (self._write_states(), self._look(), self._rescale_when_asked(), self._rotate_logs())
         ]
         try:
-            if await self._unless_stopped(self._start()):
+            if await self._unless_stopped(self._upgrade() if self._running else self._start()):
                 self._become("ready")
                 self.console.ready(self.state.url or "", self._rows(), self._primary_names())
                 await self._stop_asked.wait()
@@ -112,8 +128,30 @@ class Supervisor:
         task.result()
         return True
 
+    async def _upgrade(self) -> None:
+        """Adopt what runs, start what does not, and replace what is not of the plan. If that fails, the cluster runs
+        on."""
+        self._become("upgrading")
+        try:
+            await self._start()
+            self._replacing = Upgrade(self.plan, self.children, self.nodes, self.console, every=self._every)
+            await self._replacing.run()
+            await self._retire()
+        except Exception as error:  # whatever it is, the cluster goes on
+            if not isinstance(error, ClusterError):
+                self.console.event(traceback.format_exc())
+            self.state.error = f"the upgrade stopped: {error}. {GO_ON}"
+            self.console.event(self.state.error)
+
+    async def _retire(self) -> None:
+        """End what runs and is in no plan any more."""
+        kept = {*self.children, *(node.name for node in self.nodes)}
+        gone = [process for row in self._running if row["name"] not in kept and (process := known(row))]
+        await asyncio.to_thread(leftovers.end, gone)
+
     async def _start(self) -> None:
-        """Everything at once, each waiting for what it depends on."""
+        """Everything at once, each waiting for what it depends on; what runs already is adopted first."""
+        adopted = {row["name"] for row in self._running if self._adopt(row)}
         steps = Steps(self.plan, self.nodes, self.primaries, self.console.event).all()
         done = {name: asyncio.Event() for name in (*self.children, *(step.name for step in steps))}
 
@@ -127,17 +165,24 @@ class Supervisor:
                 name, time.monotonic() - began, [n for n, event in done.items() if not event.is_set()]
             )
 
-        self.console.begin(len(done))
+        self.console.begin(len(done) - len(adopted))
         try:
             async with asyncio.TaskGroup() as group:
-                for child in self.children.values():
-                    group.create_task(one(child.spec.name, child.spec.after, child.start))
+                for name, child in self.children.items():
+                    if name in adopted:
+                        done[name].set()
+                    else:
+                        group.create_task(one(name, child.spec.after, child.start))
                 for step in steps:
                     group.create_task(one(step.name, step.after, step.run))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
             self.console.end()
+
+    def _adopt(self, row: Mapping[str, Any]) -> bool:
+        child = self.children.get(row["name"])
+        return child is not None and child.adopt(row)
 
     async def _stop(self) -> None:
         self.console.event("stopping")
@@ -153,7 +198,7 @@ class Supervisor:
         while True:
             await self._rescale_asked.wait()
             self._rescale_asked.clear()
-            while self.state.phase == "starting":
+            while self.state.phase in ("starting", "upgrading"):
                 await asyncio.sleep(0.2)
             try:
                 await self._rescale()
@@ -183,10 +228,10 @@ class Supervisor:
     async def _look(self) -> None:
         """Keep the rows of PostgreSQL true, and remember who is primary."""
         for look in itertools.count():
-            ask = self.state.phase == "starting" or look % ASK_EVERY == 0
+            ask = self.state.phase != "ready" or look % ASK_EVERY == 0
             if any(await asyncio.gather(*(node.look(ask=ask) for node in self.nodes))):
                 self._dirty.set()
-            if self.state.phase in ("starting", "ready"):
+            if self.state.phase in ("starting", "upgrading", "ready"):
                 self.primaries |= {node.shard: node.node for node in self.nodes if node.primary}
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -215,6 +260,7 @@ class Supervisor:
                 "state": child.state,
                 "restarts": child.restarts,
                 "create_time": child.create_time,
+                "release": child.release,
             }
             for child in self.children.values()
         ]
@@ -230,6 +276,8 @@ class Supervisor:
 
     def _write_state(self) -> None:
         self.state.processes = self._rows()
+        if self._replacing is not None:
+            self.state.supervisor |= {"total": self._replacing.total, "left": self._replacing.left}
         self.state.primaries = {str(shard): node for shard, node in self.primaries.items()}
         with contextlib.suppress(OSError):
             state.write(self.plan.directory, self.state)

@@ -190,8 +190,13 @@ class WrongShard(Exception):
 def put_in_force(shards: int, lane_count: int) -> Topology:
     """Write the map to every shard: the newest that a shard has, or else the ring's first plan with `lane_count` lanes.
 
-    Raises `WrongShard`, and `ValueError` if the map names a shard that the settings lack.
+    Raises `WrongShard`, and `ValueError` if the map names a shard that the settings lack, or a shard is from before there
+    were lanes: nothing reads its journal any more.
     """
+    if _is_without_lanes(shards):
+        raise ValueError(
+            "a shard is from before there were lanes: run migrate_all of commit 2c52639 first, then this one"
+        )
     known = _known(shards)
     topology = max(known, key=lambda one: one.version, default=Topology(1, tuple(ring.plan(shards)), lane_count))
     if max(topology.owners) >= shards:
@@ -221,8 +226,7 @@ def _write(topology: Topology, shards: int) -> None:
                 conn.execute(TAKE_LANES, (topology.lane_count,))
 
 
-def is_without_lanes(shards: int) -> bool:
-    """Whether a shard was set up before lanes existed. Raises `psycopg.Error`."""
+def _is_without_lanes(shards: int) -> bool:
     for shard in range(shards):
         with databases.connection(databases.primary(shard)) as conn:
             if conn.execute("SELECT FROM shard_state WHERE lanes IS NULL").fetchone() is not None:

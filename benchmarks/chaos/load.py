@@ -25,9 +25,18 @@ class Load:
     `crowd`: so many extra clients for each shard increment its waiter's key without a pause.
     """
 
-    def __init__(self, subject: Subject, prefix: str, seed: int, clients: int = CLIENTS, crowd: int = 0) -> None:
+    def __init__(  # noqa: PLR0913
+        self,
+        subject: Subject,
+        prefix: str,
+        seed: int,
+        *,
+        clients: int = CLIENTS,
+        crowd: int = 0,
+        epoch: Epoch | None = None,
+    ) -> None:
         self.names = Names(prefix)
-        self.epoch = Epoch()
+        self.epoch = epoch or Epoch()
         self.failures: list[str] = []
         self._subject, self._seed, self._prefix = subject, seed, prefix
         self._stop = threading.Event()

@@ -21,12 +21,11 @@ from redis import Redis
 
 from cluster.lanes import read as lanes_by_worker
 from cluster.layout import Directory
-from counters.apply import upgrade
 from counters.apply.worker import Worker
 from counters.batch import Increments
 from counters.intake import dispatch, journal
 from counters.intake.append import Flush, Moved, Payload, append
-from counters.intake.journal import Entry, Journal
+from counters.intake.journal import Journal
 from counters.intake.lease import Lease
 from counters.intake.set_aside import SetAsideBatches
 from runtime import redis
@@ -323,27 +322,6 @@ def test_what_an_older_topology_routed_is_refused(client: httpx.Client, key: str
     with pytest.raises(Moved):
         append(Flush(uuid4(), {lane_of(key): Payload(b"")}, 1, {}, version - 1))
     assert Journal(lane_of(key)).position(uuid4()) is None
-
-
-def test_a_shards_own_journal_of_before_becomes_that_of_lane_0(cluster: Cluster) -> None:
-    """Keys as the code before lanes wrote them, of a shard that is none, so that no worker takes them."""
-    shard, lane, journal_redis, id = 903, Lane(903, 0), redis.journal(), uuid4()
-    journal_redis.zadd(f"journal:{shard}:positions", {id.bytes: 17})
-    journal_redis.hset(f"journal:{shard}:batches", id.bytes, b"batch")
-    journal_redis.hset(f"journal:{shard}:poison", id.bytes, b"poison")
-    journal_redis.set(f"journal:{shard}:asleep", 1)
-    try:
-        assert upgrade.adopt_shard_journal(shard) == 1
-        assert (Journal(lane).entries(), Journal(lane).payloads([id])) == ([Entry(id, 17)], [b"batch"])
-        assert journal_redis.hget(SetAsideBatches(lane).key, id.bytes) == b"poison"
-        assert journal_redis.keys(f"journal:{shard}:*") == []
-        assert upgrade.adopt_shard_journal(shard) == 0
-    finally:
-        journal_redis.delete(*journal_redis.keys(f"journal:{shard}*"))
-
-
-def test_nothing_is_left_to_upgrade(cluster: Cluster) -> None:
-    assert upgrade.upgrade(seconds=1) == ""
 
 
 def test_a_batch_of_another_number_of_lanes_is_forwarded_within_its_shard(client: httpx.Client, key: str) -> None:

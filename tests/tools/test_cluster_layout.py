@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import ClusterError, configs, lanes, layout, plan, prepare, sentinels, state
+from cluster import ClusterError, configs, lanes, layout, plan, prepare, release, sentinels, state, upgrade
 from cluster.child import Backoff, last_line
 from cluster.commands import _parser, run
 from cluster.console import Console
@@ -645,3 +645,45 @@ def test_a_directory_that_others_could_enter_is_closed(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     Directory(tmp_path).prepare()
     assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+# Upgrade
+
+
+def test_an_upgrade_replaces_every_role_clients_before_what_they_use(tmp_path: Path) -> None:
+    specs = planner(with_ports(Layout(journal_replicas=1)), Directory(tmp_path)).specs()
+    order = upgrade.in_order({spec.name: spec.role for spec in specs})
+    assert sorted(order) == sorted(spec.name for spec in specs)
+    place = {name: index for index, name in enumerate(order)}
+    assert place["api-2"] < place["worker-0-1"] < place["patroni-0-1"] < place["redis-journal"] < place["etcd"]
+
+
+def test_a_change_of_the_product_is_none_of_the_programs_and_the_other_way_round(tmp_path: Path) -> None:
+    """So an upgrade of Tally's code alone leaves the databases alone."""
+    for name in (*release.PRODUCT, "cluster"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code.py").write_text("x = 1\n")
+    program = tmp_path / "program"
+    found = replace(PROGRAMS, etcd=program, redis=program, nginx=program, postgres_bin=tmp_path)
+    program.touch()
+    (tmp_path / "postgres").touch()
+
+    def digests(**settings: str) -> release.Release:
+        return release.release(tmp_path, found, settings)
+
+    first = digests()
+    assert first == digests(HOME="/elsewhere")
+    assert first.programs == digests(TALLY_LANES="8").programs
+    assert first.product != digests(TALLY_LANES="8").product
+    (tmp_path / "counters" / "code.py").write_text("x = 2\n")
+    second = digests()
+    assert (first.product != second.product, first.programs) == (True, second.programs)
+    program.write_text("newer")
+    third = digests()
+    assert (second.product, second.programs != third.programs) == (third.product, True)
+    assert third.of("api") == third.product != third.of("patroni") == third.programs
+
+
+def test_a_state_with_more_fields_than_this_version_knows_is_read(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({"phase": "ready", "of_a_later_version": 1}))
+    assert state.read(Directory(tmp_path)).phase == "ready"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import configs, sentinels
 from counter_project import config
 from tests.support.commands import ROOT
 
@@ -25,6 +26,20 @@ def test_every_setting_is_documented() -> None:
 def write_settings() -> None:
     page = ROOT / "docs" / "settings.md"
     page.write_text(SETTINGS.sub(lambda found: found[1] + config.markdown() + found[3], page.read_text()))
+
+
+def test_the_journals_configuration_in_production_is_the_one_that_is_tested() -> None:
+    secrets = {"redis-journal": "JOURNAL_PASSWORD", "sentinel": "SENTINEL_PASSWORD"}
+    home, port = Path("/var/lib/tally-journal"), 6379
+    server = configs.redis_journal_copy(port, secrets["redis-journal"], home, primary=None, synced=True)
+    sentinel = sentinels.text(26379, port, sentinels.DOWN_AFTER_MS[0], Path("/var/lib/tally-sentinel"), secrets)
+    written = {
+        "journal.conf": server.replace("bind 127.0.0.1", "bind ADDRESS"),
+        "sentinel.conf": sentinel.replace("bind 127.0.0.1", "bind ADDRESS").replace("127.0.0.1", "PRIMARY"),
+    }
+    page = (ROOT / "docs" / "journal.md").read_text()
+    for name, text in written.items():
+        assert f"<!-- {name} -->\n```\n{text}```\n" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -6,12 +6,9 @@ import psycopg
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from redis.exceptions import RedisError
 
-from counters.apply import fill, upgrade
+from counters.apply import fill
 from sharding import databases, topology
-
-DRAIN_SECONDS = 60.0
 
 
 class Command(BaseCommand):
@@ -27,16 +24,13 @@ class Command(BaseCommand):
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
             refilled = sum(map(fill.put_in_force, range(shards)))
-            said = upgrade.upgrade(seconds=DRAIN_SECONDS)
             in_force = topology.reload()
         except (topology.WrongShard, ValueError) as error:
             raise CommandError(str(error)) from error
-        except (RedisError, psycopg.Error) as error:
+        except psycopg.Error as error:
             raise CommandError(
-                f"the lanes could not be set up: {str(error).strip()}. Is the journal's Redis up? Run it again."
+                f"the topology could not be put in force: {str(error).strip()}. Run it again."
             ) from error
-        if said:
-            self.stdout.write(said)
         if refilled:
             percent = settings.TALLY.counter_fillfactor
             self.stdout.write(f"{refilled} partitions fill new pages to {percent} %; full pages stay as they are")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from benchmarks.chaos.subject import journal_of
-from cluster import layout, sentinels
+from cluster import layout, redis, sentinels
 from cluster.layout import Directory
 from counters.intake.copies import FENCED_MS
 from tests.cluster import test_doors as doors
@@ -50,14 +50,14 @@ class Journal:
     def ask(self, name: str, *command: Any) -> Any:
         """The answer of one server."""
         assert self._layout
-        with sentinels.client(self._layout.ports[name], self._secrets["redis-journal"]) as server:
+        with redis.client(self._layout.ports[name], self._secrets["redis-journal"]) as server:
             return server.execute_command(*command)
 
     def sentinel_states(self) -> list[dict[str, Any]]:
         assert self._layout
         states = []
         for name in self._layout.sentinels:
-            with sentinels.client(self._layout.ports[name], self._secrets["sentinel"]) as sentinel:
+            with redis.client(self._layout.ports[name], self._secrets["sentinel"]) as sentinel:
                 states.append(sentinel.execute_command("SENTINEL MASTER", sentinels.SERVICE))
         return states
 
@@ -195,11 +195,11 @@ def test_an_applied_write_that_the_new_primary_lacks_keeps_its_version(
 ) -> None:
     """A new primary's clock is older than what a shard has applied: it is set past that before a write is taken."""
     before = client.put(f"/v1/counters/{key}", json={"value": 1}).json()["version"]
-    redis = journal_of(journal.cluster.env)
-    redis.set("journal:clock", 1)
-    redis.set("journal:history", "of another primary")
+    server = journal_of(journal.cluster.env)
+    server.set("journal:clock", 1)
+    server.set("journal:history", "of another primary")
     assert client.put(f"/v1/counters/{key}", json={"value": 2}).json()["version"] > before
-    assert int(redis.get("journal:clock")) > before
+    assert int(server.get("journal:clock")) > before
 
 
 def test_its_doors_are_closed(journal: Journal, client: httpx.Client) -> None:

@@ -1,26 +1,39 @@
-"""From the version before lanes to this one: the journal is drained, the tables are migrated, and nothing is lost or
+"""Between the version before and this one: back with a restart, forward process by process under load. Nothing is lost or
 counted twice."""
 
 from __future__ import annotations
 
-import os
+import itertools
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
-import psycopg
+import psutil
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
-from cluster import programs
+from benchmarks.chaos.load import Load
+from benchmarks.chaos.probes import Epoch
+from benchmarks.chaos.subject import Subject
+from benchmarks.chaos.trial import Trial
+from benchmarks.chaos.verdict import judge
+from cluster import release, state
+from cluster.layout import Directory
 from tests.support.cluster import Cluster, eventually, value_of
-from tests.support.commands import ROOT, clean
+from tests.support.commands import ROOT, clean, up
 
-BEFORE = "fc42c69"  # the last commit with one journal a shard
+BEFORE = "2c52639"  # the version before
+READS_SECONDS = 10.0  # the longest time without a successful read of a shard
+WRITES_SECONDS = 30.0  # the longest time without an accepted write: the journal's failover is the longest pause
+SMALL = ("--port", "0", "--shards", "1", "--replicas", "1", "--journal-replicas", "1")
 
 
 @pytest.fixture(scope="module")
@@ -35,99 +48,156 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"the history has no {BEFORE} (a shallow clone?): {done.stderr.strip()}")
     with tarfile.open(archive) as files:
         files.extractall(tree, filter="data")
-    (tree / "path").mkdir()
-    (tree / "path" / "redis-server").symlink_to(programs.find().redis)  # its wheel is no longer installed
     return tree
 
 
-def manage(tree: Path, directory: Path, command: str, *arguments: str) -> None:
-    """`manage.py cluster COMMAND` of a tree, on the cluster in a directory."""
-    line = [sys.executable, str(tree / "manage.py"), "cluster", command, *arguments, "--dir", str(directory)]
-    env = clean() | {"PATH": f"{tree / 'path'}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(line, cwd=tree, env=env, check=True, stdout=subprocess.DEVNULL)
+@pytest.fixture(scope="module")
+def broken_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This code with an API process that does not start."""
+    tree = tmp_path_factory.mktemp("broken")
+    for room in (*release.PRODUCT, "cluster"):
+        shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "manage.py", tree)
+    (tree / "counter_project" / "asgi.py").write_text('raise SystemExit("error: broken on purpose")\n')
+    return tree
 
 
-@pytest.fixture
-def directory(tmp_path: Path, put_away: Callable[[Path], None]) -> Iterator[Path]:
-    yield tmp_path
-    put_away(tmp_path)
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Path]:
+    """A cluster of this code: one shard, its journal and its database with a replica each."""
+    home = tmp_path_factory.mktemp("upgraded")
+    try:
+        up(home, *SMALL)
+        yield home
+    finally:
+        put_away(home)
 
 
-def test_an_upgrade_counts_what_the_version_before_had_accepted(old_tree: Path, directory: Path) -> None:
-    """Writes that were applied, and writes that its journals still have: plain ones, a set between them, bulk ones,
-    idempotency keys."""
-    manage(old_tree, directory, "up", "--port", "0", "--shards", "1", "--replicas", "0", "--api", "1", "--detach")
-    keys = [f"upgrade:{n}" for n in range(40)]
+def manage(tree: Path, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`manage.py cluster …` of a tree, on the cluster in a directory."""
+    line = [sys.executable, str(tree / "manage.py"), "cluster", *arguments, "--dir", str(directory)]
+    return subprocess.run(line, cwd=tree, env=clean(), check=False, capture_output=True, text=True)
+
+
+class CacheLife(Epoch):
+    """Tells by the cache's own id which of its lives a read belongs to: an upgrade empties the cache."""
+
+    def __init__(self, url: str) -> None:
+        self._cache: Any = Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+        self._unknown = itertools.count(1)
+
+    @property
+    def number(self) -> int:  # type: ignore[override]
+        try:
+            return int(self._cache.info("server")["run_id"], 16)
+        except (RedisError, OSError):
+            return -next(self._unknown)
+
+
+def rows(directory: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in state.read(Directory(directory)).processes}
+
+
+def home_of(row: dict[str, Any]) -> str:
+    """The folder that a process runs in."""
+    return psutil.Process(row["pid"]).cwd()
+
+
+def test_the_version_before_goes_on_with_what_this_one_has_written(old_tree: Path, directory: Path) -> None:
+    """Also with what only the journal has: plain writes, a set between them, a bulk write, an Idempotency-Key."""
+    keys = [f"back:{n}" for n in range(10)]
     token = {"Idempotency-Key": uuid4().hex}
     with Cluster(directory).client() as client:
-        applied = add(client, keys[0], 1, wait=10)
         add_all(client, keys, 2)
-        once = (
-            client.post(f"/v1/counters/{keys[1]}/increments", json={"delta": 5}, headers=token)
-            .raise_for_status()
-            .json()
-        )
-        eventually(lambda: value_of(client, keys[1]) == 7)
-        manage(old_tree, directory, "scale", "worker=0")
-        queued = add(client, keys[2], 10)
+        once = add(client, keys[0], 5, token)
+        eventually(lambda: value_of(client, keys[0]) == 7)
+        assert manage(ROOT, directory, "scale", "worker=0").returncode == 0
+        queued = add(client, keys[1], 10, {})
         with pytest.raises(httpx.ReadTimeout):  # it waits to be applied; the journal has it by then
-            client.put(f"/v1/counters/{keys[3]}", json={"value": 1000}, timeout=1)
-        for _ in range(20):
-            add_all(client, keys, 3)
-        later = client.post(
-            f"/v1/counters/{keys[4]}/increments", json={"delta": 7}, headers={"Idempotency-Key": "later"}
-        ).json()
-        assert client.get(f"/v1/writes/{queued}").json()["status"] == "queued"
-    manage(old_tree, directory, "down")
+            client.put(f"/v1/counters/{keys[2]}", json={"value": 1000}, timeout=1)
+        add_all(client, keys, 3)
+    assert manage(ROOT, directory, "down").returncode == 0
 
-    manage(ROOT, directory, "up", "--detach")
-    cluster = Cluster(directory)
-    assert cluster.processes("worker") == [], "as before: the migration has drained the journals by itself"
-    expected = dict.fromkeys(keys, 2 + 20 * 3) | {keys[0]: 63, keys[1]: 67, keys[2]: 72, keys[3]: 1060, keys[4]: 69}
-    with cluster.client() as client:
-        assert {key: value_of(client, key) for key in keys} == expected
-        assert lanes_of(cluster, 0) == [0, 1, 2, 3]
-        for write in (applied, queued, once["id"], later["id"]):
-            assert client.get(f"/v1/writes/{write}").json()["status"] == "applied"
-        manage(ROOT, directory, "scale", "worker=1")
-        assert client.post(f"/v1/counters/{keys[1]}/increments", json={"delta": 5}, headers=token).json() == once
-        repeated = client.post(
-            f"/v1/counters/{keys[4]}/increments", json={"delta": 7}, headers={"Idempotency-Key": "later"}
-        )
-        assert repeated.json() == later
-        add_all(client, keys, 1)
-        eventually(
-            lambda: {key: value_of(client, key) for key in keys} == {key: value + 1 for key, value in expected.items()}
-        )
+    found = manage(old_tree, directory, "up", "--detach")
+    assert found.returncode == 0, found.stderr
+    assert home_of(rows(directory)["api-1"]) == str(old_tree)
+    assert manage(old_tree, directory, "scale", "worker=1").returncode == 0
+    expected = dict.fromkeys(keys, 5) | {keys[0]: 10, keys[1]: 15, keys[2]: 1003}
+    with Cluster(directory).client() as client:
+        eventually(lambda: {key: value_of(client, key) for key in keys} == expected)
+        assert client.get(f"/v1/writes/{queued['id']}").json()["status"] == "applied"
+        assert add(client, keys[0], 5, token) == once
         assert client.put(f"/v1/counters/{keys[3]}", json={"value": 5}).json()["value"] == 5
-        assert client.get("/v1/shards/0/replicas").status_code == 200
-        assert dead_letters(cluster) == 0
 
 
-def add(client: httpx.Client, key: str, delta: int, **params: int) -> str:
-    answer = client.post(f"/v1/counters/{key}/increments", json={"delta": delta}, params=params).raise_for_status()
-    return str(answer.json()["id"])
+def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, directory: Path) -> None:
+    """The first one stops, at an API process that does not start; the second one continues and replaces everything."""
+    before = rows(directory)
+    assert home_of(before["api-1"]) == str(old_tree)
+    subject = Subject(directory)
+    life = CacheLife(subject.env["TALLY_CACHE_URL"])
+    load = Load(subject, f"upgrade:{time.time_ns():x}:", 1, clients=4, epoch=life)
+    load.start()
+    started = time.monotonic()
+    try:
+        stopped = manage(broken_tree, directory, "upgrade")
+        between = rows(directory)
+        done = manage(ROOT, directory, "upgrade")
+    finally:
+        load.stop()
+
+    assert stopped.returncode == 1
+    assert "the upgrade stopped: api-1 ends as soon as it starts" in stopped.stderr
+    assert "broken on purpose" in stopped.stderr
+    assert "run `cluster upgrade` again" in stopped.stderr
+    unharmed = before.keys() - {"api-1"}
+    assert {name: between[name]["pid"] for name in unharmed} == {name: before[name]["pid"] for name in unharmed}
+
+    assert done.returncode == 0, done.stderr
+    after = rows(directory)
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name]["pid"] == before[name]["pid"]] == ["nginx"]
+    assert {home_of(row) for row in after.values() if row["role"] in release.ROLES} == {str(ROOT)}
+    assert after["nginx"]["restarts"] == 0
+
+    verdict = judge(subject, load, Trial(started, time.monotonic(), (started, started), []))
+    assert verdict.findings == []
+    assert verdict.figures["writes acknowledged"] > 200
+    assert max(one.longest_gap(started, one.last) for one in load.reads) < READS_SECONDS
+    assert load.pulse.successes.longest_gap(started, load.pulse.successes.last) < WRITES_SECONDS
+
+
+def test_a_second_upgrade_replaces_nothing_and_takes_over_from_a_supervisor_that_was_killed(directory: Path) -> None:
+    before = rows(directory)
+    supervisor = psutil.Process(state.read(Directory(directory)).supervisor["pid"])
+    supervisor.kill()
+    supervisor.wait(10)
+    done = manage(ROOT, directory, "upgrade")
+    assert done.returncode == 0, done.stderr
+    assert {name: row["pid"] for name, row in rows(directory).items()} == {
+        name: row["pid"] for name, row in before.items()
+    }
+    worker = psutil.Process(before["worker-0-1"]["pid"])
+    worker.kill()
+    eventually(lambda: (row := rows(directory)["worker-0-1"])["state"] == "running" and row["pid"] != worker.pid)
+
+
+def test_a_shard_from_before_lanes_is_refused(directory: Path) -> None:
+    """Its journal has another name, which nothing reads."""
+    with Subject(directory).database(0) as conn:
+        conn.execute("UPDATE shard_state SET lanes = NULL")
+    done = Cluster(directory).manage("migrate_all", check=False)
+    assert done.returncode == 1
+    assert "from before there were lanes" in done.stderr
+
+
+def add(client: httpx.Client, key: str, delta: int, headers: dict[str, str]) -> dict[str, Any]:
+    answer = client.post(f"/v1/counters/{key}/increments", json={"delta": delta}, headers=headers).raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def add_all(client: httpx.Client, keys: list[str], delta: int) -> None:
     client.post(
         "/v1/increments", json={"increments": [{"key": key, "delta": delta} for key in keys]}
     ).raise_for_status()
-
-
-def lanes_of(cluster: Cluster, shard: int) -> list[int]:
-    nodes = [one["port"] for one in cluster.processes("postgres", shard)]
-    with psycopg.connect(
-        host=",".join(["127.0.0.1"] * len(nodes)),
-        port=",".join(map(str, nodes)),
-        dbname=cluster.env["TALLY_DATABASE_NAME"],
-        user=cluster.env["TALLY_DATABASE_USER"],
-        password=cluster.env["TALLY_DATABASE_PASSWORD"],
-        target_session_attrs="primary",
-    ) as conn:
-        return [row[0] for row in conn.execute("SELECT lane FROM apply_state ORDER BY lane")]
-
-
-def dead_letters(cluster: Cluster) -> int:
-    with Redis.from_url(cluster.env["TALLY_JOURNAL_URL"]) as journal:
-        return int(journal.hlen("dead-letters"))

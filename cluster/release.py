@@ -1,0 +1,68 @@
+"""What processes are started with, as digests: an upgrade replaces those that were started with something else.
+
+Processes that run Tally's code (the *product*) have one digest: code, packages, settings. All others have another one:
+the programs, and the code that makes their configuration. So a change of the product leaves the databases alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from .programs import Programs
+
+PRODUCT = ("counter_project", "counters", "replication", "runtime", "sharding")  # packages
+ROLES = {"api", "worker", "spill-worker", "beat", "flower"}  # that run the product
+
+
+class Release(NamedTuple):
+    """The two digests."""
+
+    product: str = ""
+    programs: str = ""
+
+    def of(self, role: str) -> str:
+        """The digest of the processes of a role."""
+        return self.product if role in ROLES else self.programs
+
+
+def release(project: Path, programs: Programs, environment: Mapping[str, str]) -> Release:
+    """Of the code in `project`, these programs, the packages installed here, and the settings in an environment."""
+    place = [str(project), sys.executable]
+    installed = sorted({f"{one.name}=={one.version}" for one in metadata.distributions()})
+    settings = [f"{name}={value}" for name, value in sorted(environment.items()) if name.startswith("TALLY_")]
+    return Release(
+        _digest([*place, *installed, *settings, *_contents(project, PRODUCT)]),
+        _digest(
+            [*place, f"patroni=={metadata.version('patroni')}", *_files(programs), *_contents(project, ["cluster"])]
+        ),
+    )
+
+
+def _contents(project: Path, packages: Iterable[str]) -> Iterable[str | bytes]:
+    for package in packages:
+        for path in sorted((project / package).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                yield str(path.relative_to(project))
+                yield path.read_bytes()
+
+
+def _files(programs: Programs) -> Iterable[str]:
+    """Each program as it is on the disk now."""
+    found = [value for one in fields(programs) if isinstance(value := getattr(programs, one.name), Path)]
+    for path in [*found, programs.postgres_bin / "postgres"]:
+        state = path.stat()
+        yield f"{path} {state.st_size} {state.st_mtime_ns}"
+
+
+def _digest(parts: Iterable[str | bytes]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.encode() if isinstance(part, str) else part)
+        found.update(b"\0")
+    return found.hexdigest()[:16]
