@@ -17,7 +17,7 @@ from typing import NamedTuple
 from .programs import Programs
 
 PRODUCT = ("counter_project", "counters", "replication", "runtime", "sharding")  # packages
-ROLES = {"api", "worker", "spill-worker", "beat", "flower"}  # that run the product
+ROLES = {"api", "worker", "spill-worker", "beat", "flower", "disks"}  # that run the product
 
 
 class Release(NamedTuple):

@@ -27,13 +27,12 @@ from .plan import Planner
 from .postgres import Node
 
 ORDER = (
-    *("api", "worker", "spill-worker", "beat", "flower", "nginx", "patroni"),
+    *("api", "worker", "spill-worker", "beat", "flower", "disks", "nginx", "patroni"),
     *("redis-cache", "redis-broker", "sentinel", "redis-journal", "etcd"),
 )
 WHOLE_SECONDS = 120.0  # for everything to be there, before a step and after it
 LOOK_SECONDS = 0.1
 SWITCH_SECONDS = 60.0  # for Patroni's answer to a switchover
-SWITCH_TRIES = 10  # one a second: Patroni refuses while a replica lags
 
 
 def in_order(roles: Mapping[str, str]) -> list[str]:
@@ -136,14 +135,15 @@ class Upgrade:
 
     async def _switch_over(self, primary: Node) -> None:
         body = {"leader": f"shard-{primary.shard}-node-{primary.node}"}
-        for _ in range(SWITCH_TRIES):
+        deadline = time.monotonic() + WHOLE_SECONDS
+        while primary.primary:  # Patroni refuses while the replicas lag, or do not answer it in time
             status, text = await asyncio.to_thread(primary.tell_patroni, "POST", "/switchover", body, SWITCH_SECONDS)
             if status == 200:
+                self.console.event(text)
                 break
+            if time.monotonic() > deadline:
+                raise ClusterError(f"no replica of shard {primary.shard} takes over from {primary.name}: {text}")
             await asyncio.sleep(1)
-        else:
-            raise ClusterError(f"no replica of shard {primary.shard} takes over from {primary.name}: {text}")
-        self.console.event(text)
         shard = [node for node in self.nodes if node.shard == primary.shard]
         await self._until(
             lambda: _done(not primary.primary and all(node.serving for node in shard)),

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import httpx
 
-from cluster import layout, processes, state
+from cluster import layout, processes, release, state
 from cluster.layout import Directory
 from tests.support.commands import MANAGE, ROOT, clean
 
-PRODUCT = ("counter_project", "counters", "replication", "runtime", "sharding")
-OURS = {"api", "worker", "spill-worker", "beat", "flower", "disks"}  # roles that run the product's code
 READY_SECONDS = 60
 
 
@@ -37,7 +35,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 def code() -> dict[str, str]:
     """Digests of what the processes of the product run, and of what the cluster itself is made by."""
-    product = [path for room in PRODUCT for path in (ROOT / room).rglob("*")]
+    product = [path for room in release.PRODUCT for path in (ROOT / room).rglob("*")]
     whole = [*(ROOT / "cluster").rglob("*"), ROOT / "requirements" / "all.txt", *ROOT.glob("*/migrations/*.py")]
     return {"product": digest(product), "whole": digest(whole)}
 
@@ -64,7 +62,7 @@ def start(directory: Directory) -> None:
 
 def renew(directory: Directory) -> None:
     """End the processes that run the product's code; return when all of them run again and the cluster is well."""
-    old = [row for row in state.current(directory).processes if row["role"] in OURS]
+    old = [row for row in state.current(directory).processes if row["role"] in release.ROLES]
     leaving = [process for row in old if (process := processes.known(row))]
     processes.send(leaving, signal.SIGTERM)
     processes.wait(leaving, READY_SECONDS)

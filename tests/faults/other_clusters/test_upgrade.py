@@ -1,5 +1,5 @@
-"""Between the version before and this one: back with a restart, forward process by process under load. Nothing is lost or
-counted twice."""
+"""From the version before to this one, process by process under load, and back with a restart. Nothing is lost or counted
+twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from benchmarks.chaos.verdict import judge
 from cluster import release, state
 from cluster.layout import Directory
 from tests.support.cluster import Cluster, eventually, value_of
-from tests.support.commands import ROOT, clean, up
+from tests.support.commands import ROOT, clean
 
 BEFORE = "2c52639"  # the version before
 READS_SECONDS = 10.0  # the longest time without a successful read of a shard
@@ -63,11 +63,14 @@ def broken_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Path]:
-    """A cluster of this code: one shard, its journal and its database with a replica each."""
+def directory(
+    old_tree: Path, tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]
+) -> Iterator[Path]:
+    """A cluster of the version before: one shard, its journal and its database with a replica each."""
     home = tmp_path_factory.mktemp("upgraded")
     try:
-        up(home, *SMALL)
+        done = manage(old_tree, home, "up", *SMALL, "--detach")
+        assert done.returncode == 0, done.stderr
         yield home
     finally:
         put_away(home)
@@ -101,33 +104,6 @@ def rows(directory: Path) -> dict[str, dict[str, Any]]:
 def home_of(row: dict[str, Any]) -> str:
     """The folder that a process runs in."""
     return psutil.Process(row["pid"]).cwd()
-
-
-def test_the_version_before_goes_on_with_what_this_one_has_written(old_tree: Path, directory: Path) -> None:
-    """Also with what only the journal has: plain writes, a set between them, a bulk write, an Idempotency-Key."""
-    keys = [f"back:{n}" for n in range(10)]
-    token = {"Idempotency-Key": uuid4().hex}
-    with Cluster(directory).client() as client:
-        add_all(client, keys, 2)
-        once = add(client, keys[0], 5, token)
-        eventually(lambda: value_of(client, keys[0]) == 7)
-        assert manage(ROOT, directory, "scale", "worker=0").returncode == 0
-        queued = add(client, keys[1], 10, {})
-        with pytest.raises(httpx.ReadTimeout):  # it waits to be applied; the journal has it by then
-            client.put(f"/v1/counters/{keys[2]}", json={"value": 1000}, timeout=1)
-        add_all(client, keys, 3)
-    assert manage(ROOT, directory, "down").returncode == 0
-
-    found = manage(old_tree, directory, "up", "--detach")
-    assert found.returncode == 0, found.stderr
-    assert home_of(rows(directory)["api-1"]) == str(old_tree)
-    assert manage(old_tree, directory, "scale", "worker=1").returncode == 0
-    expected = dict.fromkeys(keys, 5) | {keys[0]: 10, keys[1]: 15, keys[2]: 1003}
-    with Cluster(directory).client() as client:
-        eventually(lambda: {key: value_of(client, key) for key in keys} == expected)
-        assert client.get(f"/v1/writes/{queued['id']}").json()["status"] == "applied"
-        assert add(client, keys[0], 5, token) == once
-        assert client.put(f"/v1/counters/{keys[3]}", json={"value": 5}).json()["value"] == 5
 
 
 def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, directory: Path) -> None:
@@ -180,6 +156,33 @@ def test_a_second_upgrade_replaces_nothing_and_takes_over_from_a_supervisor_that
     worker = psutil.Process(before["worker-0-1"]["pid"])
     worker.kill()
     eventually(lambda: (row := rows(directory)["worker-0-1"])["state"] == "running" and row["pid"] != worker.pid)
+
+
+def test_the_version_before_goes_on_with_what_this_one_has_written(old_tree: Path, directory: Path) -> None:
+    """Also with what only the journal has: plain writes, a set between them, a bulk write, an Idempotency-Key."""
+    keys = [f"back:{n}" for n in range(10)]
+    token = {"Idempotency-Key": uuid4().hex}
+    with Cluster(directory).client() as client:
+        add_all(client, keys, 2)
+        once = add(client, keys[0], 5, token)
+        eventually(lambda: value_of(client, keys[0]) == 7)
+        assert manage(ROOT, directory, "scale", "worker=0").returncode == 0
+        queued = add(client, keys[1], 10, {})
+        with pytest.raises(httpx.ReadTimeout):  # it waits to be applied; the journal has it by then
+            client.put(f"/v1/counters/{keys[2]}", json={"value": 1000}, timeout=1)
+        add_all(client, keys, 3)
+    assert manage(ROOT, directory, "down").returncode == 0
+
+    found = manage(old_tree, directory, "up", "--detach")
+    assert found.returncode == 0, found.stderr
+    assert home_of(rows(directory)["api-1"]) == str(old_tree)
+    assert manage(old_tree, directory, "scale", "worker=1").returncode == 0
+    expected = dict.fromkeys(keys, 5) | {keys[0]: 10, keys[1]: 15, keys[2]: 1003}
+    with Cluster(directory).client() as client:
+        eventually(lambda: {key: value_of(client, key) for key in keys} == expected)
+        assert client.get(f"/v1/writes/{queued['id']}").json()["status"] == "applied"
+        assert add(client, keys[0], 5, token) == once
+        assert client.put(f"/v1/counters/{keys[3]}", json={"value": 5}).json()["value"] == 5
 
 
 def test_a_shard_from_before_lanes_is_refused(directory: Path) -> None:
