@@ -34,6 +34,7 @@ class Command(BaseCommand):
         "counts nothing twice, and a run that was cut short goes on. That holds for 7 days, as long as idempotency keys are kept: "
         "after them the same file would be counted anew. A file that was changed is another import, unless --name says otherwise."
     )
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

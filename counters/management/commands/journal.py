@@ -20,6 +20,7 @@ from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 
 class Command(BaseCommand):
     help = "Depth and age of each shard's journal, its oldest entries, and batches that were set aside."
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="for programs")

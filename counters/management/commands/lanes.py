@@ -21,6 +21,7 @@ from sharding.topology import NoTopology
 
 class Command(BaseCommand):
     help = "Show the lanes, or give each shard another number of them. Writes get 503 while the journals are drained, for seconds."
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("count", nargs="?", type=int, choices=lanes.COUNTS, help="lanes of each shard from now on")

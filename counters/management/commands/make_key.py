@@ -10,6 +10,7 @@ from counters.models import NAME_RULE, ApiKey, Scope, check_name
 
 class Command(BaseCommand):
     help = "Make an API key and print it. It is stored as a hash only: keep what is printed."
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", help=f"whose key it is, shown in the admin: {NAME_RULE}")

@@ -24,6 +24,7 @@ MOST_LINES = 20
 
 class Command(BaseCommand):
     help = "Compare each replica, and the cache, with the primaries. Exit status 1 if something differs, 2 if not all could be compared."
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

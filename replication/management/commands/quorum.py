@@ -16,6 +16,7 @@ from sharding.databases import ShardUnavailable
 
 class Command(BaseCommand):
     help = "Show the write quorum of every shard: how many replicas must confirm a commit. With N, set it first."
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("number", nargs="?", type=int, metavar="N", help="replicas that must confirm; 0: none")

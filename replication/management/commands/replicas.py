@@ -28,6 +28,7 @@ ONLY_WIDE = {"tl", "lsn", "write", "flush", "delay"}
 
 class Command(BaseCommand):
     help = "Every server of every shard: role, state, timeline, position, lag, sync state. Ctrl-C ends it."
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--once", action="store_true", help="print it once")
