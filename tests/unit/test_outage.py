@@ -65,6 +65,18 @@ def test_hope_starts_the_clock_anew(hope: dict[str, Any]) -> None:
     assert not outage.is_due(found, last, PATIENCE)
 
 
+def test_a_clock_that_is_set_back_delays_no_copy() -> None:
+    found: Outage | None = Outage("a", "1", seen=3600, since=3590).after_attempt(3600)
+    for at in range(0, 2 * int(PATIENCE) + 1, 2):
+        look = Look(at, "a", "running", "1")
+        assert found is not None
+        assert not outage.is_being_copied(found, look)
+        assert outage.may_repeat(found, at, PATIENCE)
+        found = outage.after(found, look, PATIENCE)
+        assert found is not None
+        assert outage.is_due(found, look, PATIENCE) is (at == 2 * PATIENCE)
+
+
 def test_each_copy_doubles_the_pause_until_it_has_followed_as_long() -> None:
     found: Outage | None = Outage("a", "1", seen=0, since=0)
     for attempts in range(12):
