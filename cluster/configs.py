@@ -216,7 +216,9 @@ def _dynamic() -> dict[str, Any]:
     """Settings shared by a shard's nodes, kept in etcd.
 
     A node that cannot be rewound is copied again. The slot of a member that is away is kept for `member_slots_ttl` seconds;
-    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/replication.md says why.
+    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/replication.md says why. So
+    a replica that has not heard of the last timeline would begin another one with the same number, `check_timeline` says
+    that it must not.
     """
     return {
         "ttl": 20,
@@ -225,6 +227,7 @@ def _dynamic() -> dict[str, Any]:
         "maximum_lag_on_failover": 64 * 1024 * 1024,
         "primary_start_timeout": 0,
         "failsafe_mode": True,
+        "check_timeline": True,
         "synchronous_mode": False,
         "member_slots_ttl": 1800,
         "postgresql": {

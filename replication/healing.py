@@ -27,8 +27,9 @@ from django.conf import settings
 from prometheus_client import Counter
 from redis.exceptions import LockNotOwnedError
 
-from replication import digests, outage, patroni, steering
+from replication import copies, digests, outage, patroni, steering
 from replication.comparisons import Comparison, Round
+from replication.copies import Primary
 from replication.interventions import Order
 from replication.outage import Look, Outage
 from replication.patroni import Member, PatroniUnavailable, Refused
@@ -45,6 +46,7 @@ CAUSES = ("not following", "differs")
 BY = "tally (healing)"
 ROUNDS = 2  # in which a replica differs before it is copied again
 NAMED = 20  # keys that a reason names
+WAITING = "waiting for its primary"
 # No answer rather than a wrong one: NULL failures mean that checksums are off.
 WELL = "SELECT pg_is_in_recovery(), (SELECT coalesce(sum(checksum_failures), 0)::bigint FROM pg_stat_database)"
 _ASK_SECONDS = 5.0
@@ -155,14 +157,26 @@ def replicas(
     if leader is None or cluster.pause:
         return []
     doubt = _field(shard, leader.name) in differing
+    primary = None
+    with suppress(psycopg.Error):
+        primary = copies.ask_primary(shard)
     found = []
     for member in cluster.members:
         if not (member.is_leader or member.tags.get("nostream")):
-            seen = Look(now, leader.name, member.state, f"{member.receive_lsn} {member.replay_lsn}")
+            seen = Look(now, leader.name, state(member, leader, primary), f"{member.receive_lsn} {member.replay_lsn}")
             name = _field(shard, member.name)
             lasting = outage.after(known.get(name), seen, settings.TALLY.heal_after_seconds)
             found.append(Replica(shard, member, leader, seen, lasting, differing.get(name), doubt))
     return found
+
+
+def state(member: Member, leader: Member, primary: Primary | None) -> str:
+    """What a replica does: Patroni's word, but `WAITING` if its primary, as far as it answers, sends it nothing. Patroni
+    also calls it streaming while it waits for WAL that the primary does not have."""
+    if primary is None or (primary.host, primary.port) != (leader.host, leader.port):
+        return member.state
+    waits = member.state == outage.FOLLOWS and member.name not in primary.streaming
+    return WAITING if waits else member.state
 
 
 def not_following() -> dict[tuple[str, str], Outage]:

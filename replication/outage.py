@@ -2,8 +2,9 @@
 
 Invariant: a replica is due only after it has shown nothing but trouble for its patience. The clock starts anew with
 every sign of hope: the replica has received or replayed something, it is being copied, another node has become the
-primary. It also starts anew if nobody has looked for a while. Patience doubles with each copy, until the replica has
-followed for as long as that.
+primary. It also starts anew if nobody has looked for a while, or if the last look is in the future: the journal's
+clock, whose times these are, was set back. Patience doubles with each copy, until the replica has followed for as long
+as that.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def after(before: Outage | None, look: Look, seconds: float) -> Outage | None:
 
 def _goes_on(before: Outage, look: Look) -> bool:
     """Whether what was before, following or trouble, has simply lasted."""
-    if look.at - before.seen > STALE_SECONDS or look.follows != before.follows:
+    if not 0 <= look.at - before.seen <= STALE_SECONDS or look.follows != before.follows:
         return False
     same = (before.leader, before.position) == (look.leader, look.position)
     return look.follows or (look.state not in COPIES and same)
@@ -84,7 +85,7 @@ def is_due(outage: Outage, look: Look, seconds: float) -> bool:
 
 def may_repeat(outage: Outage | None, at: float, seconds: float) -> bool:
     """Whether a replica that follows, but differs, may be copied now: the pause after the last copy is over."""
-    return outage is None or at - outage.attempted >= outage.patience(seconds)
+    return outage is None or not 0 <= at - outage.attempted < outage.patience(seconds)
 
 
 def is_being_copied(outage: Outage | None, look: Look) -> bool:
@@ -92,4 +93,4 @@ def is_being_copied(outage: Outage | None, look: Look) -> bool:
     if look.state in COPIES:
         return True
     ago = look.at - outage.attempted if outage else BEGIN_SECONDS
-    return ago < (SHOWN_SECONDS if look.follows else BEGIN_SECONDS)
+    return 0 <= ago < (SHOWN_SECONDS if look.follows else BEGIN_SECONDS)

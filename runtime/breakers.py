@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from threading import local
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ FAILURES = Counter("tally_component_failures_total", "Calls that failed for the 
 OPEN = Gauge(
     "tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"]
 )
+SKEW = timedelta(seconds=1)  # by which clocks that are right may differ
 log = structlog.get_logger(__name__)
 
 
@@ -89,6 +91,24 @@ class Breaker:
         return breaker
 
 
+class MemoryStorage(CircuitMemoryStorage):
+    """pybreaker's storage, for a clock that may be set back."""
+
+    @property
+    def opened_at(self) -> datetime | None:
+        return unless_future(self._opened_at)
+
+    @opened_at.setter
+    def opened_at(self, at: datetime) -> None:
+        self._opened_at = at
+
+
+def unless_future(opened_at: datetime | None) -> datetime | None:
+    """When a breaker was opened; None if that is in the future. Then the clock was set back since, or is wrong in the
+    process that opened it, and the breaker would stay open until that time."""
+    return None if opened_at and opened_at > datetime.now(UTC) + SKEW else opened_at
+
+
 class _Listener(CircuitBreakerListener):
     def state_change(self, cb: CircuitBreaker, _old_state: object, new_state: object) -> None:
         OPEN.labels(cb.name).set(getattr(new_state, "name", "") == "open")
@@ -102,7 +122,7 @@ def _in_memory(name: str, reset_seconds: int) -> Breaker:
     """A breaker for this process alone, which one failure opens."""
     return Breaker(
         name,
-        CircuitMemoryStorage(STATE_CLOSED),
+        MemoryStorage(STATE_CLOSED),
         failures=1,
         reset_seconds=reset_seconds,
         is_failure=lambda error: isinstance(error, RedisConnectionError | RedisTimeout | OSError | BrokerError),

@@ -7,6 +7,7 @@ answers shows that the shard is up. Without the cache's Redis the breakers count
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from pybreaker import STATE_CLOSED, CircuitRedisStorage
 from redis.exceptions import RedisError
 
 from runtime import redis
-from runtime.breakers import Breaker
+from runtime.breakers import Breaker, unless_future
 from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
@@ -31,8 +32,9 @@ FAILURES = (
 log = structlog.get_logger(__name__)
 
 
-class _SharedStorage(CircuitRedisStorage):
-    """pybreaker's storage, but quiet and able to start while Redis is down; its other calls handle that already."""
+class SharedStorage(CircuitRedisStorage):
+    """pybreaker's storage, but quiet and able to start while Redis is down; its other calls handle that already. For
+    processes of which one may have a wrong clock: its time must not last."""
 
     logger = structlog.get_logger(__name__).bind(event_of="breaker")
 
@@ -42,12 +44,24 @@ class _SharedStorage(CircuitRedisStorage):
         except RedisError as error:
             log.warning("breaker_state_unshared", error=str(error))
 
+    @property
+    def opened_at(self) -> datetime | None:
+        found: datetime | None = CircuitRedisStorage.opened_at.__get__(self)
+        return unless_future(found)
+
+    @opened_at.setter
+    def opened_at(self, at: datetime) -> None:
+        try:
+            self._redis.set(self._namespace("opened_at"), int(at.timestamp()))
+        except RedisError as error:
+            log.warning("breaker_state_unshared", error=str(error))
+
 
 @cache
 def _breaker(alias: str) -> Breaker:
     return Breaker(
         alias,
-        _SharedStorage(STATE_CLOSED, redis.cache(), namespace=alias),
+        SharedStorage(STATE_CLOSED, redis.cache(), namespace=alias),
         failures=settings.TALLY.breaker_failures,
         reset_seconds=settings.TALLY.breaker_reset_seconds,
         is_failure=lambda error: isinstance(error, FAILURES),

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.chaos import broken, picture, report, stock, subject, trial, verdict
+from benchmarks.chaos import broken, clocks, disks, isolation, picture, report, stock, subject, trial, verdict
+from benchmarks.chaos.clocks import all_clock_steps
 from benchmarks.chaos.damage import all_damages
+from benchmarks.chaos.disks import all_full_disks
 from benchmarks.chaos.fault import Fault
 from benchmarks.chaos.floods import all_floods
 from benchmarks.chaos.freezes import all_freezes
 from benchmarks.chaos.kills import pairs, roles
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.messages import all_messages
+from benchmarks.chaos.network import all_slow_networks
 from benchmarks.chaos.scaling import all_scalings
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial
@@ -39,17 +43,42 @@ class Outcome:
     verdict: Verdict
 
 
-def all_faults() -> list[Fault]:
-    """Every fault there is."""
+@dataclass
+class Ground:
+    """What a cluster stands on, beside its processes, so that more can be done to it: file systems and a network of its
+    own, clocks that can be stepped. `faults`: what can be done to it. `environment`: what its processes need."""
+
+    faults: list[Fault]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def common_faults() -> list[Fault]:
+    """Every fault that a cluster can have wherever it stands."""
     return [*roles(), *all_freezes(), *all_floods(), *all_messages(), *all_scalings(), *all_damages(), *pairs()]
 
 
-def faults_named(names: str) -> list[Fault]:
+def prepare(directory: Path) -> Ground:
+    """Prepare the ground of a cluster that is to be made in this directory, and tell which faults are left out."""
+    ground = Ground(common_faults())
+    if reason := isolation.enter():
+        console.print(f"left out, full disks and slow network: {reason}")
+    else:
+        disks.provide(directory)
+        ground.faults += [*all_full_disks(), *all_slow_networks()]
+    if reason := clocks.lacking():
+        console.print(f"left out, clock steps: {reason}")
+    else:
+        ground.environment = clocks.provide(directory)
+        ground.faults += all_clock_steps()
+    return ground
+
+
+def faults_named(names: str, faults: Sequence[Fault]) -> list[Fault]:
     """Faults whose names contain one of the words, separated by commas; all for ""."""
     words = [word.strip() for word in names.split(",") if word.strip()]
-    found = [fault for fault in all_faults() if not words or any(word in fault.name for word in words)]
+    found = [fault for fault in faults if not words or any(word in fault.name for word in words)]
     if not found:
-        raise SystemExit(f"no fault is called {names!r}; there are: {', '.join(fault.name for fault in all_faults())}")
+        raise SystemExit(f"no fault is called {names!r}; there are: {', '.join(fault.name for fault in faults)}")
     return found
 
 
@@ -62,6 +91,8 @@ def run_trial(  # noqa: PLR0913
     count: int,
     crowd: int = 0,
     quiet_seconds: float = verdict.QUIET_SECONDS,
+    pace: float = trial.WHOLE_SECONDS,
+    failovers: int = 1,
 ) -> Outcome:
     """Load, faults, quiet, verdict."""
     load = Load(cluster, f"chaos:{time.time_ns():x}:", seed, crowd=crowd)
@@ -78,7 +109,9 @@ def run_trial(  # noqa: PLR0913
             progress.update(bar, description=name, completed=min(done, count))
 
         try:
-            done = trial.run(cluster, load, faults, seed, minutes=minutes, count=count, tell=tell)
+            done = trial.run(
+                cluster, load, faults, seed, minutes=minutes, count=count, tell=tell, pace=pace, failovers=failovers
+            )
         finally:
             load.stop()
         tell("quiet, then every key", count)
@@ -96,13 +129,23 @@ def main() -> int:
     own = options.dir is None
     directory = Path(tempfile.mkdtemp(prefix="tally-chaos-")) if own else options.dir
     console.print(f"cluster in {directory}")
+    ground = prepare(directory) if own else Ground(common_faults())
+    faults = faults_named(options.only, ground.faults)
     cluster = (
-        subject.start(directory, journal_replicas=options.journal_replicas) if own else Subject(directory.resolve())
+        subject.start(directory, journal_replicas=options.journal_replicas, environment=ground.environment)
+        if own
+        else Subject(directory.resolve())
     )
     exact = False
     try:
         outcome = run_trial(
-            cluster, faults_named(options.only), seed=options.seed, minutes=options.minutes, count=options.faults
+            cluster,
+            faults,
+            seed=options.seed,
+            minutes=options.minutes,
+            count=options.faults,
+            pace=options.pace,
+            failovers=options.failovers,
         )
         costs = trial.costs(outcome.trial, outcome.load)
         report.show(console, outcome.verdict, costs)
@@ -115,8 +158,11 @@ def main() -> int:
         console.print(f"written: {options.json}, {options.picture}")
     finally:
         if own:
-            subject.put_away(cluster, keep=not exact)
-            if not exact:
+            subject.stop(cluster)
+            disks.put_away(directory, keep=not exact)
+            if exact:
+                shutil.rmtree(directory, ignore_errors=True)
+            else:
                 console.print(f"the cluster's directory, with its logs, stays: {directory}")
     return 0 if exact else 1
 
@@ -146,6 +192,17 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="WORDS",
         help="only faults whose names have one of these words, e.g. worker,journal",
+    )
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=trial.WHOLE_SECONDS,
+        metavar="SECONDS",
+        help="strike again after so long although the cluster is not whole yet (default: %(default).0f); what loses data "
+        "waits until it is",
+    )
+    parser.add_argument(
+        "--failovers", type=int, default=1, metavar="N", help="faults that make a failover come N times as often"
     )
     parser.add_argument(
         "--journal-replicas", type=int, default=0, help="copies of the journal beside its primary (default: 0)"

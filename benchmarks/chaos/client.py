@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.chaos.expected_counts import Entry, ExpectedCounts, Favour, Owned, Waited
+from benchmarks.chaos.entries import Entry
+from benchmarks.chaos.expected_counts import ExpectedCounts, Favour, Owned, Waited
 from benchmarks.chaos.wire import Answer, NoAnswer, Wire
 
 JSON, MSGPACK = "application/json", "application/msgpack"

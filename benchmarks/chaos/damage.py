@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import psycopg
 
 from benchmarks.chaos.fault import Fault, NotPossible, Scene
 from benchmarks.chaos.freezes import frozen
-from benchmarks.chaos.kills import kill, primary_of, replica_of, walsenders
+from benchmarks.chaos.kills import empty, kill, primary_of, replica_of, walsenders
 from benchmarks.chaos.subject import Subject, family
 from benchmarks.chaos.wire import NoAnswer
 from runtime import polling
@@ -67,15 +66,6 @@ def superuser(subject: Subject, row: dict[str, Any], database: str = "postgres")
         autocommit=True,
     ) as conn:
         yield conn
-
-
-def empty(data: Path) -> None:
-    """Delete everything in a data directory, as far as PostgreSQL, which may be running, does not do so itself."""
-    for path in data.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def lose_checkpoint(data: Path) -> None:
@@ -222,8 +212,8 @@ def _compared(scene: Scene, shard: int) -> bool | None:
 def all_damages() -> list[Fault]:
     """WAL, files and pages."""
     return [
-        Fault("WAL deleted, replica", lose_replica_wal),
-        Fault("WAL deleted, primary", lose_primary_wal),
-        Fault("data directory emptied", empty_some),
-        Fault("page damaged", ruin_replica),
+        Fault("WAL deleted, replica", lose_replica_wal, loses_data=True),
+        Fault("WAL deleted, primary", lose_primary_wal, loses_data=True, fails_over=True),
+        Fault("data directory emptied", empty_some, loses_data=True),
+        Fault("page damaged", ruin_replica, loses_data=True),
     ]

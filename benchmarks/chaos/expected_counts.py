@@ -1,4 +1,4 @@
-"""What clients remember, and what must be true of it at the end. Pure.
+"""What clients remember, and what must be true of it at the end.
 
 The invariant of the bench: for every key, counted == `counts_of(all clients)`.
 
@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from benchmarks.chaos.entries import Entries
 
 MAX_VALUE = 2**63 - 1
 
@@ -64,19 +66,6 @@ class Owned:
         return self.value + sum(favour.delta for favour in self.favours if favour.done)
 
 
-class Entry(NamedTuple):
-    """An acknowledged write. `keys` maps each key to its delta, or to None for a set. `sent` and `answered` are seconds of the
-    monotonic clock."""
-
-    kind: str
-    id: str
-    sent: float
-    answered: float
-    attempts: int
-    status: int
-    keys: Mapping[str, int | None]
-
-
 class Waited(NamedTuple):
     """An increment that was answered with its result."""
 
@@ -93,7 +82,7 @@ class ExpectedCounts:
 
     added: Counter[str] = field(default_factory=Counter)
     owned: dict[str, Owned] = field(default_factory=dict)
-    entries: list[Entry] = field(default_factory=list)
+    entries: Entries = field(default_factory=Entries)
     waited: list[Waited] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)  # write → key
     complaints: list[str] = field(default_factory=list)

@@ -32,17 +32,21 @@ class Scene:
 class Fault:
     """`strike` does it, undoes what must be undone (stopped processes go on), and returns a word about the victim.
 
-    `weight` is how often it is in the deck.
+    `weight` is how often it is in the deck. `fails_over`: it makes a shard change its primary. `loses_data`: it destroys
+    a copy, so all other copies must be whole before.
     """
 
     name: str
     strike: Callable[[Scene], str]
     weight: int = 1
+    fails_over: bool = False
+    loses_data: bool = False
 
 
-def deck(faults: Sequence[Fault], rng: random.Random) -> Iterator[Fault]:
-    """Yield faults without end: all of them shuffled, then shuffled again."""
+def deck(faults: Sequence[Fault], rng: random.Random, failovers: int = 1) -> Iterator[Fault]:
+    """Yield faults without end: all of them shuffled, then shuffled again. Those that fail over are in it `failovers`
+    times as often."""
     while True:
-        cards = [fault for fault in faults for _ in range(fault.weight)]
+        cards = [fault for fault in faults for _ in range(fault.weight * (failovers if fault.fails_over else 1))]
         rng.shuffle(cards)
         yield from cards

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,7 +36,17 @@ def kill(victims: Iterable[psutil.Process]) -> None:
     processes.wait(victims, GONE_SECONDS)
 
 
-def _some(scene: Scene, role: str) -> dict[str, Any]:
+def empty(directory: Path) -> None:
+    """Delete everything in a directory, as far as a server that may still run does not do so itself."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def some(scene: Scene, role: str) -> dict[str, Any]:
+    """A process of a role. Raises `NotPossible`."""
     rows = scene.subject.rows(role)
     if not rows:
         raise NotPossible(f"no {role} runs")
@@ -44,7 +55,7 @@ def _some(scene: Scene, role: str) -> dict[str, Any]:
 
 def kill_role(role: str, scene: Scene) -> str:
     """One process of a role, its children with it."""
-    row = _some(scene, role)
+    row = some(scene, role)
     kill(family(row))
     return str(row["name"])
 
@@ -69,7 +80,7 @@ def kill_in_a_shift(scene: Scene) -> str:
 
 def kill_main(role: str, scene: Scene) -> str:
     """One process of a role, its children left to themselves."""
-    row = _some(scene, role)
+    row = some(scene, role)
     kill(family(row)[:1])
     return str(row["name"])
 
@@ -95,7 +106,7 @@ def lose_journal(scene: Scene) -> str:
     if not replicas:
         raise NotPossible("the journal's replica is not connected")
     kill(family(row))
-    shutil.rmtree(directory[str(row["name"])])
+    empty(directory[str(row["name"])])
     return f"{row['name']} and its disk"
 
 
@@ -142,7 +153,7 @@ def kill_replica(scene: Scene) -> str:
 
 def kill_node(scene: Scene) -> str:
     """A whole node: Patroni, PostgreSQL and all their children. The supervisor starts Patroni again at once."""
-    row = primary_of(scene, scene.shard()) if scene.rng.random() < 0.5 else _some(scene, "postgres")
+    row = primary_of(scene, scene.shard()) if scene.rng.random() < 0.5 else some(scene, "postgres")
     patroni = scene.subject.named(str(row["name"]).replace("postgres", "patroni"))
     kill([*family(patroni), *family(row)])
     return str(row["name"]).replace("postgres", "node")
@@ -208,15 +219,15 @@ def roles() -> list[Fault]:
         Fault("kill beat", partial(kill_role, "beat")),
         Fault("kill flower", partial(kill_role, "flower")),
         KILL_JOURNAL,
-        Fault("lose the journal's disk", lose_journal, weight=2),
+        Fault("lose the journal's disk", lose_journal, weight=2, loses_data=True),
         Fault("kill redis-broker", partial(kill_role, "redis-broker")),
         Fault("kill redis-cache", kill_cache),
         Fault("kill nginx", partial(kill_role, "nginx")),
-        Fault("kill primary", kill_primary, weight=2),
+        Fault("kill primary", kill_primary, weight=2, fails_over=True),
         Fault("kill replica", kill_replica),
         Fault("kill patroni", partial(kill_role, "patroni")),
-        Fault("kill node", kill_node),
-        Fault("lose node", lose_node),
+        Fault("kill node", kill_node, fails_over=True),
+        Fault("lose node", lose_node, fails_over=True),
         Fault("kill etcd", partial(kill_role, "etcd")),
     ]
 
@@ -225,8 +236,8 @@ def pairs() -> list[Fault]:
     """Two at once, where one normally compensates for the loss of the other."""
     worker, journal = partial(kill_role, "worker"), partial(kill_role, "redis-journal")
     return [
-        Fault("kill primary and worker", partial(kill_both, kill_primary, worker)),
-        Fault("kill primary and journal", partial(kill_both, kill_primary, journal)),
+        Fault("kill primary and worker", partial(kill_both, kill_primary, worker), fails_over=True),
+        Fault("kill primary and journal", partial(kill_both, kill_primary, journal), fails_over=True),
         Fault("kill worker and journal", partial(kill_both, worker, journal)),
         CUT_OFF_AND_KILL_WORKER,
         CUT_OFF_AND_KILL_PRIMARY,
@@ -234,6 +245,6 @@ def pairs() -> list[Fault]:
 
 
 CUT_OFF_AND_KILL_WORKER = Fault("cut off replica, kill worker", cut_off_and_kill_worker)
-CUT_OFF_AND_KILL_PRIMARY = Fault("cut off replica, kill primary", cut_off_and_kill_primary)
+CUT_OFF_AND_KILL_PRIMARY = Fault("cut off replica, kill primary", cut_off_and_kill_primary, fails_over=True)
 KILL_IN_A_SHIFT = Fault("kill worker in a shift", kill_in_a_shift, weight=2)
 KILL_JOURNAL = Fault("kill redis-journal", partial(kill_role, "redis-journal"), weight=2)

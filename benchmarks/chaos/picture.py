@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -27,9 +28,14 @@ FAMILIES = {  # what a fault hits → (label, colour, marker)
     "front": ("API, nginx", "#0b6e99", "D"),
 }
 ROOM = 1.25  # above the curves, for the legend
+POINTS = 500  # of a curve, at most: more of them are a band
+FEW = 150  # faults, of which each is seen by itself: its mark, and how long until the cluster was whole
 _HITS = (
-    *((word, "postgres") for word in ("primary", "replica", "node", "patroni", "etcd", "directory", "page")),
-    *((word, "redis") for word in ("redis", "journal")),
+    *(
+        (word, "postgres")
+        for word in ("primary", "replica", "node", "patroni", "etcd", "directory", "page", "replication")
+    ),
+    *((word, "redis") for word in ("redis", "journal", "cache")),
     *((word, "worker") for word in ("worker", "beat", "queue", "message")),
 )
 
@@ -39,20 +45,42 @@ def family_of(name: str) -> str:
     return next((family for word, family in _HITS if word in name), "front")
 
 
+def thinned(samples: Sequence[Sample], points: int = POINTS) -> list[Sample]:
+    """At most so many samples, each for several: the middle of the time, mean rates, and the largest backlog, None if the
+    journal never answered."""
+    size = -(-len(samples) // points)
+    found = []
+    for start in range(0, len(samples), size or 1):
+        some = samples[start : start + size]
+        depths = [sample.depth for sample in some if sample.depth is not None]
+        found.append(
+            Sample(
+                fmean(sample.at for sample in some),
+                fmean(sample.writes for sample in some),
+                fmean(sample.reads for sample in some),
+                max(depths, default=None),
+            )
+        )
+    return found
+
+
 def draw(path: Path, trial: Trial, load: Load, verdict: Verdict, title: str) -> None:
     """Write the picture."""
-    samples = load.sampler.samples
+    every = load.sampler.samples
+    samples = thinned(every)
+    few = sum(not one.skipped for one in trial.struck) <= FEW
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure, (top, marks, bottom) = plt.subplots(
             3, 1, sharex=True, figsize=(11, 6.2), height_ratios=(5, 1.5, 3), gridspec_kw={"hspace": 0.08}
         )
         minutes = [(sample.at - trial.started) / 60 for sample in samples]
         _throughput(top, minutes, samples)
-        _faults(marks, trial)
+        _faults(marks, trial, size=26 if few else 9)
         _copies(marks, trial, load.copies.samples)
-        _backlog(bottom, minutes, samples)
+        away = [(sample.at - trial.started) / 60 for sample in every if sample.depth is None]
+        _backlog(bottom, minutes, samples, away)
         for axes in (top, marks, bottom):
-            for one in trial.struck:
+            for one in trial.struck if few else ():
                 if not one.skipped:
                     axes.axvspan(
                         (one.at - trial.started) / 60,
@@ -66,18 +94,23 @@ def draw(path: Path, trial: Trial, load: Load, verdict: Verdict, title: str) -> 
         bottom.set_xlabel("minutes")
         bottom.set_xlim(0, max(minutes, default=1))
         figure.suptitle(title, x=0.12, y=0.975, ha="left", fontsize=13, fontweight="bold")
-        figure.text(0.12, 0.915, _subtitle(trial, verdict), color=MUTED, fontsize=9.5)
-        figure.subplots_adjust(left=0.12, right=0.985, top=0.88, bottom=0.08)
+        figure.text(0.12, 0.895, _subtitle(trial, load, verdict, few=few), color=MUTED, fontsize=9.5)
+        figure.subplots_adjust(left=0.12, right=0.985, top=0.86, bottom=0.08)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, facecolor="white")
         plt.close(figure)
 
 
-def _subtitle(trial: Trial, verdict: Verdict) -> str:
+def _subtitle(trial: Trial, load: Load, verdict: Verdict, *, few: bool) -> str:
     done = sum(not one.skipped for one in trial.struck)
     writes, keys = verdict.figures.get("writes acknowledged", 0), verdict.figures.get("keys", 0)
     word = "every key exact, primary = replica" if verdict.exact else f"{len(verdict.findings)} differences"
-    return f"{done} faults, {writes:,} acknowledged writes on {keys:,} keys: {word}. Grey: until the cluster was whole again."
+    promoted = verdict.figures.get("primaries promoted", 0)
+    told = f"{done} faults, {promoted} primaries promoted, {writes:,} acknowledged writes on {keys:,} keys: {word}."
+    full = max((sample.least for sample in load.copies.samples), default=0)
+    share = fmean(sample.least == full for sample in load.copies.samples) if load.copies.samples else 0
+    redundancy = f"Every shard had all copies {share:.0%} of the time (orange: one had fewer; red: one took no writes)."
+    return f"{told}\n{redundancy}{' Grey: until the cluster was whole again.' if few else ''}"
 
 
 def _throughput(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:
@@ -89,14 +122,14 @@ def _throughput(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample])
     axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", ncols=2)
 
 
-def _faults(axes: Axes, trial: Trial) -> None:
+def _faults(axes: Axes, trial: Trial, size: float) -> None:
     order = list(FAMILIES)
     for row, (family, (_, colour, marker)) in enumerate(FAMILIES.items()):
         at = [
             (one.at - trial.started) / 60 for one in trial.struck if not one.skipped and family_of(one.name) == family
         ]
         axes.axhline(row, color=GRID, lw=0.7, zorder=1)
-        axes.scatter(at, [row] * len(at), s=26, color=colour, marker=marker, zorder=3, linewidths=0)
+        axes.scatter(at, [row] * len(at), s=size, color=colour, marker=marker, zorder=3, linewidths=0)
     axes.set_ylim(len(order) + 0.6, -0.6)
     axes.set_yticks(range(len(order) + 1), [*(label for label, _, _ in FAMILIES.values()), "copies, fewest"])
 
@@ -112,13 +145,12 @@ def _copies(axes: Axes, trial: Trial, samples: Sequence[Copies]) -> None:
         axes.broken_barh(bars, (len(FAMILIES) - 0.3, 0.6), color=colour, lw=0)
 
 
-def _backlog(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample]) -> None:
+def _backlog(axes: Axes, minutes: Sequence[float], samples: Sequence[Sample], away: Sequence[float]) -> None:
     depths = [float("nan") if sample.depth is None else float(sample.depth) for sample in samples]
     axes.fill_between(minutes, depths, color=BACKLOG, alpha=0.18, lw=0)
     axes.plot(
         minutes, depths, color=BACKLOG, lw=1.1, label="batches in the journal (accepted, not yet safe on a replica)"
     )
-    away = [minute for minute, sample in zip(minutes, samples, strict=True) if sample.depth is None]
     axes.scatter(away, [0] * len(away), marker="x", s=12, color="#c0392b", zorder=4, label="journal away", linewidths=1)
     axes.set_ylim(0, axes.get_ylim()[1] * ROOM)
     axes.grid(axis="y", color=GRID, lw=0.7)

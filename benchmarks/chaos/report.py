@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks.chaos.trial import Cost, Trial
 from benchmarks.chaos.verdict import Verdict
 
+OVERTAKEN = "-"  # the next fault always came before all was whole
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -39,6 +40,8 @@ def table(costs: Sequence[Cost]) -> Table:
         pairs = [
             f"{middle:.2f} / {most:.2f}" for middle, most in (cost.recovery, cost.writes, cost.results, cost.reads)
         ]
+        if cost.overtaken == cost.count:
+            pairs[0] = OVERTAKEN
         shown.add_row(cost.name, count, *pairs, end_section=cost.name == "(no fault)")
     return shown
 
@@ -86,7 +89,8 @@ def document(
         "seconds": "median and most: until whole, and the longest times without an accepted write, without a result, without a read",
         "table": [asdict(cost) for cost in costs],
         "order": [
-            [one.name, one.victim, round(one.at - trial.started, 1), round(one.recovery, 1)] for one in trial.struck
+            [one.name, one.victim, round(one.at - trial.started, 1), None if one.overtaken else round(one.recovery, 1)]
+            for one in trial.struck
         ],
         "stock": stock,
     }
@@ -123,12 +127,16 @@ def together(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
         rows = [row for one in rounds for row in one["table"] if row["name"] == name and row["count"]]
         if not rows:
             continue
-        kinds = ("recovery", "writes", "results", "reads")
-        pairs = [
-            f"{median(row[kind][0] for row in rows):.1f} / {max(row[kind][1] for row in rows):.1f}" for kind in kinds
-        ]
+        recovered = [row for row in rows if row.get("overtaken", 0) < row["count"]]
+        pairs = [_pair(recovered, "recovery"), *(_pair(rows, kind) for kind in ("writes", "results", "reads"))]
         lines.append(f"| {name} | {sum(row['count'] for row in rows)} | {' | '.join(pairs)} |")
     return lines
+
+
+def _pair(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
+    return (
+        f"{median(row[kind][0] for row in rows):.1f} / {max(row[kind][1] for row in rows):.1f}" if rows else OVERTAKEN
+    )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from sharding.lanes import MOST, Lane
 
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
 LANES = "SELECT count(*) FROM apply_state"
+TIMELINE = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
 
 
 class Lease(NamedTuple):
@@ -165,6 +166,11 @@ class Subject:
         except psycopg.Error:
             return 0
 
+    def timeline(self, shard: int) -> int:
+        """A shard's timeline, which is one more after each promotion. Raises `psycopg.OperationalError`."""
+        with self.database(shard) as conn:
+            return int(conn.execute(TIMELINE).fetchall()[0][0], 16)
+
     def last_copy(self, shard: int) -> str:
         """Return which server of a shard gets a commit last: its replica, or its primary if it has none."""
         return "standby" if self.replicas(shard) else "primary"
@@ -260,12 +266,16 @@ def start(  # noqa: PLR0913
     return Subject(directory, project)
 
 
+def stop(subject: Subject) -> None:
+    """Stop a cluster; its directory stays."""
+    _manage(subject.project, "cluster", "down", "--dir", str(subject.directory.root))
+
+
 def put_away(subject: Subject, *, keep: bool) -> None:
     """Stop a cluster; its directory stays if there is something to look at in it."""
-    directory = str(subject.directory.root)
-    _manage(subject.project, "cluster", *(["down"] if keep else ["destroy", "--yes"]), "--dir", directory)
+    stop(subject)
     if not keep:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(subject.directory.root, ignore_errors=True)
 
 
 def destroy(directory: Path, project: Path = PROJECT) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,8 @@ from uuid import UUID
 import psycopg
 from redis.exceptions import RedisError
 
-from benchmarks.chaos.expected_counts import Entry, ExpectedCounts, counts_of, out_of_order
+from benchmarks.chaos.entries import Entry
+from benchmarks.chaos.expected_counts import ExpectedCounts, counts_of, out_of_order
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.sampler import longest_lack
 from benchmarks.chaos.subject import Subject
@@ -27,6 +29,7 @@ QUEUE_SECONDS = 30.0  # for the messages that are left
 RESULT_SECONDS = 3.0  # for one result when nothing else goes on
 COPIES_SECONDS = 120.0  # for the copies of a shard to stream and to be equal
 SAMPLE = 200  # writes whose status is asked of the API
+LOOK_UP = 2000  # batches in one query
 SHOWN = 12
 
 COUNTERS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
@@ -84,6 +87,7 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
         "repeats of acknowledged writes": sum(one.repeats for one in clients),
         "attempts without an answer": sum(one.retries for one in clients),
         "attempts answered with 503": sum(one.refused for one in clients),
+        "primaries promoted": _promoted(subject, trial),
         "results compared": sum(len(one.waited) for one in clients),
         "seconds without a copy of some shard, at most": round(
             longest_lack(load.copies.samples, 1 + subject.replicas(0))
@@ -94,6 +98,14 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
         ),
     }
     return verdict
+
+
+def _promoted(subject: Subject, trial: Trial) -> int:
+    """How often a shard has changed its primary; -1 if a shard cannot tell."""
+    try:
+        return sum(subject.timeline(shard) - before for shard, before in enumerate(trial.timelines))
+    except psycopg.OperationalError:
+        return -1
 
 
 def _unquiet(subject: Subject, seconds: float) -> list[str]:
@@ -148,25 +160,23 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     shared = {key: differences[key] for one in load.expected for key in one.added}
     verdict.figures["increments lost"] = -sum(difference for difference in shared.values() if difference < 0)
     verdict.figures["increments counted twice"] = sum(difference for difference in shared.values() if difference > 0)
-    touched = _touching(load.expected)
     for key, difference in sorted(differences.items()):
         if difference:
-            suspects = "; ".join(_told(entry, trial) for entry in touched(key, difference))
+            touching = _touching(load.expected, key, difference) if len(wrong) < SHOWN else ()
+            suspects = "; ".join(_told(entry, trial) for entry in touching)
             wrong.append(
                 f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}"
             )
     verdict.find(wrong)
 
 
-def _touching(clients: list[ExpectedCounts]) -> Callable[[str, int], Iterator[Entry]]:
-    """Writes of a key, those that changed it by as much as is missing first."""
-
-    def touching(key: str, difference: int) -> Iterator[Entry]:
-        entries = [entry for one in clients for entry in one.entries if key in entry.keys]
-        entries.sort(key=lambda entry: (entry.keys[key] != abs(difference), -entry.attempts, entry.sent))
-        return islice(entries, 3)
-
-    return touching
+def _touching(clients: list[ExpectedCounts], key: str, difference: int) -> list[Entry]:
+    """Some writes of a key, those that changed it by as much as is missing first."""
+    return nsmallest(
+        3,
+        (entry for one in clients for entry in one.entries if key in entry.keys),
+        key=lambda entry: (entry.keys[key] != abs(difference), -entry.attempts, entry.sent),
+    )
 
 
 def _told(entry: Entry, trial: Trial) -> str:
@@ -177,24 +187,29 @@ def _told(entry: Entry, trial: Trial) -> str:
 
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     """Every acknowledged write is in the ledger of each of its lanes."""
-    batches: dict[int, dict[tuple[UUID, int], Entry]] = {shard: {} for shard in range(len(subject.shards))}
-    for entry in (entry for one in load.expected for entry in one.entries):
-        if " " not in entry.id:
-            write = WriteId.parse(entry.id)
-            for lane in write.lanes:
-                batches[lane.shard][write.batch, lane.number] = entry
-    for shard, entries in batches.items():
-        wanted = list(entries)
-        found: set[tuple[UUID, int]] = set()
+    looked_up = 0
+    for shard in range(len(subject.shards)):
+        batches = _batches(load, shard)
+        texts: list[str] = []
         with subject.database(shard) as conn:
-            for start in range(0, len(wanted), 2000):
-                columns = [list(column) for column in zip(*wanted[start : start + 2000], strict=True)]
-                found.update(conn.execute(IN_LEDGER, columns).fetchall())
-        missing = (one for one in wanted if one not in found)
-        verdict.find(
-            f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entries[one], trial)}" for one in missing
-        )
-    verdict.figures["batches looked up in the ledger"] = sum(map(len, batches.values()))
+            while entries := dict(islice(batches, LOOK_UP)):
+                looked_up += len(entries)
+                columns = [list(column) for column in zip(*entries, strict=True)]
+                found = set(conn.execute(IN_LEDGER, columns).fetchall())
+                texts += [
+                    f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entry, trial)}"
+                    for one, entry in entries.items()
+                    if one not in found
+                ]
+        verdict.find(texts)
+    verdict.figures["batches looked up in the ledger"] = looked_up
+
+
+def _batches(load: Load, shard: int) -> Iterator[tuple[tuple[UUID, int], Entry]]:
+    """The batch and lane of every acknowledged write, with the write, as far as this shard has them."""
+    for entry in (entry for one in load.expected for entry in one.entries if " " not in entry.id):
+        write = WriteId.parse(entry.id)
+        yield from (((write.batch, lane.number), entry) for lane in write.lanes if lane.shard == shard)
 
 
 def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -> None:
@@ -275,18 +290,19 @@ def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def _statuses(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     """`GET /v1/writes/{id}` says applied, or names what had to be rejected."""
-    entries = [entry for one in load.expected for entry in one.entries if " " not in entry.id]
+    step = max(1, sum(len(one.entries) for one in load.expected) // SAMPLE)
+    every = (entry for one in load.expected for entry in one.entries)
+    entries = [entry for entry in islice(every, 0, None, step) if " " not in entry.id]
     rejected = {id: key for one in load.expected for id, key in one.rejected.items()}
-    step = max(1, len(entries) // SAMPLE)
     wire = subject.wire()
-    for entry in entries[::step]:
+    for entry in entries:
         answer = wire.ask("GET", f"/v1/writes/{entry.id}")
         wanted = "rejected" if entry.id in rejected else "applied"
         said = "rejected" if answer.json.get("rejected") else answer.json.get("status")
         if said != wanted and not (wanted == "rejected" and _is_voided(subject, entry.id, rejected[entry.id])):
             verdict.find([f"status is {answer.body[:200]!r}, must be {wanted}: {_told(entry, trial)}"])
     wire.close()
-    verdict.figures["statuses asked"] = len(entries[::step])
+    verdict.figures["statuses asked"] = len(entries)
 
 
 def _range(load: Load) -> tuple[str, str]:

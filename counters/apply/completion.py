@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -53,6 +53,23 @@ class _Commit(NamedTuple):
     tokens: list[bytes] | None  # None: unknown, to be read from the journal
 
 
+class Waiting:
+    """Since when the applied batches of each lane wait for replicas, as the shifts of this worker have seen it.
+
+    Not the time in the ledger: a server's clock that is set forward would make batches leave the journal that no replica
+    has (I3). A worker that starts counts anew.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[Lane, dict[UUID, float]] = {}
+
+    def since(self, lane: Lane, ids: Sequence[UUID]) -> dict[UUID, float]:
+        """The monotonic time (seconds) at which each of these was first seen. They are all that the lane has."""
+        known, now = self._since.get(lane, {}), time.monotonic()
+        found = self._since[lane] = {id: known.get(id, now) for id in ids}
+        return found
+
+
 class Completion:
     """One lane's commits that wait for replicas. Not thread-safe: belongs to one shift."""
 
@@ -80,11 +97,11 @@ class Completion:
         self._note(_Commit(written, time.monotonic(), size, [batch.id for batch in batches], tokens))
 
     def adopt(self, applied: Mapping[UUID, float], written: int) -> None:
-        """Record batches that earlier shifts applied, with the seconds since then, oldest first. Raises
+        """Record batches that earlier shifts applied, oldest first, with the monotonic time since when they wait. Raises
         `RedisError`."""
-        ids, now = list(applied), time.monotonic()
+        ids = list(applied)
         for id, size in zip(ids, self._journal.sizes(ids), strict=True):
-            self._note(_Commit(written, now - applied[id], size, [id.bytes], None))
+            self._note(_Commit(written, applied[id], size, [id.bytes], None))
 
     def _note(self, commit: _Commit) -> None:
         self._commits.append(commit)

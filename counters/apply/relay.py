@@ -22,8 +22,8 @@ log = structlog.get_logger(__name__)
 def relay(shard: int) -> None:
     """Send a task for each lane of a shard whose oldest entry is overdue. Raises `RedisError`."""
     for lane in journal.occupied(shard):
-        age, lease = Journal(lane).age(), Lease(lane)
-        if age > settings.TALLY.overdue_seconds and lease.holder() is None and lease.hand_over():
-            log.warning("batch_overdue", shard=shard, lane=lane.number, seconds=round(age, 1))
+        entries, lease = Journal(lane), Lease(lane)
+        if entries.is_overdue(settings.TALLY.overdue_seconds) and lease.holder() is None and lease.hand_over():
+            log.warning("batch_overdue", shard=shard, lane=lane.number, seconds=round(entries.age(), 1))
             RELAYED.labels(shard).inc()
             dispatch.send(lane)

@@ -31,7 +31,7 @@ from prometheus_client import Counter, Histogram
 from redis.exceptions import RedisError
 
 from counters.apply import transaction
-from counters.apply.completion import Completion
+from counters.apply.completion import Completion, Waiting
 from counters.apply.connections import Connections
 from counters.apply.loading import Loader, Window
 from counters.apply.pace import Pace, rest
@@ -56,8 +56,7 @@ log = structlog.get_logger(__name__)
 
 CURRENT = f"SELECT key, value, version FROM {WANTED}"  # noqa: S608 - a constant
 CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
-APPLIED_BEFORE = """
-SELECT id, extract(epoch FROM now() - applied_at)::float8 FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"""
+APPLIED_BEFORE = "SELECT id FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"
 
 _FAREWELL_SECONDS = 0.05  # how long an ending shift waits for the replicas of its last commits
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
@@ -81,6 +80,7 @@ class Shift:
         worker: str,
         connections: Connections,
         refresher: Refresher,
+        waiting: Waiting,
         stopping: Event,
     ) -> None:
         self.lane = lane
@@ -88,7 +88,7 @@ class Shift:
         self._journal, self._lease = Journal(lane), Lease(lane)
         self._holder = f"{worker}#{uuid4().hex[:12]}"
         self._connections, self._refresher, self._stopping = connections, refresher, stopping
-        self._completion = Completion(lane)
+        self._completion, self._waiting = Completion(lane), waiting
         self._window = Window(0, 0)  # the current one
         self._cursor = 0
         self._pace = Pace()
@@ -184,9 +184,10 @@ class Shift:
         if not (left := self._journal.entries(through=self._cursor)):
             return
         written = flush.written(conn)
-        applied: dict[UUID, float] = dict(
-            conn.execute(APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])).fetchall()
-        )
+        found: list[tuple[UUID]] = conn.execute(
+            APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])
+        ).fetchall()
+        applied = self._waiting.since(self.lane, [id for (id,) in found])
         self._completion.adopt(applied, written)
         if late := [entry for entry in left if entry.id not in applied]:
             self._apply_late(conn, late)

@@ -1,4 +1,5 @@
-"""What one worker process owns: its name, its shards, what its shifts share (connections, refresher), and its watch.
+"""What one worker process owns: its name, its shards, what its shifts share (connections, refresher, since when batches
+wait for replicas), and its watch.
 
 The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
 every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also puts values
@@ -20,6 +21,7 @@ from django.conf import settings
 from prometheus_client import Counter as Metric
 from redis.exceptions import RedisError
 
+from counters.apply.completion import Waiting
 from counters.apply.connections import Connections
 from counters.apply.refresher import Refresher
 from counters.apply.report import Report
@@ -48,7 +50,7 @@ class Worker:
         self.name, self.shards, self._queues = name, sorted(shards), queues
         self._consumed_at = -CONSUMES_SECONDS  # monotonic seconds
         self._shift_ended: dict[int, float] = {}  # by shard, monotonic seconds
-        self._connections, self._refresher = Connections(), Refresher()
+        self._connections, self._refresher, self._waiting = Connections(), Refresher(), Waiting()
         self._stopping = Event()
         self._watch = Thread(target=self._look, name="watch", daemon=True)
         self._shifts = ThreadPoolExecutor(MOST, thread_name_prefix="watch")
@@ -100,6 +102,7 @@ class Worker:
             worker=self.name,
             connections=self._connections,
             refresher=self._refresher,
+            waiting=self._waiting,
             stopping=self._stopping,
         )
 
@@ -150,4 +153,4 @@ def is_neglected(lane: Lane) -> bool:
     if holder:
         return False
     patience = LOOK_SECONDS if holder is None else LOOK_SECONDS + settings.TALLY.lease_seconds
-    return Journal(lane).age() > patience
+    return Journal(lane).is_overdue(patience)

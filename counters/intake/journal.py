@@ -105,9 +105,14 @@ class Journal:
         return int(redis.journal().zcard(self.positions_key))
 
     def age(self) -> float:
-        """Seconds since the oldest entry was accepted; 0 if there is none."""
+        """Seconds since the oldest entry was accepted; 0 if there is none, negative if the clock was set back since."""
         oldest = self.entries(limit=1)
-        return max(0.0, (now() - oldest[0].position) / 1e6) if oldest else 0.0
+        return (now() - oldest[0].position) / 1e6 if oldest else 0.0
+
+    def is_overdue(self, patience: float) -> bool:
+        """Whether the oldest entry has waited for more than `patience` seconds. One of the future counts as well: the
+        clock was set back since, and nobody knows."""
+        return abs(self.age()) > patience
 
     def size(self) -> int:
         """Memory that the batches take, in bytes, as Redis estimates it."""

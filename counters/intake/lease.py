@@ -1,6 +1,7 @@
 """A lane's lease: which shift applies the lane now, or that a task was sent for it (`dispatch`).
 
-The lease is a hint (I4). It expires by itself and is not in the AOF. Two shifts at once are only slower.
+The lease is a hint (I4). It expires by itself and is not in the AOF. Two shifts at once are only slower. A lease that
+lasts longer than one can is from before Redis' clock was set back: it has expired.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Lease:
     def holder(self) -> str | None:
         """The lease's holder: None if the lease has expired, "" if a task was sent and no shift has started."""
         held, until = redis.journal().hmget(self.key, "holder", "until")
-        if until is None or int(until) <= now():
+        if until is None or not 0 < int(until) - now() <= duration():
             return None
         return "" if held is None else str(held.decode())
 

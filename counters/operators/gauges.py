@@ -32,7 +32,7 @@ def _entries(shard: int) -> float:
 
 
 def _age(shard: int) -> float:
-    return max((Journal(lane).age() for lane in journal.occupied(shard)), default=0.0)
+    return max((0.0, *(Journal(lane).age() for lane in journal.occupied(shard))))
 
 
 def _set_aside(shard: int) -> float:

@@ -70,7 +70,7 @@ def summary(shard: int) -> Summary:
     return Summary(
         shard,
         sum(one.depth() for one in journals),
-        timedelta(seconds=int(max((one.age() for one in journals), default=0))),
+        timedelta(seconds=int(max((0.0, *(one.age() for one in journals))))),
         sum(one.size() for one in journals),
         sum(SetAsideBatches(lane).count() for lane in lanes_with_set_aside(shard)),
         degraded=journal.is_degraded(shard),

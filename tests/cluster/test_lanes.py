@@ -21,7 +21,7 @@ from redis import Redis
 
 from cluster.lanes import read as lanes_by_worker
 from cluster.layout import Directory
-from counters.apply.worker import Worker
+from counters.apply.worker import Worker, is_neglected
 from counters.batch import Increments
 from counters.intake import dispatch, journal
 from counters.intake.append import Flush, Moved, Payload, append
@@ -190,6 +190,32 @@ def test_an_emptied_broker_costs_one_message(cluster: Cluster, client: httpx.Cli
             heard.clear()
             assert increment(client, key, wait=20).status_code == 200
             eventually(lambda: sum(one["operations"] for one in heard) == 1, 5)
+
+
+@pytest.mark.parametrize("holder", ["", "worker-9-9@gone#1"])
+def test_a_lease_of_the_future_holds_up_no_lane(client: httpx.Client, key: str, holder: str) -> None:
+    """The journal's clock was set back by an hour, when a task had been sent, or a shift had the lane."""
+    lease = Lease(lane_of(key))
+    eventually(lambda: lease.holder() is None)
+    until = {"until": journal.now() + 3_600_000_000}
+    redis.journal().hset(lease.key, mapping=until | ({"holder": holder} if holder else {}))
+    try:
+        assert lease.holder() is None
+        assert increment(client, key, wait=10).json()["status"] == "applied"
+    finally:
+        redis.journal().delete(lease.key)
+
+
+def test_a_lane_with_an_entry_of_the_future_may_be_neglected(cluster: Cluster) -> None:
+    """Nobody knows how long it has waited, as the journal's clock was set back. No worker looks at this lane."""
+    lane = Lane(99, 0)
+    try:
+        for seconds, neglected in ((0, False), (3600, True)):
+            redis.journal().zadd(Journal(lane).positions_key, {uuid4().bytes: journal.now() + seconds * 1e6})
+            assert is_neglected(lane) is neglected
+            redis.journal().delete(Journal(lane).positions_key)
+    finally:
+        redis.journal().delete(Journal(lane).positions_key)
 
 
 @pytest.fixture

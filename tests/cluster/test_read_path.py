@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pybreaker import STATE_OPEN
 
 from counters.reading import cache
 from runtime import redis
+from sharding.breakers import SharedStorage
 from sharding.lanes import Lane, number_of
 from sharding.slots import slot_of
 from tests.support.cluster import Cluster, eventually, wait_applied
@@ -134,6 +137,17 @@ def test_what_a_lagging_node_told_is_not_kept_for_long(cluster: Cluster) -> None
     life = entries.pttl("c:" + keys[4999])
     cache.fill(lane.shard, [(keys[4999], 5, 90)], {0: 0, 1: 99})
     assert 1000 < entries.pttl("c:" + keys[4999]) <= life, "the same version from a node that lags changes nothing"
+
+
+def test_a_process_with_a_wrong_clock_opens_no_breaker_for_long(cluster: Cluster, key: str) -> None:
+    storage = SharedStorage(STATE_OPEN, redis.cache(), namespace=key)
+    try:
+        for seconds, seen in ((3600, None), (0, 0), (-3600, -3600)):
+            at = datetime.now(UTC) + timedelta(seconds=seconds)
+            storage.opened_at = at
+            assert storage.opened_at == (None if seen is None else at.replace(microsecond=0))
+    finally:
+        redis.cache().delete(*redis.cache().keys(f"{key}*"))
 
 
 def test_an_entry_in_use_does_not_expire(cluster: Cluster, client: httpx.Client, key: str) -> None:

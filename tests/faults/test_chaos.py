@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import broken, kills, messages, report
+from benchmarks.chaos import broken, kills, messages, picture, report
 from benchmarks.chaos.__main__ import run_trial
-from benchmarks.chaos.fault import Fault
-from benchmarks.chaos.sampler import Copies, longest_lack
+from benchmarks.chaos.chance import stream
+from benchmarks.chaos.entries import Entries, Entry
+from benchmarks.chaos.fault import Fault, Scene, deck
+from benchmarks.chaos.sampler import Copies, Sample, longest_lack
 from benchmarks.chaos.subject import Subject
 from tests.support.cluster import Cluster
 
@@ -35,6 +39,34 @@ def test_the_longest_time_without_a_copy_is_told() -> None:
     seen = [Copies(float(at), least) for at, least in enumerate([2, 1, 2, 1, 0, 1, 1, 2, 2, 1])]
     assert longest_lack(seen, 2) == 3
     assert longest_lack(seen, 0) == longest_lack([], 2) == 0
+
+
+def test_acknowledged_writes_are_read_back_as_often_as_wanted() -> None:
+    entries = Entries()
+    assert list(entries) == []
+    wrote = [Entry("bulk", f"id-{n}", 1.5, 2.5, n, 202, {f"key:{n}": n, "set": None}) for n in range(300)]
+    for one in wrote:
+        entries.append(one)
+    assert (len(entries), list(entries), list(entries)) == (300, wrote, wrote)
+    both = zip(entries, entries, strict=True)
+    assert all(one == other for one, other in both)
+
+
+def test_failovers_are_as_frequent_as_asked() -> None:
+    def none(_scene: Scene) -> str:
+        return ""
+
+    faults = [Fault("kill", none, weight=2, fails_over=True), Fault("freeze", none)]
+    assert Counter(one.name for one in islice(deck(faults, stream(1, "x"), failovers=4), 9)) == {"kill": 8, "freeze": 1}
+
+
+def test_a_picture_has_so_many_points_and_no_other_backlog() -> None:
+    samples = [Sample(float(n), 10.0 * (n % 2), 4.0, None if n < 3 else n) for n in range(1000)]
+    thinned = picture.thinned(samples, 400)
+    assert len(thinned) == 334
+    assert thinned[0] == Sample(1.0, 10 / 3, 4.0, None)
+    assert max(sample.depth or 0 for sample in thinned) == 999
+    assert picture.thinned(samples[:400], 400) == samples[:400]
 
 
 @pytest.mark.parametrize("name", broken.BREAKS)

@@ -17,7 +17,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from benchmarks.chaos import damage, verdict
+from benchmarks.chaos import damage, kills, verdict
 from benchmarks.chaos.fault import NotPossible
 from benchmarks.chaos.subject import Subject
 from replication import digests, healing, patroni
@@ -68,7 +68,7 @@ def files_of(role: str) -> Strike:
 
     def strike(subject: Subject, shard: int) -> str:
         row = getattr(subject, role)(shard)
-        damage.empty(damage.data_of(subject, row))
+        kills.empty(damage.data_of(subject, row))
         return str(row["name"])
 
     return strike

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication import outage
+from replication import healing, outage
+from replication.copies import Primary
 from replication.outage import BEGIN_SECONDS, MOST_SECONDS, SHOWN_SECONDS, STALE_SECONDS, Look, Outage
+from replication.patroni import Member
 
 PATIENCE = 15.0
 states = st.sampled_from(["streaming", "running", "stopped", "start failed", "starting", "creating replica"])
@@ -63,6 +65,35 @@ def test_hope_starts_the_clock_anew(hope: dict[str, Any]) -> None:
     found = outage.after(found, last, PATIENCE)
     assert found is not None
     assert not outage.is_due(found, last, PATIENCE)
+
+
+def test_a_clock_that_is_set_back_delays_no_copy() -> None:
+    found: Outage | None = Outage("a", "1", seen=3600, since=3590).after_attempt(3600)
+    for at in range(0, 2 * int(PATIENCE) + 1, 2):
+        look = Look(at, "a", "running", "1")
+        assert found is not None
+        assert not outage.is_being_copied(found, look)
+        assert outage.may_repeat(found, at, PATIENCE)
+        found = outage.after(found, look, PATIENCE)
+        assert found is not None
+        assert outage.is_due(found, look, PATIENCE) is (at == 2 * PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("said", "primary", "seen"),
+    [
+        ("streaming", Primary("h", 1, ["b"]), "streaming"),
+        ("streaming", Primary("h", 1, []), healing.WAITING),
+        ("streaming", Primary("h", 2, []), "streaming"),  # not the server that Patroni calls the leader
+        ("streaming", None, "streaming"),
+        ("creating replica", Primary("h", 1, []), "creating replica"),
+        ("running", Primary("h", 1, []), "running"),
+    ],
+)
+def test_a_replica_streams_if_its_primary_says_so_too(said: str, primary: Primary | None, seen: str) -> None:
+    """One that is ahead of its primary waits for it; Patroni calls it running and streaming in turn."""
+    leader = Member("a", "leader", "running", "h", 1)
+    assert healing.state(Member("b", "replica", said), leader, primary) == seen
 
 
 def test_each_copy_doubles_the_pause_until_it_has_followed_as_long() -> None:

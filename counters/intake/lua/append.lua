@@ -70,7 +70,8 @@ for i = 1, lanes do
     redis.set_repl(redis.REPL_NONE) -- leases and wake-ups are hints: they stay out of the AOF
     local shift, wake = KEYS[at + 3], KEYS[at + 4]
     local held = redis.call('HMGET', shift, 'until', 'lingers')
-    if held[1] and tonumber(held[1]) > now then
+    local lasts = tonumber(held[1] or 0) - now
+    if lasts > 0 and lasts <= lease then -- as in hold.lua
         if held[2] or ARGV[6 + 2 * i] == '1' then
             redis.call('HDEL', shift, 'lingers')
             redis.call('PUBLISH', wake, '')

@@ -7,7 +7,8 @@
 local held = redis.call('HMGET', KEYS[1], 'until', 'holder')
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local live = held[1] and tonumber(held[1]) > now
+local lasts, most = tonumber(held[1] or 0) - now, tonumber(ARGV[3])
+local live = lasts > 0 and lasts <= most -- one that lasts longer is from before the clock was set back
 if live and held[2] and held[2] ~= ARGV[1] then return 0 end
 redis.set_repl(redis.REPL_NONE) -- a hint: it stays out of the AOF and its fsync
 redis.call('DEL', KEYS[1])
