@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +42,7 @@ def is_short(free: int, reserve: int, *, was_short: bool) -> bool:
 
 def tell(rooms: Mapping[str, Room]) -> None:
     """Record readings by server. Raises `RedisError`."""
-    _script()(
+    redis.journal_script(Path(__file__).parent, "disks")(
         [KEY], [field for server, room in rooms.items() for field in (server, " ".join(map(str, map(int, room))))]
     )
 
@@ -62,8 +61,3 @@ def rooms(time: tuple[int, int], found: Mapping[bytes, bytes]) -> dict[str, Room
         for server, (at, free, total, short) in readings.items()
         if abs(time[0] - at) <= SILENT_SECONDS
     }
-
-
-@cache
-def _script() -> Any:
-    return redis.journal().register_script(redis.script(Path(__file__).parent, "disks"))

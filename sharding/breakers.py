@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from functools import cache
 from typing import TypeVar
 
 import psycopg
@@ -19,6 +18,7 @@ from redis.exceptions import RedisError
 
 from runtime import redis
 from runtime.breakers import Breaker, unless_future
+from runtime.resources import owned
 from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
@@ -57,8 +57,18 @@ class SharedStorage(CircuitRedisStorage):
             log.warning("breaker_state_unshared", error=str(error))
 
 
-@cache
+@owned
+def _breakers() -> dict[str, Breaker]:
+    """By alias."""
+    return {}
+
+
 def _breaker(alias: str) -> Breaker:
+    known = _breakers()
+    return known.get(alias) or known.setdefault(alias, _made(alias))
+
+
+def _made(alias: str) -> Breaker:
     return Breaker(
         alias,
         SharedStorage(STATE_CLOSED, redis.cache(), namespace=alias),
