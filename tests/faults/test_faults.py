@@ -35,7 +35,7 @@ def test_exact_after_a_kill(cluster: Cluster, client: httpx.Client, key: str, ro
     with load(cluster, key) as running:
         running.goes_on()
         kill(cluster, role)
-        eventually(lambda: cluster.all_running(role), 30)
+        eventually(lambda: cluster.all_running(role), 90)
         running.goes_on()
     assert_exact(client, running)
 
@@ -63,7 +63,7 @@ def test_exact_after_a_primary_was_killed(cluster: Cluster, client: httpx.Client
         cluster.wait_until_whole()
         running.goes_on()
     assert_exact(client, running)
-    eventually(lambda: cluster.all_running("postgres"), 30)
+    eventually(lambda: cluster.all_running("postgres"), 90)
 
 
 @pytest.mark.parametrize("role", ["redis-journal", "redis-cache"])
