@@ -10,7 +10,7 @@ from celery import Celery
 from celery.signals import after_task_publish, beat_init, setup_logging, worker_init, worker_shutdown
 
 from runtime import metrics
-from runtime.resources import Resources, owned
+from runtime.resources import Resources
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 
@@ -25,24 +25,12 @@ def keep_logging(**_: Any) -> None:
     """Leave logging to Django's settings."""
 
 
-@owned(close=metrics.Server.close)
-def metrics_server() -> metrics.Server:
-    """The server of /metrics on `TALLY_METRICS_PORT`."""
-    from django.conf import settings
-
-    port: Any = settings.TALLY.metrics_port
-    return metrics.Server(port, settings.TALLY.metrics_token.get_secret_value())
-
-
 @worker_init.connect
 @beat_init.connect
 def open_resources(**_: Any) -> None:
     """Open what this worker, or beat, holds. Serve its /metrics if it has a port for them."""
-    from django.conf import settings
-
     resources.open()
-    if settings.TALLY.metrics_port:
-        metrics_server().open()
+    metrics.serve()
 
 
 @worker_shutdown.connect

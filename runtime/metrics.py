@@ -8,8 +8,11 @@ from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
+from django.conf import settings
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+from runtime.resources import owned
 
 CHALLENGE = 'Bearer realm="metrics"'
 
@@ -36,6 +39,19 @@ class Server:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+@owned(close=Server.close)
+def _server() -> Server:
+    port: Any = settings.TALLY.metrics_port
+    return Server(port, settings.TALLY.metrics_token.get_secret_value())
+
+
+def serve() -> None:
+    """Serve this process's /metrics until its resources are closed, if `TALLY_METRICS_PORT` is set. Raises `OSError` if
+    the port is taken."""
+    if settings.TALLY.metrics_port:
+        _server().open()
 
 
 class _Silent(WSGIRequestHandler):

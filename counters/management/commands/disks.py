@@ -50,8 +50,8 @@ class Command(BaseCommand):
         is_served = False
         while True:
             rooms = look(paths, rooms)
-            if not is_served and settings.TALLY.metrics_port:
-                metrics.serve(settings.TALLY.metrics_port, settings.TALLY.metrics_token.get_secret_value())
+            if not is_served:
+                metrics.serve()
                 is_served = True
             time.sleep(disks.TELL_SECONDS)
 

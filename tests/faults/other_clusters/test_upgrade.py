@@ -113,6 +113,7 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     subject = Subject(directory)
     life = CacheLife(subject.env["TALLY_CACHE_URL"])
     load = Load(subject, f"upgrade:{time.time_ns():x}:", 1, clients=4, epoch=life)
+    timelines = [subject.timeline(shard) for shard in range(len(subject.shards))]
     load.start()
     started = time.monotonic()
     try:
@@ -136,7 +137,7 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     assert {home_of(row) for row in after.values() if row["role"] in release.ROLES} == {str(ROOT)}
     assert after["nginx"]["restarts"] == 0
 
-    verdict = judge(subject, load, Trial(started, time.monotonic(), (started, started), []))
+    verdict = judge(subject, load, Trial(started, time.monotonic(), (started, started), [], timelines))
     assert verdict.findings == []
     assert verdict.figures["writes acknowledged"] > 200
     assert max(one.longest_gap(started, one.last) for one in load.reads) < READS_SECONDS
