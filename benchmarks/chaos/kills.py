@@ -218,6 +218,7 @@ def roles() -> list[Fault]:
         Fault("kill spill-worker", partial(kill_role, "spill-worker")),
         Fault("kill beat", partial(kill_role, "beat")),
         Fault("kill flower", partial(kill_role, "flower")),
+        Fault("kill disks", partial(kill_role, "disks")),
         KILL_JOURNAL,
         Fault("lose the journal's disk", lose_journal, weight=2, loses_data=True),
         Fault("kill redis-broker", partial(kill_role, "redis-broker")),

@@ -21,9 +21,9 @@ from sharding.slots import slots_of
 TITLE = "Fill of the counters' pages"
 FILLS = (45, 60, 80, 90, 100)
 DEFAULT = 45
-COUNTERS = 200_000
-WINDOWS = {"dense": COUNTERS // 2, "sparse": 5_000}  # counters in a window
-ROUNDS = 12  # of each kind, in each repeat
+COUNTERS = 100_000
+WINDOWS = {"dense": COUNTERS // 2, "sparse": 2_500}  # counters in a window
+ROUNDS = 8  # of each kind, in each repeat
 ROUND_SECONDS = 0.5  # at least, so that a table rests as it does between the windows of a busy lane
 SLOTS, PARTITIONS = 1024, 16
 SQL = {name: (ROOT / f"counters/apply/sql/{name}.sql").read_text() for name in ("add", "add_dense")}
