@@ -1,10 +1,12 @@
 """The bench that tries to lose or double an acknowledged write: `make chaos`.
 
     subject    the cluster under test: its processes, databases and journal
-    wire       one HTTP connection                      expected_counts   what clients remember (pure)
+    isolation  namespaces of the round's own            entries   acknowledged writes, in a file
+    wire       one HTTP connection                      expected_counts   what clients remember
     client     a write until it is answered             mix       which writes, in which proportion
     probes     time without reads, writes, results      sampler   throughput and backlog over time
-    fault      a fault and its deck                     kills, freezes, floods, messages, scaling   the faults
+    fault      a fault and its deck                     kills, freezes, floods, messages, scaling, damage   the faults
+    disks, network, clocks   faults that need root, Linux or a C compiler; clock.c goes into the processes
     trial      faults under load, one after the other   verdict   every key, every write, both copies
     report     tables and chaos.json                    picture   docs/img/chaos.png
     broken     deliberately broken builds               stock     the same kills against stock Celery

@@ -152,6 +152,7 @@ def main() -> int:
         exact = outcome.verdict.exact
         compared = _compare(cluster, options, outcome) if options.stock else None
         document = report.document(outcome.verdict, costs, outcome.trial, seed=options.seed, stock=compared)
+        document["arguments"] = sys.argv[1:]
         report.save(options.json, document)
         title = f"Tally under {document['faults']} faults in {document['minutes']:.0f} minutes (seed {options.seed})"
         picture.draw(options.picture, outcome.trial, outcome.load, outcome.verdict, title)
