@@ -31,9 +31,11 @@ def main() -> None:
     from django.core.management import execute_from_command_line
 
     from counter_project.config import ConfigError
+    from runtime.resources import Resources
 
     try:
-        execute_from_command_line(sys.argv)
+        with Resources():
+            execute_from_command_line(sys.argv)
     except ConfigError as error:
         sys.exit(f"manage.py: {error}")
 

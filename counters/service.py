@@ -10,15 +10,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from counters.intake import dispatch
 from counters.intake.intake import Intake
 from counters.intake.outcomes import Listener
 from counters.intake.writes import Accepted, Write
 from counters.reading.lookups import Lookups
 from runtime import redis
 from runtime.event_loop import LoopThread
-
-_DRAIN_SECONDS = 10.0
+from runtime.resources import owned
 
 
 class NotOpen(RuntimeError):
@@ -38,16 +36,13 @@ class Service:
 
     def open(self) -> None:
         """Open the service, which `current` then returns."""
-        global _current  # noqa: PLW0603 - one per process
         self._listener.open()
-        _current = self
+        _serving().service = self
 
     async def close(self) -> None:
-        """Answer submitted writes, offer queued tasks to the broker, and close the connections."""
-        global _current  # noqa: PLW0603
-        _current = None
+        """Answer submitted writes, and close the connections."""
+        _serving().service = None
         await self.intake.drain()
-        await asyncio.to_thread(dispatch.drain, _DRAIN_SECONDS)  # the relay dispatches the rest
         await self._listener.close()
         await self._journal.close()
         await self._cache.close()
@@ -66,28 +61,34 @@ class Service:
         return await self.intake.submit(write)
 
 
-_current: Service | None = None
+class _Serving:
+    """The service that is open, if one is."""
+
+    service: Service | None = None
+
+
+@owned
+def _serving() -> _Serving:
+    return _Serving()
 
 
 def current() -> Service:
     """The service of this process. Raises `NotOpen`."""
-    if _current is None:
+    found = _serving().service
+    if found is None:
         raise NotOpen("this process has opened no counters.service.Service")
-    return _current
+    return found
 
 
 @contextmanager
 def in_background() -> Iterator[Service]:
     """Run a service on an event loop in its own thread while the block runs."""
-    thread = LoopThread("service")
-    try:
+    with LoopThread("service") as thread:
         service = thread.run(_opened())
         try:
             yield service
         finally:
             thread.run(service.close())
-    finally:
-        thread.close()
 
 
 async def _opened() -> Service:

@@ -27,6 +27,7 @@ from django.conf import settings
 from prometheus_client import Counter
 
 from replication.applied import Behind, Looks
+from runtime.resources import owned
 from sharding.databases import left_out
 
 # Whether it receives; positions received and applied, in bytes; seconds since the last applied commit was made.
@@ -46,40 +47,51 @@ log = structlog.get_logger(__name__)
 
 Fitness = Literal["fresh", "lagging", "primary"]
 Server = tuple[str, int]
-_asked: dict[Server, float] = {}  # server → monotonic time at which it was last found fresh
-_looks: defaultdict[Server, Looks] = defaultdict(Looks)
-_looking = Lock()
+
+
+class _Seen:
+    """What this process has seen of the servers that it has asked."""
+
+    def __init__(self) -> None:
+        self.fresh_at: dict[Server, float] = {}  # monotonic time at which a server was last found fresh
+        self._looks: defaultdict[Server, Looks] = defaultdict(Looks)
+        self._lock = Lock()
+
+    def behind(self, server: Server, receiving: bool, received: int, applied: int, since_commit: float) -> Behind:
+        """How far a server is behind, by what it answers to `LAG`."""
+        with self._lock:
+            if not receiving:
+                self._looks.pop(server, None)  # it may come back on another timeline
+                return Behind(float("inf"), float("inf"))
+            found = self._looks[server].look(time.monotonic(), received, applied)
+        return Behind(found.least, min(found.most, since_commit))
+
+
+@owned
+def _seen() -> _Seen:
+    return _Seen()
 
 
 def fitness(conn: psycopg.Connection[Any]) -> Fitness:
     """Whether a connection's server may serve reads as a replica. `primary`: it is no replica. Raises
     `psycopg.Error`."""
-    if left_out.has(conn):
+    if left_out().has(conn):
         return "lagging"
-    server = conn.info.host, conn.info.port
-    if time.monotonic() - _asked.get(server, -ASK_SECONDS) < ASK_SECONDS:
+    seen, server = _seen(), (conn.info.host, conn.info.port)
+    if time.monotonic() - seen.fresh_at.get(server, -ASK_SECONDS) < ASK_SECONDS:
         return "fresh"
     row = conn.execute(LAG).fetchone()
     if row is None:
         return "primary"
-    behind = _behind(server, *row)
+    behind = seen.behind(server, *row)
     limit = settings.TALLY.replica_lag_seconds
     if behind.most <= limit:
-        _asked[server] = time.monotonic()
+        seen.fresh_at[server] = time.monotonic()
         return "fresh"
     if behind.least <= limit:  # it may or may not lag
-        left_out.add(conn, ASK_SECONDS)
+        left_out().add(conn, ASK_SECONDS)
         return "lagging"
-    left_out.add(conn, OUT_SECONDS)
+    left_out().add(conn, OUT_SECONDS)
     LEFT_OUT.labels(f"{server[0]}:{server[1]}").inc()
     log.warning("replica_left_out", server=f"{server[0]}:{server[1]}", seconds=behind.least)
     return "lagging"
-
-
-def _behind(server: Server, receiving: bool, received: int, applied: int, since_commit: float) -> Behind:
-    with _looking:
-        if not receiving:
-            _looks.pop(server, None)  # it may come back on another timeline
-            return Behind(float("inf"), float("inf"))
-        found = _looks[server].look(time.monotonic(), received, applied)
-    return Behind(found.least, min(found.most, since_commit))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +18,7 @@ import urllib3
 from django.conf import settings
 from urllib3.exceptions import HTTPError
 
+from runtime.resources import owned
 from sharding.nodes import Node
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Server(msgspec.Struct):
         return datetime.fromisoformat(self.postmaster_start_time) if self.postmaster_start_time else None
 
 
-@cache
+@owned(close=urllib3.PoolManager.clear)
 def _http() -> urllib3.PoolManager:
     config = settings.TALLY
     password = config.patroni_password.get_secret_value()
@@ -203,23 +203,26 @@ def server(node: Node, seconds: float = ASK_SECONDS) -> Server | None:
         log.debug("patroni_silent", url=node.patroni, error=str(error))
         return None
     if told:
-        _names[node.patroni] = told.patroni.name
+        _names()[node.patroni] = told.patroni.name
     return told
 
 
-_names: dict[str, str] = {}  # by the address of the node's Patroni; a node's name never changes
+@owned
+def _names() -> dict[str, str]:
+    """By the address of the node's Patroni. A node's name never changes."""
+    return {}
 
 
 def name_of(node: Node) -> str:
     """Patroni's name of a node; `host:port` if Patroni has not returned one."""
-    if node.patroni not in _names:
+    if node.patroni not in _names():
         server(node)
     return known_name(node) or f"{node.host}:{node.port}"
 
 
 def known_name(node: Node) -> str | None:
     """Patroni's name of a node, if this process has learned it."""
-    return _names.get(node.patroni or "")
+    return _names().get(node.patroni or "")
 
 
 def learn_names(shard: int) -> None:
@@ -228,7 +231,7 @@ def learn_names(shard: int) -> None:
     named = {(one.host, one.port): one.name for one in members(shard)}
     for node in nodes(shard):
         if node.patroni and (name := named.get((node.host, node.port))):
-            _names[node.patroni] = name
+            _names()[node.patroni] = name
 
 
 def node_named(shard: int, name: str) -> Node:

@@ -25,6 +25,8 @@ from pybreaker import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from runtime.resources import owned
+
 T = TypeVar("T")
 
 FAILURES = Counter("tally_component_failures_total", "Calls that failed for the connection's sake", ["component"])
@@ -110,6 +112,19 @@ def _in_memory(name: str, reset_seconds: int) -> Breaker:
     )
 
 
-journal = _in_memory("journal", 1)
-cache = _in_memory("cache", 1)
-broker = _in_memory("broker", 5)  # a hanging broker blocks its caller for longer than a hanging Redis
+@owned
+def journal() -> Breaker:
+    """The breaker of the journal's Redis."""
+    return _in_memory("journal", 1)
+
+
+@owned
+def cache() -> Breaker:
+    """The breaker of the cache's Redis."""
+    return _in_memory("cache", 1)
+
+
+@owned
+def broker() -> Breaker:
+    """The breaker of Celery's broker."""
+    return _in_memory("broker", 5)  # a hanging broker blocks its caller for longer than a hanging Redis

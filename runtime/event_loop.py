@@ -11,11 +11,14 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """A running event loop and its thread, until `close`."""
+    """An event loop that runs in a thread from `open` to `close`."""
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = Thread(target=self.loop.run_forever, name=name, daemon=True)
+
+    def open(self) -> None:
+        """Start the loop."""
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -23,7 +26,15 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def close(self) -> None:
-        """Stop the loop. Tasks that still run on it are abandoned."""
+        """Stop the loop, once its threads have ended. Tasks that still run on it are abandoned."""
+        self.run(self.loop.shutdown_default_executor())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    def __enter__(self) -> LoopThread:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

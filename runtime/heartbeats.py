@@ -7,7 +7,6 @@ restarts, until the next one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ KEY = "heartbeats"
 
 def beat(ages: Mapping[str, float]) -> None:
     """Record that each of these names was last seen so many seconds ago. Raises `RedisError`."""
-    _script()([KEY], [field for name, age in ages.items() for field in (name, age)])
+    redis.journal_script(Path(__file__).parent, "heartbeat")(
+        [KEY], [field for name, age in ages.items() for field in (name, age)]
+    )
 
 
 def ask(pipe: Any) -> None:
@@ -32,8 +33,3 @@ def ages(time: tuple[int, int], found: Iterable[tuple[bytes, float]]) -> dict[st
     omitted."""
     now = time[0] + time[1] / 1e6
     return {name.decode(): max(0.0, now - at) for name, at in found if at < now + 1}
-
-
-@cache
-def _script() -> Any:
-    return redis.journal().register_script(redis.script(Path(__file__).parent, "heartbeat"))

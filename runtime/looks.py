@@ -26,7 +26,7 @@ Result = Any  # what a check returned, or the exception that it raised, or `Late
 
 class Looks(Generic[T]):
     """The checks by name, and what `assemble` makes of their results and the time at which the look began (Unix time).
-    Its threads start with the first look."""
+    Its threads start with the first look and end with `close`."""
 
     def __init__(
         self,
@@ -57,6 +57,10 @@ class Looks(Generic[T]):
             if self._last is not None and age < self._fresh_seconds + self._seconds:
                 return self._last
             return self._next
+
+    def close(self) -> None:
+        """Wait for the checks that run. Nothing can be asked any more."""
+        self._threads.shutdown()
 
     def _run(self, answer: Future[T]) -> None:
         began = time.time()

@@ -19,10 +19,23 @@ def may_read(header: str, token: str) -> bool:
     return bool(token) and hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
 
 
-def serve(port: int, token: str) -> None:
-    """Serve this process's /metrics on 127.0.0.1 to those who have the token, in a thread of its own."""
-    server = make_server("127.0.0.1", port, _guarded(token), ThreadingWSGIServer, handler_class=_Silent)
-    Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+class Server:
+    """Serves this process's /metrics on 127.0.0.1 to those who have the token, in a thread, from `open` to `close`."""
+
+    def __init__(self, port: int, token: str) -> None:
+        """Raises `OSError` if the port is taken."""
+        self._server = make_server("127.0.0.1", port, _guarded(token), ThreadingWSGIServer, handler_class=_Silent)
+        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+
+    def open(self) -> None:
+        """Start to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 class _Silent(WSGIRequestHandler):

@@ -36,6 +36,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from runtime import breakers
+from runtime.resources import owned
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,14 @@ def _options(timeout: float) -> dict[str, Any]:
     }
 
 
-@once
+def _close(client: Any) -> None:
+    """Close the connections of a client, and those to the Sentinels that it asks."""
+    client.connection_pool.disconnect()
+    for sentinel in getattr(getattr(client.connection_pool, "sentinel_manager", None), "sentinels", ()):
+        sentinel.close()
+
+
+@owned(close=_close)
 def journal() -> Any:
     """The journal's client for this process's threads: a `Redis`, untyped because its answers have no useful types."""
     config = settings.TALLY
@@ -229,7 +237,7 @@ def cache_connection() -> LoopConnection:
     return LoopConnection(pool, CACHE_TIMEOUT_SECONDS)
 
 
-@once
+@owned(close=_close)
 def cache_unguarded() -> Any:
     """Django's client of the cache (django-redis), without the breaker: for probes and subscriptions."""
     return get_redis_connection("default")
@@ -246,7 +254,7 @@ def cache() -> Redis:
 class _Guarded:
     def __getattr__(self, command: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            return breakers.cache.call(partial(getattr(cache_unguarded(), command), *args, **kwargs))
+            return breakers.cache().call(partial(getattr(cache_unguarded(), command), *args, **kwargs))
 
         return run
 
@@ -257,6 +265,28 @@ _GUARDED = _Guarded()
 def script(folder: Path, name: str) -> str:
     """The text of a package's Lua script, `lua/NAME.lua` in its folder."""
     return (folder / "lua" / f"{name}.lua").read_text()
+
+
+@owned
+def _scripts() -> dict[tuple[Path, str], Any]:
+    return {}
+
+
+def journal_script(folder: Path, name: str) -> Any:
+    """A package's script for the journal, to be called with keys and arguments."""
+    return _registered(journal(), folder, name)
+
+
+def cache_script(folder: Path, name: str) -> Any:
+    """A package's script for the cache, behind its breaker, to be called with keys and arguments."""
+    return partial(_registered(cache_unguarded(), folder, name), client=cache())
+
+
+def _registered(client: Any, folder: Path, name: str) -> Any:
+    known = _scripts()
+    if (folder, name) not in known:
+        known[folder, name] = client.register_script(script(folder, name))
+    return known[folder, name]
 
 
 @once

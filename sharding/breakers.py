@@ -7,7 +7,6 @@ answers shows that the shard is up. Without the cache's Redis the breakers count
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import TypeVar
 
 import psycopg
@@ -18,6 +17,7 @@ from redis.exceptions import RedisError
 
 from runtime import redis
 from runtime.breakers import Breaker
+from runtime.resources import owned
 from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
@@ -43,8 +43,18 @@ class _SharedStorage(CircuitRedisStorage):
             log.warning("breaker_state_unshared", error=str(error))
 
 
-@cache
+@owned
+def _breakers() -> dict[str, Breaker]:
+    """By alias."""
+    return {}
+
+
 def _breaker(alias: str) -> Breaker:
+    known = _breakers()
+    return known.get(alias) or known.setdefault(alias, _made(alias))
+
+
+def _made(alias: str) -> Breaker:
     return Breaker(
         alias,
         _SharedStorage(STATE_CLOSED, redis.cache(), namespace=alias),

@@ -20,6 +20,8 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
+from runtime.resources import owned
+
 CONTROL = "default"
 ANY_REPLICA = "prefer-standby"  # of libpq's `target_session_attrs`: a replica, or the primary if there is none
 
@@ -81,7 +83,10 @@ class LeftOut:
         return self._until.get((host, port), 0.0) > time.monotonic()
 
 
-left_out = LeftOut()
+@owned
+def left_out() -> LeftOut:
+    """The servers that this process leaves out."""
+    return LeftOut()
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -101,7 +106,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:
         """As psycopg's, but a connection to a replica avoids the servers left out."""
         if params.get("target_session_attrs") == ANY_REPLICA:
-            params |= left_out.others(params["host"], params["port"])
+            params |= left_out().others(params["host"], params["port"])
         return super().connect(conninfo, **params)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:

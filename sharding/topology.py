@@ -18,6 +18,7 @@ import psycopg
 import structlog
 from django.conf import settings
 
+from runtime.resources import owned
 from sharding import databases, lanes, ring
 from sharding.lanes import Lane
 from sharding.slots import slot_of, slots_of
@@ -97,9 +98,18 @@ class Topology:
         return lane.number < self.lane_count and all(self.routes[slot] == route for slot in set(slots))
 
 
-_current: Topology | None = None
-_copies: dict[int, Topology] = {}  # by shard, as last read
-_lock = Lock()
+class _Known:
+    """What this process knows of the map."""
+
+    def __init__(self) -> None:
+        self.current: Topology | None = None
+        self.copies: dict[int, Topology] = {}  # by shard, as last read
+        self.loading = Lock()
+
+
+@owned
+def _known() -> _Known:
+    return _Known()
 
 
 def shard_named(text: str) -> int | None:
@@ -109,25 +119,27 @@ def shard_named(text: str) -> int | None:
 
 def current() -> Topology:
     """The map as this process knows it. The first call reads it from the shards. Raises `NoTopology`."""
-    if _current is None:
-        with _lock:
-            return _current or reload()
-    return _current
+    known = _known()
+    if known.current is None:
+        with known.loading:
+            return known.current or reload()
+    return known.current
 
 
 def is_loaded() -> bool:
     """Whether this process knows the map."""
-    return _current is not None
+    return _known().current is not None
 
 
 def reload() -> Topology:
     """Read the map from the shards again and keep the highest version. Raises `NoTopology`."""
-    global _current  # noqa: PLW0603 - one map per process
+    known = _known()
     found = [topology for shard in range(settings.TALLY.shard_count) if (topology := _read_any(shard))]
     if not found:
         raise NoTopology("no shard could tell the topology; is the cluster up, and was manage.py migrate_all run?")
-    _current = max([*found, *([_current] if _current else [])], key=lambda topology: topology.version)
-    return _current
+    newest = max([*found, *([known.current] if known.current else [])], key=lambda topology: topology.version)
+    known.current = newest
+    return newest
 
 
 def _read_any(shard: int) -> Topology | None:
@@ -168,19 +180,20 @@ class Question:
             raise WrongShard(f"{where}: TALLY_SHARDS is in another order than at first")
         if self.known and version == self.known.version:
             return self.known
-        _copies[shard] = found = Topology(version, tuple(owners), lane_count or 1)
+        found = _known().copies[shard] = Topology(version, tuple(owners), lane_count or 1)
         return found
 
 
 def lane_count(shard: int) -> int:
     """The number of a shard's lanes in its own copy, as this process last read it; 1 before that."""
-    return _copies[shard].lane_count if shard in _copies else 1
+    copy = _known().copies.get(shard)
+    return copy.lane_count if copy else 1
 
 
 def ask(shard: int) -> Question:
     """The question for a shard's own copy. The shard sends the owners only if their version differs from the last one
     read."""
-    return Question(shard, _copies.get(shard))
+    return Question(shard, _known().copies.get(shard))
 
 
 class WrongShard(Exception):
@@ -192,7 +205,7 @@ def put_in_force(shards: int, lane_count: int) -> Topology:
 
     Raises `WrongShard`, and `ValueError` if the map names a shard that the settings lack.
     """
-    known = _known(shards)
+    known = _of_shards(shards)
     topology = max(known, key=lambda one: one.version, default=Topology(1, tuple(ring.plan(shards)), lane_count))
     if max(topology.owners) >= shards:
         raise ValueError(
@@ -202,7 +215,7 @@ def put_in_force(shards: int, lane_count: int) -> Topology:
     return topology
 
 
-def _known(shards: int) -> list[Topology]:
+def _of_shards(shards: int) -> list[Topology]:
     known = []
     for shard in range(shards):
         with databases.connection(databases.primary(shard)) as conn:
@@ -233,7 +246,7 @@ def is_without_lanes(shards: int) -> bool:
 def change_lanes(shards: int, lane_count: int) -> Topology:
     """Put the same map in force with another number of lanes. The journals must be empty and closed: see
     `counters.apply.lane_count`. Raises `ValueError`."""
-    before = max(_known(shards), key=lambda one: one.version)
+    before = max(_of_shards(shards), key=lambda one: one.version)
     after = Topology(before.version + 1, before.owners, lanes.check(lane_count))
     _write(after, shards)
     return after

@@ -14,6 +14,7 @@ import pytest
 from django.db import close_old_connections
 from hypothesis import HealthCheck, settings
 
+from runtime.resources import Resources
 from tests.support.browser import Browser
 from tests.support.cluster import Cluster
 from tests.support.cluster_plugin import directory, wait_until_started
@@ -23,6 +24,13 @@ from tests.support.commands import MANAGE, ROOT, clean
 settings.register_profile("tally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tally")
 logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def resources() -> Iterator[None]:
+    """What the code under test holds in this process."""
+    with Resources():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from counters.api.fast_path import FastPath, Headers, Raw, Request
 from counters.api.media import too_large_body
 from counters.api.problems import Problem
 from counters.service import Service
+from runtime.resources import Resources
 from sharding import topology
 
 Scope = dict[str, Any]
@@ -85,7 +86,7 @@ class Application:
 
     def __init__(self) -> None:
         self._django = Django()
-        self._threads = ThreadPoolExecutor(settings.TALLY.api_threads, thread_name_prefix="request")
+        self._resources = Resources()
         self._service: Service | None = None
         self._fast_path: FastPath | None = None
         self._keeping: list[asyncio.Task[None]] = []
@@ -109,21 +110,23 @@ class Application:
             answer = await self._fast_path.answer(request)
         if answer is None:
             way = "view"
-            await keyring.look_for(_header(scope, b"authorization"))
+            await keyring().look_for(_header(scope, b"authorization"))
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._django.answer, scope, body)
         _requests(way, answer.status).inc()
         return answer
 
     async def open(self) -> None:
-        """Open the service and load what the fast path needs: now if the databases answer, otherwise once they do."""
+        """Open what the process holds, and load what the fast path needs: now if the databases answer, otherwise once
+        they do."""
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(
-            ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper")
-        )
+        self._resources.open()
+        self._threads = ThreadPoolExecutor(settings.TALLY.api_threads, thread_name_prefix="request")
+        self._helpers = ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper")
+        loop.set_default_executor(self._helpers)
         self._service = Service()
         self._service.open()
         loaded = asyncio.Event()
-        self._keeping = [loop.create_task(keyring.keep()), loop.create_task(self._load(loaded))]
+        self._keeping = [loop.create_task(keyring().keep()), loop.create_task(self._load(loaded))]
         with suppress(TimeoutError):
             await asyncio.wait_for(loaded.wait(), _LOAD_SECONDS)
         gc.freeze()  # everything loaded until now stays
@@ -137,17 +140,19 @@ class Application:
         if self._service is not None:
             await self._service.close()
         self._threads.shutdown(wait=False)
+        await asyncio.to_thread(self._resources.close)
+        self._helpers.shutdown(wait=False)
 
     async def _load(self, loaded: asyncio.Event) -> None:
         """Load the topology. Open the fast path when that and the keys are there."""
         while self._fast_path is None:
             try:
-                await asyncio.gather(keyring.reread(), asyncio.to_thread(topology.current))
+                await asyncio.gather(keyring().reread(), asyncio.to_thread(topology.current))
             except topology.NoTopology as error:
                 log.warning("topology_unknown", error=str(error))
             except Exception:
                 log.exception("load_failed")
-            if self._service is not None and keyring.is_loaded and topology.is_loaded():
+            if self._service is not None and keyring().is_loaded and topology.is_loaded():
                 self._fast_path = FastPath(self._service, self._django.common_headers)
                 loaded.set()
             else:

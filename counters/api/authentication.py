@@ -25,6 +25,7 @@ from rest_framework.request import Request
 
 from counters.api.problems import unavailable
 from counters.models import ApiKey, Scope
+from runtime.resources import owned
 
 KEYWORD = "Api-Key"
 _UNKNOWN_KEY_SECONDS = 0.5
@@ -128,6 +129,10 @@ class Keyring:
         if not self._is_silent:
             await asyncio.wait([reading], timeout=self._began + _READ_SECONDS - time.monotonic())
 
+    def close(self) -> None:
+        """Wait for the read that runs. There is none afterwards."""
+        self._thread.shutdown()
+
     def _read_soon(self) -> asyncio.Future[None]:
         """The read that is running, or a new one."""
         if self._reading is None:
@@ -180,13 +185,16 @@ def _has_expired(key: ApiKey) -> bool:
     return key.expiry_date is not None and key.expiry_date < timezone.now()
 
 
-keyring = Keyring()
+@owned(close=Keyring.close)
+def keyring() -> Keyring:
+    """The keys that this process knows."""
+    return Keyring()
 
 
 def known_caller(header: str) -> Caller | None:
     """The caller of an `Authorization` header, if its key was checked before. Does no I/O."""
     keyword, _, key = header.partition(" ")
-    return keyring.known(key) if keyword == KEYWORD else None
+    return keyring().known(key) if keyword == KEYWORD else None
 
 
 def caller_of(header: str) -> Caller | None:
@@ -197,7 +205,7 @@ def caller_of(header: str) -> Caller | None:
     key = _key_in(header)
     if not key:
         raise AuthenticationFailed(f"Authorization must be '{KEYWORD} <key>'.")
-    caller = keyring.caller(key)
+    caller = keyring().caller(key)
     if caller is None:
         raise AuthenticationFailed("This API key is unknown, revoked or expired.")
     return caller

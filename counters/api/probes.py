@@ -34,7 +34,7 @@ LIVE, READY, HEALTH = "/livez", "/readyz", "/health"
 
 def own() -> list[Component]:
     """What this process must have loaded."""
-    loaded = {"topology": topology.is_loaded(), "keys": keyring.is_loaded}
+    loaded = {"topology": topology.is_loaded(), "keys": keyring().is_loaded}
     return [
         Component(name, "up") if there else Component(name, "down", "not loaded yet: no database has answered")
         for name, there in loaded.items()

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import cache
 from threading import Semaphore
 
 from django.conf import settings
@@ -26,6 +25,7 @@ from counters.outcome import Outcome
 from counters.reading import write_status
 from counters.service import Service
 from counters.write_id import WriteId
+from runtime.resources import owned
 
 _MOMENT_SECONDS = 1.0
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as in JSON
@@ -47,7 +47,7 @@ def parsed(text: str | None, default: float = 0.0) -> float:
     return asked
 
 
-@cache
+@owned
 def _places() -> Semaphore:
     return Semaphore(settings.TALLY.max_waiting)
 
@@ -55,12 +55,13 @@ def _places() -> Semaphore:
 @contextmanager
 def room(seconds: float) -> Iterator[bool]:
     """Take a place to wait during the block. Yields whether a place was free within `seconds`, 1 at most."""
-    there_is = _places().acquire(timeout=min(1.0, seconds))
+    places = _places()
+    there_is = places.acquire(timeout=min(1.0, seconds))
     try:
         yield there_is
     finally:
         if there_is:
-            _places().release()
+            places.release()
 
 
 def applied(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from celery import current_app
 from celery.exceptions import QueueNotFound
 from celery.signals import task_failure, task_rejected, task_unknown
 from prometheus_client import Counter
@@ -22,6 +21,7 @@ from uuid_utils.compat import uuid7
 
 from counters.intake import journal
 from runtime import redis
+from runtime.broker import broker
 
 DEAD = Counter("tally_dead_letters_total", "Messages that no task could take", ["reason"])
 KEY = "dead-letters"
@@ -99,7 +99,7 @@ def retry(id: str) -> bool:
     except msgspec.DecodeError:
         return False
     try:
-        current_app.send_task(letter.task, arguments, keywords, queue=letter.queue, retry=False)
+        broker().send_task(letter.task, arguments, keywords, queue=letter.queue, retry=False)
     except QueueNotFound:
         return False
     return discard(id)

@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 import structlog
 from celery import shared_task
-from celery.signals import celeryd_after_setup, heartbeat_sent, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_after_setup, heartbeat_sent, worker_process_init, worker_shutting_down
 from celery.worker import state
 from django.conf import settings
 from redis.exceptions import LockNotOwnedError
@@ -26,10 +26,25 @@ from counters.apply import dead_letters, partitions, relay
 from counters.apply.worker import Worker
 from counters.intake import dispatch
 from runtime import redis
+from runtime.resources import owned
 from sharding.lanes import MOST, Lane
 
 log = structlog.get_logger(__name__)
-_worker: Worker | None = None  # of this process, once Celery has set it up
+
+
+class _Setup:
+    """The worker that this process is, once Celery has set it up."""
+
+    worker: Worker | None = None
+
+    def close(self) -> None:
+        if self.worker:
+            self.worker.close()
+
+
+@owned(close=_Setup.close)
+def _setup() -> _Setup:
+    return _Setup()
 
 
 class _Asked(msgspec.Struct):
@@ -43,9 +58,10 @@ class _Asked(msgspec.Struct):
 def apply(shard: int, lane: int) -> dict[str, int]:
     """Apply a lane of a shard until its journal is empty or the shift is over. Returns the `Report`."""
     asked = msgspec.convert({"shard": shard, "lane": lane}, _Asked)
-    if _worker is None or asked.shard not in _worker.shards:
+    worker = _setup().worker
+    if worker is None or asked.shard not in worker.shards:
         raise ValueError(f"this worker is not one of shard {asked.shard}")
-    report = _worker.apply(Lane(asked.shard, asked.lane))
+    report = worker.apply(Lane(asked.shard, asked.lane))
     _end_if_too_large()
     return report.as_dict()
 
@@ -104,12 +120,19 @@ __all__ = [
 @celeryd_after_setup.connect
 def set_up(sender: str, instance: Any, **_: Any) -> None:
     """Start the worker. It takes over its shards' journals even without the broker: messages may have died with its
-    predecessor."""
-    global _worker  # noqa: PLW0603 - one per process
+    predecessor.
+
+    A child of Celery's prefork pool has a worker of its own, without a watch: it may not use its parent's connections.
+    """
     consumed = instance.app.amqp.queues.consume_from
     shards = [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed]
-    _worker = Worker(sender, shards, list(consumed))
-    _worker.open()
+
+    def make(**_: Any) -> Worker:
+        _setup().worker = worker = Worker(sender, shards, list(consumed))
+        return worker
+
+    make().open()
+    worker_process_init.connect(make, weak=False, dispatch_uid="make_worker")
     # As in the API's processes: imported objects stay, and windows of thousands of batches create no cycles.
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
@@ -118,19 +141,12 @@ def set_up(sender: str, instance: Any, **_: Any) -> None:
 @heartbeat_sent.connect
 def note_heartbeat(**_: Any) -> None:
     """Celery's consumer sends heartbeats only while it is connected to the broker."""
-    if _worker:
-        _worker.consumes()
+    if worker := _setup().worker:
+        worker.consumes()
 
 
 @worker_shutting_down.connect
 def finish(**_: Any) -> None:
     """Stop the worker: it commits its current transactions, its tasks return, and other workers take the rest."""
-    if _worker:
-        _worker.stop()
-
-
-@worker_shutdown.connect
-def wait_for_the_end(**_: Any) -> None:
-    """Close the worker, once no transaction is open."""
-    if _worker:
-        _worker.close()
+    if worker := _setup().worker:
+        worker.stop()

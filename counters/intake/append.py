@@ -139,7 +139,7 @@ def append(flush: Flush) -> Appended:
 
 def _run(flush: Flush) -> list[Any]:
     with _as_unavailable():
-        return breakers.journal.call(partial(_twice, partial(_evaluated, flush)))
+        return breakers.journal().call(partial(_twice, partial(_evaluated, flush)))
 
 
 def _evaluated(flush: Flush) -> list[Any]:
@@ -185,7 +185,7 @@ class Appender:
             raise
 
     async def _run(self, flush: Flush) -> list[Any]:
-        with _as_unavailable(), breakers.journal.calling():
+        with _as_unavailable(), breakers.journal().calling():
             replies = await self._evaluated(flush)
             if not self._confirms and _must_be_confirmed(replies[0]):
                 self._confirms = True

@@ -10,19 +10,22 @@ A separate thread sends, so a slow broker never delays a flush, only the start o
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from threading import Lock
 
 import structlog
-from celery import current_app
 from kombu.exceptions import OperationalError
 from prometheus_client import Counter
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from runtime import breakers
+from runtime.broker import broker
+from runtime.resources import owned
 from sharding.lanes import Lane
 
 TASK = "counters.apply"
+DRAIN_SECONDS = 10.0
 DISPATCHED = Counter("tally_batches_dispatched_total", "Celery tasks sent to apply a lane", ["shard"])
 UNDISPATCHED = Counter(
     "tally_batches_undispatched_total", "Celery tasks that the broker did not take; workers find the lane", ["shard"]
@@ -38,11 +41,9 @@ def queue_of(shard: int) -> str:
 def send(lane: Lane) -> bool:
     """Send a lane's task now. Returns whether the broker took it. A broker that did not answer is skipped for some
     seconds."""
-    task = partial(
-        current_app.send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False
-    )
+    task = partial(broker().send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False)
     try:
-        breakers.broker.call(task)
+        breakers.broker().call(task)
     except (OperationalError, RedisConnectionError, OSError) as error:
         UNDISPATCHED.labels(lane.shard).inc()
         log.warning("batch_undispatched", shard=lane.shard, lane=lane.number, error=str(error))
@@ -52,7 +53,7 @@ def send(lane: Lane) -> bool:
 
 
 class Sender:
-    """Sends tasks from its own thread, which starts on first use. A lane that is already queued is sent once."""
+    """Sends tasks from its own thread, from first use to `close`. A lane that is already queued is sent once."""
 
     def __init__(self) -> None:
         self._waiting: set[Lane] = set()
@@ -75,15 +76,18 @@ class Sender:
         except Exception:
             log.exception("dispatch_failed", lane=str(lane))
 
-    def drain(self, seconds: float) -> bool:
-        """Wait until the broker has been offered every queued task. Returns False after `seconds`."""
-        try:
-            self._thread.submit(bool).result(seconds)  # runs after all queued tasks
-        except TimeoutError:
-            return False
-        return True
+    def close(self) -> None:
+        """Offer the queued tasks to the broker, for `DRAIN_SECONDS` at most: the relay sends the rest."""
+        with suppress(TimeoutError):
+            self._thread.submit(bool).result(DRAIN_SECONDS)  # runs after all queued tasks
+        self._thread.shutdown(cancel_futures=True)
 
 
-_sender = Sender()
-send_soon = _sender.send_soon
-drain = _sender.drain
+@owned(close=Sender.close)
+def _sender() -> Sender:
+    return Sender()
+
+
+def send_soon(lane: Lane) -> None:
+    """Queue a lane's task and return at once."""
+    _sender().send_soon(lane)

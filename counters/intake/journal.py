@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -130,10 +130,9 @@ class Journal:
             redis.journal().srem(_degraded_key(self.lane.shard), self.lane.number)
 
 
-@cache
 def registered(name: str) -> Any:
     """A script of `lua/`, ready to be called with keys and arguments."""
-    return redis.journal().register_script(redis.script(Path(__file__).parent, name))
+    return redis.journal_script(Path(__file__).parent, name)
 
 
 def token_key(token: bytes) -> bytes:

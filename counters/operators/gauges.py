@@ -23,6 +23,7 @@ from counters.operators import health
 from replication import healing
 from replication.outage import Outage
 from runtime import breakers
+from runtime.resources import NotOpen
 
 log = structlog.get_logger(__name__)
 
@@ -76,10 +77,11 @@ class JournalCollector(Collector):
         return _families()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The families with their current values, or without values while Redis is down."""
+        """The families with their current values, or without values while Redis is down. Flower opens no `Resources`
+        and shows none either."""
         try:
-            return breakers.journal.call(_measured)
-        except RedisError as error:
+            return breakers.journal().call(_measured)
+        except (RedisError, NotOpen) as error:
             log.warning("gauges_missing", error=str(error))
             return _families()
 

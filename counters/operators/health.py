@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -29,6 +29,7 @@ from replication import copies
 from replication.copies import Copies, Copy, Primary, Said
 from runtime import heartbeats, redis
 from runtime.looks import Late, Looks, Result
+from runtime.resources import owned
 from sharding import databases, nodes
 
 SECONDS = 1.0  # for a look
@@ -96,7 +97,7 @@ def look() -> Future[View]:
     return _looks().look()
 
 
-@cache
+@owned(close=Looks.close)
 def _looks() -> Looks[View]:
     checks: dict[str, Callable[[], Any]] = {
         "journal": _journal,

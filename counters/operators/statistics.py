@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -20,6 +20,7 @@ from counters.operators import broker
 from replication import copies
 from runtime import redis
 from runtime.looks import Late, Looks, Result
+from runtime.resources import owned
 from sharding import nodes
 from sharding.nodes import Node
 
@@ -75,7 +76,7 @@ def look() -> Future[list[Statistics]]:
     return _looks().look()
 
 
-@cache
+@owned(close=Looks.close)
 def _looks() -> Looks[list[Statistics]]:
     checks: dict[str, Callable[[], Statistics]] = {
         "journal": lambda: _redis("journal", redis.journal().info("everything")),

@@ -22,18 +22,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 from django.conf import settings
-from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from runtime import breakers, redis
 from runtime.redis import LoopConnection, LoopStalled
+from runtime.resources import owned
 from sharding.lanes import Lane, number_of
 from sharding.slots import slots_of
 
@@ -85,7 +84,9 @@ class _Doubt:
         return was_away
 
 
-_doubt = _Doubt()
+@owned
+def _doubt() -> _Doubt:
+    return _Doubt()
 
 
 def _entry(key: str) -> str:
@@ -94,35 +95,36 @@ def _entry(key: str) -> str:
 
 def get_many(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     """(value, version) by key, for those keys that the cache has."""
-    if _doubt.lasts():
+    doubt = _doubt()
+    if doubt.lasts():
         return {}
     try:
         entries: list[bytes | None] = redis.cache().mget([_entry(key) for key in keys])  # type: ignore[assignment]
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
-        _doubt.begin()
+        doubt.begin()
         return {}
-    if _doubt.returned():
+    if doubt.returned():
         return {}
     return {key: (entry.value, entry.version) for key, entry in _read(keys, entries)}
 
 
 async def get_many_on(connection: LoopConnection, keys: Sequence[str]) -> Found:
     """Like `get_many`, on an event loop; and which of the entries are due."""
-    found = Found({}, [])
-    if _doubt.lasts():
+    found, doubt = Found({}, []), _doubt()
+    if doubt.lasts():
         return found
     try:
-        with breakers.cache.calling():
+        with breakers.cache().calling():
             entries: Any = await connection.execute("MGET", *map(_entry, keys))
     except LoopStalled as error:
         log.debug("cache_unread", error=str(error))
         return found
     except RedisError as error:
         log.debug("cache_unread", error=str(error))
-        _doubt.begin()
+        doubt.begin()
         return found
-    if _doubt.returned():
+    if doubt.returned():
         return found
     now = 1000 * time.time()
     for key, entry in _read(keys, entries):
@@ -160,7 +162,7 @@ def announce(lane: Lane, version: int, keys: Sequence[str]) -> list[str]:
     stale: list[str] = []
     try:
         for chunk in _chunks(keys):
-            found = _script("announce")([_announced(lane)], [version, msgspec.msgpack.encode(chunk)], redis.cache())
+            found = _script("announce")([_announced(lane)], [version, msgspec.msgpack.encode(chunk)])
             stale += [chunk[place - 1] for place in found]
     except RedisError as error:
         log.debug("cache_unasked", error=str(error))
@@ -174,7 +176,7 @@ def refresh(lane: Lane, values: Sequence[Value], through: int = _EVERYTHING) -> 
     for chunk in _chunks(values):
         fields = [field for key, value, version in chunk for field in (_entry(key), value, version, 1)]
         lives = settings.TALLY.cache_ttl_seconds, _BEHIND_SECONDS
-        _script("put")([_announced(lane)], [*lives, through, *fields], redis.cache())
+        _script("put")([_announced(lane)], [*lives, through, *fields])
 
 
 def entries(keys: Sequence[str]) -> dict[str, bytes]:
@@ -198,7 +200,7 @@ def all_entries(most: int) -> Iterator[dict[str, bytes]]:
 
 def forget(seen: Mapping[str, bytes]) -> int:
     """Delete entries that have not changed since they were seen. Returns how many. Raises `RedisError`."""
-    return int(_script("forget")([_entry(key) for key in seen], list(seen.values()), redis.cache())) if seen else 0
+    return int(_script("forget")([_entry(key) for key in seen], list(seen.values()))) if seen else 0
 
 
 def parsed(entry: bytes) -> Entry:
@@ -218,9 +220,7 @@ def _put(shard: int, values: Sequence[Value], ttl: int, through: Mapping[int, in
             for lane, (key, value, version) in zip(lanes, chunk, strict=True)
             for field in (_entry(key), value, version, lane + 1)
         ]
-        _script("put")(
-            announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields], redis.cache()
-        )
+        _script("put")(announced, [ttl, _BEHIND_SECONDS, *(through[number] for number in range(count)), *fields])
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -232,6 +232,5 @@ def _announced(lane: Lane) -> str:
     return f"announced:{lane}"
 
 
-@cache
-def _script(name: str) -> Script:
-    return redis.cache().register_script(redis.script(Path(__file__).parent, name))
+def _script(name: str) -> Any:
+    return redis.cache_script(Path(__file__).parent, name)

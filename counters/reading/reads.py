@@ -144,14 +144,14 @@ def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds
     A connection to a lagging replica is closed in favour of another replica; one to the primary after a second, as a
     replica may be back.
     """
-    while not left_out.has_all(alias):
+    while not left_out().has_all(alias):
         with databases.connection(alias, seconds) as conn:
             fit = lag.fitness(conn)
             if fit == "primary" and time.monotonic() - conn.opened > _STAY_SECONDS:
                 conn.close()
             elif fit != "lagging":
                 return query(conn), "primary" if fit == "primary" else "replica"
-            elif not left_out.has_all(alias):
+            elif not left_out().has_all(alias):
                 conn.close()
     return None
 

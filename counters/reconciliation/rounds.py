@@ -14,7 +14,6 @@ from time import time
 from typing import Any, Protocol
 
 import structlog
-from celery import current_app
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -23,13 +22,14 @@ from counters.reconciliation.cache_check import CacheCheck
 from replication import comparisons, digests, healing
 from replication.digests import Busy, Round
 from runtime import polling, redis
+from runtime.broker import broker
+from runtime.resources import owned
 from sharding.databases import ShardUnavailable
 
 TASK = "counters.reconcile"
 QUEUE = "low-priority"
 EXPIRES_SECONDS = 60.0
 _POLL_SECONDS = 0.1
-_running = Lock()
 log = structlog.get_logger(__name__)
 
 
@@ -71,15 +71,22 @@ class Report:
         return self.replicas.equal if self.replicas and not self.cache.detail else None
 
 
+@owned
+def _running() -> Lock:
+    """Held during a round."""
+    return Lock()
+
+
 def run(shards: Sequence[int], tell: Tell | None = None) -> list[Report]:
     """Run one round over some shards. Raises `Busy` if a round runs in this process, or elsewhere on one of these
     shards."""
-    if not _running.acquire(blocking=False):
+    running = _running()
+    if not running.acquire(blocking=False):
         raise Busy("a round is running in this process already")
     try:
         return _run(shards, tell or Untold())
     finally:
-        _running.release()
+        running.release()
 
 
 def _run(shards: Sequence[int], tell: Tell) -> list[Report]:
@@ -155,7 +162,7 @@ def request(shards: Sequence[int]) -> float:
     """Request a round. Returns the time of the request, for `wait`. Raises `RedisError`, kombu's `OperationalError`."""
     asked = now()
     arguments: dict[str, Any] = {"shards": list(shards), "asked": asked}
-    current_app.send_task(TASK, kwargs=arguments, queue=QUEUE, expires=EXPIRES_SECONDS, ignore_result=True, retry=False)
+    broker().send_task(TASK, kwargs=arguments, queue=QUEUE, expires=EXPIRES_SECONDS, ignore_result=True, retry=False)
     return asked
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -49,19 +47,18 @@ class Ways:
 
 @pytest.fixture(scope="module")
 def ways(cluster: Cluster) -> Iterator[Ways]:
-    thread = LoopThread("application")
-    application = thread.run(_made())
-    try:
-        thread.run(application.open())
-        eventually(lambda: application._fast_path is not None)
-        ways = Ways(thread, application, cluster.key)
-        ways.view(
-            Request("GET", "/v1/counters/x", b"", [HOST, ways.authorization], b"")
-        )  # the key is known from now on
-        yield ways
-    finally:
-        thread.run(application.close())
-        thread.close()
+    with LoopThread("application") as thread:
+        application = thread.run(_made())
+        try:
+            thread.run(application.open())
+            eventually(lambda: application._fast_path is not None)
+            ways = Ways(thread, application, cluster.key)
+            ways.view(
+                Request("GET", "/v1/counters/x", b"", [HOST, ways.authorization], b"")
+            )  # the key is known from now on
+            yield ways
+        finally:
+            thread.run(application.close())
 
 
 async def _made() -> Application:
@@ -277,22 +274,6 @@ def test_what_is_not_plain_declines_before_it_has_acted(
     with cluster.client() as client:
         client.post(f"/v1/counters/{key}/increments", json={"delta": 0}, params={"wait": 10}).raise_for_status()
         assert value_of(client, key) == 0
-
-
-def test_an_application_can_be_opened_and_closed_again_and_again(cluster: Cluster) -> None:
-    """What it has opened is gone afterwards: threads, and the service that `current` returns."""
-    for _ in range(2):
-        before = threading.active_count()
-        thread = LoopThread("of a test")
-        application = thread.run(_made())
-        thread.run(application.open())
-        thread.run(application.close())
-        thread.close()
-        eventually(partial(fewer_threads_than, before + 1))
-
-
-def fewer_threads_than(count: int) -> bool:
-    return threading.active_count() < count
 
 
 def test_django_tells_the_headers_of_each_scheme(cluster: Cluster) -> None:

@@ -53,11 +53,8 @@ def test_a_flush_that_fails_stops_nothing() -> None:
 
 
 def test_a_loop_in_a_thread_runs_coroutines_until_it_is_closed() -> None:
-    thread = LoopThread("of a test")
-    try:
+    with LoopThread("of a test") as thread:
         assert thread.run(asyncio.sleep(0, 7)) == 7
         with pytest.raises(ZeroDivisionError):
             thread.run(asyncio.to_thread(divmod, 1, 0))
-    finally:
-        thread.close()
     assert thread.loop.is_closed()

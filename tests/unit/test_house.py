@@ -171,3 +171,56 @@ def test_what_is_called_pure_comes_to_nothing_impure(module: str) -> None:
 
 def test_every_module_that_is_called_pure_is_there() -> None:
     assert set(pure_modules()) <= set(modules())
+
+
+# What is kept at module level and changes. Everything else is a part of `runtime.resources.Resources`.
+KEPT = {
+    "runtime.resources": {"_open", "_closers", "_of_parents"},
+    "counters.admin.login": {"_seldom"},  # how often a line was logged
+    "counters.api.problems": {"_seldom"},
+    "counter_project.asgi": {"application"},  # entry points
+    "counter_project.celery": {"app", "resources"},
+}
+# Functions whose results are kept for ever: they depend on the arguments alone, and hold nothing.
+MEMOS = {
+    "counters.api.application": {"_requests"},
+    "counters.api.base": {"_allowed"},
+    "counters.api.media": {"_json", "_msgpack"},
+    "counters.intake.append": {"_append_keys"},
+    "runtime.redis": {"_digest"},
+}
+CACHES = {"cache", "once", "lru_cache", "functools.cache", "functools.lru_cache"}
+UNCHANGING = {"RegexValidator"}
+CONTAINERS = {"list", "dict", "set", "defaultdict", "deque", "local", "count"}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_what_changes_is_owned(module: str) -> None:
+    """No module has state of its own: no `global`, no cached function that holds something, no object that is filled or
+    opened later."""
+    tree = ast.parse(modules()[module].read_text())
+    assert not [node.names for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    found = {name for node in tree.body for name in _kept_by(node)}
+    assert found == KEPT.get(module, set()) | MEMOS.get(module, set())
+
+
+def _kept_by(node: ast.stmt) -> Iterator[str]:
+    match node:
+        case ast.FunctionDef(name=name, decorator_list=decorators):
+            if CACHES & {ast.unparse(one).partition("(")[0] for one in decorators}:
+                yield name
+        case (
+            ast.Assign(targets=[ast.Name(id=name)], value=value) | ast.AnnAssign(target=ast.Name(id=name), value=value)
+        ):
+            if name.islower() and _may_change(value):
+                yield name
+
+
+def _may_change(value: ast.expr | None) -> bool:
+    """Whether a value is made to be filled, opened or replaced. Codecs of msgspec are not."""
+    match value:
+        case ast.Constant(value=None) | ast.List(elts=[]) | ast.Dict(keys=[]):
+            return True
+        case ast.Call(func=ast.Name(id=name)):
+            return (name[0].isupper() and name not in UNCHANGING) or name in CONTAINERS
+    return False
