@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", type=float, default=1.0, help="multiplies every duration, for a first look (default: 1)"
     )
     parser.add_argument(
-        "--minutes", type=float, default=1.5, help="of half load while memory is watched, in growth (default: 1.5)"
+        "--minutes", type=float, default=1.5, help="of half load while memory is watched (default: 1.5)"
     )
     parser.add_argument(
         "--direct", action="store_true", help="load the server processes themselves instead of the nginx before them"

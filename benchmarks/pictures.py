@@ -149,9 +149,9 @@ def _workers(_figures: Sequence[Found], curves: Found) -> Canvas:
 
 
 def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
-    canvas, grid = plt.subplots(2, 2, figsize=(10.5, 6.4), layout="constrained")
-    canvas.suptitle("Growth: what one operation costs, and memory", x=0.01, ha="left", fontsize=12, fontweight="bold")
-    (counters, processes), (shards, memory) = grid
+    canvas, grid = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
+    canvas.suptitle("Growth: what one operation costs", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    counters, processes, shards = grid
     lines(
         counters,
         curves["counters"],
@@ -168,12 +168,13 @@ def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
     )
     lines(shards, curves["shards"], "shards", {"increment_us": "increment"})
     shards.set(xlabel="shards", ylabel="µs of processor time", xticks=[point["shards"] for point in curves["shards"]])
-    _memory(memory, curves["memory"])
     return canvas
 
 
-def _memory(axes: Axes, samples: Sequence[Found]) -> None:
+def _memory(_figures: Sequence[Found], curves: Found) -> Canvas:
     """Of the five largest processes."""
+    canvas, (axes,) = _canvas("Memory of the largest processes", 1, 3.4)
+    samples = curves["memory"]
     names = (
         sorted((name for name in samples[-1] if name != "minutes"), key=lambda name: -samples[-1][name])[:5]
         if samples
@@ -188,6 +189,7 @@ def _memory(axes: Axes, samples: Sequence[Found]) -> None:
     axes.tick_params(length=0)
     if names:
         axes.legend(frameon=False, fontsize=8, ncols=2)
+    return canvas
 
 
 def _bulk(figures: Sequence[Found], _curves: Found) -> Canvas:
@@ -229,4 +231,5 @@ PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
     "workers": _workers,
     "copies": _copies,
     "growth": _growth,
+    "memory": _memory,
 }

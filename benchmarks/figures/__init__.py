@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from benchmarks.figures import bulk, convergence, copies, fill, growth, reads, reduction, single, wait, workers
+from benchmarks.figures import bulk, convergence, copies, fill, growth, memory, reads, reduction, single, wait, workers
 
-_MODULES = (bulk, single, copies, reads, wait, convergence, reduction, workers, growth, fill)
+_MODULES = (bulk, single, copies, reads, wait, convergence, reduction, workers, growth, memory, fill)
 FIGURES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in _MODULES}

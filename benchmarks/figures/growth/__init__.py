@@ -1,8 +1,7 @@
-"""What stays as it is while the service grows: cost by counters, by shards, by API processes; memory over time.
+"""What stays as it is while the service grows: cost by counters, by shards, by API processes.
 
 cost    processor time of the whole cluster for one operation        counters    10³ to 10⁷ of them
 shards  1 to 8                                                       processes   1 to 4 API processes
-memory  of each process, under half of the maximum load
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable
 
 from benchmarks.context import Context
 from benchmarks.document import Part
-from benchmarks.figures.growth import counters, memory, processes, shards
+from benchmarks.figures.growth import counters, processes, shards
 
 TITLE = "Growth"
 
@@ -19,7 +18,7 @@ TITLE = "Growth"
 def run(context: Context) -> Part:
     """All of it; each measures once, as a curve of several points shows its own noise."""
     part = Part()
-    measures: tuple[Callable[[Context, Part], None], ...] = (counters.run, processes.run, shards.run, memory.run)
+    measures: tuple[Callable[[Context, Part], None], ...] = (counters.run, processes.run, shards.run)
     for measure in measures:
         measure(context, part)
     return part

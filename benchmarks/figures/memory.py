@@ -16,6 +16,7 @@ from benchmarks.document import Goal, Part, figure
 from benchmarks.figures.bulk import BODY, Bulk
 from benchmarks.load import keys
 
+TITLE = "Memory"
 MOST_SECONDS, PERIOD_SECONDS = 6.0, 2.0
 HOUR = 60.0
 FLAT = Goal("value", "≤", 1.1)
@@ -53,8 +54,9 @@ def growth(samples: list[dict[str, float]]) -> dict[str, float]:
     return found
 
 
-def run(context: Context, part: Part) -> None:
+def run(context: Context) -> Part:
     """Run for the context's minutes. The goal is for an hour, so a shorter run reports growth without judging it."""
+    part = Part()
     bulk = Bulk(context, part, prefix="m")
     context.tell("memory: the maximum")
     most = bulk.measure(keys.MSGPACK, MOST_SECONDS)
@@ -75,7 +77,8 @@ def run(context: Context, part: Part) -> None:
     part.details["memory, last quarter by second"] = found
     whole = context.minutes * context.scale >= HOUR
     note = f"{worst or 'no process'}; watched for {context.minutes * context.scale:.2g} minutes"
-    name = "Growth: memory of the process that grew most, at half load"
+    name = "Memory of the process that grew most, at half load"
     one = figure(name, "times (last quarter by second)", [found.get(worst, 1.0)], goal=FLAT, note=note)
     one.met = one.met if whole else None
     part.figures.append(one)
+    return part
