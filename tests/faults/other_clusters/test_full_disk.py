@@ -22,7 +22,7 @@ from tests.support.commands import MANAGE, ROOT, clean
 from tests.support.http import assert_problem
 
 MIB = 1024**2
-SIZE, BALLAST, RESERVE = 288 * MIB, 64 * MIB, 96 * MIB
+SIZE, BALLAST, RESERVE = 352 * MIB, 128 * MIB, 96 * MIB  # the ballast alone is more than 1.25 times the reserve
 KEYS = 2000  # new ones in each write
 MOST_WRITES = 400
 PAUSE_SECONDS = 0.05  # after each: what is written until all know that the room is too little must fit into the reserve
