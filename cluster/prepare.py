@@ -21,6 +21,7 @@ from replication import apply_delay
 from replication.apply_delay import ApplyDelay
 
 from . import ClusterError, configs, layout, programs, sentinels, state
+from .archive import Archive
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
 
@@ -48,6 +49,8 @@ def planner(directory: Directory, asked: Asked) -> Planner:
     stored = layout.load(directory)
     wanted = _with_ports(layout.reconcile(stored, asked, directory.root), asked)
     secrets = layout.load_secrets(directory)
+    if wanted.archive:
+        Archive(Path(wanted.archive)).claim(wanted.archive_id, directory.root, wanted.shards)
     layout.save(directory, wanted)
     base = base_environment(os.environ, directory.root)
     settings = configs.environment(wanted, directory, secrets, asked.broker)
