@@ -54,7 +54,7 @@ class Archive:
         """Make the archive of a cluster, for the owner alone. Raises `ClusterError` where it is another's."""
         if self.id not in ("", id):
             raise ClusterError(
-                f"{self.root} is the archive of another cluster, or of an earlier time without a gap to this one: "
+                f"{self.root} is the archive of another cluster, or of this one from before it had none: "
                 "give --archive an empty directory"
             )
         try:
