@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Entry point of every command. `cluster` and `quorum_report` run before there are settings to load, so they bypass
-Django."""
+"""Entry point of every command. `cluster`, `backup`, `restore` and `quorum_report` run before there are settings to load,
+so they bypass Django."""
 
 import os
 import sys
@@ -18,10 +18,10 @@ def load_env_file() -> None:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["cluster"]:
+    if sys.argv[1:2] in (["cluster"], ["backup"], ["restore"]):
         from cluster.cli import main as cluster_main
 
-        sys.exit(cluster_main(sys.argv[2:]))
+        sys.exit(cluster_main(sys.argv[1], sys.argv[2:]))
     if sys.argv[1:2] == ["quorum_report"]:
         from benchmarks.quorum.__main__ import main as quorum_main
 

@@ -37,7 +37,7 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     directory.prepare()
     if options.detach:
         names = ("shards", "replicas", "api", "port", "broker", "journal_replicas", "apply_delay", "quorum")
-        given = {name: getattr(options, name) for name in names}
+        given = {name: getattr(options, name) for name in (*names, "archive")}
         return background.up(
             directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
         )
@@ -55,6 +55,7 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
                 journal_replicas=options.journal_replicas,
                 apply_delay=options.apply_delay,
                 quorum=options.quorum,
+                archive=options.archive,
             ),
         )
         asyncio.run(_supervise(plan))
@@ -203,6 +204,12 @@ def _parser() -> argparse.ArgumentParser:
         help="replicas that must confirm a commit before it returns; kept for later starts (a new cluster: 0)",
     )
     starting.add_argument(
+        "--archive",
+        type=_archive,
+        metavar="DIR",
+        help="archive all WAL and the journal to this directory, for `manage.py backup`; kept for later starts, `none` ends it",
+    )
+    starting.add_argument(
         "--detach", action="store_true", help="return when ready; the cluster stays in the background"
     )
     add("status", status).add_argument("--json", action="store_true", help="one JSON object")
@@ -232,6 +239,10 @@ def _broker(text: str) -> str:
     if not text.startswith(BROKERS):
         raise argparse.ArgumentTypeError(f"{text!r} does not begin with one of {', '.join(BROKERS)}")
     return text
+
+
+def _archive(text: str) -> str:
+    return "" if text in {"", "none"} else str(Path(text).expanduser().resolve())
 
 
 def _delay(text: str) -> ApplyDelay:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ import yaml
 
 from replication import apply_delay
 
+from . import archive_wal
+from .archive import Archive
 from .layout import ETCD_HOST, FLOWER_USER, PATRONI_USER, Directory, Layout
 
 BODY_BYTES = 16 * 1024 * 1024  # the default of TALLY_MAX_BODY_BYTES
 CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
 ROLE = "tally"
+REPLICATOR = "replicator"
+ARCHIVE_SECONDS = 60  # after which a segment with new WAL is archived although it is not full
 
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
 PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
@@ -115,9 +121,10 @@ def _problem(status: int, slug: str, title: str, detail: str) -> str:
 
 
 def redis_journal(port: int, password: str, directory: Path) -> str:
-    """Journal: an answered write is on the disk, and nothing is ever evicted."""
+    """Journal: an answered write is on the disk, and nothing is ever evicted. Its AOF can be cut at a moment."""
     return _redis(port, password, directory) + (
-        "databases 4\nappendonly yes\nappendfsync always\nno-appendfsync-on-rewrite no\nmaxmemory 1gb\nmaxmemory-policy noeviction\n"
+        "databases 4\nappendonly yes\nappendfsync always\nno-appendfsync-on-rewrite no\naof-timestamp-enabled yes\n"
+        "maxmemory 1gb\nmaxmemory-policy noeviction\n"
     )
 
 
@@ -194,12 +201,13 @@ def patroni(  # noqa: PLR0913
             "pgpass": str(home / "pgpass"),
             "authentication": {
                 "superuser": {"username": "postgres", "password": secrets["postgres"]},
-                "replication": {"username": "replicator", "password": secrets["replication"]},
+                "replication": {"username": REPLICATOR, "password": secrets["replication"]},
                 "rewind": {"username": "rewind", "password": secrets["rewind"]},
             },
             "basebackup": [{"checkpoint": "fast"}],
             "pg_hba": _pg_hba(),
-            "parameters": _parameters(directory, shard, node, lz4=lz4),
+            "parameters": _parameters(directory, shard, node, lz4=lz4) | _archiving(layout, shard),
+            "recovery_conf": _restoring(layout, shard),
         },
         "watchdog": {"mode": "off"},
     }
@@ -216,9 +224,8 @@ def _dynamic() -> dict[str, Any]:
     """Settings shared by a shard's nodes, kept in etcd.
 
     A node that cannot be rewound is copied again. The slot of a member that is away is kept for `member_slots_ttl` seconds;
-    `wal_keep_size` is for those that lost theirs in a failover. There is no WAL archive: docs/replication.md says why. So
-    a replica that has not heard of the last timeline would begin another one with the same number, `check_timeline` says
-    that it must not.
+    `wal_keep_size` is for those that lost theirs in a failover. A replica that has not heard of the last timeline would
+    begin another one with the same number; `check_timeline` says that it must not.
     """
     return {
         "ttl": 20,
@@ -263,7 +270,7 @@ def _pg_hba() -> list[str]:
     rules = (
         ("all", "postgres"),
         ("postgres", "rewind"),
-        ("replication", "replicator"),
+        ("replication", REPLICATOR),
         (f"{DATABASE},{CONTROL_DATABASE}", ROLE),
     )
     return [f"host {database} {role} 127.0.0.1/32 scram-sha-256" for database, role in rules]
@@ -300,6 +307,33 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "log_connections": "off",
         "log_lock_waits": "on",
     }
+
+
+def _archiving(layout: Layout, shard: int) -> dict[str, Any]:
+    """Settings by which every node of a shard archives its WAL, also while it is a replica."""
+    if not layout.archive:
+        return {}
+    wal = str(Archive(Path(layout.archive)).wal(shard))
+    return {
+        "archive_mode": "always",
+        "archive_command": f'{_shell(sys.executable, "-I", "-S", "-B", archive_wal.__file__)} "%p" {_shell(wal)}',
+        "archive_timeout": ARCHIVE_SECONDS,
+    }
+
+
+def _restoring(layout: Layout, shard: int) -> dict[str, str]:
+    """Where a replica, and pg_rewind, find WAL that no server has any more."""
+    return {"restore_command": restore_command(Archive(Path(layout.archive)).wal(shard))} if layout.archive else {}
+
+
+def restore_command(wal: Path) -> str:
+    """PostgreSQL's `restore_command` for an archive of WAL."""
+    return f'cp {_shell(str(wal))}/"%f" "%p"'
+
+
+def _shell(*words: str) -> str:
+    """Words of a shell command in which PostgreSQL puts file names in place of `%p` and `%f`."""
+    return shlex.join(words).replace("%", "%%")
 
 
 def environment(

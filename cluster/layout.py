@@ -110,7 +110,8 @@ class Layout:
 
     `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is
     the number of workers of shard 0, where that one has a number of its own. `journal_replicas`: servers that have a copy
-    of the journal beside its primary.
+    of the journal beside its primary. `archive`: directory of the WAL archive, "" without one; `archive_id` is this
+    cluster's name there.
     """
 
     shards: int = 2
@@ -118,6 +119,8 @@ class Layout:
     scale: dict[str, int] = field(default_factory=lambda: {"api": 2, "worker": 1, "spill-worker": 1})
     ports: dict[str, int] = field(default_factory=dict)
     journal_replicas: int = 0
+    archive: str = ""
+    archive_id: str = ""
 
     @property
     def journals(self) -> list[str]:
@@ -155,6 +158,7 @@ class Asked:
     journal_replicas: int | None = None
     apply_delay: ApplyDelay | None = None
     quorum: int | None = None
+    archive: str | None = None
 
 
 def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
@@ -179,7 +183,15 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
             "--replicas makes more"
         )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
-    return replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas)
+    layout = replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas)
+    return layout if asked.archive is None else with_archive(layout, asked.archive)
+
+
+def with_archive(layout: Layout, archive: str) -> Layout:
+    """The layout with this archive ("" for none); another archive gets another id."""
+    if archive == layout.archive:
+        return layout
+    return replace(layout, archive=archive, archive_id=random_secrets.token_hex(8) if archive else "")
 
 
 def role_of(name: str) -> str | None:
@@ -272,6 +284,8 @@ def load(directory: Directory) -> Layout | None:
             scale={name: int(raw["scale"][name]) for name in {**SCALABLE, **raw["scale"]}},
             ports={str(name): int(port) for name, port in raw["ports"].items()},
             journal_replicas=int(raw.get("journal_replicas", 0)),
+            archive=str(raw.get("archive", "")),
+            archive_id=str(raw.get("archive_id", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClusterError(

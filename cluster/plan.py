@@ -24,6 +24,7 @@ STOP_STAGES = (
     ("worker", "spill-worker"),
     ("patroni", "sentinel"),
     ("redis-journal", "redis-cache", "redis-broker", "etcd"),
+    ("journal-archive",),
 )
 # Variables by which the programs would take settings that are not this cluster's.
 FOREIGN = ("PATRONI_", "PG", "ETCD_", "UVICORN_", "WEB_CONCURRENCY", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
@@ -75,6 +76,7 @@ class Planner:
         makers += [self._patroni(shard, node) for shard, node in self.layout.nodes]
         makers += [*map(self._sentinel, self.layout.sentinels), *self._journals(), self._redis("redis-cache")]
         makers += [self._redis("redis-broker")] if self.own_broker else []
+        makers += [self._journal_archive()] if self.layout.archive else []
         makers += [self._worker(s, i) for s in range(self.layout.shards) for i in range(1, self.layout.workers(s) + 1)]
         makers += [self._spill_worker(i) for i in self._numbers("spill-worker")]
         makers += [self._beat(), self._flower(), self._disks()]
@@ -165,6 +167,18 @@ class Planner:
             ready=probes.Listens(port),
             port=port,
             environment=self.base,
+        )
+
+    def _journal_archive(self) -> Spec:
+        """Copies the journal's log to the archive."""
+        return Spec(
+            name="journal-archive",
+            role="journal-archive",
+            argv=(sys.executable, "-m", "cluster.journal_archive", str(self.directory.root)),
+            ready=probes.Touched(self.directory["journal-archived"]),
+            after=tuple(self.layout.journals),
+            environment=self.base,
+            stop_seconds=2,
         )
 
     def _worker(self, shard: int, number: int) -> Spec:

@@ -21,6 +21,7 @@ from replication import apply_delay
 from replication.apply_delay import ApplyDelay
 
 from . import ClusterError, configs, layout, programs, sentinels, state
+from .archive import Archive
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
 from .release import release
@@ -53,6 +54,8 @@ def planner(directory: Directory, asked: Asked, *, running: bool = False) -> Pla
     wanted = layout.reconcile(stored, asked, directory.root)
     wanted = _with_more_ports(wanted) if running else _with_ports(wanted, asked)
     secrets = layout.load_secrets(directory)
+    if wanted.archive:
+        Archive(Path(wanted.archive)).claim(wanted.archive_id, directory.root, wanted.shards)
     layout.save(directory, wanted)
     base = base_environment(os.environ, directory.root)
     settings = configs.environment(wanted, directory, secrets, asked.broker)

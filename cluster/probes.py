@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +58,20 @@ class Pongs:
     async def check(self) -> bool:
         answer = await _exchange(self.port, f"AUTH {self.password}\r\nPING\r\nQUIT\r\n".encode(), -1)
         return answer is not None and b"+PONG" in answer
+
+
+@dataclass(frozen=True)
+class Touched:
+    """A file was written in the last seconds."""
+
+    path: Path
+    seconds: float = 5.0
+
+    async def check(self) -> bool:
+        try:
+            return time.time() - self.path.stat().st_mtime < self.seconds
+        except OSError:
+            return False
 
 
 async def get(door: Door, path: str, user: str = "", password: str = "") -> tuple[int | None, bytes]:

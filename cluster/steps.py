@@ -22,6 +22,7 @@ from .plan import Planner
 from .postgres import Node, provide
 from .prepare import schema
 from .processes import kill_group
+from .restore import RESTORED
 
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
@@ -165,6 +166,9 @@ class Steps:
         mark, digest = self.plan.directory["migrated"], schema(PROJECT)
         mark.unlink(missing_ok=True)
         await self._manage("migrate_all")
+        if (restored := self.plan.directory[RESTORED]).exists():
+            await self._manage("after_restore")
+            restored.unlink()
         write_private(mark, digest)
 
     async def _key(self) -> None:

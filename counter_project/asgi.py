@@ -11,9 +11,10 @@ django.setup()
 
 from counters.api import bulk  # noqa: E402 - needs the settings
 from counters.api.application import Application  # noqa: E402
-from counters.operators.gauges import CopiesCollector  # noqa: E402
+from counters.operators.gauges import ArchiveCollector, CopiesCollector  # noqa: E402
 
 REGISTRY.register(CopiesCollector())
+REGISTRY.register(ArchiveCollector())
 application = Application()
 bulk.prepare()
 

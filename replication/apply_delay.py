@@ -54,10 +54,15 @@ def _milliseconds(text: str) -> int:
 def put(config: dict[str, Any], milliseconds: int) -> dict[str, Any]:
     """Return a copy of a node's Patroni configuration with this delay; 0 removes it."""
     postgresql = {name: value for name, value in config["postgresql"].items() if name != "recovery_conf"}
+    recovery = {
+        name: value for name, value in config["postgresql"].get("recovery_conf", {}).items() if name != PARAMETER
+    }
     tags = {name: value for name, value in config.get("tags", {}).items() if name != TAG}
     if milliseconds:
-        postgresql["recovery_conf"] = {PARAMETER: f"{milliseconds}ms"}
+        recovery[PARAMETER] = f"{milliseconds}ms"
         tags[TAG] = milliseconds
+    if recovery:
+        postgresql["recovery_conf"] = recovery
     return {**config, "postgresql": postgresql, "tags": tags}
 
 

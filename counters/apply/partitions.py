@@ -77,6 +77,14 @@ def drop_old(
         return [name for table in BY_ID + BY_TIME for name in _drop_older(conn, table, oldest)]
 
 
+def oldest(shard: int) -> datetime | None:
+    """The beginning of the oldest partition of the ledger; None before there is one. Raises `psycopg.Error`."""
+    with databases.connection(databases.primary(shard)) as conn:
+        days = [name.removeprefix("ledger_") for (name,) in conn.execute(PARTITIONS, ("ledger",))]
+    dates = [datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) for day in days if day.isdigit()]
+    return min(dates, default=None)
+
+
 def _midnight(at: datetime) -> datetime:
     return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 

@@ -228,8 +228,7 @@ def _set_clock() -> None:
     last = 0
     for shard in range(settings.TALLY.shard_count):
         try:
-            with databases.connection(databases.primary(shard)) as conn:
-                last = max(last, *conn.execute(LAST_VERSIONS).fetchall()[0])
+            last = max(last, newest_version(shard))
         except psycopg.Error as error:
             if is_empty:
                 raise JournalUnavailable(
@@ -237,7 +236,11 @@ def _set_clock() -> None:
                 ) from error
             log.warning("journal_clock_unchecked", shard=shard, error=str(error).strip())
     with _as_unavailable():
-        journal.registered("set_clock")(
-            [journal.CLOCK, journal.HISTORY], [last, int(settings.TALLY.journal_replicas > 0)]
-        )
+        journal.set_clock(last)
     log.warning("journal_clock_set", last_version=last)
+
+
+def newest_version(shard: int) -> int:
+    """The newest version that a shard's primary has. Raises `psycopg.Error`."""
+    with databases.connection(databases.primary(shard)) as conn:
+        return int(conn.execute(LAST_VERSIONS).fetchall()[0][0])

@@ -182,6 +182,11 @@ def _degraded_key(shard: int) -> str:
     return f"journal:{shard}:degraded_lanes"
 
 
+def set_clock(version: int) -> int:
+    """Set the clock to a version at least, and note whose clock it is. Returns the clock. Raises `RedisError`."""
+    return int(registered("set_clock")([CLOCK, HISTORY], [version, int(settings.TALLY.journal_replicas > 0)]))
+
+
 def close(seconds: float) -> None:
     """Refuse writes for `seconds`, or until `reopen`. Raises `RedisError`, `TooFewCopies`."""
     _confirmed([("SET", CLOSED, 1, "PX", int(seconds * 1000))])

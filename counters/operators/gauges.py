@@ -7,7 +7,8 @@ the code that increments them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import structlog
 from django.conf import settings
@@ -20,12 +21,17 @@ from counters.intake import copies, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from counters.operators import health
-from replication import healing
+from replication import archiving, healing
+from replication.archiving import Archiving
 from replication.outage import Outage
 from runtime import breakers
-from runtime.resources import NotOpen
+from runtime.looks import Looks, Result
+from runtime.resources import NotOpen, owned
+from sharding import nodes
 
 log = structlog.get_logger(__name__)
+
+_ARCHIVERS_FRESH_SECONDS = 5.0  # for which a look at the archivers is shared
 
 
 def _entries(shard: int) -> float:
@@ -142,3 +148,39 @@ class CopiesCollector(Collector):
         of_journal.add_metric([], found.journal)
         wanted_of_journal.add_metric([], found.journal_wanted)
         return families
+
+
+class ArchiveCollector(Collector):
+    """What the servers' archivers say. Nothing for servers that archive no WAL, or do not answer. For API processes."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values: registration needs no server."""
+        return [
+            GaugeMetricFamily(
+                "tally_wal_unarchived_files", "Files of WAL that wait to be archived", labels=["shard", "node"]
+            ),
+            GaugeMetricFamily(
+                "tally_wal_archive_failing", "1 while the last attempt to archive WAL failed", labels=["shard", "node"]
+            ),
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values."""
+        waiting, failing = families = list(self.describe())
+        for name, found in _archivers().look().result().items():
+            if isinstance(found, Archiving):
+                waiting.add_metric([name.partition(" ")[0], found.node], found.waiting)
+                failing.add_metric([name.partition(" ")[0], found.node], found.fails)
+        return families
+
+
+@owned(close=Looks.close)
+def _archivers() -> Looks[Mapping[str, Result]]:
+    checks = {
+        f"{shard} {number}": partial(archiving.ask, shard, node)
+        for shard in range(settings.TALLY.shard_count)
+        for number, node in enumerate(nodes.of(shard))
+    }
+    return Looks(
+        checks, lambda results, _began: results, seconds=health.SECONDS, fresh_seconds=_ARCHIVERS_FRESH_SECONDS
+    )

@@ -203,6 +203,15 @@ def forget(seen: Mapping[str, bytes]) -> int:
     return int(_script("forget")([_entry(key) for key in seen], list(seen.values()))) if seen else 0
 
 
+def clear() -> int:
+    """Delete all entries and announcements. Returns how many. Raises `RedisError`."""
+    gone = 0
+    for pattern in (f"{_PREFIX}*", "announced:*"):
+        for name in redis.cache().scan_iter(match=pattern, count=_CHUNK):
+            gone += int(redis.cache().unlink(name))
+    return gone
+
+
 def parsed(entry: bytes) -> Entry:
     """An entry as `put.lua` writes it. Raises `ValueError` if it is invalid."""
     value, version, due_ms = entry.split(b" ")

@@ -31,11 +31,11 @@ def runs() -> list[list[str]]:
     """Every test module, in runs that take about as long as each other."""
     faults = ("healing", "steering", "switchover", "write_quorum")
     copies = ["tests/cluster/test_reconciliation.py", *(f"tests/faults/test_{name}.py" for name in faults)]
-    others = [*modules("tests/unit"), *modules(OTHER_CLUSTERS)]
-    others.remove(broker := f"{OTHER_CLUSTERS}/test_broker.py")
+    backup, broker = (f"{OTHER_CLUSTERS}/test_{name}.py" for name in ("backup", "broker"))
+    others = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in (backup, broker)]
     cluster = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in copies]
-    rest = [path for path in modules("tests/faults") if path not in (*copies, *others, broker)]
-    return [cluster, others, copies, [*rest, broker]]
+    rest = [path for path in modules("tests/faults") if path not in (*copies, *others, backup, broker)]
+    return [cluster, others, [*copies, backup], [*rest, broker]]
 
 
 def start(arguments: Sequence[str], output: IO[str] | None = None) -> subprocess.Popen[bytes]:

@@ -651,7 +651,7 @@ def test_a_directory_that_others_could_enter_is_closed(tmp_path: Path) -> None:
 
 
 def test_an_upgrade_replaces_every_role_clients_before_what_they_use(tmp_path: Path) -> None:
-    specs = planner(with_ports(Layout(journal_replicas=1)), Directory(tmp_path)).specs()
+    specs = planner(with_ports(Layout(journal_replicas=1, archive=str(tmp_path))), Directory(tmp_path)).specs()
     order = upgrade.in_order({spec.name: spec.role for spec in specs})
     assert sorted(order) == sorted(spec.name for spec in specs)
     place = {name: index for index, name in enumerate(order)}
