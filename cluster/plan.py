@@ -199,7 +199,18 @@ class Planner:
             name=name,
             role=role,
             shard=shard,
-            argv=(*self._celery("worker"), "-P", "threads", "-n", f"{name}@%h", *options, *quiet),
+            argv=(
+                sys.executable,
+                "-m",
+                "counter_project",
+                "worker",
+                "-P",
+                "threads",
+                "-n",
+                f"{name}@%h",
+                *options,
+                *quiet,
+            ),
             ready=probes.Listens(port),
             after=self._application(),
             metrics_port=port,
@@ -213,7 +224,7 @@ class Planner:
         return Spec(
             name="beat",
             role="beat",
-            argv=(*self._celery("beat"), "-s", schedule, "--pidfile=", "-l", "WARNING"),
+            argv=(sys.executable, "-m", "counter_project", "beat", "-s", schedule, "--pidfile=", "-l", "WARNING"),
             ready=probes.Listens(port),
             after=self._application(),
             metrics_port=port,
@@ -223,11 +234,12 @@ class Planner:
     def _flower(self) -> Spec:
         """It listens on a Unix socket. nginx asks for the password before it: Flower shows its metrics to everybody."""
         port, socket = self.layout.ports["flower"], self.directory.socket("flower")
+        celery = (sys.executable, "-m", "celery", "-A", "counter_project")
         login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.secrets['flower']}"}
         return Spec(
             name="flower",
             role="flower",
-            argv=(*self._celery("flower"), f"--unix-socket={socket}", "--persistent=False"),
+            argv=(*celery, "flower", f"--unix-socket={socket}", "--persistent=False"),
             ready=probes.Listens(socket),
             after=self._brokers(),
             port=port,
@@ -294,9 +306,6 @@ class Planner:
 
     def _brokers(self) -> tuple[str, ...]:
         return ("redis-broker",) if self.own_broker else ()
-
-    def _celery(self, command: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", "celery", "-A", "counter_project", command)
 
     def _of(self, name: str, metrics_port: int | None = None) -> dict[str, str]:
         own = {"TALLY_NODE_ID": name}
