@@ -106,6 +106,7 @@ def home_of(row: dict[str, Any]) -> str:
     return psutil.Process(row["pid"]).cwd()
 
 
+@pytest.mark.timeout(900)  # it replaces everything, one after the other
 def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, directory: Path) -> None:
     """The first one stops, at an API process that does not start; the second one continues and replaces everything."""
     before = rows(directory)
