@@ -34,7 +34,7 @@ from runtime import polling
 KEYS = 50
 WRITES_PER_SECOND = 250
 LIFE_SECONDS = (1.0, 2.5)  # of a worker between its first count and its end
-QUIET_SECONDS = 60.0
+QUIET_SECONDS = 60.0  # without progress, after which the worker is taken to be done
 QUEUE = "celery"
 
 
@@ -57,7 +57,7 @@ def compare(subject: Subject, *, times: int, seed: int, console: Console) -> dic
         )
         environment = {**os.environ, stock_app.BROKER: broker, stock_app.DATABASE: database}
         try:
-            sent = _killed(environment, Path(directory) / "worker.log", times, seed, console)
+            sent, waiting = _killed(environment, Path(directory) / "worker.log", times, seed, console)
             counted = [count for (count,) in conn.execute("SELECT count(*) FROM chaos_stock_seen GROUP BY write")]
             total = conn.execute("SELECT sum(n)::bigint FROM chaos_stock").fetchone()
         finally:
@@ -65,14 +65,16 @@ def compare(subject: Subject, *, times: int, seed: int, console: Console) -> dic
     return {
         "kills": times,
         "acknowledged": sent,
-        "lost": sent - len(counted),
+        "lost": sent - len(counted) - waiting,
         "doubled": sum(count - 1 for count in counted),
         "counted": total[0] if total else 0,
+        "waiting": waiting,
     }
 
 
-def _killed(environment: dict[str, str], log: Path, times: int, seed: int, console: Console) -> int:
-    """Writes under kills, and a worker that is left alone at the end; how many writes the broker took."""
+def _killed(environment: dict[str, str], log: Path, times: int, seed: int, console: Console) -> tuple[int, int]:
+    """Writes under kills, and a worker that is left alone at the end. Returns how many writes the broker took, and how many
+    it still has."""
     broker = environment[stock_app.BROKER]
     rng, stop, sent = stream(seed, "stock"), threading.Event(), [0]
     writer = threading.Thread(target=_write, args=(broker, stop, sent, stream(seed, "stock-keys")), daemon=True)
@@ -84,10 +86,10 @@ def _killed(environment: dict[str, str], log: Path, times: int, seed: int, conso
         with _worker(environment, log):
             stop.set()
             writer.join()
-            _wait_until_empty(broker)
+            waiting = _drained(broker)
     finally:
         stop.set()
-    return sent[0]
+    return sent[0], waiting
 
 
 def _write(broker: str, stop: threading.Event, sent: list[int], rng: random.Random) -> None:
@@ -118,13 +120,22 @@ def _worker(environment: dict[str, str], log: Path) -> Iterator[None]:
         process.wait()
 
 
-def _wait_until_empty(broker: str) -> None:
-    """Until nothing is queued and nothing unacknowledged: kombu looks for what is to be delivered again every ten
-    seconds."""
+def _drained(broker: str) -> int:
+    """Wait until nothing is queued and nothing unacknowledged, for as long as it becomes less: kombu looks for what is to
+    be delivered again every ten seconds. Returns how many messages are left."""
     redis: Any = Redis.from_url(broker)
-    polling.until(lambda: not (redis.llen(QUEUE) or redis.hlen("unacked")), QUIET_SECONDS, pause=0.5)
+
+    def left() -> int:
+        return int(redis.llen(QUEUE) + redis.hlen("unacked"))
+
+    waiting, since = left(), time.monotonic()
+    while waiting and time.monotonic() - since < QUIET_SECONDS:
+        time.sleep(0.5)
+        if (now := left()) < waiting:
+            waiting, since = now, time.monotonic()
     time.sleep(1)
     redis.close()
+    return waiting
 
 
 @contextlib.contextmanager
