@@ -28,6 +28,7 @@ from tests.support.shards import is_streaming, key_on
 
 WHOLE_SECONDS = 90  # half of that on a machine that does nothing else
 COUNTERS = 500
+pytestmark = pytest.mark.timeout(600)  # four failures, each WHOLE_SECONDS at most, come before the first test
 
 Strike = Callable[[Subject, int], str]
 

@@ -191,7 +191,7 @@ def test_one_of_two_is_gone_and_both_are_asked_for(
         answer = followers.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 8})
         assert answer.json()["status"] == ("queued" if strict else "applied"), answer.text
         assert depth(followed) >= 1
-    eventually(lambda: followers.get("/v1/shards/0/quorum").json()["in_force"], 60)
+    eventually(lambda: followers.get("/v1/shards/0/quorum").json()["in_force"], 120)
     eventually(lambda: depth(followed) == 0, 60)
     assert value_of(followers, key) == 1
 
