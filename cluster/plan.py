@@ -239,7 +239,7 @@ class Planner:
         return Spec(
             name="flower",
             role="flower",
-            argv=(*celery, "flower", f"--unix-socket={socket}", "--persistent=False"),
+            argv=(*celery, "flower", f"--unix-socket={socket}", "--persistent=False", "--max-tasks=10000"),
             ready=probes.Listens(socket),
             after=self._brokers(),
             port=port,
