@@ -73,8 +73,8 @@ def test_reads_go_on_while_a_redis_stands_still(cluster: Cluster, client: httpx.
     with load(cluster, key, clients=24) as running:
         running.goes_on()
         with frozen(*cluster.processes(role)):
-            began, reads = time.monotonic(), 0
-            while time.monotonic() - began < 4 or (reads < 10 and time.monotonic() - began < 20):
+            until, reads = time.monotonic() + 4, 0
+            while time.monotonic() < until:
                 answer = client.get(f"/v1/counters/{key}")
                 assert (answer.status_code, answer.json()["value"]) == (200, 7), answer.text
                 reads += 1
