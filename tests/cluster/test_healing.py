@@ -106,7 +106,8 @@ def test_a_shard_is_left_alone_while_patroni_is_paused(cluster: Cluster) -> None
 
 
 def test_every_process_tells_of_a_replica_that_does_not_follow(cluster: Cluster) -> None:
-    kept = Outage("primary", "0/1 0/1", seen=107.5, since=100.0, attempts=2)
+    now, _ = redis.journal().time()  # a look forgets what is old
+    kept = Outage("primary", "0/1 0/1", seen=now, since=now - 7.5, attempts=2)
     told = {f'tally_replica_not_following_seconds{{node="{NODE}",shard="0"}}': 7.5}
     told[f'tally_replica_attempts{{node="{NODE}",shard="0"}}'] = 2
     healing.remember(f"0/{NODE}", kept)
