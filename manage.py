@@ -18,16 +18,22 @@ def load_env_file() -> None:
 
 
 def main() -> None:
+    from runtime import garbage
+
+    garbage.postpone()
     if sys.argv[1:2] in (["cluster"], ["backup"], ["restore"]):
         from cluster.cli import main as cluster_main
 
+        garbage.begin()
         sys.exit(cluster_main(sys.argv[1], sys.argv[2:]))
     if sys.argv[1:2] == ["quorum_report"]:
         from benchmarks.quorum.__main__ import main as quorum_main
 
+        garbage.begin()
         sys.exit(quorum_main(sys.argv[2:]))
     load_env_file()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
+    import django
     from django.core.management import execute_from_command_line
 
     from counter_project.config import ConfigError
@@ -35,6 +41,8 @@ def main() -> None:
 
     try:
         with Resources():
+            django.setup()
+            garbage.begin()
             execute_from_command_line(sys.argv)
     except ConfigError as error:
         sys.exit(f"manage.py: {error}")

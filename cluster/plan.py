@@ -68,7 +68,7 @@ class Planner:
     own_broker: bool = True  # Celery's broker is one of the cluster's processes
     quorum: int | None = None  # the write quorum to set on every shard at the start; None leaves it as it is
     release: Release = field(default_factory=Release)
-    migrated: bool = False  # the databases have this code's tables already: its processes need not wait for `migrate`
+    migrated: bool = False  # the databases have this code's tables already: its processes need not wait for `set-up`
 
     def specs(self) -> list[Spec]:
         """Every process, in the order of the table."""
@@ -292,7 +292,7 @@ class Planner:
             role="nginx",
             argv=(str(self.programs.nginx), "-p", f"{self.directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"),
             ready=probes.Listens(port),
-            after=("static", *(f"api-{i}" for i in self._numbers("api"))),
+            after=("set-up", *(f"api-{i}" for i in self._numbers("api"))),
             port=port,
             environment=self.base,
             stop_signal=signal.SIGQUIT,
@@ -302,7 +302,7 @@ class Planner:
     def _application(self) -> tuple[str, ...]:
         databases = (f"databases-{shard}" for shard in range(self.layout.shards))
         redis = (*self.layout.journals, "redis-cache", *self._brokers())
-        return (*redis, *databases, *(() if self.migrated else ("migrate",)))
+        return (*redis, *databases, *(() if self.migrated else ("set-up",)))
 
     def _brokers(self) -> tuple[str, ...]:
         return ("redis-broker",) if self.own_broker else ()

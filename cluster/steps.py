@@ -59,12 +59,10 @@ class Steps:
         if self.plan.layout.replicas:
             steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
         before = (*(f"databases-{s}" for s in shards), *self.plan.layout.journals, "redis-cache")
-        steps.append(Step("migrate", before, self._migrate))
-        steps.append(Step("static", (), lambda: self._manage("collectstatic", "--noinput", "-v", "0")))
-        steps.append(Step("key", ("migrate",), self._key))
+        steps.append(Step("set-up", before, self._set_up))
         if self.plan.quorum is not None:
             following = (f"replicas-{s}" for s in shards) if self.plan.layout.replicas else ()
-            steps.append(Step("quorum", ("migrate", *following), self._quorum))
+            steps.append(Step("quorum", ("set-up", *following), self._quorum))
         front = tuple(f"api-{i}" for i in range(1, self.plan.layout.scale["api"] + 1))
         steps.append(Step("front", ("nginx", *front), self._front))
         return steps
@@ -162,23 +160,17 @@ class Steps:
                 return
             await asyncio.sleep(0.1)
 
-    async def _migrate(self) -> None:
-        mark, digest = self.plan.directory["migrated"], schema(PROJECT)
+    async def _set_up(self) -> None:
+        """One command does all of it: loading Django costs a second of processor time."""
+        mark, digest, key = self.plan.directory["migrated"], schema(PROJECT), self.plan.directory["api-key"]
         mark.unlink(missing_ok=True)
-        await self._manage("migrate_all")
+        said = await self._manage("set_up", *(() if key.exists() else ("--key", "local-cluster")))
+        if not key.exists():
+            write_private(key, said.split()[-1] + "\n")
         if (restored := self.plan.directory[RESTORED]).exists():
             await self._manage("after_restore")
             restored.unlink()
         write_private(mark, digest)
-
-    async def _key(self) -> None:
-        path = self.plan.directory["api-key"]
-        if not path.exists():
-            scopes = [word for scope in ("read", "write", "staff") for word in ("--scope", scope)]
-            words = (await self._manage("make_key", "local-cluster", *scopes)).split()
-            if not words:
-                raise ClusterError("manage.py make_key printed no key")
-            write_private(path, words[-1] + "\n")
 
     async def _quorum(self) -> None:
         """Set the write quorum. Where it is not in force yet, as too few replicas follow, that only warns."""

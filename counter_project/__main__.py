@@ -6,12 +6,15 @@ a quarter of a second of processor time at each start.
 
 from __future__ import annotations
 
-import click
-from celery.bin.base import CLIContext
-from celery.bin.beat import beat
-from celery.bin.worker import worker
+from runtime import garbage
 
-from counter_project.celery import app
+garbage.postpone()
+import click  # noqa: E402
+from celery.bin.base import CLIContext  # noqa: E402
+from celery.bin.beat import beat  # noqa: E402
+from celery.bin.worker import worker  # noqa: E402
+
+from counter_project.celery import app  # noqa: E402
 
 
 @click.group(commands=[worker, beat])

@@ -1,10 +1,12 @@
 """The ASGI entry point of an API process."""
 
-import gc
 import os
 
-import django
-from prometheus_client import REGISTRY
+from runtime import garbage
+
+garbage.postpone()
+import django  # noqa: E402
+from prometheus_client import REGISTRY  # noqa: E402
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
 django.setup()
@@ -17,8 +19,4 @@ REGISTRY.register(CopiesCollector())
 REGISTRY.register(ArchiveCollector())
 application = Application()
 bulk.prepare()
-
-# Imported objects stay, and a request leaves few cycles: scanning all objects again and again would cost a twentieth of
-# a bulk write.
-gc.freeze()
-gc.set_threshold(10_000, 10, 10)
+garbage.begin()

@@ -9,7 +9,7 @@ import structlog
 from celery import Celery
 from celery.signals import after_task_publish, beat_init, setup_logging, worker_init, worker_shutdown
 
-from runtime import metrics
+from runtime import garbage, metrics
 from runtime.resources import Resources
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
@@ -31,6 +31,7 @@ def open_resources(**_: Any) -> None:
     """Open what this worker, or beat, holds. Serve its /metrics if it has a port for them."""
     resources.open()
     metrics.serve()
+    garbage.begin()
 
 
 @worker_shutdown.connect

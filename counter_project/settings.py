@@ -24,7 +24,7 @@ LANGUAGE_CODE = "en-us"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # its pages are loaded by the URLs, in processes that serve them
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

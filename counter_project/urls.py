@@ -7,6 +7,7 @@ from django.views.generic import RedirectView
 from counters.admin.login import login
 from counters.api import pages, probes
 
+admin.autodiscover()
 handler400 = "counters.api.problems.bad_request"
 handler404 = "counters.api.problems.not_found"
 handler500 = "counters.api.problems.server_error"

@@ -10,7 +10,6 @@ runs all synchronous code in one thread.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +30,7 @@ from counters.api.fast_path import FastPath, Headers, Raw, Request
 from counters.api.media import too_large_body
 from counters.api.problems import Problem
 from counters.service import Service
+from runtime import garbage
 from runtime.resources import Resources
 from sharding import topology
 
@@ -129,7 +129,7 @@ class Application:
         self._keeping = [loop.create_task(keyring().keep()), loop.create_task(self._load(loaded))]
         with suppress(TimeoutError):
             await asyncio.wait_for(loaded.wait(), _LOAD_SECONDS)
-        gc.freeze()  # everything loaded until now stays
+        garbage.begin()
 
     async def close(self) -> None:
         """Answer the accepted writes, then close everything that `open` opened."""

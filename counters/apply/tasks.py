@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import gc
 import resource
 import sys
 from contextlib import suppress
@@ -25,7 +24,7 @@ from redis.exceptions import LockNotOwnedError
 from counters.apply import dead_letters, partitions, relay
 from counters.apply.worker import Worker
 from counters.intake import dispatch
-from runtime import redis
+from runtime import garbage, redis
 from runtime.resources import owned
 from sharding.lanes import MOST, Lane
 
@@ -133,9 +132,7 @@ def set_up(sender: str, instance: Any, **_: Any) -> None:
 
     make().open()
     worker_process_init.connect(make, weak=False, dispatch_uid="make_worker")
-    # As in the API's processes: imported objects stay, and windows of thousands of batches create no cycles.
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
+    garbage.begin()
 
 
 @heartbeat_sent.connect

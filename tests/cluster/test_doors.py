@@ -155,7 +155,7 @@ def what_ports_tell(roles: dict[int, str], secrets: list[bytes]) -> list[str]:
         else:
             tries = list(requests())
         for name, request in tries:
-            answer = exchange(port, request, close=role == "postgres")
+            answer = exchange(port, request, close=role in ("postgres", "sentinel"))
             if any(secret in answer for secret in secrets):
                 told.append(f"{role} on {port}, {name}: a secret")
             elif not _is_refused(role, name, answer):
