@@ -70,11 +70,18 @@ def run_restore(argv: list[str]) -> int:
         "--replicas", type=int, choices=range(9), metavar="N", help="of each shard (default: as many as there were)"
     )
     parser.add_argument(
+        "--journal-replicas",
+        type=int,
+        choices=range(3),
+        metavar="N",
+        help="of the journal (default: as many as there were)",
+    )
+    parser.add_argument(
         "--secrets", type=_path, metavar="FILE", help="the cluster's secrets.json, where the backup has none"
     )
     options = parser.parse_args(argv)
     os.umask(0o077)
-    wanted = Wanted(options.time, options.backup, options.secrets, options.replicas)
+    wanted = Wanted(options.time, options.backup, options.secrets, options.replicas, options.journal_replicas)
     restore.restore(Archive(options.archive), Directory(options.to), wanted)
     Console().say(f"restored: `manage.py cluster up --dir {options.to}` starts it")
     return 0

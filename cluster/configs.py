@@ -128,15 +128,12 @@ def redis_journal(port: int, password: str, directory: Path) -> str:
     )
 
 
-def redis_journal_copy(port: int, password: str, directory: Path, *, primary: int | None, synced: bool) -> str:
-    """A server of a replicated journal: a replica of the one at the port `primary`, or the primary itself (None).
-
-    `synced`: it may be promoted. A replica keeps its old copy until it has the whole new one (`repl-diskless-load`).
-    """
-    role = f"replicaof 127.0.0.1 {primary}\n" if primary is not None else ""
+def redis_journal_copy(port: int, password: str, directory: Path) -> str:
+    """A server of a replicated journal, to which `journal_server` adds its role. A replica keeps its old copy until it has
+    the whole new one (`repl-diskless-load`)."""
     return redis_journal(port, password, directory) + (
-        f"masterauth {password}\n{role}replica-priority {100 if synced else 0}\nrepl-timeout 10\n"
-        "repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-diskless-load disabled\nrepl-backlog-size 16mb\n"
+        f"masterauth {password}\nrepl-timeout 10\nrepl-diskless-sync yes\nrepl-diskless-sync-delay 0\n"
+        "repl-diskless-load disabled\nrepl-backlog-size 16mb\n"
     )
 
 

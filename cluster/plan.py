@@ -14,6 +14,7 @@ from pathlib import Path
 from . import probes
 from .layout import FLOWER_USER, PROJECT, Directory, Layout
 from .programs import Programs
+from .redis import LOCAL, Address
 from .release import Release
 
 # Stages of a stop, first to last: new traffic, what makes work, what does it, what keeps it.
@@ -142,17 +143,21 @@ class Planner:
         Sentinels for its role and then becomes it."""
         if not self.layout.journal_replicas:
             return [self._redis("redis-journal")]
-        launch = (sys.executable, "-m", "cluster.journal_server", str(self.directory.root))
-        server = (str(self.programs.redis), *self.programs.redis_options)
         ports, password = self.layout.ports, self.secrets["redis-journal"]
+        launch = (sys.executable, "-m", "cluster.journal_server")
+        asked = ("--sentinels", ",".join(str(Address(LOCAL, ports[name])) for name in self.layout.sentinels))
+        server = (str(self.programs.redis), *self.programs.redis_options)
         return [
             Spec(
                 name=name,
                 role="redis-journal",
-                argv=(*launch, name, *server),
+                argv=(
+                    *(*launch, "--config", str(self.directory[f"{name}.conf"])),
+                    *("--address", str(Address(LOCAL, ports[name])), *asked, *server),
+                ),
                 ready=probes.Pongs(ports[name], password),
                 port=ports[name],
-                environment=self.base,
+                environment={**self.base, "SENTINEL_PASSWORD": self.secrets["sentinel"]},
                 stop_seconds=30,
             )
             for name in self.layout.journals

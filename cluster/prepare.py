@@ -20,7 +20,7 @@ import yaml
 from replication import apply_delay
 from replication.apply_delay import ApplyDelay
 
-from . import ClusterError, configs, layout, programs, sentinels, state
+from . import ClusterError, configs, journal_server, layout, programs, sentinels, state
 from .archive import Archive
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
@@ -81,6 +81,8 @@ def planner(directory: Directory, asked: Asked, *, running: bool = False) -> Pla
     rotate_all(directory)
     _write_configs(plan, settings, asked.apply_delay)
     if wanted.sentinels and not running:
+        if sentinels.are_new(directory, wanted):
+            layout.write_private(directory[wanted.journals[0]] / journal_server.BEGIN, "")
         sentinels.write(directory, wanted, stored or wanted, secrets)
     return plan
 
@@ -202,6 +204,9 @@ def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | 
     }
     for name, render in renders.items():
         layout.write_private(directory[name] / "redis.conf", render(ports[name], plan.secrets[name], directory[name]))
+    for name in plan.layout.journals if plan.layout.sentinels else ():
+        text = configs.redis_journal_copy(ports[name], plan.secrets["redis-journal"], directory[name])
+        layout.write_private(directory[f"{name}.conf"], text)
     for shard, node in plan.layout.nodes:
         config = directory.patroni_config(shard, node)
         config.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

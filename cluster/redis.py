@@ -1,19 +1,37 @@
-"""A client of one Redis or Sentinel of the cluster, which gives up soon: who asks has another to ask, or asks again."""
+"""A client of one Redis or Sentinel, which gives up soon: who asks has another to ask, or asks again."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+LOCAL = "127.0.0.1"  # where all of the local cluster listens
 TIMEOUT_SECONDS = 0.5  # to connect, and for each answer
 
 
-def client(port: int, password: str) -> Any:
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, text: str) -> Address:
+        """From HOST:PORT. Raises `ValueError`."""
+        host, _, port = text.rpartition(":")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def client(port: int, password: str, host: str = LOCAL) -> Any:
     """The caller closes it. Its answers are text, and have no useful types."""
     return Redis(
+        host=host,
         port=port,
         password=password,
         socket_timeout=TIMEOUT_SECONDS,

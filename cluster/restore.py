@@ -30,13 +30,14 @@ RESTORED = "restored"  # in the new directory, until `cluster up` has run `after
 @dataclass(frozen=True)
 class Wanted:
     """What to restore. `at`: a moment in whole seconds; None for the newest state. `name`: of the backup to begin with;
-    None for the one that is nearest before. `secrets`: a file with the passwords, for a backup without. `replicas`: of
-    each shard; None for as many as there were."""
+    None for the one that is nearest before. `secrets`: a file with the passwords, for a backup without. `replicas` of each
+    shard, `journal_replicas` of the journal; None for as many as there were."""
 
     at: datetime | None = None
     name: str | None = None
     secrets: Path | None = None
     replicas: int | None = None
+    journal_replicas: int | None = None
 
 
 def restore(archive: Archive, to: Directory, wanted: Wanted) -> None:
@@ -123,14 +124,19 @@ class _Run:
         for one in manifest.shards:
             self._restore_shard(one.shard)
         self._restore_journal()
-        replicas = manifest.replicas if self._wanted.replicas is None else self._wanted.replicas
-        layout.save(
-            self._to, Layout(shards=len(manifest.shards), replicas=replicas, journal_replicas=manifest.journal_replicas)
-        )
+        layout.save(self._to, self._layout())
         write_private(self._to[backup.SECRETS], secrets)
         if (key := self._found.path / backup.KEY).exists():
             write_private(self._to[backup.KEY], key.read_text())
         write_private(self._to[RESTORED], json.dumps({"backup": manifest.name, "time": str(self._at or "")}) + "\n")
+
+    def _layout(self) -> Layout:
+        manifest, wanted = self._found.manifest, self._wanted
+        return Layout(
+            shards=len(manifest.shards),
+            replicas=manifest.replicas if wanted.replicas is None else wanted.replicas,
+            journal_replicas=manifest.journal_replicas if wanted.journal_replicas is None else wanted.journal_replicas,
+        )
 
     def _follow_source(self) -> None:
         """Where the cluster that archives here still runs, its newest state is that of a moment, too: now. Have it archive

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from runtime import polling
 
 from . import redis
 from .layout import Directory, Layout, write_private
+from .redis import LOCAL, Address
 
 SERVICE = "journal"
 ONE_COPY = "journal:one_copy"  # a replica that has this key may lack what was accepted (`counters.intake.copies`)
@@ -31,6 +32,11 @@ _A_FENCE_MS = 10**9  # or more: no time-out, but a fence
 _MONITOR = re.compile(rf"^sentinel monitor {SERVICE} \S+ (\d+) \d+$", re.MULTILINE)
 _EPOCH = re.compile(rf"^sentinel config-epoch {SERVICE} (\d+)$", re.MULTILINE)
 _DOWN_AFTER = re.compile(rf"^sentinel down-after-milliseconds {SERVICE} (\d+)$", re.MULTILINE)
+
+
+def are_new(directory: Directory, layout: Layout) -> bool:
+    """Whether the journal has had no Sentinels before."""
+    return not any((directory[name] / "sentinel.conf").exists() for name in layout.sentinels)
 
 
 def write(directory: Directory, layout: Layout, before: Layout, secrets: Mapping[str, str]) -> None:
@@ -64,31 +70,37 @@ def _remembered(files: Iterable[Path], names: Mapping[int, str]) -> tuple[str, i
 
 
 def primary(layout: Layout, password: str) -> int | None:
-    """The port of the journal's primary, if a majority of the Sentinels agree on it."""
-    named = Counter(port for name in layout.sentinels if (port := _primary(layout.ports[name], password)) is not None)
-    port, votes = max(named.items(), key=lambda one: one[1], default=(None, 0))
-    return port if votes > len(layout.sentinels) // 2 else None
+    """The port of the local journal's primary, if a majority of the Sentinels agree on it."""
+    found = named_primary([Address(LOCAL, layout.ports[name]) for name in layout.sentinels], password)
+    return found and found.port
 
 
-def _primary(sentinel: int, password: str) -> int | None:
+def named_primary(sentinels: Collection[Address], password: str) -> Address | None:
+    """The journal's primary, if a majority of these Sentinels agree on it."""
+    named = Counter(found for sentinel in sentinels if (found := _primary(sentinel, password)) is not None)
+    address, votes = max(named.items(), key=lambda one: one[1], default=(None, 0))
+    return address if votes > len(sentinels) // 2 else None
+
+
+def _primary(sentinel: Address, password: str) -> Address | None:
     try:
-        with redis.client(sentinel, password) as asked:
-            found = asked.sentinel_get_master_addr_by_name(SERVICE)
-        return int(found[1])
+        with redis.client(sentinel.port, password, sentinel.host) as asked:
+            host, port = asked.sentinel_get_master_addr_by_name(SERVICE)
+        return Address(host, int(port))
     except (RedisError, TypeError, OSError):
         return None
 
 
-def last_heard_ms(layout: Layout, password: str, port: int) -> int:
-    """Milliseconds since any Sentinel last had news (INFO) of the replica at a port."""
+def last_heard_ms(sentinels: Iterable[Address], password: str, server: Address) -> int:
+    """Milliseconds since any of these Sentinels last had news (INFO) of a replica."""
     times = [10**9]
-    for name in layout.sentinels:
+    for sentinel in sentinels:
         try:
-            with redis.client(layout.ports[name], password) as asked:
+            with redis.client(sentinel.port, password, sentinel.host) as asked:
                 replicas: list[dict[str, Any]] = asked.sentinel_slaves(SERVICE)
         except (RedisError, OSError):
             continue
-        refreshed = [int(one["info-refresh"]) for one in replicas if int(one["port"]) == port]
+        refreshed = [int(one["info-refresh"]) for one in replicas if Address(one["ip"], int(one["port"])) == server]
         times += [milliseconds for milliseconds in refreshed if milliseconds]  # 0: never
     return min(times)
 

@@ -215,9 +215,10 @@ class Subject:
         return ""
 
 
-def journal_of(env: Mapping[str, str]) -> Any:
-    """A client of the journal's Redis: of its primary, which the Sentinels name, if the settings have any."""
-    options: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1}
+def journal_of(env: Mapping[str, str], **more: Any) -> Any:
+    """A client of the journal's Redis: of its primary, which the Sentinels name, if the settings have any. `more`: options
+    of the client."""
+    options: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, **more}
     if not (addresses := json.loads(env.get("TALLY_JOURNAL_SENTINELS", "[]"))):
         return Redis.from_url(env["TALLY_JOURNAL_URL"], **options)
     pairs = [(host, int(port)) for host, _, port in (address.rpartition(":") for address in addresses)]

@@ -29,17 +29,28 @@ def write_settings() -> None:
 
 
 def test_the_journals_configuration_in_production_is_the_one_that_is_tested() -> None:
-    secrets = {"redis-journal": "JOURNAL_PASSWORD", "sentinel": "SENTINEL_PASSWORD"}
-    home, port = Path("/var/lib/tally-journal"), 6379
-    server = configs.redis_journal_copy(port, secrets["redis-journal"], home, primary=None, synced=True)
-    sentinel = sentinels.text(26379, port, sentinels.DOWN_AFTER_MS[0], Path("/var/lib/tally-sentinel"), secrets)
-    written = {
-        "journal.conf": server.replace("bind 127.0.0.1", "bind ADDRESS"),
-        "sentinel.conf": sentinel.replace("bind 127.0.0.1", "bind ADDRESS").replace("127.0.0.1", "PRIMARY"),
-    }
-    page = (ROOT / "docs" / "journal.md").read_text()
-    for name, text in written.items():
-        assert f"<!-- {name} -->\n```\n{text}```\n" in page
+    """To write it anew: python -c "import tests.tools.test_docs as t; t.write_journal()"."""
+    for path, text in journal_in_production().items():
+        assert path.read_text() == text
+
+
+def journal_in_production() -> dict[Path, str]:
+    """What the local cluster's servers and Sentinels have, with names of settings in place of their values."""
+    secrets = {"redis-journal": "@JOURNAL_PASSWORD@", "sentinel": "@SENTINEL_PASSWORD@"}
+    port, primary, down_after, home = 1111, 2222, 3333, Path("@DIRECTORY@")
+    server = configs.redis_journal_copy(port, secrets["redis-journal"], home)
+    sentinel = sentinels.text(port, primary, down_after, home, secrets)
+    names = {"127.0.0.1 2222": "@PRIMARY_HOST@ @PRIMARY_PORT@", "127.0.0.1": "@HOST@", "1111": "@PORT@"}
+    names |= {"maxmemory 1gb": "maxmemory @MAXMEMORY@", "3333": "@DOWN_AFTER_MS@"}
+    texts = {"journal": server, "sentinel": sentinel}
+    for value, name in names.items():
+        texts = {one: text.replace(value, name) for one, text in texts.items()}
+    return {ROOT / "deploy" / "journal" / f"{one}.conf.in": text for one, text in texts.items()}
+
+
+def write_journal() -> None:
+    for path, text in journal_in_production().items():
+        path.write_text(text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

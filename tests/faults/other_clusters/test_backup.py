@@ -22,7 +22,8 @@ import psycopg
 import pytest
 from redis import Redis
 
-from cluster import aof, backup, layout, processes, state
+from benchmarks.chaos.subject import journal_of
+from cluster import aof, backup, layout, processes, sentinels, state
 from cluster.archive import Archive
 from cluster.layout import Directory
 from cluster.restore import RESTORED
@@ -99,7 +100,9 @@ class Subject:
         found = eventually(compared, SECONDS)
         return found["digest"], found["counters"]
 
-    def redis(self, name: str) -> Redis:
+    def redis(self, name: str) -> Any:
+        if name == "journal":
+            return journal_of(self.cluster.env, decode_responses=True)
         return Redis.from_url(self.cluster.env[f"TALLY_{name.upper()}_URL"], decode_responses=True)
 
     def is_drained(self, shard: int | str = "*") -> bool:
@@ -121,6 +124,16 @@ class Subject:
         now = state.current(Directory(self.cluster.dir))
         primary = next(row for row in now.processes if row["shard"] == shard and row["name"] in now.primary_names)
         os.kill(primary["pid"], signal.SIGKILL)
+
+    def fail_the_journal_over(self) -> None:
+        """To its replica, which the archive follows."""
+        directory = Directory(self.cluster.dir)
+        wanted, secrets = layout.load(directory), layout.load_secrets(directory)
+        assert wanted
+        eventually(lambda: sentinels.all_follow(wanted, secrets), SECONDS)
+        assert sentinels.fail_over(wanted, secrets["sentinel"])
+        eventually(lambda: sentinels.all_follow(wanted, secrets), SECONDS)
+        eventually(lambda: self.client.get("/health").json()["status"] == "ok", SECONDS)
 
     def replace_journal(self, aof_directory: Path | None) -> None:
         """SIGKILL the journal, and give it another disk: with this AOF, or with nothing."""
@@ -169,10 +182,12 @@ def opened(directory: Path, *options: str) -> Iterator[Subject]:
 
 @pytest.fixture(scope="module")
 def past(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Past]:
-    """A cluster with an archive. While it is backed up, a primary dies."""
+    """A cluster with an archive and a replica of its journal. While it is backed up, a primary dies; after that, the journal
+    fails over."""
     directory, archive = tmp_path_factory.mktemp("source"), Archive(tmp_path_factory.mktemp("archive"))
     try:
-        with opened(directory, "--shards", "2", "--replicas", "1", "--archive", str(archive.root)) as source:
+        options = ("--shards", "2", "--replicas", "1", "--journal-replicas", "1", "--archive", str(archive.root))
+        with opened(directory, *options) as source:
             yield live(source, archive)
     finally:
         put_away(directory)
@@ -183,6 +198,7 @@ def live(source: Subject, archive: Archive) -> Past:
     source.kill_primary(0)
     said = run("backup", archive.root, "--dir", source.cluster.dir)
     assert "whole from" in said
+    source.fail_the_journal_over()
     answers |= source.add_all(KEYS, 10, "after")
     eventually(source.is_drained, SECONDS)
 
@@ -226,7 +242,7 @@ def mixed(
     directory = tmp_path_factory.mktemp("mixed") / "cluster"
     with past.source.worker_away(0):
         past.queued = past.source.add_all(on(0), 7, "queued")
-        run("restore", past.archive.root, "--to", directory, "--replicas", "0")
+        run("restore", past.archive.root, "--to", directory, "--replicas", "0", "--journal-replicas", "0")
     shutil.rmtree(directory / "shards" / "0")
     shutil.copytree(restored / "shards" / "0", directory / "shards" / "0")
     older = tmp_path_factory.mktemp("older") / aof.DIRECTORY
