@@ -31,9 +31,8 @@ def runs() -> list[list[str]]:
     """Every test module, in runs that take about as long as each other."""
     faults = ("healing", "steering", "switchover", "write_quorum")
     copies = ["tests/cluster/test_reconciliation.py", *(f"tests/faults/test_{name}.py" for name in faults)]
-    copies += [backup := f"{OTHER_CLUSTERS}/test_backup.py"]
-    moved = [f"{OTHER_CLUSTERS}/test_{name}.py" for name in ("broker", "upgrade")]  # to the run with the least to do
-    others = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in (backup, *moved)]
+    upgrade = f"{OTHER_CLUSTERS}/test_upgrade.py"  # in the run with the least to do
+    others = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path != upgrade]
     cluster = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in copies]
     rest = [path for path in modules("tests/faults") if path not in (*copies, *others)]
     return [cluster, others, copies, rest]
