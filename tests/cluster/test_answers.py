@@ -229,7 +229,8 @@ def test_a_reserved_word_is_refused_everywhere(client: httpx.Client, word: str) 
 def test_a_reserved_word_may_begin_a_key(client: httpx.Client, word: str) -> None:
     key = f"{word}.{uuid4().hex}"
     assert client.put(f"/v1/counters/{key}", json={"value": 3}).status_code == 200
-    found = client.get("/v1/counters", params={"prefix": word, "limit": 1000}).raise_for_status().json()["results"]
+    listed = {"prefix": word, "limit": "1000", "consistency": "primary"}
+    found = client.get("/v1/counters", params=listed).raise_for_status().json()["results"]
     assert key in {one["key"] for one in found}
 
 

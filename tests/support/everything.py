@@ -31,8 +31,9 @@ def runs() -> list[list[str]]:
     """Every test module, in runs that take about as long as each other."""
     faults = ("healing", "steering", "switchover", "write_quorum")
     copies = ["tests/cluster/test_reconciliation.py", *(f"tests/faults/test_{name}.py" for name in faults)]
-    upgrade = f"{OTHER_CLUSTERS}/test_upgrade.py"  # in the run with the least to do
-    others = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path != upgrade]
+    copies += [broker := f"{OTHER_CLUSTERS}/test_broker.py"]
+    moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
+    others = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
     cluster = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in copies]
     rest = [path for path in modules("tests/faults") if path not in (*copies, *others)]
     return [cluster, others, copies, rest]
