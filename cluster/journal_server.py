@@ -89,6 +89,7 @@ def main(arguments: list[str]) -> None:
     """Wait for a role, then exec the server. Does not return. Raises `ClusterError`."""
     server, command = _asked(arguments)
     primary = server.primary()
+    sentinels.look_often(server.sentinels, server.sentinel_password)
     is_whole = primary == server.address or server.has_data()
     server.home.mkdir(exist_ok=True, mode=0o700)
     role = "" if primary == server.address else f"replicaof {primary.host} {primary.port}\n"

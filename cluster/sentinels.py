@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ONE_COPY = "journal:one_copy"  # a replica that has this key may lack what was a
 # for election at once: three may split the votes, and then the next attempt follows after twice `FAILOVER_MS`.
 DOWN_AFTER_MS = (2000, 2000, 4000)
 FAILOVER_MS = 3000  # for each step of a failover
+LOOK_MS = 1000  # between two looks of a Sentinel at a server; by default 10 s
 FAILED_OVER_SECONDS = 15.0
 _A_FENCE_MS = 10**9  # or more: no time-out, but a fence
 
@@ -105,14 +107,32 @@ def last_heard_ms(sentinels: Iterable[Address], password: str, server: Address) 
     return min(times)
 
 
+def look_often(sentinels: Iterable[Address], password: str) -> None:
+    """Let these Sentinels look at the servers each second. They learn from the primary which replicas there are. One that
+    they do not know when it dies can not be promoted, and they do not learn of it any more."""
+    for sentinel in sentinels:
+        with suppress(RedisError, OSError), redis.client(sentinel.port, password, sentinel.host) as asked:
+            asked.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", LOOK_MS)
+
+
 def all_follow(layout: Layout, secrets: Mapping[str, str]) -> bool:
-    """Whether every server of the journal but its primary has all that was accepted, and may be promoted."""
+    """Whether every server of the journal but its primary has all that was accepted, and every Sentinel may promote it."""
     port = primary(layout, secrets["sentinel"])
-    others = [layout.ports[name] for name in layout.journals if layout.ports[name] != port]
+    others = {layout.ports[name] for name in layout.journals if layout.ports[name] != port}
     try:
-        return port is not None and all(_follows(other, port, secrets["redis-journal"]) for other in others)
+        return (
+            port is not None
+            and all(others <= _known(layout.ports[name], secrets["sentinel"]) for name in layout.sentinels)
+            and all(_follows(other, port, secrets["redis-journal"]) for other in others)
+        )
     except (RedisError, KeyError, OSError):
         return False
+
+
+def _known(sentinel: int, password: str) -> set[int]:
+    """The ports of the replicas that a Sentinel of the local cluster knows."""
+    with redis.client(sentinel, password) as asked:
+        return {int(one["port"]) for one in asked.sentinel_slaves(SERVICE)}
 
 
 def _follows(server: int, primary: int, password: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from . import ClusterError, configs, probes
+from . import ClusterError, configs, probes, sentinels
 from .child import said, size
 from .layout import PROJECT, write_private
 from .plan import Planner
@@ -29,7 +29,7 @@ PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
 FAILED_SECONDS = 20.0  # without a single postmaster, or of failed starts alone, after which a shard is given up
 ASK_SECONDS = 5.0  # for one answer of Patroni
 SETTINGS_SECONDS = 30.0  # for Patroni to take its settings; the cluster is ready with the old ones after that
-REPLICA_SECONDS = 60.0  # to have all replicas streaming; the cluster is ready without them after that
+REPLICA_SECONDS = 60.0  # to have all replicas following; the cluster is ready without them after that
 COMMAND_SECONDS = 180.0
 
 
@@ -58,6 +58,8 @@ class Steps:
         steps += [Step(f"settings-{s}", (f"databases-{s}",), self._settings(s)) for s in shards]
         if self.plan.layout.replicas:
             steps += [Step(f"replicas-{s}", (f"databases-{s}",), self._replicas(s)) for s in shards]
+        if self.plan.layout.journal_replicas:
+            steps.append(Step("journal-replicas", tuple(self.plan.layout.journals), self._journal_replicas))
         before = (*(f"databases-{s}" for s in shards), *self.plan.layout.journals, "redis-cache")
         steps.append(Step("set-up", before, self._set_up))
         if self.plan.quorum is not None:
@@ -149,6 +151,16 @@ class Steps:
                 self.say(f"warning: a replica of shard {shard} does not follow yet; {said(log)}")
 
         return run
+
+    async def _journal_replicas(self) -> None:
+        """Wait until the journal can fail over."""
+        deadline = time.monotonic() + REPLICA_SECONDS
+        while not await asyncio.to_thread(sentinels.all_follow, self.plan.layout, self.plan.secrets):
+            if time.monotonic() > deadline:
+                log = said(self.plan.directory.log(self.plan.layout.journals[-1]))
+                self.say(f"warning: a replica of the journal does not follow yet; {log}")
+                return
+            await asyncio.sleep(0.2)
 
     async def _front(self) -> None:
         """Wait up to 15 s until nginx answers `/readyz` with 200. If it does not, that only warns; the start does not fail."""

@@ -61,6 +61,15 @@ class Journal:
                 states.append(sentinel.execute_command("SENTINEL MASTER", sentinels.SERVICE))
         return states
 
+    def sentinel_periods(self) -> list[dict[str, str]]:
+        assert self._layout
+        found = []
+        for name in self._layout.sentinels:
+            with redis.client(self._layout.ports[name], self._secrets["sentinel"]) as sentinel:
+                told = sentinel.execute_command("SENTINEL", "DEBUG")
+                found.append(dict(zip(told[::2], told[1::2], strict=True)))
+        return found
+
     def kill_primary(self, *, with_disk: bool) -> str:
         """SIGKILL the primary and delete all that it has. Returns its name."""
         name = self.primary
@@ -77,7 +86,7 @@ class Journal:
         """Wait until every server has all and may be promoted."""
         with self.cluster.client() as client:
             eventually(lambda: client.get("/health").json()["status"] == "ok", 60)
-        eventually(lambda: self.ask(self.replica, "INFO", "replication")["slave_priority"] == 100)
+        eventually(lambda: sentinels.all_follow(self._layout, self._secrets))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +107,12 @@ def client(journal: Journal) -> Iterator[httpx.Client]:
     with journal.cluster.client() as client:
         yield client
     journal.wait_for_copies()
+
+
+def test_a_new_cluster_can_fail_over(journal: Journal) -> None:
+    """Sentinels that do not know the replica when the primary dies never learn of it: no write would be accepted again."""
+    assert [found["num-slaves"] for found in journal.sentinel_states()] == [1, 1, 1]
+    assert [found["INFO-PERIOD"] for found in journal.sentinel_periods()] == [str(sentinels.LOOK_MS)] * 3
 
 
 def test_nothing_is_lost_with_the_disk_of_the_primary(journal: Journal, client: httpx.Client, key: str) -> None:
