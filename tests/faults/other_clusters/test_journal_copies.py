@@ -66,8 +66,7 @@ class Journal:
         found = []
         for name in self._layout.sentinels:
             with redis.client(self._layout.ports[name], self._secrets["sentinel"]) as sentinel:
-                told = sentinel.execute_command("SENTINEL", "DEBUG")
-                found.append(dict(zip(told[::2], told[1::2], strict=True)))
+                found.append(sentinel.execute_command("SENTINEL", "DEBUG"))
         return found
 
     def kill_primary(self, *, with_disk: bool) -> str:
