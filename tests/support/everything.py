@@ -29,14 +29,13 @@ def modules(folder: str) -> list[str]:
 
 def runs() -> list[list[str]]:
     """Every test module, in runs that take about as long as each other."""
-    faults = ("healing", "steering", "switchover", "write_quorum")
-    copies = ["tests/cluster/test_reconciliation.py", *(f"tests/faults/test_{name}.py" for name in faults)]
-    copies += [broker := f"{OTHER_CLUSTERS}/test_broker.py"]
+    faults = ("healing", "keys", "steering", "switchover", "write_quorum")
+    third = ["tests/cluster/test_ingest.py", "tests/cluster/test_reconciliation.py"]
+    third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
     moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
-    others = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
-    cluster = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in copies]
-    rest = [path for path in modules("tests/faults") if path not in (*copies, *others)]
-    return [cluster, others, copies, rest]
+    second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
+    first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in third]
+    return [first, second, third, [path for path in modules("tests/faults") if path not in (*second, *third)]]
 
 
 def start(arguments: Sequence[str], output: IO[str] | None = None) -> subprocess.Popen[bytes]:
