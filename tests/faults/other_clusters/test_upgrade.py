@@ -113,7 +113,7 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     assert home_of(before["api-1"]) == str(old_tree)
     subject = Subject(directory)
     life = CacheLife(subject.env["TALLY_CACHE_URL"])
-    load = Load(subject, f"upgrade:{time.time_ns():x}:", 1, clients=1, epoch=life)
+    load = Load(subject, f"upgrade:{time.time_ns():x}:", 1, clients=2, epoch=life)
     timelines = [subject.timeline(shard) for shard in range(len(subject.shards))]
     load.start()
     started = time.monotonic()
