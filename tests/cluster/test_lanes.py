@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import psycopg
 import pytest
 from celery import current_app
@@ -262,7 +263,9 @@ def test_a_killed_workers_lanes_are_taken_over_within_the_lease(
         )
         slowest.update(dict.fromkeys(by_lane, 0.0))
         victim = next(iter(spread.values()))
-        os.kill(next(one["pid"] for one in cluster.processes("worker") if one["name"] == victim), signal.SIGKILL)
+        pid = next(one["pid"] for one in cluster.processes("worker") if one["name"] == victim)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not psutil.pid_exists(pid), pause=0.01)  # until then it is sent messages of other lanes
         others = {lane for lane, worker in holders(three_workers).items() if worker != victim}
         before = dict(counted)
         eventually(lambda: all(counted[lane] > before[lane] + 20 for lane in by_lane), 30)
