@@ -23,13 +23,36 @@ from tests.support.shards import SHARD, is_streaming, key_on
 SECONDS = 90.0
 
 
-def forget_leader(directory: Path) -> None:
-    """What happens twenty seconds after a leader has died: etcd deletes its key."""
-    key = base64.b64encode(f"/tally/shard-{SHARD}/leader".encode()).decode()
-    transport = httpx.HTTPTransport(uds=str(Directory(directory).socket("etcd")))
-    with httpx.Client(transport=transport, base_url="http://etcd") as etcd:
-        answer = etcd.post("/v3/kv/deleterange", json={"key": key}).raise_for_status()
-    assert answer.json()["deleted"] == "1"
+class Etcd:
+    """What Patroni keeps of the shard."""
+
+    def __init__(self, directory: Path) -> None:
+        transport = httpx.HTTPTransport(uds=str(Directory(directory).socket("etcd")))
+        self._client = httpx.Client(transport=transport, base_url="http://etcd")
+
+    def __enter__(self) -> Etcd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def _call(self, name: str, key: str, **more: str) -> dict[str, Any]:
+        body = {"key": base64.b64encode(f"/tally/shard-{SHARD}/{key}".encode()).decode(), **more}
+        answer: dict[str, Any] = self._client.post(f"/v3/kv/{name}", json=body).raise_for_status().json()
+        return answer
+
+    def failsafe(self) -> str:
+        """The members that may become the leader, in base64."""
+        return str(self._call("range", "failsafe")["kvs"][0]["value"])
+
+    def leader_has_died(self, failsafe: str) -> None:
+        """What happens twenty seconds after a leader's death: etcd deletes its key.
+
+        On a slow machine the replica has been away for as long by now, and the leader has taken it off the list of those
+        that may follow. Put that back: the replica must refuse for its timeline.
+        """
+        self._call("put", "failsafe", value=failsafe)
+        assert self._call("deleterange", "leader")["deleted"] == "1"
 
 
 class Shard:
@@ -66,7 +89,8 @@ def test_a_replica_that_has_not_heard_of_a_timeline_does_not_begin_it(
     primary, replica = shard.subject.primary(SHARD), shard.subject.replica(SHARD)
     before = shard.subject.timeline(SHARD)
     log = shard.logs / f"{shard.patroni_of(replica)['name']}.log"
-    with ExitStack() as first_is_down:
+    with ExitStack() as first_is_down, Etcd(cluster.dir) as etcd:
+        failsafe = etcd.failsafe()
         with frozen([*family(shard.patroni_of(replica)), *family(replica)]):
             kill(family(primary))
             promoted = eventually(lambda: shard.primary_on(before + 1), SECONDS)
@@ -74,7 +98,7 @@ def test_a_replica_that_has_not_heard_of_a_timeline_does_not_begin_it(
             eventually(lambda: shard.last_history(primary) == before + 1, SECONDS)
             client.post(f"/v1/counters/{key}/increments", json={"delta": 7}, params={"wait": 20}).raise_for_status()
             first_is_down.enter_context(damage.stopped(shard.subject, promoted))
-            forget_leader(cluster.dir)
+            etcd.leader_has_died(failsafe)
             said = log.stat().st_size
         eventually(
             lambda: f"My timeline {before} is behind last known cluster timeline" in log.read_text()[said:], SECONDS
