@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 
-.PHONY: run test check smoke demo chaos bench lint types format lock install clean
+.PHONY: run test check smoke demo words chaos bench lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -30,7 +30,10 @@ lint: install
 types: install
 	env $$(grep -v '^#' .env.example | tr '\n' ' ') $(BIN)/mypy .
 
-demo: install  ## count every word of the standard library, on the running cluster
+demo: install  ## walk through docs/demo.md in a small cluster of its own: every command is run, every output compared
+	$(BIN)/python -m benchmarks.demo $(ARGS)
+
+words: install  ## count every word of the standard library, on the running cluster
 	$(BIN)/python -m benchmarks.words $(ARGS)
 
 chaos: install  ## kill everything, again and again, under writes, then compare every key; ARGS="--minutes 10 --seed 1 --faults 100"

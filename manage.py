@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Entry point of every command. `cluster`, `backup`, `restore` and `quorum_report` run before there are settings to load,
+"""Entry point of every command. `cluster`, `loadbalancer`, `backup`, `restore` and `quorum_report` run before there are settings to load,
 so they bypass Django."""
 
 import os
@@ -21,7 +21,7 @@ def main() -> None:
     from runtime import garbage
 
     garbage.postpone()
-    if sys.argv[1:2] in (["cluster"], ["backup"], ["restore"]):
+    if sys.argv[1:2] in (["cluster"], ["loadbalancer"], ["backup"], ["restore"]):
         from cluster.cli import main as cluster_main
 
         garbage.begin()

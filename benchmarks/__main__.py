@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import document, pages, pictures
 from benchmarks.chaos import subject
 from benchmarks.chaos.subject import Subject
-from benchmarks.context import Context, fresh
+from benchmarks.context import LIMITS, Context, fresh
 from benchmarks.document import Part
 from benchmarks.figures import FIGURES
 from benchmarks.quorum.__main__ import main as quorum
@@ -101,7 +101,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="tally-bench-")) if own else options.dir
     began = time.monotonic()
     console.print(f"cluster in {directory}")
-    cluster = subject.start(directory) if own else Subject(directory.resolve())
+    cluster = subject.start(directory, environment=LIMITS) if own else Subject(directory.resolve())
     try:
         parts = run(cluster, names, options)
     finally:

@@ -103,6 +103,30 @@ def _reads(figures: Sequence[Found], curves: Found) -> Canvas:
     return canvas
 
 
+def _warming(_figures: Sequence[Found], curves: Found) -> Canvas:
+    """Second by second, warmed and not."""
+    canvas, grid = plt.subplots(1, 3, figsize=(10.5, 3.0), layout="constrained")
+    canvas.suptitle("The minute after FLUSHALL", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    labels = {
+        "misses": "reads that missed, a second",
+        "queries": "queries of shards, a second",
+        "primaries": "cores of the primaries",
+    }
+    for axes, (column, label) in zip(grid, labels.items(), strict=True):
+        for name, colour in (("warmed", TALLY), ("not warmed", THIRD)):
+            points = curves[name]
+            axes.plot(
+                [one["second"] for one in points], [one[column] for one in points], color=colour, lw=1.5, label=name
+            )
+        axes.set(xlabel="seconds", ylabel=label)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color=GRID, lw=0.7)
+        axes.tick_params(length=0)
+    grid[0].legend(frameon=False)
+    return canvas
+
+
 def _convergence(_figures: Sequence[Found], curves: Found) -> Canvas:
     canvas, (axes,) = _canvas("From 202 to visible on the replica", 1, 3.0)
     _latency(axes, curves["latency"], "share", "bulk load beside it, as a share of the maximum")
@@ -223,13 +247,43 @@ def _copies(figures: Sequence[Found], _curves: Found) -> Canvas:
     return canvas
 
 
+def _overload(_figures: Sequence[Found], curves: Found) -> Canvas:
+    """A column for each kind of request: what becomes of it, and how long a write takes."""
+    canvas, grid = plt.subplots(
+        2, len(curves), figsize=(9.5, 5.2), sharex="col", height_ratios=(3, 2), squeeze=False, layout="constrained"
+    )
+    canvas.suptitle("Three times the maximum, for a minute", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    shown = {"offered": MUTED, "refused": "#c0392b", "accepted": TALLY, "spilled": THIRD}
+    for (top, bottom), (kind, points) in zip(grid.T, curves.items(), strict=True):
+        seconds = [point["second"] for point in points]
+        for name, colour in shown.items():
+            top.plot(seconds, [point[name] for point in points], color=colour, lw=1.6, label=name)
+        top.set_title(kind, loc="left", fontsize=10)
+        top.yaxis.set_major_formatter(lambda value, _place: number(value))
+        for column, colour, label in (("p99_ms", TALLY, "p99"), ("p50_ms", THIRD, "p50")):
+            values = [float("nan") if point[column] is None else point[column] for point in points]
+            bottom.plot(seconds, values, color=colour, lw=1.6, label=label)
+        bottom.set_xlabel("seconds")
+        for axes in (top, bottom):
+            axes.set_ylim(bottom=0)
+            axes.grid(axis="y", color=GRID, lw=0.7)
+            axes.tick_params(length=0)
+    grid[0][0].set_ylabel("increments/s")
+    grid[1][0].set_ylabel("ms, accepted single increments")
+    grid[0][0].legend(frameon=False, fontsize=8, ncols=2)
+    grid[1][0].legend(frameon=False, fontsize=8, ncols=2)
+    return canvas
+
+
 PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
     "bulk": _bulk,
     "reads": _reads,
+    "warming": _warming,
     "convergence": _convergence,
     "reduction": _reduction,
     "workers": _workers,
     "copies": _copies,
     "growth": _growth,
     "memory": _memory,
+    "overload": _overload,
 }

@@ -1,4 +1,4 @@
-"""`make demo`: count every word of Python's standard library through the bulk call, and compare each count with the one
+"""`make words`: count every word of Python's standard library through the bulk call, and compare each count with the one
 computed here.
 
 `--ndjson FILE` writes the same increments for `manage.py ingest`, `--check-only` compares without counting first.

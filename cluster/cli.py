@@ -1,5 +1,5 @@
-"""The way in: `main` for `manage.py cluster …`, `backup …` and `restore …`. A missing package or a failure becomes a
-sentence here."""
+"""The way in: `main` for `manage.py cluster …`, `loadbalancer …`, `backup …` and `restore …`. A missing package or a
+failure becomes a sentence here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from . import ClusterError
 # Module and function of each. They are imported late: their imports are what may be missing.
 COMMANDS = {
     "cluster": ("commands", "run"),
+    "loadbalancer": ("commands", "run_loadbalancer"),
     "backup": ("backup_commands", "run_backup"),
     "restore": ("backup_commands", "run_restore"),
 }

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from replication.apply_delay import RULE, ApplyDelay
 from runtime import polling
+from runtime.balancing import STRATEGIES
 
 from . import ClusterError, background, console, lanes, layout, leftovers, prepare, processes, state, takeover
-from .layout import Asked, Directory
+from .layout import Asked, Directory, Layout
 from .plan import Planner
 from .supervisor import Supervisor
 
@@ -29,7 +32,16 @@ def run(argv: list[str]) -> int:
     """Run `cluster ARGV…`. Raises `ClusterError` with the sentence to show."""
     options = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace, Directory], int] = options.command
-    return command(options, Directory(Path(options.dir).expanduser().resolve()))
+    return command(options, _directory(options))
+
+
+def run_loadbalancer(argv: list[str]) -> int:
+    """Run `loadbalancer ARGV…`. Raises `ClusterError` with the sentence to show."""
+    parser = argparse.ArgumentParser(prog="manage.py loadbalancer", description=balance.__doc__)
+    parser.add_argument("strategy", nargs="?", choices=STRATEGIES, metavar="STRATEGY", help=" or ".join(STRATEGIES))
+    _add_directory(parser)
+    options = parser.parse_args(argv)
+    return balance(options, _directory(options))
 
 
 def up(options: argparse.Namespace, directory: Directory) -> int:
@@ -89,6 +101,10 @@ def status(options: argparse.Namespace, directory: Directory) -> int:
         screen = console.Console()
         screen.say(f"{now.phase}: {now.url or directory.root}")
         screen.table(now.processes, now.primary_names, applied)
+        if now.connections:
+            screen.say(
+                "connections at most: {most} of {limit}, to the primary of shard {shard}".format(**now.connections)
+            )
     return 0 if running else 1
 
 
@@ -118,32 +134,59 @@ def destroy(options: argparse.Namespace, directory: Directory) -> int:
 def scale(options: argparse.Namespace, directory: Directory) -> int:
     """Run another number of processes of a role, or of workers of one shard, now and at later starts."""
     name, number = options.count
+    wanted = layout.scaled(_stored(directory), name, number)
+    now = _order(directory, wanted, f"{name}={number}", {"counts": {name: number}})
+    if now is not None:
+        console.Console().table(now.processes, now.primary_names)
+    return 0
+
+
+def balance(options: argparse.Namespace, directory: Directory) -> int:
+    """Show how nginx spreads requests over the API processes. With STRATEGY, change that, now and at later starts."""
+    stored, now = _stored(directory), _current(directory)
+    if options.strategy:
+        wanted = replace(stored, balancing=options.strategy)
+        order = {"counts": {}, "balancing": options.strategy}
+        now = _order(directory, wanted, f"the strategy {options.strategy}", order) or now
+        stored = _stored(directory)
+    out = now.front.get("left_out", {}) if state.supervisor(now) is not None else {}
+    screen = console.Console()
+    screen.say(f"nginx: {stored.balancing}")
+    for name in (row["name"] for row in now.processes if row["role"] == "api"):
+        screen.say(f"{name}: {out.get(name, 'serves')}")
+    return 0
+
+
+def _order(directory: Directory, wanted: Layout, what: str, order: Mapping[str, Any]) -> state.State | None:
+    """Have the supervisor do this; the state afterwards. Where the cluster does not run, remember the wanted layout and
+    return None."""
     now = _current(directory)
-    stored = layout.load(directory)
-    if stored is None:
-        raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one")
-    wanted = layout.scaled(stored, name, number)
     if now.phase == "upgrading":
-        raise ClusterError("the cluster is being upgraded: scale it afterwards")
+        raise ClusterError("the cluster is being upgraded: do this afterwards")
     if (supervisor := state.supervisor(now)) is None:
+        prepare.check_connections(wanted, os.environ)
         layout.save(directory, wanted)
-        console.Console().say(f"the cluster does not run; it will have {name}={number} at the next `cluster up`")
-        return 0
+        console.Console().say(f"the cluster does not run; it will have {what} at the next `cluster up`")
+        return None
     revision = now.revision + 1
-    layout.write_private(directory["scale.json"], json.dumps({"revision": revision, "counts": {name: number}}))
+    layout.write_private(directory["scale.json"], json.dumps({"revision": revision, **order}))
     supervisor.send_signal(background.RESCALE_SIGNAL)
     for _ in polling.attempts(SCALE_SECONDS, pause=0.1):
         now = _current(directory)
         if now.revision >= revision or state.supervisor(now) is None:
             break
     if now.revision < revision:
-        raise ClusterError(
-            f"the cluster did not scale to {name}={number}: `cluster status`, and logs in {directory.logs}"
-        )
+        raise ClusterError(f"the cluster does not get {what}: `cluster status`, and logs in {directory.logs}")
     if now.error:
         raise ClusterError(now.error)
-    console.Console().table(now.processes, now.primary_names)
-    return 0
+    return now
+
+
+def _stored(directory: Directory) -> Layout:
+    stored = layout.load(directory)
+    if stored is None:
+        raise ClusterError(f"there is no cluster in {directory.root}: `cluster up` makes one")
+    return stored
 
 
 def _current(directory: Directory) -> state.State:
@@ -171,9 +214,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Callable[[argparse.Namespace, Directory], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__)
-        sub.add_argument(
-            "--dir", default=str(layout.PROJECT / ".cluster"), help="the cluster's directory (default: .cluster)"
-        )
+        _add_directory(sub)
         sub.set_defaults(command=command)
         return sub
 
@@ -224,6 +265,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     upgrading.add_argument("--stay", action="store_true", help=argparse.SUPPRESS)  # the new supervisor itself
     return parser
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dir", default=str(layout.PROJECT / ".cluster"), help="the cluster's directory (default: .cluster)"
+    )
+
+
+def _directory(options: argparse.Namespace) -> Directory:
+    return Directory(Path(options.dir).expanduser().resolve())
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

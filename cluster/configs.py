@@ -5,24 +5,43 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from replication import apply_delay
+from runtime.balancing import LEAST_CONN
 
 from . import archive_wal
 from .archive import Archive
 from .layout import ETCD_HOST, FLOWER_USER, PATRONI_USER, Directory, Layout
 
-BODY_BYTES = 16 * 1024 * 1024  # the default of TALLY_MAX_BODY_BYTES
 CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
 ROLE = "tally"
 REPLICATOR = "replicator"
+KEEP_CLIENTS_SECONDS = 2  # that nginx, when it reloads, serves a client's idle connection before it closes it
+MAX_CONNECTIONS = 200  # of each PostgreSQL
 ARCHIVE_SECONDS = 60  # after which a segment with new WAL is archived although it is not full
+
+
+@dataclass(frozen=True)
+class NginxSettings:
+    """What nginx allows a client, whom it asks for the client's address, and how many writes it passes on at once to an API
+    process. The defaults are those of the settings."""
+
+    max_body_bytes: int = 16 * 1024 * 1024
+    max_header_bytes: int = 256 * 1024
+    connections_per_address: int = 1_000
+    max_singles: int = 128
+    max_bodies: int = 16
+    client_timeout_seconds: int = 10
+    idle_timeout_seconds: int = 75
+    trusted_proxies: Sequence[str] = ()
+
 
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
 PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
@@ -38,36 +57,75 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
         "Payload too large",
         "The body is larger than TALLY_MAX_BODY_BYTES; split the batch.",
     ),
-    ((414,), 414, "uri-too-long", "URI too long", "The request line is longer than 256 KiB."),
+    ((414,), 414, "uri-too-long", "URI too long", "The request line is longer than TALLY_MAX_HEADER_BYTES."),
     (
         (494, 431),
         431,
         "headers-too-large",
         "Request header fields too large",
-        "A header line is longer than 256 KiB, or there are too many.",
+        "A header line is longer than TALLY_MAX_HEADER_BYTES, or there are too many.",
+    ),
+    (
+        (429,),
+        429,
+        "too-many-connections",
+        "Too many connections",
+        "This address has more than TALLY_CONNECTIONS_PER_ADDRESS requests under way.",
     ),
     ((500,), 500, "internal-error", "Internal error", "The proxy failed; its log says why."),
     ((501,), 501, "not-implemented", "Not implemented", "This transfer encoding is not served."),
     ((505,), 505, "http-version", "HTTP version not supported", "HTTP/1.1 and HTTP/1.0 are served."),
-    ((502, 503, 504), 503, "unavailable", "Service unavailable", "No API process answered; try again."),
+    (
+        (502, 503, 504),
+        503,
+        "unavailable",
+        "Service unavailable",
+        "Every API process is down or has all it can take; try again.",
+    ),
 )
 
 
-def nginx(
-    layout: Layout, directory: Directory, proxy_secret: str, *, as_root: bool, body_bytes: int = BODY_BYTES
+def nginx(  # noqa: PLR0913
+    layout: Layout,
+    directory: Directory,
+    proxy_secret: str,
+    *,
+    as_root: bool,
+    settings: NginxSettings | None = None,
+    left_out: Collection[str] = (),
+    keeps_clients: bool = True,
 ) -> str:
     """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`. An API process knows nginx by
-    `proxy_secret`. `body_bytes`: of the largest request body."""
-    api_ports = [layout.ports[f"api-{i}"] for i in range(1, layout.scale["api"] + 1)]
+    `proxy_secret`. `left_out`: API processes that get no requests. `keeps_clients`: this nginx can keep idle connections
+    of clients for a while at a reload."""
+    settings = settings or NginxSettings()
     return _filled(
         "nginx.conf.in",
         USER="user root;" if as_root else "",
         PORT=str(layout.ports["nginx"]),
-        BODY_BYTES=str(body_bytes),
+        BODY_BYTES=str(settings.max_body_bytes),
+        HEADER_BYTES=str(settings.max_header_bytes),
+        CONNECTIONS=str(settings.connections_per_address),
+        CLIENT_SECONDS=str(settings.client_timeout_seconds),
+        IDLE_SECONDS=str(settings.idle_timeout_seconds),
+        PROXIES="\n".join(f"        {proxy} 1;" for proxy in settings.trusted_proxies),
+        REAL_IP="\n".join(f"    set_real_ip_from {proxy};" for proxy in settings.trusted_proxies),
         PROXY_SECRET=proxy_secret,
         STATIC=str(directory["static"]),
-        SERVERS="\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in api_ports),
+        SERVERS=_servers(layout, left_out),
+        SINGLES_SERVERS=_servers(layout, left_out, f" max_conns={settings.max_singles}"),
+        BODIES_SERVERS=_servers(layout, left_out, f" max_conns={settings.max_bodies}"),
+        KEEP_CLIENTS=f"keepalive_min_timeout {KEEP_CLIENTS_SECONDS}s;" if keeps_clients else "",
     )
+
+
+def _servers(layout: Layout, left_out: Collection[str], limit: str = "") -> str:
+    """The strategy and the servers of an upstream."""
+    lines = ["least_conn;"] if layout.balancing == LEAST_CONN else []
+    for name in (f"api-{number}" for number in range(1, layout.scale["api"] + 1)):
+        out = " down" if name in left_out else ""
+        lines.append(f"server 127.0.0.1:{layout.ports[name]} max_fails=1 fail_timeout=1s{limit}{out};")
+    return "\n".join(f"        {line}" for line in lines)
 
 
 def doors(layout: Layout, directory: Directory, token: str) -> str:
@@ -106,10 +164,11 @@ def _problem(status: int, slug: str, title: str, detail: str) -> str:
     body = json.dumps({"type": f"urn:tally:problem:{slug}", "title": title, "status": status, "detail": detail})
     header = {
         401: "WWW-Authenticate 'Bearer realm=\"metrics\"'",
+        429: 'Retry-After "1"',
         503: 'Retry-After "1"',
         405: 'Allow "GET, HEAD, POST, PUT, DELETE, OPTIONS"',
     }.get(status)
-    headers = f"            add_header {header} always;\n" if header else ""
+    headers = "".join(f"            add_header {one} always;\n" for one in (header, "Tally-Node nginx") if one)
     return (
         f"        location = /.problem/{status} {{\n"
         "            internal;\n"
@@ -240,7 +299,7 @@ def _dynamic() -> dict[str, Any]:
             "remove_data_directory_on_rewind_failure": True,
             "remove_data_directory_on_diverged_timelines": True,
             "parameters": {
-                "max_connections": 200,
+                "max_connections": MAX_CONNECTIONS,
                 "max_wal_senders": 20,
                 "max_replication_slots": 20,
                 "wal_level": "replica",

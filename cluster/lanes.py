@@ -44,7 +44,7 @@ def read(directory: Directory) -> dict[str, list[int]]:
         if stored is None:
             return {}
         secrets = layout.load_secrets(directory)
-        port = sentinels.primary(stored, secrets["sentinel"]) if stored.sentinels else stored.ports["redis-journal"]
+        port = sentinels.journal_port(stored, secrets)
         return {} if port is None else by_worker(*_leases(port, secrets["redis-journal"], stored.shards))
     except (ClusterError, RedisError, OSError):
         return {}

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from replication.apply_delay import ApplyDelay
+from runtime.balancing import ROUND_ROBIN
 
 from . import ClusterError
 
@@ -111,7 +112,7 @@ class Layout:
     `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is
     the number of workers of shard 0, where that one has a number of its own. `journal_replicas`: servers that have a copy
     of the journal beside its primary. `archive`: directory of the WAL archive, "" without one; `archive_id` is this
-    cluster's name there.
+    cluster's name there. `balancing`: how nginx spreads requests over the API processes.
     """
 
     shards: int = 2
@@ -121,6 +122,7 @@ class Layout:
     journal_replicas: int = 0
     archive: str = ""
     archive_id: str = ""
+    balancing: str = ROUND_ROBIN
 
     @property
     def journals(self) -> list[str]:
@@ -286,6 +288,7 @@ def load(directory: Directory) -> Layout | None:
             journal_replicas=int(raw.get("journal_replicas", 0)),
             archive=str(raw.get("archive", "")),
             archive_id=str(raw.get("archive_id", "")),
+            balancing=str(raw.get("balancing", ROUND_ROBIN)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClusterError(

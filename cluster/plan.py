@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sharding.connection_budget import SPILL_TASKS
+
 from . import probes
 from .layout import FLOWER_USER, PROJECT, Directory, Layout
 from .programs import Programs
@@ -191,9 +193,12 @@ class Planner:
         return self._celery_worker(f"worker-{shard}-{number}", "worker", shard, ("-Q", f"shard-{shard}"))
 
     def _spill_worker(self, number: int) -> Spec:
-        """A worker of the queues that belong to no shard: upkeep, and what may take long."""
+        """A worker of the queues that belong to no shard: what was spilled, upkeep, and what may take long."""
         return self._celery_worker(
-            f"spill-worker-{number}", "spill-worker", None, ("-Q", "maintenance,low-priority", "-c", "4")
+            f"spill-worker-{number}",
+            "spill-worker",
+            None,
+            ("-Q", "spill,maintenance,low-priority", "-c", str(SPILL_TASKS)),
         )
 
     def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:

@@ -7,25 +7,31 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from ipaddress import ip_network
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 import yaml
 
 from replication import apply_delay
 from replication.apply_delay import ApplyDelay
+from sharding import connection_budget
+from sharding.connection_budget import Fleet, TooManyConnections
 
 from . import ClusterError, configs, journal_server, layout, programs, sentinels, state
 from .archive import Archive
+from .configs import NginxSettings
 from .layout import Asked, Directory, Layout
 from .plan import Planner, base_environment
 from .release import release
 
+KEEPS_CLIENTS = (1, 27, 4)  # the first nginx with `keepalive_min_timeout`
 LOG_BYTES = 20 * 1024 * 1024  # a larger log is put aside, at the start and while the cluster runs
 
 
@@ -53,6 +59,7 @@ def planner(directory: Directory, asked: Asked, *, running: bool = False) -> Pla
     stored = layout.load(directory)
     wanted = layout.reconcile(stored, asked, directory.root)
     wanted = _with_more_ports(wanted) if running else _with_ports(wanted, asked)
+    check_connections(wanted, os.environ)
     secrets = layout.load_secrets(directory)
     if wanted.archive:
         Archive(Path(wanted.archive)).claim(wanted.archive_id, directory.root, wanted.shards)
@@ -88,16 +95,14 @@ def planner(directory: Directory, asked: Asked, *, running: bool = False) -> Pla
 
 
 def rescaled(plan: Planner, counts: Mapping[str, int]) -> Planner:
-    """The same plan with other counts (see `layout.scaled`): ports chosen for the new processes, layout and nginx.conf
-    written."""
+    """The same plan with other counts (see `layout.scaled`), remembered: ports chosen for the new processes."""
     wanted = plan.layout
     for name, number in counts.items():
         wanted = layout.scaled(wanted, name, number)
+    check_connections(wanted, plan.environment)
     wanted = _with_more_ports(wanted, but=layout.port_names(plan.layout))
     layout.save(plan.directory, wanted)
-    plan = replace(plan, layout=wanted)
-    write_nginx(plan)
-    return plan
+    return replace(plan, layout=wanted)
 
 
 def schema(project: Path) -> str:
@@ -109,25 +114,71 @@ def schema(project: Path) -> str:
     return digest.hexdigest()
 
 
-def write_nginx(plan: Planner) -> None:
+def write_nginx(plan: Planner, *, left_out: Collection[str] = ()) -> None:
+    """nginx' files; `left_out`: API processes that get no requests."""
     home, secrets = plan.directory["nginx"], plan.secrets
     text = configs.nginx(
         plan.layout,
         plan.directory,
         secrets["proxy"],
         as_root=os.geteuid() == 0,
-        body_bytes=_body_bytes(plan.environment),
+        settings=_nginx_settings(plan.environment),
+        left_out=left_out,
+        keeps_clients=programs.version(plan.programs.nginx) >= KEEPS_CLIENTS,
     )
     layout.write_private(home / "nginx.conf", text)
     layout.write_private(home / "doors.conf", configs.doors(plan.layout, plan.directory, secrets["metrics"]))
     layout.write_private(home / "flower-users", configs.flower_users(secrets["flower"]))
 
 
-def _body_bytes(environment: Mapping[str, str]) -> int:
-    """What the API processes take at most, so that nginx takes as much."""
-    text = environment.get("TALLY_MAX_BODY_BYTES", str(configs.BODY_BYTES))
+def _nginx_settings(environment: Mapping[str, str]) -> NginxSettings:
+    """The settings that are for nginx. Raises `ClusterError`."""
+    given: dict[str, Any] = {}
+    for field in fields(NginxSettings):
+        text = environment.get(name := f"TALLY_{field.name.upper()}")
+        if text is None:
+            continue
+        if field.name == "trusted_proxies":
+            given[field.name] = _networks(name, text)
+        elif text.strip().isdecimal():
+            given[field.name] = int(text)
+        else:
+            raise ClusterError(f"{name}: {text!r} is no whole number")
+    return NginxSettings(**given)
+
+
+def _networks(name: str, text: str) -> list[str]:
+    try:
+        return [str(ip_network(one)) for one in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise ClusterError(f'{name}: {text!r} is no list of networks, as ["10.0.0.0/8"]') from error
+
+
+def check_connections(wanted: Layout, environment: Mapping[str, str]) -> None:
+    """Raises `ClusterError` where the processes could open more connections than a PostgreSQL server takes."""
+    try:
+        connection_budget.check(fleet(wanted, environment))
+    except TooManyConnections as error:
+        raise ClusterError(str(error)) from error
+
+
+def fleet(wanted: Layout, environment: Mapping[str, str]) -> Fleet:
+    """The processes of a layout, with these settings."""
+    return Fleet(
+        api=wanted.scale["api"],
+        workers=[wanted.workers(shard) for shard in range(wanted.shards)],
+        spill_workers=wanted.scale["spill-worker"],
+        pool_size=_whole(environment, "TALLY_DATABASE_POOL_SIZE", 10),
+        worker_concurrency=_whole(environment, "TALLY_WORKER_CONCURRENCY", 8),
+        max_connections=configs.MAX_CONNECTIONS,
+    )
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
+    """A setting of the processes; its default is that of counter_project/config.py. Raises `ClusterError`."""
+    text = environment.get(name, str(default))
     if not text.strip().isdecimal():
-        raise ClusterError(f"TALLY_MAX_BODY_BYTES: {text!r} is no number of bytes")
+        raise ClusterError(f"{name}: {text!r} is no whole number")
     return int(text)
 
 

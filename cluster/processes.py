@@ -37,6 +37,14 @@ def known(row: Mapping[str, Any]) -> psutil.Process | None:
     return process if same and not is_gone(process) else None
 
 
+def children_of(pid: int) -> set[int]:
+    """The pids of a process's children; none where it is gone."""
+    try:
+        return {child.pid for child in psutil.Process(pid).children() if not is_gone(child)}
+    except psutil.Error:
+        return set()
+
+
 def is_gone(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

@@ -77,6 +77,11 @@ def primary(layout: Layout, password: str) -> int | None:
     return found and found.port
 
 
+def journal_port(layout: Layout, secrets: Mapping[str, str]) -> int | None:
+    """The port of the local journal's primary: its only server, or the one that the Sentinels agree on."""
+    return primary(layout, secrets["sentinel"]) if layout.sentinels else layout.ports["redis-journal"]
+
+
 def named_primary(sentinels: Collection[Address], password: str) -> Address | None:
     """The journal's primary, if a majority of these Sentinels agree on it."""
     named = Counter(found for sentinel in sentinels if (found := _primary(sentinel, password)) is not None)

@@ -19,7 +19,7 @@ ROW = ("name", "role", "shard", "pid", "port", "metrics_port", "state", "restart
 @dataclass
 class State:
     """`phase`: starting, upgrading, ready, stopping or stopped; `error`: the sentence of a start, a scale or an upgrade
-    that failed."""
+    that failed. What is new stands in `supervisor`: an earlier version does not read a file with other fields."""
 
     url: str | None = None
     phase: str = "stopped"
@@ -27,15 +27,29 @@ class State:
     supervisor: dict[str, Any] = field(default_factory=dict)
     processes: list[dict[str, Any]] = field(default_factory=list)
     primaries: dict[str, int] = field(default_factory=dict)  # shard → node that was last its primary
-    revision: int = 0  # of the counts that `cluster scale` asked for
+    revision: int = 0  # of what `cluster scale` and `loadbalancer` asked for
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """`shard`, `most` and `limit` of the connection budget that has the least room; empty where none is known."""
+        found: dict[str, int] = self.supervisor.get("connections", {})
+        return found
+
+    @property
+    def front(self) -> dict[str, Any]:
+        """`runtime.balancing.State` as the supervisor last had it; empty where that is not known."""
+        found: dict[str, Any] = self.supervisor.get("front", {})
+        return found
 
     def public(self, lanes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """The answer of `status --json`; `lanes` are the lanes that each worker applies (see `lanes.by_worker`).
 
         A PostgreSQL server has a `mode` as well, "primary" or "replica", and a replica `streaming`: whether it receives
-        its primary's commits, as its Patroni says; null for a primary.
+        its primary's commits, as its Patroni says; null for a primary. `connections`: how many all processes together
+        may open to the primary that has the least room for them, and how many it takes.
         """
-        return {"url": self.url, "processes": [self._public(row, lanes) for row in self.processes]}
+        rows = [self._public(row, lanes) for row in self.processes]
+        return {"url": self.url, "processes": rows, "connections": self.connections}
 
     @property
     def primary_names(self) -> set[str]:

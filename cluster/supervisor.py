@@ -15,11 +15,18 @@ import signal
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import msgspec
+
+from sharding import connection_budget
 
 from . import ClusterError, leftovers, postgres, prepare, state
 from .child import Child
 from .console import Console
+from .front import LOOK_SECONDS as LOOK_SECONDS_OF_FRONT
+from .front import Front
 from .plan import Planner, Spec, stages
 from .processes import create_time, known
 from .steps import Steps
@@ -32,7 +39,6 @@ GO_ON = (  # what is next after an upgrade that stopped
     "The cluster goes on. Put that right and run `cluster upgrade` again: it replaces the rest. Or run it in the tree of "
     "the code before: that goes back"
 )
-REWORK_SECONDS = 0.5  # that nginx gets to take up another list of API processes
 
 
 class Supervisor:
@@ -62,6 +68,7 @@ class Supervisor:
         self._rescale_asked = asyncio.Event()
         self.nodes = [self._node(shard, node) for shard, node in plan.layout.nodes]
         self.children = {spec.name: self._child(spec) for spec in plan.specs()}
+        self.front = Front(self, console.event)
 
     def _node(self, shard: int, node: int) -> postgres.Node:
         ports = self.plan.layout.ports
@@ -83,7 +90,10 @@ class Supervisor:
         self._handle_signals()
         chores = [
             asyncio.create_task(chore)
-            for chore in (self._write_states(), self._look(), self._rescale_when_asked(), self._rotate_logs())
+            for chore in (
+                *(self._write_states(), self._look(), self._rescale_when_asked()),
+                *(self._look_at_front(), self._rotate_logs()),
+            )
         ]
         try:
             if await self._unless_stopped(self._upgrade() if self._running else self._start()):
@@ -134,7 +144,9 @@ class Supervisor:
         self._become("upgrading")
         try:
             await self._start()
-            self._replacing = Upgrade(self.plan, self.children, self.nodes, self.console, every=self._every)
+            self._replacing = Upgrade(
+                self.plan, self.children, self.nodes, self.console, front=self.front, every=self._every
+            )
             await self._replacing.run()
             await self._retire()
         except Exception as error:  # whatever it is, the cluster goes on
@@ -210,20 +222,32 @@ class Supervisor:
 
     async def _rescale(self) -> None:
         asked = json.loads(self.plan.directory["scale.json"].read_text())
-        self.plan = prepare.rescaled(self.plan, asked["counts"])
+        try:
+            plan = prepare.rescaled(self.plan, asked["counts"])
+            wanted = replace(plan.layout, balancing=asked.get("balancing") or plan.layout.balancing)
+            self.plan = replace(plan, layout=wanted)
+            await self._run_plan()
+        finally:
+            self.state.revision = asked["revision"]
+        scale = ", ".join(f"{role}={count}" for role, count in self.plan.layout.scale.items())
+        self.console.event(f"scaled: {scale}; balancing: {self.plan.layout.balancing}")
+
+    async def _run_plan(self) -> None:
+        """Start what is new in the plan, and end what is in it no more. Raises `ClusterError`."""
         wanted = {spec.name: spec for spec in self.plan.specs()}
         new = {name: self._child(spec) for name, spec in wanted.items() if name not in self.children}
         gone = [self.children[name] for name in self.children if name not in wanted]
+        self.front.hold(new)
         self.children |= new
         try:
             await asyncio.gather(*(child.start() for child in new.values()))
         finally:
-            self.children["nginx"].signal(signal.SIGHUP)
-            await asyncio.sleep(REWORK_SECONDS)
-            await asyncio.gather(*(child.stop() for child in gone))
-            self.children = {name: self.children[name] for name in wanted}
-            self.state.revision = asked["revision"]
-        self.console.event(f"scaled: {', '.join(f'{role}={count}' for role, count in self.plan.layout.scale.items())}")
+            self.front.release(new)
+            try:
+                await self.front.apply()
+            finally:
+                await asyncio.gather(*(child.stop() for child in gone))
+                self.children = {name: self.children[name] for name in wanted}
 
     async def _look(self) -> None:
         """Keep the rows of PostgreSQL true, and remember who is primary."""
@@ -234,6 +258,14 @@ class Supervisor:
             if self.state.phase in ("starting", "upgrading", "ready"):
                 self.primaries |= {node.shard: node.node for node in self.nodes if node.primary}
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look_at_front(self) -> None:
+        while True:
+            if self.state.phase in ("upgrading", "ready"):
+                await self.front.look()
+                if msgspec.to_builtins(self.front.state) != self.state.front:
+                    self._dirty.set()
+            await asyncio.sleep(LOOK_SECONDS_OF_FRONT)
 
     async def _rotate_logs(self) -> None:
         while True:
@@ -278,6 +310,11 @@ class Supervisor:
         self.state.processes = self._rows()
         if self._replacing is not None:
             self.state.supervisor |= {"total": self._replacing.total, "left": self._replacing.left}
+        budget = connection_budget.worst(prepare.fleet(self.plan.layout, self.plan.environment))
+        self.state.supervisor |= {
+            "connections": {"shard": budget.shard, "most": budget.most, "limit": budget.limit},
+            "front": msgspec.to_builtins(self.front.state),
+        }
         self.state.primaries = {str(shard): node for shard, node in self.primaries.items()}
         with contextlib.suppress(OSError):
             state.write(self.plan.directory, self.state)

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from . import ClusterError, probes, sentinels
+from . import ClusterError, front, probes, sentinels
 from .child import Child, said
 from .console import Console
+from .front import Front
 from .plan import Planner
 from .postgres import Node
 
@@ -47,10 +46,18 @@ class Upgrade:
     program is the same.
     """
 
-    def __init__(
-        self, plan: Planner, children: Mapping[str, Child], nodes: Sequence[Node], console: Console, *, every: bool
+    def __init__(  # noqa: PLR0913 - what the supervisor has
+        self,
+        plan: Planner,
+        children: Mapping[str, Child],
+        nodes: Sequence[Node],
+        console: Console,
+        *,
+        front: Front,
+        every: bool,
     ) -> None:
-        self.plan, self.children, self.nodes, self.console, self.every = plan, children, nodes, console, every
+        self.plan, self.children, self.nodes, self.console = plan, children, nodes, console
+        self.front, self.every = front, every
         names = in_order({name: child.spec.role for name, child in children.items()})
         self.left = [name for name in names if every or name == "nginx" or self._is_stale(name)]
         self.total = len(self.left)
@@ -104,26 +111,30 @@ class Upgrade:
                 await self._replace_node(child, *self._nodes_of(name))
             case "redis-journal" if self.plan.layout.journal_replicas:
                 await self._replace_journal(child)
-            case "nginx" if not self.every and child.pid is not None and _is_same(child.pid, Path(child.spec.argv[0])):
-                await self._reload_nginx(child, child.pid)
+            case "nginx" if not self.every and _is_same(child):
+                await front.reload(child)
+                child.renewed()
             case "api":
-                await child.restart()
-                ready = probes.Answers(child.spec.port or 0, "/readyz", 200)
-                await self._until(ready.check, f"{name} is not ready: its /readyz says why; {said(child.log)}")
+                await self._replace_api(child)
             case _:
                 await child.restart()
 
-    async def _reload_nginx(self, child: Child, pid: int) -> None:
-        """Its workers are replaced without a moment in which nobody listens."""
-        tried = await asyncio.to_thread(
-            subprocess.run, [*child.spec.argv, "-t"], capture_output=True, text=True, check=False
-        )
-        if tried.returncode:
-            raise ClusterError(f"nginx refuses its configuration: {tried.stderr.strip().splitlines()[0]}")
-        before = _children(pid)
-        child.signal(signal.SIGHUP)
-        await self._until(lambda: _done(bool(_children(pid) - before)), f"nginx does not reload; {said(child.log)}")
-        child.renewed()
+    async def _replace_api(self, child: Child) -> None:
+        """It gets no requests meanwhile, if there is another one. An nginx of another program may not take this
+        configuration: then it tries the requests with the others."""
+        name = child.spec.name
+        held = [name] if _is_same(self.children["nginx"]) else []
+        self.front.hold(held)
+        try:
+            if held:
+                await self.front.apply()
+            await child.restart()
+            ready = probes.Answers(child.spec.port or 0, "/readyz", 200)
+            await self._until(ready.check, f"{name} is not ready: its /readyz says why; {said(child.log)}")
+        finally:
+            self.front.release(held)
+        if held:
+            await self.front.apply()
 
     async def _replace_node(self, child: Child, node: Node) -> None:
         """A Patroni and its PostgreSQL: a replica's, or the primary's once a replica has taken over."""
@@ -207,17 +218,13 @@ async def _done(value: bool) -> bool:
     return value
 
 
-def _is_same(pid: int, program: Path) -> bool:
-    """Whether the program is the file that the process was started from, and has not changed since."""
+def _is_same(child: Child) -> bool:
+    """Whether it runs, and its program is the file that the process was started from, and has not changed since."""
+    if child.pid is None:
+        return False
+    program = Path(child.spec.argv[0])
     try:
-        process = psutil.Process(pid)
+        process = psutil.Process(child.pid)
         return program.samefile(process.exe()) and program.stat().st_ctime <= process.create_time()
     except (psutil.Error, OSError):
         return False
-
-
-def _children(pid: int) -> set[int]:
-    try:
-        return {child.pid for child in psutil.Process(pid).children()}
-    except psutil.Error:
-        return set()

@@ -13,10 +13,12 @@ django.setup()
 
 from counters.api import bulk  # noqa: E402 - needs the settings
 from counters.api.application import Application  # noqa: E402
-from counters.operators.gauges import ArchiveCollector, CopiesCollector  # noqa: E402
+from counters.operators.gauges import ArchiveCollector, BalancerCollector, BreakerCollector, CopiesCollector  # noqa: E402
 
 REGISTRY.register(CopiesCollector())
 REGISTRY.register(ArchiveCollector())
+REGISTRY.register(BalancerCollector())
+REGISTRY.register(BreakerCollector())
 application = Application()
 bulk.prepare()
 garbage.begin()

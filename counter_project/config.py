@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -22,6 +23,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from counters.limits.policies import MOST
+from sharding import replica_choice
 from sharding.lanes import check as check_lanes
 from sharding.nodes import Shard
 
@@ -35,8 +38,17 @@ _SERVICE_URLS = ("tcp://", "udp://", "sctp://")
 _HINT = "Set them in the environment, or start the local cluster (make run), which writes them to .cluster/env."
 
 
+# The rate of a limit that django-ratelimit keeps: tries, or pages, in so many seconds, minutes, hours or days.
+_RATE = "^[1-9][0-9]{0,8}/[0-9]{0,4}[smhd]$"
+
+
 class ConfigError(Exception):
     """A setting is missing, unknown or has a bad value; the text says which, and what to do."""
+
+
+def _limit(unit: str, description: str, *, in_admin: bool = False, **field: Any) -> Any:
+    """A field that is a limit, for the table in docs/limits.md. `in_admin`: the admin may set another."""
+    return Field(description=description, json_schema_extra={"unit": unit, "in_admin": in_admin}, **field)
 
 
 class _Environment(EnvSettingsSource):
@@ -61,7 +73,11 @@ class Config(BaseSettings):
     https: bool = Field(
         default=True, description="Served over HTTPS: cookies are secure, and browsers are told to use HTTPS only."
     )
-    node_id: str = Field(default="local", description="Name of this process in /health, logs and metrics.")
+    node_id: str = Field(
+        default="local",
+        pattern="^[!-~]{1,100}$",
+        description="Name of this process in `Tally-Node`, /health, logs and metrics: 1 to 100 printable ASCII characters, no spaces.",
+    )
     proxy_secret: SecretStr = Field(
         default=SecretStr(""),
         description="What nginx sends as `X-Tally-Proxy`. Without it `X-Real-IP` is not believed: the connection's address counts.",
@@ -81,8 +97,8 @@ class Config(BaseSettings):
     control_database_name: str = Field(
         default="tally_control", description="Django's own tables, in shard 0's cluster."
     )
-    database_pool_size: int = Field(
-        default=10, ge=1, le=10, description="Connections per process and database, at most."
+    database_pool_size: int = _limit(
+        "connections", "Connections per process and database, at most.", default=10, ge=1, le=10
     )
     database_timeout_seconds: float = Field(
         default=0.8,
@@ -97,6 +113,10 @@ class Config(BaseSettings):
 
     replica_lag_seconds: float = Field(
         default=2.0, gt=0, description="A replica that is further behind is left out of reads until it has caught up."
+    )
+    replica_strategy: replica_choice.Name = Field(
+        default="random",
+        description="Which replica reads go to: `random`, `round_robin`, or `least_lag` (the one that is least behind).",
     )
     primary_wait_seconds: float = Field(
         default=5.0, ge=0, description="How long a read of the primary waits for one, as while another node takes over."
@@ -125,10 +145,11 @@ class Config(BaseSettings):
         default=False,
         description="While a replica of the journal is missing: go on with one copy (true), or refuse writes with 503 (false).",
     )
-    disk_reserve_bytes: int = Field(
+    disk_reserve_bytes: int = _limit(
+        "bytes",
+        "Writes are refused while the disk of the journal or of the shard's primary has less free. 0: never.",
         default=1024**3,
         ge=0,
-        description="Writes are refused while the disk of the journal or of the shard's primary has less free. 0: never.",
     )
     broker_url: SecretStr = Field(
         min_length=1,
@@ -143,38 +164,190 @@ class Config(BaseSettings):
     cache_fill_ttl_seconds: int = Field(
         default=30, ge=1, description="Life of a value that a read put there (a replica may lag)."
     )
-    breaker_failures: int = Field(
-        default=5, ge=1, description="Failures in a row that open the breaker of a shard and role."
+    warm_keys: int = Field(
+        default=5000,
+        ge=0,
+        le=1_000_000,
+        description="Counters read most that a process knows and puts into a cache that was emptied or replaced; 0: none.",
     )
-    breaker_reset_seconds: int = Field(
-        default=2, ge=1, description="Time an open breaker waits before it lets one call through."
+    warm_keys_per_second: int = _limit(
+        "counters a second",
+        "That all processes together read to warm the cache: a bound on what the shards are asked.",
+        default=5000,
+        ge=1,
+    )
+    breaker_failures: int = _limit(
+        "failures", "Failures in a row that open the breaker of a shard and role.", default=5, ge=1
+    )
+    breaker_reset_seconds: int = _limit(
+        "seconds", "Time an open breaker waits before it lets one call through.", default=2, ge=1
     )
 
-    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body; more gets 413.")
-    max_increments: int = Field(
-        default=100_000, ge=1, description="Most increments in one bulk request; more gets 413."
+    anonymous_rate: int = _limit(
+        "requests a minute",
+        "Of one address without an API key (IPv6: of a /64 network); more get 429.",
+        in_admin=True,
+        default=100,
+        ge=1,
+        le=MOST,
     )
-    max_keys: int = Field(default=1_000, ge=1, description="Most keys of one multi-get and largest page of a listing.")
-    max_wait_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="Longest `?wait=`, and how long PUT and DELETE wait for their result."
+    api_key_rate: int = _limit(
+        "requests a minute",
+        "Of one API key, unless the admin gives it another quota; more get 429.",
+        in_admin=True,
+        default=6_000_000,
+        ge=1,
+        le=MOST,
     )
-    api_threads: int = Field(
+    api_key_increments_rate: int = _limit(
+        "increments a minute",
+        "Of one API key, unless the admin gives it another quota; more get 429.",
+        in_admin=True,
+        default=600_000_000,
+        ge=1,
+        le=MOST,
+    )
+    pages_rate: str = _limit(
+        "pages in a time",
+        "Of one address: the front page and the admin; more get 429.",
+        default="600/m",
+        pattern=_RATE,
+    )
+    login_address_rate: str = _limit(
+        "tries in a time", "To log in to the admin, of one address.", default="10/m", pattern=_RATE
+    )
+    login_pair_rate: str = _limit(
+        "tries in a time", "To log in with one name, of one address.", default="5/m", pattern=_RATE
+    )
+    login_name_rate: str = _limit(
+        "tries in a time",
+        "To log in with one name, from wherever; after more, the name is under attack.",
+        default="100/h",
+        pattern=_RATE,
+    )
+    login_attacked_rate: str = _limit(
+        "tries in a time",
+        "To log in with a name that is under attack, of one address.",
+        default="1/10m",
+        pattern=_RATE,
+    )
+    login_device_rate: str = _limit(
+        "tries in a time",
+        "To log in, of a browser that has logged in with this name before.",
+        default="10/m",
+        pattern=_RATE,
+    )
+
+    trusted_proxies: list[str] = Field(
+        default=[],
+        description='Proxies before nginx, `["10.0.0.0/8", …]`: the client is whom they name in `X-Forwarded-For`. For nginx.',
+    )
+    connections_per_address: int = _limit(
+        "connections",
+        "Of one address (IPv6: of a /64 network) that have a request under way; more get 429. For nginx.",
+        default=1_000,
+        ge=1,
+    )
+    client_timeout_seconds: int = _limit(
+        "seconds",
+        "For a client to send all of a request's headers, the next part of its body, or to take the next part of its "
+        "answer; then its connection is closed. For nginx.",
+        default=10,
+        ge=1,
+    )
+    idle_timeout_seconds: int = _limit(
+        "seconds", "That a connection may stay open between two requests. For nginx.", default=75, ge=1
+    )
+    max_header_bytes: int = _limit(
+        "bytes",
+        "Of the request line, and of one header line; more get 414 or 431. For nginx.",
+        default=256 * 1024,
+        ge=1024,
+    )
+    max_body_bytes: int = _limit("bytes", "Largest request body; more gets 413.", default=16 * 1024 * 1024, ge=1024)
+    max_increments: int = _limit(
+        "increments", "Most increments in one bulk request; more gets 413.", default=100_000, ge=1
+    )
+    max_keys: int = _limit("keys", "Most keys of one multi-get and largest page of a listing.", default=1_000, ge=1)
+    max_wait_seconds: float = _limit(
+        "seconds",
+        "Longest `?wait=`, and how long PUT and DELETE wait for their result.",
+        default=30.0,
+        gt=0,
+        le=3600,
+    )
+    api_threads: int = _limit(
+        "threads",
+        "Threads of an API process, for requests that have to wait for a database or to be applied.",
         default=64,
         ge=4,
         le=4096,
-        description="Threads of an API process, for requests that have to wait for a database or to be applied.",
     )
-    max_writing: int = Field(
+    max_writing: int = _limit(
+        "writes",
+        "Writes of a process that may wait for the journal at once; more are refused until it answers.",
         default=1024,
         ge=1,
-        description="Writes of a process that may wait for the journal at once; more are refused until it answers.",
     )
-    max_waiting: int = Field(
+    max_singles: int = _limit(
+        "writes",
+        "Single increments that nobody waits for which nginx passes to an API process at once; more get 503.",
+        default=128,
+        ge=1,
+    )
+    max_bodies: int = _limit(
+        "requests", "Bulk requests that nginx passes to an API process at once; more get 503.", default=16, ge=1
+    )
+    max_waiting: int = _limit(
+        "threads",
+        "Threads of a process that may wait for a shard at once; others are answered without the result.",
         default=24,
         ge=1,
-        description="Threads of a process that may wait for a shard at once; others are answered without the result.",
     )
-    flush_max_writes: int = Field(default=4096, ge=1, le=100_000, description="Most writes in one batch.")
+    flush_max_writes: int = _limit("writes", "Most writes in one batch.", default=4096, ge=1, le=100_000)
+
+    key_rate: int = _limit(
+        "increments",
+        "Increments of a counter in a window that go the usual way; more go to the excess queue. 0: no limit.",
+        default=100_000,
+        ge=0,
+        le=2**40,
+    )
+    key_rate_window_seconds: float = _limit(
+        "seconds", "The sliding window of `TALLY_KEY_RATE`.", default=10.0, ge=0.1, le=3600
+    )
+    excess_increments: int = _limit(
+        "increments",
+        "Increments in the excess queue of a shard; what is more gets 429.",
+        default=1_000_000,
+        ge=0,
+        le=2**40,
+    )
+    stale_seconds: float = _limit(
+        "seconds",
+        "Age from which increments that a worker finds go to the stale queue; longer than a failover takes. 0: never.",
+        default=30.0,
+        ge=0,
+    )
+    spill_share: float = _limit(
+        "part of the time",
+        "Part of the time that a spill queue may be applied while its shard has fresh increments; without them, all of it.",
+        default=0.1,
+        gt=0,
+        le=1,
+    )
+    backlog_increments: int = _limit(
+        "increments",
+        "Increments of a lane that may wait in the journal; while there are more, its keys get 429. 0: no limit.",
+        default=5_000_000,
+        ge=0,
+    )
+    backlog_bytes: int = _limit(
+        "bytes",
+        "Bytes of a lane that may wait in the journal; while there are more, its keys get 429. 0: no limit.",
+        default=128 * 1024 * 1024,
+        ge=0,
+    )
 
     lanes: int = Field(
         default=4,
@@ -218,15 +391,17 @@ class Config(BaseSettings):
     completion_interval_seconds: float = Field(
         default=0.01, gt=0, description="Pause between looks at what the replicas have flushed."
     )
-    journal_hold_seconds: float = Field(
+    journal_hold_seconds: float = _limit(
+        "seconds",
+        "How long an applied batch may wait in the journal for its replicas; after that the shard is degraded.",
         default=600.0,
         gt=0,
-        description="How long an applied batch may wait in the journal for its replicas; after that the shard is degraded.",
     )
-    journal_hold_bytes: int = Field(
+    journal_hold_bytes: int = _limit(
+        "bytes",
+        "How much of a shard may be applied and wait in the journal for its replicas; above that the shard is degraded.",
         default=256 * 1024 * 1024,
         ge=0,
-        description="How much of a shard may wait there; above that the shard is degraded.",
     )
     overdue_seconds: float = Field(
         default=5.0, gt=0, description="Age from which a journal entry is dispatched again by the relay."
@@ -313,6 +488,13 @@ class Config(BaseSettings):
                 raise ValueError(f"{sentinel!r} is not host:port")
         return sentinels
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: list[str]) -> list[str]:
+        for proxy in proxies:
+            ip_network(proxy)
+        return proxies
+
     @model_validator(mode="after")
     def _one_copy_needs_sentinels(self) -> Config:
         if self.journal_one_copy and not self.journal_sentinels:
@@ -395,4 +577,16 @@ def markdown() -> str:
     for name, field in Config.model_fields.items():
         default = "required" if field.is_required() else f"`{field.default}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def limits_markdown() -> str:
+    """The table of all limits in docs/limits.md."""
+    rows = ["| limit | default | unit | in the admin | of what |", "| --- | --- | --- | --- | --- |"]
+    for name, field in Config.model_fields.items():
+        if isinstance(extra := field.json_schema_extra, dict):
+            in_admin = "yes" if extra["in_admin"] else ""
+            rows.append(
+                f"| `{PREFIX}{name.upper()}` | `{field.default}` | {extra['unit']} | {in_admin} | {field.description} |"
+            )
     return "\n".join(rows) + "\n"

@@ -34,7 +34,6 @@ def _database(config: Config, shard: Shard, name: str, target: str) -> dict[str,
         "OPTIONS": {
             **own,
             "target_session_attrs": target,
-            "load_balance_hosts": "random" if target == ANY_REPLICA else "disable",
             "connect_timeout": 2,  # seconds for each node; libpq's minimum
             "keepalives_idle": 5,
             "keepalives_interval": 2,

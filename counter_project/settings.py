@@ -7,7 +7,7 @@ from kombu import Exchange, Queue
 from counter_project import config
 from counter_project.databases import django_databases
 from counter_project.logs import logging_config
-from counters.intake.dispatch import queue_of
+from counters.intake.dispatch import SPILL_QUEUE, queue_of
 from runtime.redis import CACHE_TIMEOUT_SECONDS
 from sharding.databases import Router
 
@@ -40,6 +40,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "counters.admin.pages.PagesLimit",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -138,7 +139,7 @@ _EXCHANGE = Exchange("tally", type="direct")
 # Each queue needs its own routing key: by default all share one, and every message would go to every queue.
 CELERY_TASK_QUEUES = [
     Queue(name, _EXCHANGE, routing_key=name)
-    for name in (*map(queue_of, range(TALLY.shard_count)), CELERY_TASK_DEFAULT_QUEUE, _LOW_PRIORITY)
+    for name in (*map(queue_of, range(TALLY.shard_count)), SPILL_QUEUE, CELERY_TASK_DEFAULT_QUEUE, _LOW_PRIORITY)
 ]
 CELERY_TASK_DEFAULT_EXCHANGE = _EXCHANGE.name
 CELERY_TASK_DEFAULT_ROUTING_KEY = CELERY_TASK_DEFAULT_QUEUE

@@ -99,6 +99,19 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
         return UUID(bytes=self.id)
 
     @property
+    def unconditional(self) -> Batch:
+        """The increments that no client waits for: what may be left to the stale queue. Their idempotency records stay
+        with the rest."""
+        parts = [part for part in self.segments if isinstance(part[1], Increments)]
+        return Batch(self.format, self.id, parts, [])
+
+    @property
+    def conditional(self) -> Batch:
+        """The rest: operations with a result."""
+        parts = [part for part in self.segments if isinstance(part[1], Step)]
+        return Batch(self.format, self.id, parts, self.tokens, self.reply_to)
+
+    @property
     def keys(self) -> Iterator[str]:
         """Every key that the batch touches, possibly more than once."""
         return (key for _, operation in self.segments for key in operation.keys)
@@ -124,6 +137,7 @@ class BadBatch(ValueError):
 _encoder = msgspec.msgpack.Encoder()
 _INCREMENTS = b"\x93" + _encoder.encode("i")  # an array of three: the tag of `Increments`, keys, deltas
 _decoder = msgspec.msgpack.Decoder(Batch)
+_operation: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)
 _elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _tokens = msgspec.msgpack.Decoder(list[Token])
 
@@ -131,6 +145,11 @@ _tokens = msgspec.msgpack.Decoder(list[Token])
 def encode_segment(operation: Operation) -> msgspec.Raw:
     """Encode one write's operation on one lane."""
     return msgspec.Raw(_encoder.encode(operation))
+
+
+def decode_segment(encoded: msgspec.Raw) -> Operation:
+    """Decode what `encode_segment` encoded."""
+    return _operation.decode(encoded)
 
 
 def encode_columns(count: int, keys: bytes | memoryview, deltas: list[int]) -> msgspec.Raw:

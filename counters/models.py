@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from rest_framework_api_key.models import AbstractAPIKey, BaseAPIKeyManager
+
+from counters.limits.policies import MOST
 
 
 class Scope(models.TextChoices):
@@ -37,6 +39,9 @@ check_name = RegexValidator(
 )
 
 
+QUOTA = [MinValueValidator(1), MaxValueValidator(MOST)]
+
+
 class ApiKey(AbstractAPIKey):
     """A client's key; only its hash is stored. Revoking is final."""
 
@@ -46,10 +51,51 @@ class ApiKey(AbstractAPIKey):
         models.CharField(max_length=10, choices=Scope.choices), default=list, help_text="What the key allows."
     )
 
+    requests_rate = models.BigIntegerField(
+        "requests a minute", null=True, blank=True, validators=QUOTA, help_text="Empty: as for every other key."
+    )
+    increments_rate = models.BigIntegerField(
+        "increments a minute", null=True, blank=True, validators=QUOTA, help_text="Empty: as for every other key."
+    )
+
     class Meta(AbstractAPIKey.Meta):
         verbose_name = "API key"
         verbose_name_plural = "API keys"
         abstract: ClassVar[bool] = False
+
+
+class Limits(models.Model):
+    """What callers may use that have no quota of their own: one row, where a field that is empty leaves the setting in
+    force."""
+
+    id = models.SmallAutoField(primary_key=True)
+    anonymous_rate = models.BigIntegerField(
+        "requests a minute of an address without an API key",
+        null=True,
+        blank=True,
+        validators=QUOTA,
+        help_text="Empty: TALLY_ANONYMOUS_RATE. IPv6 addresses count by their /64 network.",
+    )
+    api_key_rate = models.BigIntegerField(
+        "requests a minute of an API key",
+        null=True,
+        blank=True,
+        validators=QUOTA,
+        help_text="Empty: TALLY_API_KEY_RATE.",
+    )
+    api_key_increments_rate = models.BigIntegerField(
+        "increments a minute of an API key",
+        null=True,
+        blank=True,
+        validators=QUOTA,
+        help_text="Empty: TALLY_API_KEY_INCREMENTS_RATE.",
+    )
+
+    class Meta:
+        verbose_name_plural = "limits of callers"
+
+    def __str__(self) -> str:
+        return "limits of callers"
 
 
 class Counter(models.Model):

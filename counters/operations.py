@@ -8,18 +8,10 @@ handles sets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Sequence
 
 MIN_VALUE = -(2**63)
 MAX_VALUE = 2**63 - 1
-
-
-class Increment(Protocol):
-    """Something to add to a counter."""
-
-    key: str
-    delta: int
 
 
 def in_range(value: int) -> bool:
@@ -27,11 +19,10 @@ def in_range(value: int) -> bool:
     return MIN_VALUE <= value <= MAX_VALUE
 
 
-def fold(increments: Iterable[Increment]) -> dict[str, int]:
-    """Sum of the deltas for each key. A sum may be out of range."""
+def fold(keys: Sequence[str], deltas: Sequence[int]) -> dict[str, int]:
+    """Sum of the deltas for each key; `deltas[i]` is added to `keys[i]`. A sum may be out of range."""
     sums: dict[str, int] = {}
     get = sums.get
-    for one in increments:  # a general loop over a generator of pairs costs half as much again
-        key = one.key
-        sums[key] = get(key, 0) + one.delta
+    for key, delta in zip(keys, deltas, strict=True):
+        sums[key] = get(key, 0) + delta
     return sums

@@ -7,15 +7,24 @@ The server opens one on its loop (`counters.api.application`); a command opens o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from random import Random
+
+from django.conf import settings
+from redis.exceptions import RedisError
 
 from counters.intake.intake import Intake
 from counters.intake.outcomes import Listener
 from counters.intake.room import Guard
 from counters.intake.writes import Accepted, Write
+from counters.limits.limiter import Charge, Limiter
 from counters.reading.lookups import Lookups
-from runtime import redis
+from counters.reading.misses import Misses
+from counters.reading.popularity import Popularity
+from counters.reading.reads import Counter
+from counters.reading.warming import Warmer
+from runtime import breaker_holds, redis
 from runtime.event_loop import LoopThread
 from runtime.resources import owned
 
@@ -29,43 +38,73 @@ class Service:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._journal, self._cache = redis.journal_connection(), redis.cache_connection()
+        self._journal, self._cache, self._leases = (
+            redis.journal_connection(),
+            redis.cache_connection(),
+            redis.cache_connection(),
+        )
         self._subscriptions = redis.open_cache()
         self._listener = Listener(self._subscriptions)
         self._guard = Guard()
-        self._keeping: asyncio.Task[None] | None = None
+        popularity = Popularity(settings.TALLY.warm_keys, Random())  # noqa: S311 - which reads are counted
+        self._warmer = Warmer(popularity)
+        self._keeping: list[asyncio.Task[None]] = []
         self.intake = Intake(self._journal, self._listener, self._guard)
-        self.lookups = Lookups(self._cache)
+        self.lookups = Lookups(self._cache, Misses(self._leases, self._warmer.notice), popularity)
+        self.limits = Limiter(redis.cache_connection())
 
     def open(self) -> None:
         """Open the service, which `current` then returns."""
         self._listener.open()
-        self._keeping = self.loop.create_task(self._guard.keep())
+        keeping = self._guard.keep(), self._warmer.keep(), self.limits.keep(), _follow_holds()
+        self._keeping = [self.loop.create_task(work) for work in keeping]
         _serving().service = self
 
     async def close(self) -> None:
         """Answer submitted writes, and close the connections."""
         _serving().service = None
         await self.intake.drain()
-        if self._keeping:
-            self._keeping.cancel()
+        for task in self._keeping:
+            task.cancel()
+        await self.limits.close()
         await self._listener.close()
-        await self._journal.close()
-        await self._cache.close()
+        for connection in (self._journal, self._cache, self._leases):
+            await connection.close()
         await self._subscriptions.aclose()
 
-    def submit(self, write: Write) -> Accepted:
-        """Put a write into the journal, from a thread. Returns once it is on disk.
-
-        Raises `NoRoom`, `JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`,
-        `ShardUnavailable`.
-        """
+    def submit(self, write: Write, charge: Charge | None = None) -> Accepted:
+        """As `submitted`, from a thread. A repeated write is charged nothing."""
         if write.claim and (earlier := write.claim.find()):
-            return Accepted(earlier, repeated=True)
-        return asyncio.run_coroutine_threadsafe(self._submitted(write), self.loop).result()
+            return Accepted(*earlier, repeated=True)
+        return asyncio.run_coroutine_threadsafe(self.submitted(write, charge), self.loop).result()
 
-    async def _submitted(self, write: Write) -> Accepted:
+    async def submitted(self, write: Write, charge: Charge | None = None) -> Accepted:
+        """Put a write into the journal. Returns once it is on disk.
+
+        It passes the quota of its caller, then the limits of its counters and of their lanes. What these refuse was charged
+        nevertheless.
+
+        Raises `QuotaExceeded` (the caller may not use that many increments now), `Limited` and `NoRoom` (it was not taken),
+        `JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
+        """
+        if charge is not None:
+            await self.limits.take(*charge)
         return await self.intake.submit(write)
+
+    def read(self, keys: Sequence[str]) -> list[Counter]:
+        """Counters in the order of `keys`, from a thread. The topology must be loaded. Raises `ShardUnavailable`."""
+        return asyncio.run_coroutine_threadsafe(self._read(keys), self.loop).result()
+
+    async def _read(self, keys: Sequence[str]) -> list[Counter]:
+        return await self.lookups.get(keys)
+
+
+async def _follow_holds() -> None:
+    """Let this process's breakers follow what operators order, until this is cancelled."""
+    while True:
+        with suppress(RedisError):  # the last look counts
+            await asyncio.to_thread(breaker_holds.follow)
+        await asyncio.sleep(breaker_holds.LOOK_SECONDS)
 
 
 class _Serving:

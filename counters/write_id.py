@@ -1,8 +1,8 @@
 """The id of a write, as clients see it: which batch, which write in it, which lanes. Pure.
 
 The id is enough to find the write, so no table of writes is needed. Lanes are printed shard by shard, as `SHARD:MASK`:
-bit `n` of the hexadecimal mask is lane `n`. A shard with only lane 0 is printed without a mask, as ids were before
-lanes.
+bit `n` of the hexadecimal mask is lane `n`, bit `16 + n` its excess queue. A shard with only lane 0 is printed without a
+mask, as ids were before lanes. An id does not name a stale queue: what went there was queued when the id was given.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 from uuid import UUID
 
-from sharding.lanes import MOST, Lane, by_shard
+from sharding.lanes import EXCESS, FRESH, MOST, Lane, by_shard
 
-WRITE_ID_PATTERN = r"[0-9a-f]{32}-[0-9a-f]{1,8}-[0-9]{1,2}(:[0-9a-f]{1,4})?(\.[0-9]{1,2}(:[0-9a-f]{1,4})?){0,63}"
+WRITE_ID_PATTERN = r"[0-9a-f]{32}-[0-9a-f]{1,8}-[0-9]{1,2}(:[0-9a-f]{1,8})?(\.[0-9]{1,2}(:[0-9a-f]{1,8})?){0,63}"
 _write_id = re.compile(WRITE_ID_PATTERN)
 
 
@@ -49,11 +49,12 @@ class WriteId:
 
 
 def _printed(lanes: list[Lane]) -> str:
-    mask = sum(1 << lane.number for lane in lanes)
+    mask = sum(1 << lane.place for lane in lanes)
     return f"{lanes[0].shard}" if mask == 1 else f"{lanes[0].shard}:{mask:x}"
 
 
 def _parsed(place: str) -> list[Lane]:
     shard, _, mask = place.partition(":")
     bits = int(mask or "1", 16)
-    return [Lane(int(shard), number) for number in range(MOST) if bits >> number & 1]
+    lanes = (Lane(int(shard), number, queue) for number in range(MOST) for queue in (EXCESS, FRESH))
+    return [lane for lane in lanes if bits >> lane.place & 1]

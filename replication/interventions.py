@@ -1,4 +1,4 @@
-"""The record of what was done to a shard's servers, by whom and why: always in the log, and in the control database.
+"""The record of what operators did, by whom and why: always in the log, and in the control database.
 
 The row is written before the action, so it exists even if this process dies; the outcome is added afterwards. Shard 0's
 own failover may take the control database down. That must not prevent the action, and the log has the record anyway.
@@ -35,9 +35,9 @@ class Record:
 
 
 @contextmanager
-def recorded(shard: int, action: str, order: Order, node: str = "") -> Iterator[Record]:
-    """Record what the block does. An exception becomes the outcome if the block has set none."""
-    fields = {"shard": shard, "action": action, "node": node, "by": order.by, "reason": order.reason}
+def recorded(shard: int | None, action: str, order: Order, node: str = "") -> Iterator[Record]:
+    """Record what the block does to a shard, or to what belongs to none. An exception becomes the outcome if the block has set none."""
+    fields: dict[str, object] = {"shard": shard, "action": action, "node": node, "by": order.by, "reason": order.reason}
     key = _begin(fields)
     record = Record()
     try:

@@ -28,7 +28,7 @@ from prometheus_client import Counter
 
 from replication.applied import Behind, Looks
 from runtime.resources import owned
-from sharding.databases import left_out
+from sharding.databases import left_out, replica_choice
 
 # Whether it receives; positions received and applied, in bytes; seconds since the last applied commit was made.
 # No row if the server is not a replica (any more).
@@ -84,6 +84,7 @@ def fitness(conn: psycopg.Connection[Any]) -> Fitness:
     if row is None:
         return "primary"
     behind = seen.behind(server, *row)
+    replica_choice().seen((conn.info.host, str(conn.info.port)), behind.most)
     limit = settings.TALLY.replica_lag_seconds
     if behind.most <= limit:
         seen.fresh_at[server] = time.monotonic()

@@ -1,4 +1,4 @@
-"""Operators' interventions on the shards' servers, in the control database. `Replica` and `Shard` have no tables."""
+"""Operators' interventions, in the control database. `Replica`, `Shard`, `Breaker` and `LoadBalancer` have no tables."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from django.db import models
 
 
 class Intervention(models.Model):
-    """One action that somebody ordered on a shard's servers, its reason and its outcome. `outcome` is empty while
-    unknown."""
+    """One action that somebody ordered on a shard's servers, a breaker or the load balancer, its reason and its outcome.
+    `shard` is None if it concerns no shard. `outcome` is empty while unknown."""
 
     at = models.DateTimeField(auto_now_add=True)
-    shard = models.PositiveSmallIntegerField()
+    shard = models.PositiveSmallIntegerField(null=True)
     action = models.CharField(max_length=40)
     node = models.CharField(max_length=200, blank=True)
     reason = models.TextField()
@@ -25,7 +25,8 @@ class Intervention(models.Model):
         indexes: ClassVar = [models.Index(fields=["-at"], name="intervention_newest")]
 
     def __str__(self) -> str:
-        return f"{self.action} on shard {self.shard}, {self.at:%Y-%m-%d %H:%M:%S}"
+        where = "" if self.shard is None else f" on shard {self.shard}"
+        return f"{self.action}{where}, {self.at:%Y-%m-%d %H:%M:%S}"
 
 
 class Replica(models.Model):
@@ -53,3 +54,30 @@ class Shard(models.Model):
 
     def __str__(self) -> str:
         return f"shard {self.id}"
+
+
+class Breaker(models.Model):
+    """A circuit breaker as the admin names it. No table: see `counters.operators.breakers`."""
+
+    id = models.CharField(max_length=40, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class LoadBalancer(models.Model):
+    """The load balancer before the API processes, for the admin. No table: see `counters.operators.balancing`."""
+
+    id = models.CharField(max_length=40, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+        verbose_name_plural = "load balancer"
+
+    def __str__(self) -> str:
+        return "the load balancer"

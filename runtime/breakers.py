@@ -2,25 +2,29 @@
 
 The breakers of the journal's Redis, the cache's Redis and the broker are here, in this process's memory. Those of the
 shards are in `sharding.breakers`: all processes share their state.
+
+An operator may hold a breaker open: `runtime.breaker_holds` tells this process which ones are held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from threading import local
-from typing import TypeVar
+from threading import Lock, local
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 from pybreaker import (
     STATE_CLOSED,
+    STATE_HALF_OPEN,
+    STATE_OPEN,
     CircuitBreaker,
     CircuitBreakerError,
     CircuitBreakerListener,
-    CircuitBreakerStorage,
     CircuitMemoryStorage,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -31,11 +35,50 @@ from runtime.resources import owned
 T = TypeVar("T")
 
 FAILURES = Counter("tally_component_failures_total", "Calls that failed for the connection's sake", ["component"])
-OPEN = Gauge(
-    "tally_breaker_open", "1 while the breaker of this component is open, as this process last saw it", ["component"]
-)
+STATES = (STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN)
 SKEW = timedelta(seconds=1)  # by which clocks that are right may differ
 log = structlog.get_logger(__name__)
+
+
+class Storage(Protocol):
+    """Where the state of a breaker is kept: a storage of pybreaker that also says who may try a component."""
+
+    state: str
+
+    @property
+    def opened_at(self) -> datetime | None: ...
+
+    def reset_counter(self) -> None: ...
+
+    def may_probe(self, seconds: int) -> bool:
+        """Whether the caller is the one that may call a component whose breaker is half-open. Nobody else may for
+        `seconds`."""
+
+
+class State(NamedTuple):
+    """`name` is one of `STATES`; a breaker that would let a call through to try its component is half-open. `since`:
+    when a breaker that is not closed was last opened, None if that is not known."""
+
+    name: str
+    since: datetime | None
+
+
+class Held:
+    """Until when this process refuses calls because an operator holds their breaker open, by the breaker's name
+    (monotonic seconds)."""
+
+    def __init__(self) -> None:
+        self.until: Mapping[str, float] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether a breaker is held open."""
+        return name in self.until and self.until[name] > time.monotonic()
+
+
+@owned
+def held() -> Held:
+    """The breakers that are held open."""
+    return Held()
 
 
 class Breaker:
@@ -51,7 +94,7 @@ class Breaker:
     def __init__(  # noqa: PLR0913 - one for each thing that breakers differ in
         self,
         name: str,
-        storage: CircuitBreakerStorage,
+        storage: Storage,
         *,
         failures: int,
         reset_seconds: int,
@@ -65,6 +108,7 @@ class Breaker:
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function and return its result. Raises what the function raises, or the refusal."""
+        self._refuse_if_held()
         try:
             return self._of_this_thread().call(function)
         except CircuitBreakerError as error:
@@ -73,11 +117,30 @@ class Breaker:
     @contextmanager
     def calling(self) -> Iterator[None]:
         """`call` for a block, which may await. Raises the refusal."""
+        self._refuse_if_held()
         try:
             with self._of_this_thread().calling():
                 yield
         except CircuitBreakerError as error:
             raise self._refusal(f"{self.name} is down: {error}") from error
+
+    @property
+    def state(self) -> State:
+        """Its state, whether it is held open or not."""
+        name, since = self._storage.state, self._storage.opened_at
+        if name == STATE_CLOSED:
+            return State(name, None)
+        waits = since is not None and datetime.now(UTC) < since + timedelta(seconds=self._reset_seconds)
+        return State(STATE_OPEN if name == STATE_OPEN and waits else STATE_HALF_OPEN, since)
+
+    def close(self) -> None:
+        """Let calls through, whatever the last ones met."""
+        self._storage.reset_counter()
+        self._storage.state = STATE_CLOSED
+
+    def _refuse_if_held(self) -> None:
+        if held().has(self.name):
+            raise self._refusal(f"{self.name} was taken out of use by an operator")
 
     def _of_this_thread(self) -> CircuitBreaker:
         breaker: CircuitBreaker | None = getattr(self._threads, "breaker", None)
@@ -86,15 +149,28 @@ class Breaker:
                 fail_max=self._failures,
                 reset_timeout=self._reset_seconds,
                 exclude=[lambda error: not self._is_failure(error)],
-                listeners=[_Listener()],
+                listeners=[_Listener(self._storage)],
                 name=self.name,
-                state_storage=self._storage,
+                state_storage=self._storage,  # type: ignore[arg-type]  # one of pybreaker's
             )
         return breaker
 
 
 class MemoryStorage(CircuitMemoryStorage):
     """pybreaker's storage, for a clock that may be set back."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        self._probed_until = 0.0  # monotonic seconds
+        self._lock = Lock()
+
+    def may_probe(self, seconds: int) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            if now < self._probed_until:
+                return False
+            self._probed_until = now + seconds
+        return True
 
     @property
     def opened_at(self) -> datetime | None:
@@ -105,15 +181,23 @@ class MemoryStorage(CircuitMemoryStorage):
         self._opened_at = at
 
 
-def unless_future(opened_at: datetime | None) -> datetime | None:
+def unless_future(opened_at: datetime | None, skew: timedelta = SKEW) -> datetime | None:
     """When a breaker was opened; None if that is in the future. Then the clock was set back since, or is wrong in the
     process that opened it, and the breaker would stay open until that time."""
-    return None if opened_at and opened_at > datetime.now(UTC) + SKEW else opened_at
+    return None if opened_at and opened_at > datetime.now(UTC) + skew else opened_at
 
 
 class _Listener(CircuitBreakerListener):
-    def state_change(self, cb: CircuitBreaker, _old_state: object, new_state: object) -> None:
-        OPEN.labels(cb.name).set(getattr(new_state, "name", "") == "open")
+    """pybreaker lets every call through that finds a breaker half-open: so all of them would wait for a component that
+    hangs. This lets one through."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def before_call(self, cb: CircuitBreaker, func: object, *_args: Any, **_options: Any) -> None:  # noqa: ARG002
+        # `cb.state` would ask the storage again.
+        if cb._state.name == STATE_HALF_OPEN and not self._storage.may_probe(int(cb.reset_timeout)):
+            raise CircuitBreakerError("Another call tries it now")
 
     def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:
         FAILURES.labels(cb.name).inc()

@@ -7,7 +7,8 @@ answers shows that the shard is up. Without the cache's Redis the breakers count
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import ceil
 from typing import TypeVar
 
 import psycopg
@@ -17,8 +18,9 @@ from pybreaker import STATE_CLOSED, CircuitRedisStorage
 from redis.exceptions import RedisError
 
 from runtime import redis
-from runtime.breakers import Breaker, unless_future
+from runtime.breakers import SKEW, Breaker, unless_future
 from runtime.resources import owned
+from sharding import databases
 from sharding.databases import ShardUnavailable, shard_of
 
 T = TypeVar("T")
@@ -29,12 +31,16 @@ FAILURES = (
     psycopg.errors.DataCorrupted,
     psycopg.errors.IndexCorrupted,
 )
+_WHOLE = timedelta(seconds=1)  # by which `opened_at` is rounded up at most
 log = structlog.get_logger(__name__)
 
 
 class SharedStorage(CircuitRedisStorage):
     """pybreaker's storage, but quiet and able to start while Redis is down; its other calls handle that already. For
-    processes of which one may have a wrong clock: its time must not last."""
+    processes of which one may have a wrong clock: its time must not last.
+
+    pybreaker keeps whole seconds. They are rounded up, so a breaker stays open for at least as long as it should.
+    """
 
     logger = structlog.get_logger(__name__).bind(event_of="breaker")
 
@@ -47,14 +53,28 @@ class SharedStorage(CircuitRedisStorage):
     @property
     def opened_at(self) -> datetime | None:
         found: datetime | None = CircuitRedisStorage.opened_at.__get__(self)
-        return unless_future(found)
+        return unless_future(found, SKEW + _WHOLE)
 
     @opened_at.setter
     def opened_at(self, at: datetime) -> None:
         try:
-            self._redis.set(self._namespace("opened_at"), int(at.timestamp()))
+            self._redis.set(self._namespace("opened_at"), ceil(at.timestamp()))
         except RedisError as error:
             log.warning("breaker_state_unshared", error=str(error))
+
+    def may_probe(self, seconds: int) -> bool:
+        """One call of all processes, or one of each while Redis does not answer."""
+        try:
+            return bool(self._redis.set(self._namespace("probe"), 1, nx=True, ex=seconds))
+        except RedisError:
+            return True
+
+
+def every() -> list[Breaker]:
+    """The breakers of all shards and roles."""
+    shards = range(settings.TALLY.shard_count)
+    aliases = [alias for shard in shards for alias in (databases.primary(shard), databases.replica(shard)) if alias]
+    return [_breaker(alias) for alias in aliases]
 
 
 @owned

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from django.conf import settings
 from django.db import connections
 
 from runtime.resources import owned
+from sharding import replica_choice as replica_choices
+from sharding.replica_choice import Server, Strategy
 
 CONTROL = "default"
 ANY_REPLICA = "prefer-standby"  # of libpq's `target_session_attrs`: a replica, or the primary if there is none
@@ -66,17 +68,15 @@ class LeftOut:
 
     def has_all(self, alias: str) -> bool:
         """Whether every replica of an alias is left out now."""
-        found = connections[alias].settings_dict
-        return not self._with_a_replica(found["HOST"], found["PORT"])
+        return not self._with_a_replica(_servers_of(alias))
 
-    def others(self, hosts: str, ports: str) -> dict[str, str]:
-        """`host` and `port` parameters without the servers left out; {}, which changes nothing, if every replica is."""
-        fit = self._with_a_replica(hosts, ports)
-        return {"host": ",".join(host for host, _ in fit), "port": ",".join(port for _, port in fit)} if fit else {}
+    def others(self, servers: Sequence[Server]) -> list[Server]:
+        """Those of the servers of a shard that are not left out; all of them if every replica is."""
+        return self._with_a_replica(servers) or list(servers)
 
-    def _with_a_replica(self, hosts: str, ports: str) -> list[tuple[str, str]]:
+    def _with_a_replica(self, servers: Sequence[Server]) -> list[Server]:
         """The servers not left out, or [] if fewer than two remain: one of all servers is the primary."""
-        fit = [one for one in zip(hosts.split(","), ports.split(","), strict=True) if not self._is_out(*one)]
+        fit = [server for server in servers if not self._is_out(*server)]
         return fit if len(fit) > 1 else []
 
     def _is_out(self, host: str, port: str) -> bool:
@@ -87,6 +87,27 @@ class LeftOut:
 def left_out() -> LeftOut:
     """The servers that this process leaves out."""
     return LeftOut()
+
+
+@owned
+def replica_choice() -> Strategy:
+    """How this process chooses a replica for a new connection."""
+    return replica_choices.named(settings.TALLY.replica_strategy, time.monotonic)
+
+
+def keeps(alias: str, conn: psycopg.Connection[Any]) -> bool:
+    """Whether a connection to a replica should stay, or another replica is the better choice by now."""
+    server = conn.info.host, str(conn.info.port)
+    return replica_choice().keeps(server, left_out().others(_servers_of(alias)))
+
+
+def _servers_of(alias: str) -> list[Server]:
+    found = connections[alias].settings_dict
+    return _servers(found["HOST"], found["PORT"])
+
+
+def _servers(hosts: str, ports: str) -> list[Server]:
+    return list(zip(hosts.split(","), ports.split(","), strict=True))
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -104,10 +125,15 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     @classmethod
     def connect(cls, conninfo: str = "", **params: Any) -> BoundedConnection:
-        """As psycopg's, but a connection to a replica avoids the servers left out."""
-        if params.get("target_session_attrs") == ANY_REPLICA:
-            params |= left_out().others(params["host"], params["port"])
-        return super().connect(conninfo, **params)
+        """As psycopg's, but which replica a connection goes to is chosen here, and avoids the servers left out."""
+        if params.get("target_session_attrs") != ANY_REPLICA:
+            return super().connect(conninfo, **params)
+        choice = replica_choice()
+        order = choice.order(left_out().others(_servers(params["host"], params["port"])))
+        hosts, ports = zip(*order, strict=True)
+        conn = super().connect(conninfo, **params | {"host": ",".join(hosts), "port": ",".join(ports)})
+        choice.connected(order, (conn.info.host, str(conn.info.port)))
+        return conn
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:

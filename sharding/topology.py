@@ -35,9 +35,11 @@ WHERE shard_state.topology_version < excluded.topology_version RETURNING lanes""
 LOCK_LANES = "SELECT pg_advisory_xact_lock(%s, lane) FROM generate_series(0, %s) AS lane"
 # Every lane starts at the newest versions of all lanes before the change: no operation is older than its slots' state.
 GIVE_LANES = """
-INSERT INTO apply_state (lane, last_version, last_set_version)
-SELECT given.lane, max(last_version), max(last_set_version) FROM generate_series(0, %s - 1) AS given (lane), apply_state GROUP BY 1
-ON CONFLICT (lane) DO UPDATE SET last_version = excluded.last_version, last_set_version = excluded.last_set_version"""
+INSERT INTO apply_state (lane, last_version, last_set_version, spilled, spilled_version)
+SELECT given.lane, max(last_version), max(last_set_version), max(spilled), max(spilled_version)
+FROM generate_series(0, %s - 1) AS given (lane), apply_state GROUP BY 1
+ON CONFLICT (lane) DO UPDATE SET last_version = excluded.last_version, last_set_version = excluded.last_set_version,
+    spilled = excluded.spilled, spilled_version = excluded.spilled_version"""
 TAKE_LANES = "DELETE FROM apply_state WHERE lane >= %s"
 
 
@@ -93,7 +95,7 @@ class Topology:
         return {self.lanes[route]: group for route, group in groups.items()}
 
     def owns(self, lane: Lane, slots: Iterable[int]) -> bool:
-        """Whether all of these slots belong to a lane."""
+        """Whether all of these slots belong to a lane, whichever of its queues this is."""
         route = lane.shard * self.lane_count + lane.number
         return lane.number < self.lane_count and all(self.routes[slot] == route for slot in set(slots))
 

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, settings
 
 from runtime.resources import Resources
 from tests.support.browser import Browser
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, eventually
 from tests.support.cluster_plugin import directory, wait_until_started
 from tests.support.commands import MANAGE, ROOT, clean
-from tests.support.shards import make_asynchronous
+from tests.support.shards import is_read, make_asynchronous
 
 # How long an example takes says something about the machine and what else it does, nothing about the code.
 settings.register_profile("tally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -69,17 +69,23 @@ def client(cluster: Cluster) -> Iterator[httpx.Client]:
         yield client
 
 
+def wait_until_whole(cluster: Cluster) -> None:
+    """Until replicas are read, too: the breaker of one that was down may be open for some seconds more."""
+    cluster.wait_until_whole()
+    eventually(lambda: all(is_read(shard) for shard in (0, 1)))
+
+
 @pytest.fixture(scope="module")
 def found_whole(cluster: Cluster) -> None:
     """A module begins with every process running and every component up."""
-    cluster.wait_until_whole()
+    wait_until_whole(cluster)
 
 
 @pytest.fixture
 def whole(found_whole: None, cluster: Cluster) -> Iterator[None]:
     """A test finds every process running and every component up, and leaves them so."""
     yield
-    cluster.wait_until_whole()
+    wait_until_whole(cluster)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.chaos import broken, clocks, disks, isolation, picture, report, stock, subject, trial, verdict
+from benchmarks.chaos import broken, clocks, disks, isolation, limits, picture, report, stock, subject, trial, verdict
 from benchmarks.chaos.clocks import all_clock_steps
 from benchmarks.chaos.damage import all_damages
 from benchmarks.chaos.disks import all_full_disks
@@ -132,7 +132,11 @@ def main() -> int:
     ground = prepare(directory) if own else Ground(common_faults())
     faults = faults_named(options.only, ground.faults)
     cluster = (
-        subject.start(directory, journal_replicas=options.journal_replicas, environment=ground.environment)
+        subject.start(
+            directory,
+            journal_replicas=options.journal_replicas,
+            environment=ground.environment | limits.environment(directory, small=options.small_limits),
+        )
         if own
         else Subject(directory.resolve())
     )
@@ -207,6 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--journal-replicas", type=int, default=0, help="copies of the journal beside its primary (default: 0)"
+    )
+    parser.add_argument(
+        "--small-limits", action="store_true", help="so small that increments are spilled and refused all the time"
     )
     parser.add_argument("--dir", type=Path, help="use the running cluster in this directory instead of one of its own")
     parser.add_argument(

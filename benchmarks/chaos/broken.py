@@ -14,6 +14,9 @@ lock. Without the lock, the second shift computes a value from a row that the fi
 the first shift's value. Increments without a waiting client stay correct, because they are added in place. So a crowd
 increments one key of each shard and waits for the results. Every shift gets the lease, so that the shifts that doubled
 messages start overlap.
+
+`spill`, `stale`: limits are small, so that increments are spilled. The spill queues have a completion of their own, and a
+deferred batch is twice in the ledger: once for what was applied, once for what was deferred.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.chaos import kills, report, subject
+from benchmarks.chaos import kills, limits, report, subject
 from benchmarks.chaos.fault import Fault
+from benchmarks.chaos.freezes import FREEZE_WORKER
 from benchmarks.chaos.messages import DOUBLE_MESSAGES
 
 QUIET_SECONDS = 20.0  # a broken build may never become quiet, which is also a finding
@@ -40,22 +44,23 @@ CROWD = 8
 class Break:
     """A broken build. `missing`: what it lacks. `changes`: (old text, new text) pairs by file path. `faults` expose it.
 
-    `crowd`: see `Load`.
+    `crowd`: see `Load`. `small_limits`: see `limits`.
     """
 
     missing: str
     changes: Mapping[str, Sequence[tuple[str, str]]]
     faults: Sequence[Fault]
     crowd: int = 0
+    small_limits: bool = False
 
 
 _ANSWER = """        for one, write_id in zip(writes, ids, strict=True):
-            one.answer(Accepted(write_id))
+            one.answer(Accepted(write_id, one.shed))
 """
 _APPEND = """        try:
             appended = await self._appender.append(flush)
 """
-_ENTERED = """        entered = conn.execute(LEDGER, (lane.number, ids, positions, writes))
+_ENTERED = """        entered = conn.execute(LEDGER, (lane.place, ids, positions, writes, left))
 """
 _ROWS = """        rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
 """
@@ -116,6 +121,30 @@ BREAKS = {
         },
         [kills.KILL_JOURNAL],
     ),
+    "spill": Break(
+        "I3: what was spilled is replicated before it is forgotten",
+        {
+            "counters/apply/completion.py": [
+                (
+                    "flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard))",
+                    "self._commits[-1].written if self.lane.spills else "
+                    "flush.flushed(conn, settings.TALLY.replicas_required_of(self.lane.shard))",
+                )
+            ]
+        },
+        [kills.CUT_OFF_AND_KILL_PRIMARY],
+        small_limits=True,
+    ),
+    "stale": Break(
+        "I2: what is deferred is counted in the stale queue alone",
+        {
+            "counters/apply/loading.py": [
+                ("after._take(Placed(placed.position, placed.batch.conditional))", "after._take(placed)")
+            ]
+        },
+        [FREEZE_WORKER],
+        small_limits=True,
+    ),
 }
 
 
@@ -153,7 +182,7 @@ def main(name: str, seed: int, console: Console) -> int:
         apply(one, tree)
         console.print(f"a build without {one.missing}, in {tree}")
         directory.mkdir()
-        cluster = subject.start(directory, tree)
+        cluster = subject.start(directory, tree, environment=limits.environment(directory, small=one.small_limits))
         try:
             outcome = run_trial(
                 cluster, one.faults, seed=seed, minutes=0.1, count=2, crowd=one.crowd, quiet_seconds=QUIET_SECONDS

@@ -10,15 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.chaos.entries import Entry
 from benchmarks.chaos.expected_counts import ExpectedCounts, Favour, Owned, Waited
 from benchmarks.chaos.wire import Answer, NoAnswer, Wire
 
+T = TypeVar("T")
 JSON, MSGPACK = "application/json", "application/msgpack"
 PATIENCE_SECONDS = 150.0  # after which a write without an answer is a hang, and a complaint
 WAIT_SECONDS = 8  # of ?wait=
+SETTLE_SECONDS = 10.0  # for loose increments to be counted
 STEP_TIMEOUT_SECONDS = 40.0  # PUT and DELETE wait up to 30
 PLAIN_TIMEOUT_SECONDS = 10.0
 IMPATIENT = (
@@ -48,10 +50,10 @@ class Request:
 
 
 class Client:
-    """One connection, one random stream, its expected counts."""
+    """One connection, one random stream, its expected counts. `spills`: increments may be spilled (`Owned.loose`)."""
 
-    def __init__(self, name: str, wire: Wire, rng: random.Random) -> None:
-        self.name, self.wire, self.rng = name, wire, rng
+    def __init__(self, name: str, wire: Wire, rng: random.Random, *, spills: bool = False) -> None:
+        self.name, self.wire, self.rng, self.spills = name, wire, rng, spills
         self.expected = ExpectedCounts()
         self.accepted = 0  # answered writes, for the throughput
         self._number = 0
@@ -78,8 +80,8 @@ class Client:
     def bulk(self, deltas: Mapping[str, int], body: bytes, media: str) -> None:
         """Add to many shared keys."""
         request = self.request("bulk", "POST", "/v1/increments", body, headers={"Content-Type": media})
-        if self._write(request, deltas, (202,)):
-            self.expected.added.update(deltas)
+        if answer := self._write(request, deltas, (202,)):
+            self.expected.added.update(_accepted(deltas, answer))
 
     def waited(self, key: str, delta: int) -> bool:
         """Add to a shared key and wait for the result. Returns whether it came."""
@@ -116,9 +118,28 @@ class Client:
         if not fits:
             self.expected.rejected[answer.json["id"]] = owned.key
             self._check_value(owned, answer, owned.value, {409})
+            if not wait:
+                owned.loose.append(answer.json["id"])
+                owned.unfit.append(answer.json["id"])
             return
         self._check_value(owned, answer, owned.value + delta, {200})
         owned.changed(owned.value + delta, answer.json.get("version"))
+        if not wait:
+            owned.loose.append(answer.json["id"])
+
+    def settled(self, owned: Owned) -> bool:
+        """Whether all loose increments of a key are counted, after waiting for that for some time."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while self.spills and owned.loose and time.monotonic() < deadline:
+            try:
+                answer = self.wire.ask("GET", f"/v1/writes/{owned.loose[0]}", timeout=PLAIN_TIMEOUT_SECONDS)
+            except NoAnswer:
+                continue
+            if answer.status == 200 and answer.json["status"] in {"applied", "rejected"}:
+                owned.loose.pop(0)
+            else:
+                time.sleep(0.05)
+        return not (self.spills and owned.loose)
 
     def put(self, owned: Owned, value: int) -> None:
         """Set an owned key, or reset it (0). Voids every increment acknowledged before."""
@@ -132,6 +153,8 @@ class Client:
             return
         self._check_value(owned, answer, value, {200})
         owned.changed(value, answer.json.get("version"))
+        self.expected.voidable.update(dict.fromkeys(owned.unfit, answer.json.get("version", 0)))
+        owned.loose, owned.unfit = [], []  # void if they are not applied yet
 
     def compare_and_set(self, owned: Owned, value: int) -> None:
         """Compare-and-set an owned key with the last version returned, or at times an older one. It must succeed exactly if that
@@ -208,8 +231,11 @@ class Client:
         attempts = 1 + self.expected.retries + self.expected.refused - tries
         told = answer.json
         id = told.get("id") or f"{request.token} of version {told.get('version')}"
-        self.expected.entries.append(Entry(request.kind, id, sent, time.monotonic(), attempts, answer.status, keys))
+        kept = _accepted(keys, answer)
+        self.expected.entries.append(Entry(request.kind, id, sent, time.monotonic(), attempts, answer.status, kept))
         self.accepted += 1
+        self.expected.spilled += told.get("status") == "excess" or "excess" in told
+        self.expected.refusals.update(f"429, {one['rule']}, part of a bulk write" for one in told.get("refused", ()))
         self._keep(request, answer)
         return answer
 
@@ -246,9 +272,22 @@ class Client:
         if answer.status not in (429, 503):
             return answer
         self.expected.refused += 1
+        self.expected.refusals[_reason(answer)] += 1
         if not answer.headers.get("retry-after"):
             self.complain(f"{answer.status} without Retry-After: {answer.body[:200]!r}")
         return None
+
+
+def _reason(answer: Answer) -> str:
+    """Why an attempt is to be made again: the status, and of 429 the rules."""
+    errors = answer.json.get("errors", ()) if answer.status == 429 else ()
+    return ", ".join([str(answer.status), *sorted({one["rule"].partition(":")[0] for one in errors})])
+
+
+def _accepted(keys: Mapping[str, T], answer: Answer) -> dict[str, T]:
+    """Those keys of a write that were not refused."""
+    refused = {one["key"] for one in answer.json.get("refused", ())} if answer.status == 202 else set()
+    return {key: value for key, value in keys.items() if key not in refused}
 
 
 def until(stop: Callable[[], bool], act: Callable[[], None], pause: Callable[[], float]) -> None:

@@ -7,6 +7,10 @@ The invariant of the bench: for every key, counted == `counts_of(all clients)`.
 - An *owned* key takes sets, resets and compare-and-sets too, from one client that waits for each answer before the next
   write. So the order is known, and with it each value, each version that must match, and each operation that must be
   rejected (`Owned`).
+- A *loose* increment of an owned key was not waited for. Where limits are small it may be spilled, and be counted after
+  what its owner did later. There the owner finds out that it was counted, or sets the key, before the next operation whose
+  result depends on it. One that does not fit is rejected, or it is void because a later set was applied first. (It may have
+  been rejected by a primary that was lost with its last commits.)
 - A *favour* is an increment of an owned key by another client. While favours are out the owner leaves the key alone,
   and then sets it: the journal has them before the set, so they are void.
 """
@@ -36,7 +40,8 @@ class Favour:
 class Owned:
     """The expected state of a key that one client owns.
 
-    `version` is the newest that an answer had; `told`: nothing has changed since that answer.
+    `version` is the newest that an answer had; `told`: nothing has changed since that answer. `loose`: ids of increments
+    that may not have been counted yet. `unfit`: those since the last set that do not fit and were not waited for.
     """
 
     key: str
@@ -44,6 +49,8 @@ class Owned:
     version: int = 0
     told: bool = True
     favours: list[Favour] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
 
     def fits(self, delta: int) -> bool:
         """Whether an increment is applied; else it is rejected as an overflow."""
@@ -85,6 +92,9 @@ class ExpectedCounts:
     entries: Entries = field(default_factory=Entries)
     waited: list[Waited] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)  # write → key
+    voidable: dict[str, int] = field(default_factory=dict)  # those of them that a set may void first → its version
+    spilled: int = 0  # writes of which a part was spilled to an excess queue
+    refusals: Counter[str] = field(default_factory=Counter)  # attempts, and counters of bulk writes, by reason
     complaints: list[str] = field(default_factory=list)
     repeats: int = 0
     retries: int = 0

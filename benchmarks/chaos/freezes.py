@@ -79,10 +79,13 @@ def cut_off_replica(scene: Scene) -> str:
     return str(row["name"])
 
 
+FREEZE_WORKER = Fault("freeze worker 5 s", partial(freeze, "worker"))
+
+
 def all_freezes() -> list[Fault]:
     """A worker, a primary, a replica, both Redis, an API process; a replica cut off."""
     return [
-        Fault("freeze worker 5 s", partial(freeze, "worker")),
+        FREEZE_WORKER,
         Fault("freeze primary 5 s", partial(freeze_node, "primary")),
         Fault("freeze replica 5 s", partial(freeze_node, "replica")),
         Fault("freeze redis-journal 5 s", partial(freeze, "redis-journal")),

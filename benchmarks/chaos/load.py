@@ -59,7 +59,8 @@ class Load:
         self._threads: list[threading.Thread] = []
 
     def _client(self, name: str) -> Client:
-        client = Client(f"{self._prefix}{name}", self._subject.wire(), stream(self._seed, name))
+        wire, rng = self._subject.wire(), stream(self._seed, name)
+        client = Client(f"{self._prefix}{name}", wire, rng, spills=self._subject.spills)
         self.clients.append(client)
         return client
 

@@ -110,7 +110,7 @@ def lose_messages(scene: Scene) -> str:
 def _lanes_in(message: bytes) -> list[Lane]:
     """The lane that a message on its way through Redis names."""
     try:
-        (shard, number), *_ = json.loads(base64.b64decode(json.loads(message)["body"]))
+        (shard, number, *_), *_ = json.loads(base64.b64decode(json.loads(message)["body"]))
         return [Lane(shard, number)]
     except (ValueError, TypeError, KeyError):
         return []

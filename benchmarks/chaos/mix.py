@@ -104,6 +104,8 @@ class Mixer:
         match self.rng.choices(list(_OWN_SHARES), weights=list(_OWN_SHARES.values()))[0]:
             case "increment":
                 self.client.own_increment(owned, self.rng.randint(-9, 9), wait=False)
+            case "waited" | "cas" if not self.client.settled(owned):
+                self.client.put(owned, self.rng.randint(1, 10**6))
             case "waited":
                 self.client.own_increment(owned, self.rng.randint(1, 9), wait=True)
             case "set":
@@ -121,7 +123,7 @@ class Mixer:
     def _overflow(self) -> None:
         """Increments of a key at the edge of its range: only positive ones, so that folding them cannot make a rejected
         one fit."""
-        if self.edge.value < MAX_VALUE - 1000 or self.rng.random() < 0.1:
+        if self.edge.value < MAX_VALUE - 1000 or self.rng.random() < 0.1 or not self.client.settled(self.edge):
             self.client.put(self.edge, MAX_VALUE - 100)
         else:
             self.client.own_increment(self.edge, self.rng.randint(20, 60), wait=self.rng.random() < 0.5)

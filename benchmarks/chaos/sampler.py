@@ -1,10 +1,11 @@
-"""Throughput, backlog and copies over time, sampled twice a second."""
+"""Throughput, backlog, copies and breakers over time, sampled twice a second."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
@@ -57,16 +58,19 @@ class CopiesSampler:
 
 
 class Sampler:
-    """Samples until told to stop."""
+    """Samples until told to stop. `openings`: the breakers of shards that were opened, and when (Unix seconds)."""
 
     def __init__(self, subject: Subject, writes: Callable[[], int], reads: Callable[[], int]) -> None:
         self.samples: list[Sample] = []
+        self.openings: set[tuple[str, int]] = set()
         self._subject, self._writes, self._reads = subject, writes, reads
 
     def run(self, stop: threading.Event) -> None:
         at, writes, reads = time.monotonic(), self._writes(), self._reads()
         while not stop.wait(PERIOD_SECONDS):
             depth = self._depth()
+            with suppress(RedisError):
+                self.openings |= self._subject.openings()
             now, written, read = time.monotonic(), self._writes(), self._reads()
             seconds = now - at
             self.samples.append(Sample(now, (written - writes) / seconds, (read - reads) / seconds, depth))

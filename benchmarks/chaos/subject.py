@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 
 import psutil
 import psycopg
+from pybreaker import CircuitRedisStorage
 from redis import Redis
 from redis.connection import parse_url
 from redis.sentinel import Sentinel
 
+from benchmarks.chaos import limits
 from benchmarks.chaos.wire import NoAnswer, Wire
 from cluster import processes, state
 from cluster.layout import PROJECT, Directory
-from sharding.lanes import MOST, Lane
+from sharding.lanes import MOST, QUEUES, Lane
 
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
 LANES = "SELECT count(*) FROM apply_state"
@@ -53,6 +55,12 @@ class Subject:
         self.shards: list[dict[str, Any]] = json.loads(self.env["TALLY_SHARDS"])
         self.journal: Any = journal_of(self.env)
         self.broker: Any = Redis.from_url(self.env["TALLY_BROKER_URL"], socket_timeout=5, socket_connect_timeout=5)
+        self.cache: Any = Redis.from_url(self.env["TALLY_CACHE_URL"], socket_timeout=1, socket_connect_timeout=1)
+
+    @property
+    def spills(self) -> bool:
+        """Whether its limits are so small that increments are spilled (`limits`)."""
+        return (self.directory.root / limits.MARK).exists()
 
     def wire(self) -> Wire:
         """A connection of a client."""
@@ -118,7 +126,7 @@ class Subject:
         return self._counts("hlen", "poison")
 
     def _counts(self, command: str, part: str) -> dict[Lane, int]:
-        lanes = self._possible_lanes()
+        lanes = self._queues()
         with self.journal.pipeline(transaction=False) as pipe:
             for lane in lanes:
                 getattr(pipe, command)(f"journal:{lane}:{part}")
@@ -141,6 +149,16 @@ class Subject:
 
     def _possible_lanes(self) -> list[Lane]:
         return [Lane(shard, number) for shard in range(len(self.shards)) for number in range(MOST)]
+
+    def _queues(self) -> list[Lane]:
+        """All queues of these lanes."""
+        return [lane.of(queue) for lane in self._possible_lanes() for queue in QUEUES]
+
+    def openings(self) -> set[tuple[str, int]]:
+        """The breakers of shards that were opened, each with the last time (Unix seconds). Raises `RedisError`."""
+        names = [f"shard-{shard}{role}" for shard in range(len(self.shards)) for role in ("", "-replica")]
+        found = self.cache.mget([f"{name}:{CircuitRedisStorage.BASE_NAMESPACE}:opened_at" for name in names])
+        return {(name, int(at)) for name, at in zip(names, found, strict=True) if at is not None}
 
     def count(self, role: str, shard: int = 0) -> int:
         """How many processes of a role the cluster is to have; workers are counted for one shard."""

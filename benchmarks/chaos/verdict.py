@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial, wait_until
 from counters.write_id import WriteId
 from runtime import polling
-from sharding.lanes import Lane
+from sharding.lanes import MOST, QUEUES, SPILL, STALE, Lane
 
 QUIET_SECONDS = 120.0
 QUEUE_SECONDS = 30.0  # for the messages that are left
@@ -36,11 +37,17 @@ COUNTERS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
 COPY = "SELECT key, value, version FROM counter"
 SENDERS = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"
 REJECTED = "SELECT id, index FROM outcome WHERE status = 'rejected' AND key >= %s AND key < %s"
-# An increment that a set voided in the same transaction: nobody has looked whether it would have fitted, and it makes
-# no difference.
+# An increment that was applied with the set that voids it, or after it: nobody has looked whether it would have fitted.
+# The transactions of a lane have ids in their order, whatever clocks do.
 VOIDED = """
-SELECT FROM ledger JOIN outcome ON outcome.applied_at = ledger.applied_at
-WHERE ledger.id = %s AND ledger.lane = %s AND outcome.key = %s AND outcome.status = 'applied' AND outcome.version > ledger.position"""
+SELECT FROM ledger JOIN outcome ON outcome.version > ledger.position AND age(outcome.xmin) >= age(ledger.xmin)
+WHERE ledger.id = %s AND ledger.lane = ANY(%s) AND ledger.deferred IS NULL
+    AND outcome.key = %s AND outcome.status = 'applied' AND outcome.version >= %s"""
+# What was deferred and never came out of the stale queue.
+LEFT = """
+SELECT id, lane FROM ledger WHERE deferred IS NOT NULL
+    AND NOT EXISTS (SELECT FROM ledger AS stale WHERE stale.id = ledger.id AND stale.lane = ledger.lane + %s)"""
+SPILLED = "SELECT lane / %s, count(*) FROM ledger GROUP BY 1"
 IN_LEDGER = "SELECT id, lane FROM ledger JOIN unnest(%s::uuid[], %s::smallint[]) AS wanted (id, lane) USING (id, lane)"
 
 
@@ -86,7 +93,9 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
         "writes acknowledged": sum(len(one.entries) for one in clients),
         "repeats of acknowledged writes": sum(one.repeats for one in clients),
         "attempts without an answer": sum(one.retries for one in clients),
-        "attempts answered with 503": sum(one.refused for one in clients),
+        "writes spilled to excess queues, in part or whole": sum(one.spilled for one in clients),
+        **_refused(clients),
+        "times that a shard's breaker opened": len(load.sampler.openings),
         "primaries promoted": _promoted(subject, trial),
         "results compared": sum(len(one.waited) for one in clients),
         "seconds without a copy of some shard, at most": round(
@@ -98,6 +107,12 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
         ),
     }
     return verdict
+
+
+def _refused(clients: Iterable[ExpectedCounts]) -> dict[str, int]:
+    """How often an attempt was refused, or a counter of a bulk write, by reason."""
+    refusals = sum((one.refusals for one in clients), Counter[str]())
+    return {f"refused: {reason}": refusals[reason] for reason in sorted(refusals)}
 
 
 def _promoted(subject: Subject, trial: Trial) -> int:
@@ -186,30 +201,35 @@ def _told(entry: Entry, trial: Trial) -> str:
 
 
 def _ledgers(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
-    """Every acknowledged write is in the ledger of each of its lanes."""
+    """Every acknowledged write is in the ledger of each of its lanes, and what was deferred in that of a stale queue."""
     looked_up = 0
+    spilled: Counter[str] = Counter()
     for shard in range(len(subject.shards)):
         batches = _batches(load, shard)
         texts: list[str] = []
         with subject.database(shard) as conn:
+            left = conn.execute(LEFT, (Lane(shard, 0, STALE).place,)).fetchall()
+            texts += [f"deferred, and not applied: batch {id.hex} of lane {Lane.at(shard, lane)}" for id, lane in left]
+            spilled.update({QUEUES[queue]: count for queue, count in conn.execute(SPILLED, (MOST,))})
             while entries := dict(islice(batches, LOOK_UP)):
                 looked_up += len(entries)
                 columns = [list(column) for column in zip(*entries, strict=True)]
                 found = set(conn.execute(IN_LEDGER, columns).fetchall())
                 texts += [
-                    f"not in the ledger of lane {Lane(shard, one[1])}: {_told(entry, trial)}"
+                    f"not in the ledger of lane {Lane.at(shard, one[1])}: {_told(entry, trial)}"
                     for one, entry in entries.items()
                     if one not in found
                 ]
         verdict.find(texts)
     verdict.figures["batches looked up in the ledger"] = looked_up
+    verdict.figures |= {f"batches applied from {queue} queues": spilled[queue] for queue in SPILL if spilled[queue]}
 
 
 def _batches(load: Load, shard: int) -> Iterator[tuple[tuple[UUID, int], Entry]]:
     """The batch and lane of every acknowledged write, with the write, as far as this shard has them."""
     for entry in (entry for one in load.expected for entry in one.entries if " " not in entry.id):
         write = WriteId.parse(entry.id)
-        yield from (((write.batch, lane.number), entry) for lane in write.lanes if lane.shard == shard)
+        yield from (((write.batch, lane.place), entry) for lane in write.lanes if lane.shard == shard)
 
 
 def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -> None:
@@ -221,19 +241,22 @@ def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -
             found |= {f"{id.hex}-{index:x}" for id, index in conn.execute(REJECTED, _range(load))}
     verdict.figures["writes rejected, as they had to be"] = len(found & due.keys())
     verdict.find(f"write {id} was acknowledged and then rejected" for id in sorted(found - due.keys()))
-    left = [id for id in sorted(due.keys() - found) if not _is_voided(subject, *due[id])]
+    left = [id for id in sorted(due.keys() - found) if not _is_voided(subject, load, *due[id])]
     verdict.find(f"write {id} should have been rejected" for id in left)
     verdict.figures["writes that would have been rejected, voided by a set"] = len(due.keys() - found) - len(left)
 
 
-def _is_voided(subject: Subject, id: str, key: str) -> bool:
-    """Whether a set has voided this increment of a key before anything was made of it."""
+def _is_voided(subject: Subject, load: Load, id: str, key: str) -> bool:
+    """Whether a set has voided this increment of a key before it was applied: its owner has set the key since, and the shard
+    has applied it no earlier than that."""
+    version = next((one.voidable[id] for one in load.expected if id in one.voidable), None)
+    if version is None:
+        return False
     write = WriteId.parse(id)
-    for lane in write.lanes:
-        with subject.database(lane.shard) as conn:
-            if conn.execute(VOIDED, (write.batch, lane.number, key)).fetchone() is not None:
-                return True
-    return False
+    (lane,) = write.lanes
+    places = [lane.place] if lane.spills else [lane.place, lane.of(STALE).place]
+    with subject.database(lane.shard) as conn:
+        return conn.execute(VOIDED, (write.batch, places, key, version)).fetchone() is not None
 
 
 def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> None:
@@ -299,7 +322,9 @@ def _statuses(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> N
         answer = wire.ask("GET", f"/v1/writes/{entry.id}")
         wanted = "rejected" if entry.id in rejected else "applied"
         said = "rejected" if answer.json.get("rejected") else answer.json.get("status")
-        if said != wanted and not (wanted == "rejected" and _is_voided(subject, entry.id, rejected[entry.id])):
+        if said == "applied" and wanted == "rejected" and _is_voided(subject, load, entry.id, rejected[entry.id]):
+            continue
+        if said != wanted:
             verdict.find([f"status is {answer.body[:200]!r}, must be {wanted}: {_told(entry, trial)}"])
     wire.close()
     verdict.figures["statuses asked"] = len(entries)

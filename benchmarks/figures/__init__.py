@@ -5,7 +5,21 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from benchmarks.figures import bulk, convergence, copies, fill, growth, memory, reads, reduction, single, wait, workers
+from benchmarks.figures import (
+    bulk,
+    convergence,
+    copies,
+    fill,
+    growth,
+    memory,
+    overload,
+    reads,
+    reduction,
+    single,
+    wait,
+    warming,
+    workers,
+)
 
-_MODULES = (bulk, single, copies, reads, wait, convergence, reduction, workers, growth, memory, fill)
+_MODULES = (bulk, single, copies, reads, warming, wait, convergence, reduction, workers, growth, memory, overload, fill)
 FIGURES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in _MODULES}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.chaos import subject
-from benchmarks.context import SHARES, WARM_SECONDS, Context
+from benchmarks.context import LIMITS, SHARES, WARM_SECONDS, Context
 from benchmarks.document import Part, figure
 from benchmarks.figures.bulk import BODY, Bulk
 from benchmarks.figures.single import Single
@@ -23,7 +23,7 @@ def run(context: Context) -> Part:
     context.tell("a cluster with a replica of the journal")
     directory = context.directory / "copies"
     directory.mkdir()
-    other = subject.start(directory, journal_replicas=1)
+    other = subject.start(directory, journal_replicas=1, environment=LIMITS)
     try:
         contexts = {ONE: context, TWO: replace(context, subject=other)}
         singles = {name: Single(one, part, "d") for name, one in contexts.items()}

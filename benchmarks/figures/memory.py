@@ -41,8 +41,8 @@ def watch(subject: Subject, stop: threading.Event, samples: list[dict[str, float
         samples.append({"minutes": (time.monotonic() - began) / 60, **own_memory(subject)})
 
 
-def growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """By process: median of the last quarter by median of the second; 1 for less than a few MiB. The first quarter is
+def growth(samples: list[dict[str, float]], least: float = LEAST_MEBIBYTES) -> dict[str, float]:
+    """By process: median of the last quarter by median of the second; 1 for less than `least` MiB. The first quarter is
     warm-up."""
     quarter = len(samples) // 4
     found = {}
@@ -51,7 +51,7 @@ def growth(samples: list[dict[str, float]]) -> dict[str, float]:
         if name == "minutes" or len(values) < len(samples) or not quarter:
             continue
         early, late = statistics.median(values[quarter : 2 * quarter]), statistics.median(values[-quarter:])
-        found[name] = late / early if abs(late - early) >= LEAST_MEBIBYTES else 1.0
+        found[name] = late / early if abs(late - early) >= least else 1.0
     return found
 
 

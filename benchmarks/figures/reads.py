@@ -25,9 +25,9 @@ def run(context: Context) -> Part:
     part = Part()
     single = Single(context, part, prefix="r")
     single.fill()
-    one = [wire.http("GET", f"/v1/counters/{key}") for key in single.drawn]
+    one = [wire.http("GET", f"/v1/counters/{key}", headers=context.authorization) for key in single.drawn]
     theirs = [request.replace(b"/v1/", b"/") for request in one]
-    many = [_multi_get(single.drawn[start : start + MANY]) for start in range(0, len(single.drawn), MANY)]
+    many = [_multi_get(context, single.drawn[start : start + MANY]) for start in range(0, len(single.drawn), MANY)]
     shares = Shares()
     with contextlib.ExitStack() as stack:
         empty = stack.enter_context(house.server(context, "benchmarks.peers.empty_view:application", house.UVICORN))
@@ -78,8 +78,9 @@ def run(context: Context) -> Part:
     return part
 
 
-def _multi_get(keys: list[str]) -> bytes:
-    return wire.http("GET", "/v1/counters?" + "&".join(f"key={key}" for key in keys))
+def _multi_get(context: Context, keys: list[str]) -> bytes:
+    path = "/v1/counters?" + "&".join(f"key={key}" for key in keys)
+    return wire.http("GET", path, headers=context.authorization)
 
 
 def _side(

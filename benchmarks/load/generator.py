@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import selectors
 import socket
 import sys
@@ -11,10 +13,11 @@ from collections import Counter, deque
 
 import msgspec
 
-from benchmarks.load.wire import Load, Result
+from benchmarks.load.wire import Load, Lost, Result
 
 PATIENCE_SECONDS = 60.0  # for the answers that are still to come when the time is over
 BUFFER = 1 << 20
+NICE = -10  # of a flood, which is not to wait for what it floods; for root only
 clock = time.monotonic
 
 
@@ -47,6 +50,11 @@ class Connection:
             return _redis_status(data, self._lines)
         return _http_status(data)
 
+    @property
+    def body(self) -> bytes:
+        """Of the answer that is whole."""
+        return self._data.partition(b"\r\n\r\n")[2]
+
 
 def _http_status(data: bytes) -> str | None:
     """The status of a whole answer, by its Content-Length or its last chunk."""
@@ -75,6 +83,9 @@ class Generator:
         self._wanted = str(load.status)
         self._interval = 1 / load.rate if load.rate else 0.0
         self._answered, self._latencies, self._failures = [0] * len(load.requests), array("f"), Counter[str]()
+        self._at, self._refused = array("f"), {str(status): array("f") for status in load.refusals}
+        self._lost: list[Lost] = []
+        self._started = 0.0
         self._selector = selectors.DefaultSelector()
         self._free: deque[Connection] = deque()
         for number in range(load.connections):
@@ -88,7 +99,7 @@ class Generator:
     def run(self) -> Result:
         """Send for so long, then wait for what is under way."""
         cpu, started, sent = time.process_time(), clock(), 0
-        end, last = started + self._load.seconds, started
+        end, last, self._started = started + self._load.seconds, started, started
         while True:
             now = clock()
             if now < end:
@@ -107,6 +118,9 @@ class Generator:
             cpu_seconds=time.process_time() - cpu,
             latencies=self._latencies.tobytes(),
             failures=dict(self._failures),
+            at=self._at.tobytes(),
+            refused={status: at.tobytes() for status, at in self._refused.items()},
+            lost=self._lost,
         )
 
     def _send_due(self, sent: int, started: float, now: float) -> int:
@@ -139,12 +153,24 @@ class Generator:
                 continue
             some = True
             self._free.append(connection)
+            now = clock()
             if status == self._wanted:
                 self._answered[connection.request] += 1
-                self._latencies.append(clock() - connection.began)
+                self._latencies.append(now - connection.began)
+                if self._refused:
+                    self._note(connection, now - self._started)
+            elif (refused := self._refused.get(status)) is not None:
+                refused.append(now - self._started)
             else:
                 self._failures[status] += 1
         return some
+
+    def _note(self, connection: Connection, at: float) -> None:
+        """When a write was accepted, and what it lost."""
+        self._at.append(at)
+        body = connection.body
+        if b'"excess"' in body or b'"refused"' in body:
+            self._lost.append(Lost(connection.request, at, body))
 
     def _replace(self, connection: Connection, reason: str) -> None:
         """A new connection for one that ended; its request is a failure if it had one."""
@@ -160,6 +186,9 @@ class Generator:
 def main() -> None:
     """The command."""
     load = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Load)
+    if load.refusals:
+        with contextlib.suppress(PermissionError):
+            os.nice(NICE)
     sys.stdout.buffer.write(msgspec.msgpack.encode(Generator(load).run()))
 
 

@@ -13,7 +13,8 @@ class Load(msgspec.Struct, array_like=True, kw_only=True):
 
     `rate` is in requests a second; 0 sends the next as soon as an answer is there. With a rate, a latency counts from
     the moment when the request was due, whether or not a connection was free then. `lines`: 0 for HTTP, where `status`
-    is the only good answer; else an answer is so many lines of the Redis protocol.
+    is the only good answer; else an answer is so many lines of the Redis protocol. `refusals`: statuses that are no
+    failures; with any, it is told when each answer came, and what an accepted write lost.
     """
 
     addresses: list[tuple[str, int]]
@@ -23,13 +24,23 @@ class Load(msgspec.Struct, array_like=True, kw_only=True):
     rate: float = 0
     status: int = 200
     lines: int = 0
+    refusals: list[int] = []
+
+
+class Lost(msgspec.Struct, array_like=True):
+    """A good answer that names keys which were spilled or refused. `at` is in seconds from the start."""
+
+    request: int
+    at: float
+    body: bytes
 
 
 class Result(msgspec.Struct, array_like=True, kw_only=True):
     """`answered[i]`: good answers to request i. `seconds`: from the first byte sent to the last answer.
 
     `started` is on the clock of `time.monotonic`. `latencies`: seconds, float32. `failures`: what else came back, and
-    how often.
+    how often. With `Load.refusals`: `at` is when the good answers came, `refused` when the others did, by their status
+    (seconds from the start, float32).
     """
 
     answered: list[int]
@@ -38,6 +49,9 @@ class Result(msgspec.Struct, array_like=True, kw_only=True):
     cpu_seconds: float
     latencies: bytes
     failures: dict[str, int]
+    at: bytes = b""
+    refused: dict[str, bytes] = {}
+    lost: list[Lost] = []
 
     @property
     def count(self) -> int:

@@ -1,6 +1,7 @@
-"""The admin: counters across the shards, writes by id, API keys, users; for operators the journal, dead letters,
-rejected operations and forwarded batches, reconciliation, statistics of the components, the shards and their servers. It
-changes counters through `counters.intake` and servers through `replication.steering`."""
+"""The admin: counters across the shards, writes by id, API keys and their quotas, limits of callers, users; for
+operators the journal, dead letters, rejected operations and forwarded batches, reconciliation, statistics of the
+components, the shards and their servers, breakers and the load balancer. It changes counters through `counters.intake` and
+servers through `replication.steering`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey
@@ -8,13 +9,16 @@ from rest_framework_api_key.models import APIKey
 from counters import models
 from counters.admin.api_keys import ApiKeyAdmin
 from counters.admin.applied_records import ForwardedBatchAdmin, RejectedOperationAdmin
+from counters.admin.balancing import LoadBalancerAdmin
+from counters.admin.breakers import BreakerAdmin
 from counters.admin.components import ComponentAdmin
 from counters.admin.counters import CounterAdmin
 from counters.admin.dead_letters import DeadLetterAdmin
 from counters.admin.journal import JournalAdmin
+from counters.admin.limits import LimitsAdmin
 from counters.admin.reconciliation import ReconciliationAdmin
 from counters.admin.replicas import InterventionAdmin, ReplicaAdmin, ShardAdmin
-from replication.models import Intervention, Replica, Shard
+from replication.models import Breaker, Intervention, LoadBalancer, Replica, Shard
 
 admin.site.site_title = admin.site.site_header = "Tally"
 admin.site.index_title = "Administration"
@@ -23,10 +27,13 @@ admin.site.register(models.ApiKey, ApiKeyAdmin)
 admin.site.register(models.Component, ComponentAdmin)
 admin.site.register(models.Counter, CounterAdmin)
 admin.site.register(models.JournalEntry, JournalAdmin)
+admin.site.register(models.Limits, LimitsAdmin)
 admin.site.register(models.DeadLetter, DeadLetterAdmin)
 admin.site.register(models.RejectedOperation, RejectedOperationAdmin)
 admin.site.register(models.ForwardedBatch, ForwardedBatchAdmin)
 admin.site.register(models.Reconciliation, ReconciliationAdmin)
 admin.site.register(Shard, ShardAdmin)
 admin.site.register(Replica, ReplicaAdmin)
+admin.site.register(Breaker, BreakerAdmin)
+admin.site.register(LoadBalancer, LoadBalancerAdmin)
 admin.site.register(Intervention, InterventionAdmin)

@@ -17,7 +17,10 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     """Keys by name; revoking is an action."""
 
     form = ApiKeyForm
-    list_display = ("name", "state", "prefix", "scope_names", "created", "expiry_date")
+    list_display: tuple[str, ...] = (  # type: ignore[assignment]
+        *("name", "state", "prefix", "scope_names", "requests_rate", "increments_rate"),
+        *("created", "expiry_date"),
+    )
     list_filter = ("revoked",)
     actions = ("revoke",)
 
@@ -31,10 +34,11 @@ class ApiKeyAdmin(APIKeyModelAdmin):
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:  # noqa: ARG002
         """The fields to fill in for a new key; more for an existing one."""
+        quotas = ["requests_rate", "increments_rate"]
         return (
-            ["name", "scopes", "expiry_date"]
+            ["name", "scopes", *quotas, "expiry_date"]
             if obj is None
-            else ["name", "prefix", "scopes", "created", "expiry_date", "revoked"]
+            else ["name", "prefix", "scopes", *quotas, "created", "expiry_date", "revoked"]
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:  # noqa: ARG002

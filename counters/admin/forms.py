@@ -107,4 +107,4 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = ApiKey
-        fields: ClassVar = ["name", "scopes", "expiry_date"]
+        fields: ClassVar = ["name", "scopes", "requests_rate", "increments_rate", "expiry_date"]

@@ -1,6 +1,6 @@
 """The admin's log-in, limited so that a password cannot be guessed and nobody can lock another person out.
 
-| counted by | tries | |
+| counted by | tries (`TALLY_LOGIN_…_RATE`) | |
 | --- | --- | --- |
 | address | 10 a minute | |
 | name and address | 5 a minute | one in ten minutes while the name has had more than 100 in the hour, from wherever |
@@ -15,9 +15,7 @@ through and logged.
 
 from __future__ import annotations
 
-import hmac
 import secrets
-from ipaddress import ip_address, ip_network
 
 import structlog
 from django.conf import settings
@@ -27,37 +25,17 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django_ratelimit.core import get_usage
 from prometheus_client import Counter
 
+from counters.admin.pages import seconds_over
+from counters.limits.addresses import of_request
 from runtime.seldom import Seldom
 
-ADDRESS, PAIR, PAIR_UNDER_ATTACK, DEVICE, NAME = "10/m", "5/m", "1/10m", "10/m", "100/h"
-IPV6_PREFIX = 64  # the network of one subscriber
-PROXY_HEADER = "HTTP_X_TALLY_PROXY"
 DEVICE_COOKIE = "tally_device"
 DEVICE_SECONDS = 365 * 24 * 3600
 REFUSED = Counter("tally_admin_logins_refused_total", "Log-ins to the admin refused because of their rate", ["limit"])
 log = structlog.get_logger(__name__)
 _seldom = Seldom()
-
-
-def client_address(request: HttpRequest) -> str:
-    """The client's address as nginx tells it, or the connection's if the request lacks nginx's secret. For IPv6, its
-    /64 network."""
-    text: str = request.META.get("REMOTE_ADDR", "")
-    if _came_through_nginx(request):
-        text = request.META.get("HTTP_X_REAL_IP") or text
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return text
-    return str(address) if address.version == 4 else str(ip_network((address, IPV6_PREFIX), strict=False))
-
-
-def _came_through_nginx(request: HttpRequest) -> bool:
-    secret = settings.TALLY.proxy_secret.get_secret_value()
-    return bool(secret) and hmac.compare_digest(request.META.get(PROXY_HEADER, "").encode(), secret.encode())
 
 
 def user_name(request: HttpRequest) -> str:
@@ -77,18 +55,18 @@ def device(request: HttpRequest, name: str) -> str:
 
 def seconds_to_wait(request: HttpRequest) -> int:
     """Count a try. Returns how many seconds the client must wait, 0 if the try is allowed."""
-    name, address = user_name(request), client_address(request)
+    name, address, rates = user_name(request), of_request(request), settings.TALLY
     if id := device(request, name):
-        waits = {"device": _wait(request, "device", id, DEVICE)}
+        waits = {"device": _wait(request, "device", id, rates.login_device_rate)}
     else:
-        is_attacked = _wait(request, "name", name, NAME, count=False) > 0
-        rate = PAIR_UNDER_ATTACK if is_attacked else PAIR
+        is_attacked = _wait(request, "name", name, rates.login_name_rate, count=False) > 0
+        rate = rates.login_attacked_rate if is_attacked else rates.login_pair_rate
         waits = {
             "name and address": _wait(request, "name and address", f"{address} {name}", rate),
-            "address": _wait(request, "address", address, ADDRESS),
+            "address": _wait(request, "address", address, rates.login_address_rate),
         }
         if not any(waits.values()):
-            _wait(request, "name", name, NAME)
+            _wait(request, "name", name, rates.login_name_rate)
     for limit, seconds in waits.items():
         if seconds:
             REFUSED.labels(limit).inc()
@@ -97,11 +75,10 @@ def seconds_to_wait(request: HttpRequest) -> int:
 
 def _wait(request: HttpRequest, limit: str, value: str, rate: str, *, count: bool = True) -> int:
     """Seconds until a limit lets the value through; 0 if it does now, or if the cache is down."""
-    usage = get_usage(request, group=f"admin-login-{limit}", key=lambda *_: value, rate=rate, increment=count)
-    if usage is None or usage["time_left"] < 0:  # get_usage's result if the cache is down
+    seconds = seconds_over(request, f"admin-login-{limit}", value, rate, count=count)
+    if seconds is None:
         _seldom.log(log.warning, "login_unlimited", limit=limit, reason="the cache's Redis did not answer")
-        return 0
-    return max(1, int(usage["time_left"])) if usage["should_limit"] else 0
+    return seconds or 0
 
 
 def login(request: HttpRequest) -> HttpResponse:
@@ -109,7 +86,7 @@ def login(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         return admin.site.login(request)
     if seconds := seconds_to_wait(request):
-        _seldom.log(log.warning, "login_refused", address=client_address(request), user=user_name(request)[:150])
+        _seldom.log(log.warning, "login_refused", address=of_request(request), user=user_name(request)[:150])
         context = {**admin.site.each_context(request), "title": "Too many log-ins", "seconds": seconds}
         return TemplateResponse(
             request, "admin/counters/too_many_logins.html", context, status=429, headers={"Retry-After": str(seconds)}

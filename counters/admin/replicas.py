@@ -79,8 +79,6 @@ def _strict(strict: bool, id: str, order: Order) -> str:
 class SteeringAdmin(OperationsAdmin):
     """Passes each action an `Order`: who asks, and why."""
 
-    filters = ReplicaFilter
-
     def more(self, request: HttpRequest, reason: str) -> tuple[Order]:
         """The order."""
         return (Order(f"user {request.user.get_username()}", reason),)
@@ -89,6 +87,7 @@ class SteeringAdmin(OperationsAdmin):
 class ShardAdmin(SteeringAdmin):
     """Shards at a glance, and their write quorum."""
 
+    filters = ReplicaFilter
     template = "admin/counters/operations/shards.html"
     things: ClassVar[dict[str, Action]] = {
         **{
@@ -131,6 +130,7 @@ class ShardAdmin(SteeringAdmin):
 class ReplicaAdmin(SteeringAdmin):
     """The servers of the shards, primaries among them."""
 
+    filters = ReplicaFilter
     template = "admin/counters/operations/replicas.html"
     things: ClassVar[dict[str, Action]] = {
         "switchover": Action(

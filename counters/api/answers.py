@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from counters.api.bulk import Bulk
 from counters.api.problems import Problem
 from counters.intake import dispatch
 from counters.intake.writes import Accepted
 from counters.outcome import REASONS, Outcome
 from counters.reading.reads import Counter
 from counters.write_id import WriteId
+from sharding.lanes import EXCESS
 
 
 class Answer(NamedTuple):
@@ -28,13 +30,14 @@ def etag(version: int) -> str:
 
 def queue_of(write: WriteId) -> str:
     """The queue of a single-key write."""
-    return dispatch.queue_of(write.shards[0])
+    return dispatch.lane_queue(write.lanes[0])
 
 
 def increment(accepted: Accepted, key: str, delta: int, outcome: Outcome | None = None) -> Answer:
     """An increment: 200 with its outcome if known, else 202. Raises `Problem` if it was rejected."""
     id = accepted.id
-    data = {"id": str(id), "key": key, "delta": delta, "status": "queued", "queue": queue_of(id)}
+    status = "excess" if accepted.queue == EXCESS else "queued"
+    data = {"id": str(id), "key": key, "delta": delta, "status": status, "queue": queue_of(id)}
     if outcome is None:
         return Answer(data, 202)
     if outcome.status == "rejected":
@@ -42,9 +45,25 @@ def increment(accepted: Accepted, key: str, delta: int, outcome: Outcome | None 
     return Answer({**data, "status": "applied", "value": outcome.value, "version": outcome.version})
 
 
-def bulk(accepted: Accepted, count: int, keys: int) -> Answer:
-    """202: `count` increments of `keys` distinct keys."""
-    return Answer({"id": str(accepted.id), "accepted": count, "keys": keys, "shards": len(accepted.id.shards)}, 202)
+def bulk(accepted: Accepted, body: Bulk) -> Answer:
+    """202: how many increments of how many distinct keys were accepted; which keys went to the excess queue, and which
+    were refused."""
+    count, keys, shed = body.count, len(body.folded), accepted.shed
+    excess: Iterable[str] = shed.excess
+    if all(lane.queue == EXCESS for lane in accepted.id.lanes) and not shed.excess:
+        lost = {key for some in shed.refused.values() for key in some}
+        excess = [key for key, _ in body.folded.items() if key not in lost]
+    refused = [{"key": key, "rule": rule} for rule, some in shed.refused.items() for key in some]
+    if refused:
+        count -= body.count_of({one["key"] for one in refused})
+        keys -= len(refused)
+    data: dict[str, Any] = {
+        "id": str(accepted.id),
+        "accepted": count,
+        "keys": keys,
+        "shards": len(accepted.id.shards),
+    }
+    return Answer(data | ({"excess": list(excess)} if excess else {}) | ({"refused": refused} if refused else {}), 202)
 
 
 def change(accepted: Accepted, key: str, outcome: Outcome | None) -> Answer:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache as once
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -24,11 +25,13 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from prometheus_client import Counter
 
-from counters.api import problems
-from counters.api.authentication import keyring
+from counters.api import problems, quotas
+from counters.api.authentication import Caller, keyring
 from counters.api.fast_path import FastPath, Headers, Raw, Request
 from counters.api.media import too_large_body
 from counters.api.problems import Problem
+from counters.limits.limiter import QuotaExceeded
+from counters.limits.policies import Policy
 from counters.service import Service
 from runtime import garbage
 from runtime.resources import Resources
@@ -38,7 +41,9 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+NODE = "Tally-Node"  # header of every answer
 _LOAD_SECONDS = 1.0  # between tries to load the topology and the keys
+_MOST_REFUSALS = 1000  # answers to requests over a quota that are kept encoded
 _HELPERS = 40  # threads for coroutines' short work, such as a query to a shard, beside those that wait for a write
 REQUESTS = Counter(
     "tally_requests_total", "Requests answered, by the way that they took and their status", ["way", "status"]
@@ -86,6 +91,7 @@ class Application:
 
     def __init__(self) -> None:
         self._django = Django()
+        self._tally_node = (NODE.encode(), settings.TALLY.node_id.encode())
         self._resources = Resources()
         self._service: Service | None = None
         self._fast_path: FastPath | None = None
@@ -98,22 +104,46 @@ class Application:
         try:
             body = await _body(scope, receive)
         except Problem as problem:
-            await _send(_raw(problems.response(problem)), send)
+            await self._send(_raw(problems.response(problem)), send)
             return
-        await _send(await self.answer(scope, body), send)
+        await self._send(await self.answer(scope, body), send)
 
     async def answer(self, scope: Scope, body: bytes) -> Raw:
-        """Answer a request. Code for every request belongs here: metrics now, limits later."""
-        answer, way = None, "fast path"
-        if self._fast_path is not None:
-            request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
-            answer = await self._fast_path.answer(request)
-        if answer is None:
-            way = "view"
-            await keyring().look_for(_header(scope, b"authorization"))
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._django.answer, scope, body)
+        """Answer a request. Code for every request belongs here: limits and metrics."""
+        authorization = _authorization(scope)
+        caller = keyring().holder(authorization) if authorization else None
+        user = quotas.user_of(scope, caller, authorization)
+        if user is None or self._service is None:
+            answer, way = await self._answered(scope, body, caller, authorization)
+        else:
+            limits = self._service.limits
+            try:
+                await limits.take(user.quotas.requests, user.name)
+            except QuotaExceeded as error:
+                answer, way = _refused(error), "limit"
+            else:
+                answer, way = await self._answered(scope, body, caller, authorization)
+            answer.headers.extend(limits.headers(user.quotas, user.name))
         _requests(way, answer.status).inc()
         return answer
+
+    async def _answered(self, scope: Scope, body: bytes, caller: Caller | None, authorization: str) -> tuple[Raw, str]:
+        """The answer, and the way that gave it."""
+        if self._fast_path is not None:
+            request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body, caller)
+            answer = await self._fast_path.answer(request)
+            if answer is not None:
+                return answer, "fast path"
+        await keyring().look_for(authorization)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._django.answer, scope, body), "view"
+
+    async def _send(self, answer: Raw, send: Send) -> None:
+        """Send an answer, whoever made it. Each says which process it comes from."""
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, self._tally_node]}
+        )
+        await send({"type": "http.response.body", "body": answer.body})
 
     async def open(self) -> None:
         """Open what the process holds, and load what the fast path needs: now if the databases answer, otherwise once
@@ -186,9 +216,26 @@ def _raw(response: Any) -> Raw:
     return Raw(response.status_code, headers, content)
 
 
-def _header(scope: Scope, wanted: bytes) -> str:
-    """The value of a header; "" if the request does not have it."""
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
+def _authorization(scope: Scope) -> str:
+    """The `Authorization` header; "" if the request does not have it."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            text: str = value.decode("latin-1")
+            return text
+    return ""
+
+
+def _refused(error: QuotaExceeded) -> Raw:
+    problem, (status, headers, body) = _refusal(error.policy, error.seconds)
+    problems.count(problem)
+    return Raw(status, headers.copy(), body)
+
+
+@lru_cache(_MOST_REFUSALS)
+def _refusal(policy: Policy, seconds: int) -> tuple[Problem, Raw]:
+    """The answer to a request over its quota, encoded once: a flood gets it again and again."""
+    problem = problems.over(QuotaExceeded(policy, 1, seconds))
+    return problem, _raw(problems.encoded(problem))
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
@@ -209,8 +256,3 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
             raise too_large_body()
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _send(answer: Raw, send: Send) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body})

@@ -45,22 +45,29 @@ def count(body: bytes) -> int:
     return size.rows
 
 
-def fold(body: bytes) -> Columns | dict[str, int]:
-    """Fold a stream that `count` has accepted. Sums in a returned dictionary may exceed 64 bits. Raises `Problem`
-    400."""
+def fold(body: bytes, least: int = 0) -> tuple[Columns | dict[str, int], dict[str, int]]:
+    """Fold a stream that `count` has accepted; and the counts of keys with `least` rows or more in a record batch (0: of
+    none). Sums in a returned dictionary may exceed 64 bits. Raises `Problem` 400."""
+    counts: defaultdict[str, int] = defaultdict(int)
     try:
         with pa.ipc.open_stream(pa.py_buffer(body), options=_OPTIONS) as stream:
             _check_schema(stream.schema)
-            parts = _parts(stream)
+            parts = _parts(stream, least, counts)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _no_stream(str(error)) from error
     if len(parts) == 1:
-        return parts[0]
+        return parts[0], counts
     sums: defaultdict[str, int] = defaultdict(int)
     for part in parts:
         for key, delta in part.items():
             sums[key] += delta
-    return dict(sums)
+    return dict(sums), counts
+
+
+def keys(body: bytes) -> list[str]:
+    """The key of each increment of a stream that `fold` has accepted."""
+    with pa.ipc.open_stream(pa.py_buffer(body), options=_OPTIONS) as stream:
+        return [key for batch in stream for key in batch.column("key").to_pylist()]
 
 
 def _no_stream(reason: str) -> Problem:
@@ -88,24 +95,31 @@ def _other_type(column: str, wanted: str, kind: Any) -> Problem:
     return invalid(column, f"Expected a column of {wanted}, got `{str(kind)[:_MOST_SAID]}`")
 
 
-def _parts(stream: Any) -> list[Columns | dict[str, int]]:
-    """Fold each batch that has rows. Each may have its own dictionary; only one is in memory at a time."""
+def _parts(stream: Any, least: int, counts: dict[str, int]) -> list[Columns | dict[str, int]]:
+    """Fold each batch that has rows, and add to `counts`. Each may have its own dictionary; only one is in memory at a
+    time."""
     parts, first = [], 0
     for batch in stream:
         if batch.num_rows:
-            parts.append(_fold(batch, first))
+            parts.append(_fold(batch, first, least, counts))
         first += batch.num_rows
     return parts
 
 
-def _fold(batch: Any, first: int) -> Columns | dict[str, int]:
-    """Fold one batch. `first` is the number of its first row in the stream."""
+def _fold(batch: Any, first: int, least: int, counts: dict[str, int]) -> Columns | dict[str, int]:
+    """Fold one batch, and add the counts of its keys that have `least` rows or more. `first` is the number of its first
+    row in the stream."""
     batch.validate()
     keys = _validated(batch.column("key"), first)
-    deltas, peak = _int64(batch.column("delta"), first)
+    deltas, peak, are_ones = _int64(batch.column("delta"), first)
     folded = _grouped(keys, deltas)
     if not _are_keys(folded.keys):
         raise _bad_key(keys, first)
+    if least and 1 + len(deltas) - len(folded) >= least:
+        counted = folded if are_ones else _grouped(keys, pa.repeat(pa.scalar(1, pa.int64()), len(deltas)))
+        frequent = pc.greater_equal(counted.deltas, least)
+        for key, count in Columns(counted.keys.filter(frequent), counted.deltas.filter(frequent)).items():
+            counts[key] += count
     if peak * len(deltas) <= MAX_VALUE:
         return folded
     sums: defaultdict[str, int] = defaultdict(int)  # pyarrow's sums may have overflowed 64 bits silently
@@ -142,14 +156,14 @@ def _refuse_long(views: Any, first: int) -> None:
         raise invalid(_at("key", first, pc.invert(fits)), KEY_RULE)
 
 
-def _int64(deltas: Any, first: int) -> tuple[Any, int]:
-    """Deltas of a batch as int64, and their maximum absolute value. Raises `Problem` 400."""
+def _int64(deltas: Any, first: int) -> tuple[Any, int, bool]:
+    """Deltas of a batch as int64, their maximum absolute value, and whether all are 1. Raises `Problem` 400."""
     _refuse_null("delta", deltas, first)
     least, most = (one.as_py() for one in pc.min_max(deltas).values())
     if most > MAX_VALUE:
         too_large = pc.greater(deltas, pa.scalar(MAX_VALUE, pa.uint64()))
         raise invalid(_at("delta", first, too_large), f"Expected `int` <= {MAX_VALUE}")
-    return deltas.cast(pa.int64()), max(-least, most)
+    return deltas.cast(pa.int64()), max(-least, most), least == most == 1
 
 
 def _grouped(keys: Any, deltas: Any) -> Columns:

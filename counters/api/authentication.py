@@ -1,8 +1,8 @@
-"""`Authorization: Api-Key …`: who calls, and what the key allows.
+"""`Authorization: Api-Key …`: who calls, what the key allows, and the quotas that are in force.
 
-The keys are few, and every request needs one, so each process holds all of them. It rereads them twice in each
-`TALLY_API_KEY_TTL_SECONDS`, idle or not, and when it sees an unknown key, at most twice a second. While the control
-database is down it uses the keys it has.
+The keys are few, and every request needs one, so each process holds all of them, and the limits of callers with them. It
+rereads them twice in each `TALLY_API_KEY_TTL_SECONDS`, idle or not, and when it sees an unknown key, at most twice a
+second. While the control database is down it uses what it has.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from counters.api.problems import unavailable
-from counters.models import ApiKey, Scope
+from counters.limits.limiter import Charge
+from counters.limits.policies import Quotas, of_address, of_key
+from counters.models import ApiKey, Limits, Scope
 from runtime.resources import owned
 
 KEYWORD = "Api-Key"
@@ -42,15 +44,26 @@ class Caller:
     prefix: str
     name: str
     scopes: frozenset[str]
+    quotas: Quotas
     is_authenticated: ClassVar[bool] = True
+
+    def charge(self, increments: int) -> Charge | None:
+        """What a write of so many increments takes of the quota."""
+        policy = self.quotas.increments
+        return Charge(policy, self.prefix, increments) if policy else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """What one read found. `checked` holds the callers of whole keys, so that each key's hash is computed once."""
+    """What one read found. `checked` holds the callers of whole keys, so that each key's hash is computed once.
+
+    `limits`: of callers without quotas of their own. `anonymous`: the quotas of an address without a key.
+    """
 
     by_prefix: dict[str, ApiKey]
     checked: dict[str, tuple[ApiKey, Caller]]
+    limits: Limits
+    anonymous: Quotas
 
 
 class Keyring:
@@ -91,17 +104,23 @@ class Keyring:
         if (caller := self.known(key)) is not None:
             return caller
         keys = self._keys
-        found = keys.by_prefix.get(_prefix(key)) if keys else None
-        if keys is None or (found is None and self._is_silent):
+        if keys is None or (_prefix(key) not in keys.by_prefix and self._is_silent):
             raise unavailable(
                 "keys-unavailable", "The control database does not answer, and this API key is not known yet."
             )
-        if found is None or _has_expired(found) or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
+        return _checked(keys, key)
+
+    def holder(self, header: str) -> Caller | None:
+        """The caller of an `Authorization` header, if the last read found its key. Does no I/O."""
+        if self._keys is None:
             return None
-        if len(keys.checked) >= _MOST_CHECKED:
-            keys.checked.clear()
-        keys.checked[key] = found, _caller(found)  # of this read: a later one may have found the key revoked
-        return keys.checked[key][1]
+        key = _key_in(header)
+        return self.known(key) or _checked(self._keys, key)
+
+    @property
+    def anonymous(self) -> Quotas:
+        """The quotas of an address without an API key."""
+        return self._keys.anonymous if self._keys else of_address(settings.TALLY.anonymous_rate)
 
     async def keep(self) -> None:
         """Reread the keys until cancelled: twice in `api_key_ttl_seconds`, so a key is refused by then if a read takes
@@ -148,8 +167,10 @@ class Keyring:
         """Read the keys; if the database does not answer, keep the old ones."""
         try:
             found = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
-            checked = self._keys.checked if self._keys else {}
-            self._keys = _Keys(found, _still_good(checked, found))
+            limits = Limits.objects.first() or Limits()
+            checked = _still_good(self._keys.checked if self._keys else {}, found, limits)
+            anonymous = of_address(limits.anonymous_rate or settings.TALLY.anonymous_rate)
+            self._keys = _Keys(found, checked, limits, anonymous)
             self._failed = False
         except DatabaseError as error:
             self._failed = True
@@ -171,14 +192,32 @@ def _key_in(header: str) -> str:
     return key.strip() if keyword.lower() == KEYWORD.lower() else ""
 
 
-def _caller(key: ApiKey) -> Caller:
-    return Caller(key.prefix, key.name, frozenset(key.scopes))
+def _checked(keys: _Keys, key: str) -> Caller | None:
+    """The caller of a key that a read has found; None if it has not, or if the key is not the whole one or expired."""
+    found = keys.by_prefix.get(_prefix(key))
+    if found is None or _has_expired(found) or not ApiKey.objects.key_generator.verify(key, found.hashed_key):
+        return None
+    if len(keys.checked) >= _MOST_CHECKED:
+        keys.checked.clear()
+    keys.checked[key] = found, _caller(found, keys.limits)  # of this read: a later one may have found the key revoked
+    return keys.checked[key][1]
 
 
-def _still_good(checked: dict[str, tuple[ApiKey, Caller]], keys: dict[str, ApiKey]) -> dict[str, tuple[ApiKey, Caller]]:
-    """Keys that were checked before and not revoked since, with their current scopes."""
+def _caller(key: ApiKey, limits: Limits) -> Caller:
+    config = settings.TALLY
+    quotas = of_key(
+        key.requests_rate or limits.api_key_rate or config.api_key_rate,
+        key.increments_rate or limits.api_key_increments_rate or config.api_key_increments_rate,
+    )
+    return Caller(key.prefix, key.name, frozenset(key.scopes), quotas)
+
+
+def _still_good(
+    checked: dict[str, tuple[ApiKey, Caller]], keys: dict[str, ApiKey], limits: Limits
+) -> dict[str, tuple[ApiKey, Caller]]:
+    """Keys that were checked before and not revoked since, with their current scopes and quotas."""
     found = ((key, old, keys.get(old.prefix)) for key, (old, _) in checked.copy().items())
-    return {key: (new, _caller(new)) for key, old, new in found if new and new.hashed_key == old.hashed_key}
+    return {key: (new, _caller(new, limits)) for key, old, new in found if new and new.hashed_key == old.hashed_key}
 
 
 def _has_expired(key: ApiKey) -> bool:
@@ -189,12 +228,6 @@ def _has_expired(key: ApiKey) -> bool:
 def keyring() -> Keyring:
     """The keys that this process knows."""
     return Keyring()
-
-
-def known_caller(header: str) -> Caller | None:
-    """The caller of an `Authorization` header, if its key was checked before. Does no I/O."""
-    keyword, _, key = header.partition(" ")
-    return keyring().known(key) if keyword == KEYWORD else None
 
 
 def caller_of(header: str) -> Caller | None:

@@ -20,15 +20,18 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from counters import keys
-from counters.api import answers, bulk, media, probes, problems, requests, waiting
+from counters.api import answers, bulk, media, priority, probes, problems, requests, waiting
 from counters.api.answers import Answer
-from counters.api.authentication import Caller, known_caller
+from counters.api.authentication import Caller
+from counters.api.bulk import Bulk
 from counters.api.problems import Problem
 from counters.batch import Step
 from counters.intake import writes
+from counters.limits.limiter import Charge
 from counters.models import Scope
 from counters.reading.reads import Counter
 from counters.service import Service
+from sharding.lanes import FRESH, Queue
 
 Headers = list[tuple[bytes, bytes]]
 COUNTERS, INCREMENTS, BULK = "/v1/counters", "/increments", "/v1/increments"
@@ -48,13 +51,14 @@ _PLAIN = frozenset(_NAMES.encode().split())
 
 
 class Request(NamedTuple):
-    """A request as received from the server."""
+    """A request as received from the server, and its caller, if its API key is known."""
 
     method: str
     path: str
     query: bytes
     headers: Headers
     body: bytes
+    caller: Caller | None = None
 
 
 class Raw(NamedTuple):
@@ -79,6 +83,11 @@ class _Plain(NamedTuple):
     content_type: bytes
     if_match: bytes | None
     is_https: bool
+    queue: Queue  # of increments that nobody waits for
+
+    def charge(self, increments: int) -> Charge | None:
+        """What a write of so many increments takes of its caller's quota."""
+        return self.caller.charge(increments) if self.caller else None
 
 
 class FastPath:
@@ -97,7 +106,7 @@ class FastPath:
     async def answer(self, request: Request) -> Raw | None:
         """The answer, or None if the view must answer."""
         path = request.path
-        if not (path.startswith(_PATHS) and (plain := self._plain(request.headers))):
+        if not (path.startswith(_PATHS) and (plain := self._plain(request.headers, request.caller))):
             return None
         match request.method:
             case "GET" if path.startswith(_COUNTER):
@@ -118,7 +127,7 @@ class FastPath:
         common = self._common[view].https if plain.is_https else self._common[view].http
         return await _answered(call, common)
 
-    def _plain(self, headers: Headers) -> _Plain | None:
+    def _plain(self, headers: Headers, caller: Caller | None) -> _Plain | None:
         """Returns None if only the view can handle the headers."""
         found = dict(headers)
         if len(found) != len(headers) or not found.keys() <= _PLAIN:
@@ -129,12 +138,12 @@ class FastPath:
             return None
         if (cookie := found.get(b"cookie")) is not None and any(name in cookie for name in self._cookies):
             return None
-        authorization = found.get(b"authorization")
-        caller = None
-        if authorization is not None and (caller := known_caller(authorization.decode("latin-1"))) is None:
+        if caller is None and b"authorization" in found:
             return None
         is_https = found.get(b"x-forwarded-proto") == b"https"
-        return _Plain(caller, found.get(b"content-type", b""), found.get(b"if-match"), is_https)
+        asked = found.get(b"priority")
+        queue = FRESH if asked is None else priority.queue(asked.decode("latin-1"))
+        return _Plain(caller, found.get(b"content-type", b""), found.get(b"if-match"), is_https, queue)
 
     def _is_good(self, host: bytes) -> bool:
         """Whether Django would serve this host. Caches up to 100 good hosts."""
@@ -167,9 +176,10 @@ class FastPath:
             return None
         if seconds:
             write = writes.step(Step(key, "increment", delta))
-            accepted, outcome = await waiting.applied_on(self._service, write, seconds)
+            accepted, outcome = await waiting.applied_on(self._service, write, seconds, plain.charge(1))
             return answers.increment(accepted, key, delta, outcome)
-        return answers.increment(await self._service.intake.submit(writes.increments({key: delta})), key, delta)
+        write = writes.increment(key, delta, queue=plain.queue)
+        return answers.increment(await self._service.submitted(write, plain.charge(1)), key, delta)
 
     async def _change(self, request: Request, plain: _Plain, key: str) -> Answer | None:
         if request.query or not _may_write(plain) or not keys.is_key(key):
@@ -192,15 +202,15 @@ class FastPath:
         if request.query or plain.if_match is not None or not _may_write(plain):
             return None
         media_type = plain.content_type.decode("latin-1")
+        asked = media_type, request.body, self._service.intake.least_counted, plain.queue
         try:
             if len(request.body) <= _ON_LOOP_BYTES:
-                decoded = _decoded(media_type, request.body)
+                write, body = _decoded(*asked)
             else:
-                decoded = await asyncio.to_thread(_decoded, media_type, request.body)
+                write, body = await asyncio.to_thread(_decoded_in_turn, *asked)
         except Problem:
             return None
-        write, count, distinct = decoded
-        return answers.bulk(await self._service.intake.submit(write), count, distinct)
+        return answers.bulk(await self._service.submitted(write, plain.charge(body.count)), body)
 
 
 def _wanted_keys(query: bytes) -> list[str]:
@@ -218,10 +228,16 @@ def _wanted_keys(query: bytes) -> list[str]:
     return wanted if len(wanted) == len(pairs) <= most else []
 
 
-def _decoded(media_type: str, body: bytes) -> tuple[writes.Write, int, int]:
-    """A bulk write and its numbers of increments and of keys. Raises `Problem`."""
-    decoded = bulk.decode(media_type, body)
-    return writes.increments(decoded.folded), decoded.count, len(decoded.folded)
+def _decoded(media_type: str, body: bytes, least: int, queue: Queue) -> tuple[writes.Write, Bulk]:
+    """A bulk write and its body. Raises `Problem`."""
+    decoded = bulk.decode(media_type, body, least)
+    return writes.increments(decoded.folded, None, decoded.count, decoded.counts, queue), decoded
+
+
+def _decoded_in_turn(media_type: str, body: bytes, least: int, queue: Queue) -> tuple[writes.Write, Bulk]:
+    """`_decoded`, in a thread."""
+    with bulk.turns():
+        return _decoded(media_type, body, least, queue)
 
 
 def _seconds(query: bytes) -> float:

@@ -11,6 +11,8 @@ The first three are answered on the event loop (`fast_path`), so they need no fr
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
+from typing import TypeVar
 
 from django.conf import settings
 from django.http import HttpResponse
@@ -29,6 +31,7 @@ from counters.operators.health import Component, View
 from runtime import metrics
 from sharding import topology
 
+T = TypeVar("T")
 LIVE, READY, HEALTH = "/livez", "/readyz", "/health"
 
 
@@ -51,9 +54,9 @@ def live() -> Answer:
     return Answer(Probe("ok", settings.TALLY.node_id))
 
 
-def ready(view: View) -> Answer:
+def ready(journal: Component) -> Answer:
     """Whether this process can serve. Raises `Problem` 503."""
-    if missing := _missing([*own(), *view.components]):
+    if missing := _missing([*own(), journal]):
         raise unavailable("not-ready", "; ".join(f"{one.name}: {one.detail}" for one in missing) + ".")
     return live()
 
@@ -79,8 +82,14 @@ async def answered(path: str) -> Answer:
     """The answer of one of the three, on an event loop. Raises `Problem`."""
     if path == LIVE:
         return live()
-    view = await asyncio.shield(asyncio.wrap_future(health.look()))  # others share it
-    return ready(view) if path == READY else whole(view)
+    if path == READY:
+        return ready(await _shared(health.look_at_journal()))
+    return whole(await _shared(health.look()))
+
+
+async def _shared(look: Future[T]) -> T:
+    """The result of a look that others wait for, too."""
+    return await asyncio.shield(asyncio.wrap_future(look))
 
 
 class ProbeView(ApiView):
@@ -105,7 +114,7 @@ class ReadyView(ProbeView):
     @schema.ready
     def get(self, _request: Request) -> Response:
         """This process can serve: it has the topology and the API keys, and the journal answers."""
-        return Response(*ready(health.look().result()))
+        return Response(*ready(health.look_at_journal().result()))
 
 
 class HealthView(ProbeView):

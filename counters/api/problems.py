@@ -15,9 +15,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from prometheus_client import Counter
 from rest_framework import exceptions
 
+from counters.intake.admission import RULES, Limited
 from counters.intake.idempotency import Mismatch
 from counters.intake.journal import JournalUnavailable, JournalUnreadable
 from counters.intake.room import NoRoom
+from counters.limits.limiter import QuotaExceeded
 from replication.patroni import PatroniUnavailable, Refused, UnknownNode
 from runtime.seldom import Seldom
 from sharding.databases import ShardUnavailable
@@ -27,6 +29,8 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "1"
 MOST_SHOWN = 200  # characters of a name or value that a document repeats
 MOST_DETAIL = 1000  # characters of a whole sentence
+MOST_KEYS = 100  # that a document names
+LIMITED_RETRY_SECONDS = 2  # after a limit was reached; a sliding window lets some through at any time
 PROBLEMS = Counter("tally_problems_total", "Requests answered with a problem document", ["status", "problem"])
 log = structlog.get_logger(__name__)
 _seldom = Seldom()
@@ -86,6 +90,11 @@ def unavailable(slug: str, detail: str, **extra: Any) -> Problem:
     return Problem(503, slug, detail, headers={"Retry-After": RETRY_AFTER_SECONDS}, extra=extra)
 
 
+def too_many(slug: str, detail: str, errors: list[dict[str, str]], *, seconds: int, **extra: Any) -> Problem:
+    """429: a limit was reached, and nothing was done. `errors` name what is limited and the rule. Try again in `seconds`."""
+    return Problem(429, slug, detail, errors=errors, headers={"Retry-After": str(seconds)}, extra=extra)
+
+
 def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a table
     """The problem for an exception, or None for a bug."""
     match error:
@@ -95,6 +104,10 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
             return Problem(
                 422, "idempotency-key-reused", str(error), errors=[{"field": "Idempotency-Key", "rule": str(error)}]
             )
+        case QuotaExceeded():
+            return over(error)
+        case Limited():
+            return _limited(error)
         case NoRoom():
             shard = {} if error.shard is None else {"shard": error.shard}
             return unavailable("disk-full", f"{error}. Reads go on.", **shard)
@@ -130,6 +143,28 @@ def of(error: BaseException) -> Problem | None:  # noqa: PLR0911, PLR0912 - a ta
     return None
 
 
+def over(error: QuotaExceeded) -> Problem:
+    """A caller is over its quota. With the member that the draft of the `RateLimit` headers registers for it."""
+    policy = error.policy
+    advice = f"try again in {error.seconds} s" if error.wanted <= policy.quota else "split the request"
+    return too_many(
+        "quota-exceeded",
+        f"{policy.name}: {error}; {advice}.",
+        [{"field": policy.name, "rule": str(error)}],
+        seconds=error.seconds,
+        **{"violated-policies": [policy.name]},
+    )
+
+
+def _limited(error: Limited) -> Problem:
+    """Limits of counters or of a lane: names the keys, up to a hundred, and the rule that each breaks."""
+    errors = [{"field": key, "rule": f"{rule}: {RULES[rule]}"} for rule, keys in error.refused.items() for key in keys]
+    slug = "backlog-full" if set(error.refused) == {"backlog"} else "too-many-increments"
+    text = "; ".join(f"{rule}: {RULES[rule]}" for rule in error.refused)
+    detail = f"Nothing of this write was accepted ({text}). Other keys are taken as usual."
+    return too_many(slug, detail, errors[:MOST_KEYS], seconds=LIMITED_RETRY_SECONDS)
+
+
 def handle(error: Exception, _context: dict[str, Any]) -> HttpResponse | None:
     """DRF's EXCEPTION_HANDLER. A problem is JSON, whatever else the view renders. DRF adds `Allow` to every answer."""
     problem = of(error)
@@ -144,7 +179,8 @@ def response_to(error: Exception) -> HttpResponse:
     return response(problem or _BUG)
 
 
-def _count(problem: Problem) -> None:
+def count(problem: Problem) -> None:
+    """Count an answered problem, and log one of Tally's own."""
     PROBLEMS.labels(problem.status, problem.slug).inc()
     if problem.status >= 500:
         _seldom.log(log.warning, "unavailable", problem=problem.slug, detail=problem.detail)
@@ -152,7 +188,12 @@ def _count(problem: Problem) -> None:
 
 def response(problem: Problem) -> HttpResponse:
     """The answer for a problem, which is also counted."""
-    _count(problem)
+    count(problem)
+    return encoded(problem)
+
+
+def encoded(problem: Problem) -> HttpResponse:
+    """The answer for a problem."""
     document = msgspec.json.encode(problem.document())
     return HttpResponse(document, status=problem.status, headers=problem.headers, content_type=MEDIA_TYPE)
 

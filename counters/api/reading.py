@@ -10,6 +10,7 @@ from django.conf import settings
 from django.http import HttpResponse
 from rest_framework.request import Request
 
+from counters import service
 from counters.api import waiting
 from counters.api.answers import Answer
 from counters.api.base import Response
@@ -17,6 +18,7 @@ from counters.api.problems import Problem, invalid
 from counters.reading import read_your_writes, reads
 from counters.reading.reads import Counter
 from counters.write_id import WriteId
+from sharding import topology
 from sharding.databases import ShardUnavailable
 
 _PAUSE_SECONDS = 0.1
@@ -55,7 +57,7 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
     asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
     text = request.query_params.get("after")
     if text is None:
-        return Response(*show(_primary(keys) if asked == "primary" else reads.get_many(keys)))
+        return Response(*show(_primary(keys) if asked == "primary" else _shared(keys)))
     write = write_id("after", text)
     with waiting.room(seconds) as there_is:
         try:
@@ -63,8 +65,14 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
         except read_your_writes.UnknownWrite as error:
             raise unknown_write() from error
     if found is None:
-        return Response({"id": text, "status": "queued", "shards": list(write.shards)}, 202)
+        return Response({"id": text, "status": read_your_writes.status(write), "shards": list(write.shards)}, 202)
     return Response(*show(found))
+
+
+def _shared(keys: list[str]) -> list[Counter]:
+    """Read as the fast path does, together with its reads. Raises `ShardUnavailable`, `NoTopology`."""
+    topology.current()  # read here, in a thread, if this process does not know it yet
+    return service.current().read(keys)
 
 
 def _primary(keys: list[str]) -> list[Counter]:

@@ -48,12 +48,13 @@ class Set(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Queued(msgspec.Struct):
-    """An increment that is durable and will be counted exactly once."""
+    """An increment that is durable and will be counted exactly once. `excess`: later, as its counter has too many of them
+    or the request has a low priority."""
 
     id: str
     key: str
     delta: int
-    status: Literal["queued"]
+    status: Literal["queued", "excess"]
     queue: str
 
 
@@ -72,13 +73,24 @@ class Applied(msgspec.Struct):
     version: int | None
 
 
-class Accepted(msgspec.Struct):
-    """A durable bulk write: how many increments it has, of how many keys, on how many shards."""
+class RefusedKey(msgspec.Struct):
+    """A key whose increments were not accepted, and the limit: `key-rate`: too many of them, and no room in the excess
+    queue; `excess`: low priority, and no room there; `backlog`: too much waits in the key's lane."""
+
+    key: str
+    rule: Literal["key-rate", "excess", "backlog"]
+
+
+class Accepted(msgspec.Struct, omit_defaults=True):
+    """A durable bulk write: how many of its increments were accepted, of how many keys, on how many shards. Those of keys
+    in `excess` are counted later; those of keys in `refused` were not accepted."""
 
     id: str
     accepted: int
     keys: int
     shards: int
+    excess: list[str] = []
+    refused: list[RefusedKey] = []
 
 
 class Changed(msgspec.Struct):
@@ -129,10 +141,11 @@ class Write(msgspec.Struct, omit_defaults=True):
     """The state of a write. It has `value` and `version` if it was one operation whose result was requested.
 
     `applied`: it was counted, except for the operations in `rejected`. `rejected`: all its operations were rejected.
+    `excess`, `stale`: all but what waits in that spill queue was counted.
     """
 
     id: str
-    status: Literal["queued", "applied", "rejected"]
+    status: Literal["queued", "excess", "stale", "applied", "rejected"]
     shards: list[int]
     value: int | None = None
     version: int | None = None

@@ -15,6 +15,7 @@ from counters.api import requests
 from counters.api.authentication import scope_of
 from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
 from counters.api.problems import MEDIA_TYPE
+from counters.api.quotas import COUNTED
 from counters.keys import KEY_PATTERN, KEY_RULE, RESERVED
 from counters.write_id import WRITE_ID_PATTERN
 
@@ -62,7 +63,32 @@ _PROBLEMS = {
     414: "The request line is too long.",
     415: "The Content-Type is not one that this call takes, or the body is compressed.",
     422: "The Idempotency-Key was used before with another request.",
+    429: "The caller is over its quota, which `violated-policies` names, or a limit of the counters was reached, and `errors` "
+    "names keys and limits. Nothing was done. Try again after Retry-After seconds.",
     503: "A component is down; nothing is lost. Try again after Retry-After seconds.",
+}
+_NODE = {
+    "Tally-Node": {
+        "description": "The process that answered: an API process, or `nginx`.",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+}
+_LIMIT_HEADERS = {
+    "RateLimit-Policy": {
+        "description": "The caller's quotas (draft-ietf-httpapi-ratelimit-headers): units `q` in any `w` seconds.",
+        "schema": {"type": "string"},
+        "example": '"requests";q=6000;w=60, "increments";q=100000;w=60;tally-unit="increments"',
+    },
+    "RateLimit": {
+        "description": "What remains of them (`r`), and seconds until more does (`t`).",
+        "schema": {"type": "string"},
+        "example": '"requests";r=5990;t=60',
+    },
+    "Retry-After": {
+        "description": "Seconds until what was wanted may be free.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
 }
 _HOST = "The Host is not one that is served here."
 
@@ -88,12 +114,27 @@ def add_types(types: Sequence[type]) -> None:
 
 
 def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """drf-spectacular's postprocessing hook: add the types to the document, and mark every request body as required."""
-    result.setdefault("components", {}).setdefault("schemas", {}).update(COMPONENTS)
-    for call in (call for path in result["paths"].values() for call in path.values()):
-        if "requestBody" in call:
-            call["requestBody"]["required"] = True
+    """drf-spectacular's postprocessing hook: add the types and the headers of answers to the document, and mark every
+    request body as required."""
+    components = result.setdefault("components", {})
+    components.setdefault("schemas", {}).update(COMPONENTS)
+    components.setdefault("headers", {}).update(_NODE | _LIMIT_HEADERS)
+    for path, calls in result["paths"].items():
+        for call in calls.values():
+            if "requestBody" in call:
+                call["requestBody"]["required"] = True
+            for status, answer in call["responses"].items():
+                references = {name: {"$ref": f"#/components/headers/{name}"} for name in _headers(path, status)}
+                answer.setdefault("headers", {}).update(references)
     return result
+
+
+def _headers(path: str, status: str) -> list[str]:
+    """The headers that every such answer of a path has."""
+    names = list(_NODE)
+    if path.startswith(COUNTED):
+        names += [name for name in _LIMIT_HEADERS if name != "Retry-After" or status == "429"]
+    return names
 
 
 def reference(kind: type) -> dict[str, str]:
@@ -108,7 +149,7 @@ def answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
         (status, JSON): OpenApiResponse(reference(kind), description=description)
         for status, (kind, description) in good.items()
     }
-    for status in (*bad, 400, 401, 406, 503):
+    for status in (*bad, 400, 401, 406, 429, 503):
         answers[status, MEDIA_TYPE] = OpenApiResponse(
             reference(requests.ProblemDocument), description=_PROBLEMS[status]
         )
@@ -125,6 +166,12 @@ _IDEMPOTENCY = OpenApiParameter(
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     OpenApiParameter.HEADER,
     description=f"The same key with the same request is counted once and answered the same, for {_DAYS}.",
+)
+_PRIORITY = OpenApiParameter(
+    "Priority",
+    {"type": "string"},
+    OpenApiParameter.HEADER,
+    description="RFC 9218. Increments of urgency 6 and 7 (`u=7`) go to the excess queue, unless the request waits.",
 )
 _IF_MATCH = OpenApiParameter(
     "If-Match",
@@ -173,7 +220,7 @@ _CONSISTENCY = _query(
 increment = extend_schema(
     operation_id="increment",
     tags=["writes"],
-    parameters=[_KEY, _WAIT, _IDEMPOTENCY],
+    parameters=[_KEY, _WAIT, _IDEMPOTENCY, _PRIORITY],
     request={JSON: reference(requests.Increment)},
     examples=[OpenApiExample("one more", {"delta": 1}, request_only=True)],
     responses=answers(
@@ -181,7 +228,7 @@ increment = extend_schema(
             200: (requests.Applied, "Counted; with `wait`."),
             202: (requests.Queued, "Durable; it will be counted exactly once."),
         },
-        *(403, 409, 413, 415, 422),
+        *(403, 409, 413, 415, 422, 429),
     ),
 )
 _BULK = {"oneOf": [reference(requests.Increments), reference(requests.IncrementColumns)]}
@@ -196,7 +243,7 @@ bulk = extend_schema(
         f"{settings.TALLY.max_body_bytes:,} bytes. They are folded, and each is counted exactly once."
     ),
     tags=["writes"],
-    parameters=[_IDEMPOTENCY],
+    parameters=[_IDEMPOTENCY, _PRIORITY],
     request={
         JSON: _BULK,
         NDJSON: COMPONENTS["Increments"]["properties"]["increments"] | {"description": "One a line."},
@@ -216,7 +263,8 @@ bulk = extend_schema(
         OpenApiExample("columns", {"keys": ["a", "b"], "deltas": [1, -2]}, request_only=True),
     ],
     responses=answers(
-        {202: (requests.Accepted, "Durable; each increment will be counted exactly once.")}, *(403, 413, 415, 422)
+        {202: (requests.Accepted, "Durable; each increment will be counted exactly once, but for keys in `refused`.")},
+        *(403, 413, 415, 422, 429),
     ),
 )
 get = extend_schema(
@@ -241,7 +289,7 @@ put = extend_schema(
             200: (requests.Changed, "Set."),
             202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away."),
         },
-        *(403, 409, 412, 413, 415, 422),
+        *(403, 409, 412, 413, 415, 422, 429),
     ),
 )
 delete = extend_schema(
@@ -253,7 +301,7 @@ delete = extend_schema(
             200: (requests.Changed, "Reset."),
             202: (requests.Pending, "Durable, but not applied yet: a shard's primary is away."),
         },
-        *(403, 409, 412, 413, 415, 422),
+        *(403, 409, 412, 413, 415, 422, 429),
     ),
 )
 get_many = extend_schema(
@@ -275,7 +323,7 @@ get_many = extend_schema(
 write = extend_schema(
     operation_id="read_write",
     tags=["writes"],
-    description=f"What became of a write: queued, applied or rejected. Known for {_DAYS}.",
+    description=f"What became of a write: queued, excess, stale, applied or rejected. Known for {_DAYS}.",
     parameters=[
         OpenApiParameter(
             "write_id", {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"}, OpenApiParameter.PATH, required=True

@@ -74,10 +74,25 @@ class SetApplyDelay(msgspec.Struct, forbid_unknown_fields=True):
     reason: MaybeReason = msgspec.UNSET
 
 
+class Spilled(msgspec.Struct, frozen=True):
+    """A spill queue: increments in it, batches, and the age of the oldest in seconds."""
+
+    increments: int
+    batches: int
+    age_seconds: int
+
+
+class Shard(ShardStatus, frozen=True):
+    """A shard at a glance, with its spill queues; null while the journal does not answer."""
+
+    excess: Spilled | None = None
+    stale: Spilled | None = None
+
+
 class Shards(msgspec.Struct):
     """All shards."""
 
-    results: list[ShardStatus]
+    results: list[Shard]
     next: str | None
 
 

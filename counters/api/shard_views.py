@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import ClassVar, TypeVar
 
 import msgspec
 from django.conf import settings
+from redis.exceptions import RedisError
 from rest_framework.request import Request
 
 from counters.api import media, shard_requests, shard_schema
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import Problem, invalid
+from counters.api.shard_requests import Shard, Spilled
 from counters.api.views import listed
 from counters.models import Scope
+from counters.operators import journal_entries
 from counters.reading import reads
 from replication import apply_delay, patroni, status, steering
 from replication.interventions import Order
+from replication.status import ShardStatus
 from replication.steering import Quorum
 from sharding import topology
+from sharding.lanes import EXCESS, SPILL, STALE, Queue
 
 T = TypeVar("T")
 
@@ -56,7 +62,17 @@ class ShardsView(ShardApiView):
     @shard_schema.shards
     def get(self, _request: Request) -> Response:
         """Every shard: how many slots it owns, its primary, how many replicas follow, its write quorum."""
-        return Response({"results": status.shards(), "next": None})
+        return Response({"results": [_with_queues(one) for one in status.shards()], "next": None})
+
+
+def _with_queues(one: ShardStatus) -> Shard:
+    """Add what is in its spill queues, if the journal answers."""
+    found: dict[Queue, Spilled] = {}
+    with suppress(RedisError):
+        for queue in SPILL:
+            held = journal_entries.spilled(one.shard, queue)
+            found[queue] = Spilled(held.increments, held.depth, int(held.age.total_seconds()))
+    return Shard(**msgspec.structs.asdict(one), excess=found.get(EXCESS), stale=found.get(STALE))
 
 
 class ReplicasView(ShardApiView):

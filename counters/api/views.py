@@ -12,16 +12,18 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
 from counters import keys, service
-from counters.api import answers, bulk, media, reading, requests, schema, waiting
+from counters.api import answers, bulk, media, priority, reading, requests, schema, waiting
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import invalid
 from counters.batch import Step
 from counters.intake import idempotency, writes
 from counters.intake.idempotency import Claim
+from counters.limits.limiter import Charge
 from counters.outcome import REASONS
 from counters.reading import reads, write_status
 from counters.reading.reads import Counter
+from sharding.lanes import Queue
 
 
 def checked_key(key: str) -> str:
@@ -46,10 +48,21 @@ def claim_of(request: Request) -> Claim | None:
     )
 
 
+def charge_of(request: Request, increments: int) -> Charge | None:
+    """What a write of so many increments takes of its caller's quota."""
+    caller = request.user
+    return caller.charge(increments) if isinstance(caller, Caller) else None
+
+
 def refuse_condition(request: Request) -> None:
     """Raises `Problem` 400 if the request has an If-Match, which its call does not support."""
     if "HTTP_IF_MATCH" in request._request.META:
         raise invalid("If-Match", "only for PUT and DELETE of a counter: an increment has no condition")
+
+
+def queue_of(request: Request) -> Queue:
+    """The queue of increments with the request's priority."""
+    return priority.queue(request._request.META.get("HTTP_PRIORITY"))
 
 
 class IncrementsView(ApiView):
@@ -65,9 +78,11 @@ class IncrementsView(ApiView):
         delta = media.decode(media.json_body(request._request), requests.Increment).delta
         claim = claim_of(request)
         if seconds:
-            accepted, outcome = waiting.applied(writes.step(Step(key, "increment", delta), claim), seconds)
+            write = writes.step(Step(key, "increment", delta), claim)
+            accepted, outcome = waiting.applied(write, seconds, charge_of(request, 1))
             return Response(*answers.increment(accepted, key, delta, outcome))
-        accepted = service.current().submit(writes.increments({key: delta}, claim))
+        write = writes.increment(key, delta, claim, queue_of(request))
+        accepted = service.current().submit(write, charge_of(request, 1))
         return Response(*answers.increment(accepted, key, delta))
 
 
@@ -79,9 +94,11 @@ class BulkIncrementsView(ApiView):
         """Add to many counters in one request. Its increments are folded, and each is counted exactly once."""
         refuse_condition(request)
         http = request._request
-        body = bulk.decode(media.media_type(http), media.body(http))
-        accepted = service.current().submit(writes.increments(body.folded, claim_of(request)))
-        return Response(*answers.bulk(accepted, body.count, len(body.folded)))
+        serving = service.current()
+        with bulk.turns():
+            body = bulk.decode(media.media_type(http), media.body(http), serving.intake.least_counted)
+            write = writes.increments(body.folded, claim_of(request), body.count, body.counts, queue_of(request))
+        return Response(*answers.bulk(serving.submit(write, charge_of(request, body.count)), body))
 
 
 class CounterView(ApiView):
@@ -144,7 +161,7 @@ class WriteView(ApiView):
 
     @schema.write
     def get(self, _request: Request, write_id: str) -> Response:
-        """The state of a write: queued, applied or rejected."""
+        """The state of a write: queued, excess, stale, applied or rejected."""
         write = reading.write_id("id", write_id)
         found = write_status.find(write)
         if found is None:

@@ -21,6 +21,7 @@ from rest_framework.request import Request
 from counters import service
 from counters.api.problems import invalid
 from counters.intake.writes import Accepted, Write
+from counters.limits.limiter import Charge
 from counters.outcome import Outcome
 from counters.reading import write_status
 from counters.service import Service
@@ -64,14 +65,14 @@ def room(seconds: float) -> Iterator[bool]:
             places.release()
 
 
-def applied(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
+def applied(write: Write, seconds: float, charge: Charge | None = None) -> tuple[Accepted, Outcome | None]:
     """Submit a step from a thread and wait for its outcome: None if that takes longer than `seconds`, or if too many
     requests wait already.
 
     Raises as `Service.submit`.
     """
     serving = service.current()
-    accepted = serving.submit(write)
+    accepted = serving.submit(write, charge)
     if accepted.repeated or write.outcome is None:
         return accepted, _wait(accepted.id, seconds, None)
     done, _ = futures.wait([write.outcome], min(_MOMENT_SECONDS, seconds))
@@ -82,9 +83,11 @@ def applied(write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
     return accepted, outcome
 
 
-async def applied_on(serving: Service, write: Write, seconds: float) -> tuple[Accepted, Outcome | None]:
+async def applied_on(
+    serving: Service, write: Write, seconds: float, charge: Charge | None = None
+) -> tuple[Accepted, Outcome | None]:
     """`applied` for a coroutine."""
-    accepted = await serving.intake.submit(write)
+    accepted = await serving.submitted(write, charge)
     if accepted.repeated or write.outcome is None:
         return accepted, await asyncio.to_thread(_wait, accepted.id, seconds, None)
     done, _ = await asyncio.wait([asyncio.wrap_future(write.outcome)], timeout=min(_MOMENT_SECONDS, seconds))

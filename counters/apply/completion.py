@@ -5,6 +5,9 @@ required replicas have flushed that position: as many as the setting says, or th
 Positions of one server mean nothing on another, so the records live only as long as a shift's connection. The next
 shift looks up in the ledger of its server what the journal still has, and records that again (`adopt`).
 
+A batch that the ledger says to be deferred does not leave: it moves to the lane's stale queue, in one script. It is in
+exactly one of the two journals whatever dies, and it moves only when no failover can lose what the ledger says.
+
 While replicas are missing or lag, entries stay, up to a bound in time and in bytes. Entries over the bound are removed
 although only the primary has them. The shard is *degraded* then, as shown by a gauge, an alert and a log line, until
 commits are replicated again.
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -26,14 +29,18 @@ from prometheus_client import Counter, Gauge
 
 from counters import batch as codec
 from counters.batch import Batch
+from counters.intake import dispatch
 from counters.intake.journal import Journal
 from replication import flush
 from sharding import topology
-from sharding.lanes import Lane
+from sharding.lanes import STALE, Lane
 
 COMPLETED = Counter("tally_batches_completed_total", "Batches that are safe and left the journal", ["shard"])
 UNREPLICATED = Counter(
     "tally_batches_unreplicated_total", "Batches that left the journal while only the primary had them", ["shard"]
+)
+DEFERRED = Counter(
+    "tally_batches_deferred_total", "Batches whose increments were too old and moved to the stale queue", ["shard"]
 )
 PENDING = Gauge(
     "tally_batches_uncompleted",
@@ -51,6 +58,7 @@ class _Commit(NamedTuple):
     size: int  # bytes in the journal
     ids: list[bytes]
     tokens: list[bytes] | None  # None: unknown, to be read from the journal
+    deferred: list[bytes]  # batches that move to the stale queue
 
 
 class Waiting:
@@ -86,22 +94,33 @@ class Completion:
         """Whether any commit waits."""
         return bool(self._commits)
 
+    @property
+    def count(self) -> int:
+        """How many batches wait."""
+        return sum(len(commit.ids) + len(commit.deferred) for commit in self._commits)
+
     def forget(self) -> None:
         """Drop all commits: their positions mean nothing on another connection."""
         self._commits.clear()
         self._held = 0
 
-    def add(self, batches: list[Batch], size: int, written: int) -> None:
-        """Record batches (`size` bytes in all) whose commit precedes the primary's WAL position `written`."""
-        tokens = [token.token for batch in batches for token in batch.tokens]
-        self._note(_Commit(written, time.monotonic(), size, [batch.id for batch in batches], tokens))
+    def add(self, batches: list[Batch], size: int, written: int, deferred: Set[bytes] = frozenset()) -> None:
+        """Record batches (`size` bytes in all) whose commit precedes the primary's WAL position `written`; some of them
+        deferred."""
+        leaving = [batch for batch in batches if batch.id not in deferred]
+        # What a stale queue has applied is decoded without its tokens.
+        stale = self.lane.queue == STALE
+        tokens = None if stale else [token.token for batch in leaving for token in batch.tokens]
+        ids = [batch.id for batch in leaving]
+        self._note(_Commit(written, time.monotonic(), size, ids, tokens, list(deferred)))
 
-    def adopt(self, applied: Mapping[UUID, float], written: int) -> None:
-        """Record batches that earlier shifts applied, oldest first, with the monotonic time since when they wait. Raises
-        `RedisError`."""
+    def adopt(self, applied: Mapping[UUID, float], written: int, deferred: Set[UUID] = frozenset()) -> None:
+        """Record batches that earlier shifts applied, oldest first, with the monotonic time since when they wait; some of
+        them deferred. Raises `RedisError`."""
         ids = list(applied)
         for id, size in zip(ids, self._journal.sizes(ids), strict=True):
-            self._note(_Commit(written, applied[id], size, [id.bytes], None))
+            leaving, moving = ([], [id.bytes]) if id in deferred else ([id.bytes], [])
+            self._note(_Commit(written, applied[id], size, leaving, None, moving))
 
     def _note(self, commit: _Commit) -> None:
         self._commits.append(commit)
@@ -150,9 +169,17 @@ class Completion:
         tokens = [token for commit in commits for token in commit.tokens or ()]
         unknown = [id for commit in commits if commit.tokens is None for id in commit.ids]
         self._journal.remove(ids, [*tokens, *self._tokens_of(unknown)])
+        self._defer([id for commit in commits for id in commit.deferred])
         for commit in commits:
             self._commits.popleft()
             self._held -= commit.size
+
+    def _defer(self, ids: list[bytes]) -> None:
+        """Move batches to the stale queue, and have it applied some time."""
+        if ids and (moved := self._journal.defer(ids)):
+            DEFERRED.labels(self.lane.shard).inc(moved)
+            log.warning("batches_deferred", lane=str(self.lane), batches=moved)
+            dispatch.ask_for(self.lane.of(STALE))
 
     def _tokens_of(self, ids: list[bytes]) -> list[bytes]:
         """Idempotency tokens of those batches that the journal still has."""
@@ -168,10 +195,10 @@ class Completion:
         return settings.TALLY.journal_hold_bytes // topology.lane_count(self.lane.shard)
 
     def _tell(self, *, safe: list[_Commit], over: list[_Commit]) -> None:
-        shard, lane = self.lane
+        shard = self.lane.shard
         COMPLETED.labels(shard).inc(sum(len(commit.ids) for commit in safe))
         UNREPLICATED.labels(shard).inc(sum(len(commit.ids) for commit in over))
-        PENDING.labels(shard, lane).set(sum(len(commit.ids) for commit in self._commits))
+        PENDING.labels(shard, str(self.lane).partition(".")[2]).set(self.count)
         if over or safe:
             self._tell_degraded(bool(over))
 

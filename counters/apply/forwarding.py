@@ -17,7 +17,7 @@ from counters.apply.plan import Placed
 from counters.batch import Batch, Operation
 from counters.intake import dispatch
 from counters.intake.append import Flush, Payload, append
-from sharding.lanes import Lane
+from sharding.lanes import FRESH, Lane
 from sharding.topology import Topology
 
 FORWARDED = Counter(
@@ -50,11 +50,13 @@ def forward(
             kept.append(placed)
             continue
         parts = split(one, topology)
-        kept.append(Placed(placed.position, msgspec.structs.replace(one, segments=parts.pop(lane, []))))
+        kept.append(Placed(placed.position, msgspec.structs.replace(one, segments=parts.pop(lane.of(FRESH), []))))
         for to, segments in parts.items():
             forwarded_id = uuid5(one.uuid, f"{lane}-{to}")
             encoded = [(index, batch.encode_segment(operation)) for index, operation in segments]
-            payload = Payload(batch.encode(forwarded_id, encoded, [], one.reply_to), one.reply_to is not None)
+            data = batch.encode(forwarded_id, encoded, [], one.reply_to)
+            increments = sum(len(operation.keys) for _, operation in segments)
+            payload = Payload(data, one.reply_to is not None, increments)
             writes = 1 + max(index for index, _ in segments)
             appended = append(Flush(forwarded_id, {to: payload}, writes, {}, None))
             for unattended in appended.unattended:

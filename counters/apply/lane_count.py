@@ -49,7 +49,7 @@ def change(count: int, *, seconds: float, tell: Tell = lambda _: None) -> Topolo
 def _drain(seconds: float, tell: Tell) -> None:
     """Close the journals and apply all their entries, alongside any workers. Raises `NotDrained`."""
     shards = range(settings.TALLY.shard_count)
-    worker = Worker("lanes", shards)
+    worker = Worker("lanes", shards, spills=True)
     try:
         for _ in polling.attempts(seconds, pause=_PAUSE_SECONDS):
             journal.close(_CLOSED_SECONDS)

@@ -20,14 +20,16 @@ read before the lane's lock is taken, so another shift may apply part or all of 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from counters import batch
 from counters.apply.plan import Placed, Plan, Planning, keys_to_read
+from counters.batch import Batch, Step
 from counters.intake.journal import Entry, Journal
 from counters.intake.lease import WakeUps
-from sharding.lanes import Lane
+from sharding.lanes import STALE, Lane
 
 _CHUNK = 64  # batches read at once
 _MOST_BYTES = 64 * 1024 * 1024  # of batches in a window
@@ -39,7 +41,8 @@ class Window:
     """Batches after the position `after`, up to `end`, in order; `size` is in bytes.
 
     `undecodable` are to be set aside, each with the reason. `reads` are the keys whose rows are needed whatever the
-    shard has. `awaited`: a client waits for a result.
+    shard has. `awaited`: a client waits for a result. `deferred` has the writes that are left to the stale queue (one bit
+    each) by batch; the batches are without them.
     """
 
     after: int
@@ -49,6 +52,7 @@ class Window:
     size: int = 0
     reads: set[str] = field(default_factory=set)
     awaited: bool = False
+    deferred: dict[bytes, int] = field(default_factory=dict)
     _planning: Planning = field(default_factory=lambda: Planning({}, frozenset()))
 
     @property
@@ -61,11 +65,42 @@ class Window:
         """Number of entries, decodable or not."""
         return len(self.batches) + len(self.undecodable)
 
-    def add(self, id: bytes, position: int, data: bytes | None) -> None:
-        """Add the next entry; `data` is None if another shift has just completed it."""
+    def deferring(self, before: int, decided: Set[bytes] = frozenset()) -> Window:
+        """The same window without the unconditional increments of batches before a position: those are deferred.
+
+        Not those of counters that a later `If-Match` of this window is about. It may have been answered by a primary that
+        was lost with its last commits, which had applied them. But what has been `decided` to be deferred is deferred: an
+        `If-Match` may have been answered without it.
+        """
+        after = Window(self.after, self.end, undecodable=self.undecodable, size=self.size)
+        for placed, keys in zip(self.batches, _matched_later(self.batches), strict=True):
+            left = placed.batch.unconditional
+            is_free = not keys or placed.batch.id in decided or keys.isdisjoint(left.keys)
+            if placed.position < before and is_free and (writes := writes_of(left)):
+                after.deferred[placed.batch.id] = writes
+                after._take(Placed(placed.position, placed.batch.conditional))
+            else:
+                after._take(placed)
+        return after
+
+    def until(self, before: int) -> Window:
+        """The part of the window before a position."""
+        if self.end < before:
+            return self
+        part = Window(self.after, self.after, undecodable=[one for one in self.undecodable if one[0].position < before])
+        for placed in self.batches:
+            if placed.position < before:
+                part._take(placed)
+        ends = [one.position for one in part.batches] + [entry.position for entry, _ in part.undecodable]
+        part.end, part.size = max([self.after, *ends]), self.size
+        return part
+
+    def add(self, id: bytes, position: int, data: bytes | None, *, unconditional: bool = False) -> None:
+        """Add the next entry, or its unconditional increments; `data` is None if another shift has just completed it."""
         if data is not None:
             try:
-                self._take(Placed(position, batch.decode(data)))
+                decoded = batch.decode(data)
+                self._take(Placed(position, decoded.unconditional if unconditional else decoded))
                 self.size += len(data)
             except batch.BadBatch as error:
                 self.undecodable.append((Entry(UUID(bytes=id), position), str(error)))
@@ -79,11 +114,33 @@ class Window:
             self._planning.take(placed)
 
 
+def _matched_later(batches: Sequence[Placed]) -> list[Set[str]]:
+    """For each batch, the keys of operations with `If-Match` in it or behind it."""
+    found: list[Set[str]] = []
+    keys: Set[str] = frozenset()
+    for _, one in reversed(batches):
+        own = {step.key for _, step in one.segments if isinstance(step, Step) and step.if_version is not None}
+        keys = keys | own if own else keys
+        found.append(keys)
+    return found[::-1]
+
+
+def writes_of(one: Batch) -> int:
+    """The writes of its flush that a batch has, one bit each."""
+    bits = 0
+    for index, _ in one.segments:
+        bits |= 1 << index
+    return bits
+
+
 class Loader:
-    """Reads one lane's journal for its shift. Not thread-safe."""
+    """Reads one lane's journal for its shift. Not thread-safe.
+
+    Of the batches in a stale queue it takes what was deferred: the rest was applied before they came there.
+    """
 
     def __init__(self, lane: Lane, wake_ups: WakeUps) -> None:
-        self._journal = Journal(lane)
+        self._journal, self._deferred = Journal(lane), lane.queue == STALE
         self._wake_ups = wake_ups
         self._next = Window(0, 0)
 
@@ -119,5 +176,5 @@ class Loader:
             return False
         found = self._journal.read(self._next.end, room)
         for id, position, data in found:
-            self._next.add(id, position, data)
+            self._next.add(id, position, data, unconditional=self._deferred)
         return len(found) == room

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from counters.batch import Batch, Increments, Step
-from counters.operations import in_range
+from counters.operations import MAX_VALUE, in_range
 from counters.outcome import Outcome
 
 
@@ -75,9 +75,10 @@ def keys_to_read(batches: Sequence[Placed], last_set_version: int, last_version:
     return keys
 
 
-def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str]) -> Plan:
-    """Plan the changes of the batches. `rows` has the existing rows of the keys in `read`."""
-    planning = Planning(rows, read)
+def plan(batches: Sequence[Placed], rows: Mapping[str, Row], read: Set[str], last_version: int = MAX_VALUE) -> Plan:
+    """Plan the changes of the batches. `rows` has the existing rows of the keys in `read`; `last_version` as in
+    `keys_to_read`."""
+    planning = Planning(rows, read, last_version)
     for placed in batches:
         planning.take(placed)
     return planning.plan
@@ -98,9 +99,9 @@ class Planning:
     Known rows are in `plan.put` or `rows`, mere additions in `plan.added`.
     """
 
-    def __init__(self, rows: Mapping[str, Row], read: Set[str]) -> None:
+    def __init__(self, rows: Mapping[str, Row], read: Set[str], last_version: int = MAX_VALUE) -> None:
         self.plan = Plan(read)
-        self._rows, self._read = rows, read
+        self._rows, self._read, self._last_version = rows, read, last_version
 
     def take(self, placed: Placed) -> None:
         """Add the next batch."""
@@ -129,7 +130,9 @@ class Planning:
             self._report("rejected", step.key, row, place, "version")
         elif step.kind == "increment":
             self._increment(step.key, step.operand, place, report=True)
-        elif row.set_version < place.version < row.version:  # the value already contains later increments
+        elif row.set_version < place.version < row.version and place.version <= self._last_version:
+            # It is late: the value already contains later increments. (A row's version alone does not tell: a spilled
+            # increment raises it by one although it is older.)
             self._report("rejected", step.key, row, place, "late")
         else:
             self._replace(step, row, place)

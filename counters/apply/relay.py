@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from counters.intake import dispatch, journal
 from counters.intake.journal import Journal
 from counters.intake.lease import Lease
+from sharding.lanes import FRESH
 
 RELAYED = Counter("tally_batches_relayed_total", "Tasks that were sent again for an overdue batch", ["shard"])
 log = structlog.get_logger(__name__)
@@ -21,7 +22,9 @@ log = structlog.get_logger(__name__)
 
 def relay(shard: int) -> None:
     """Send a task for each lane of a shard whose oldest entry is overdue. Raises `RedisError`."""
-    for lane in journal.occupied(shard):
+    for lane in journal.spilled(shard):  # they are old by nature
+        dispatch.ask_for(lane)
+    for lane in journal.occupied(shard, (FRESH,)):
         entries, lease = Journal(lane), Lease(lane)
         if entries.is_overdue(settings.TALLY.overdue_seconds) and lease.holder() is None and lease.hand_over():
             log.warning("batch_overdue", shard=shard, lane=lane.number, seconds=round(entries.age(), 1))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from prometheus_client import Counter
 
 from counters.apply.transaction import Committed
+from sharding.lanes import FRESH, Queue
 
 APPLIED = Counter("tally_batches_applied_total", "Batches whose transaction was committed", ["shard"])
 DUPLICATES = Counter("tally_batches_duplicate_total", "Batches that the ledger had already", ["shard"])
@@ -24,6 +25,7 @@ class Report:
 
     shard: int
     lane: int
+    queue: Queue = FRESH
     windows: int = 0
     batches: int = 0
     operations: int = 0
@@ -45,5 +47,5 @@ class Report:
             if outcome.status == "rejected":
                 REJECTED.labels(self.shard, outcome.reason).inc()
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | str]:
         return asdict(self)

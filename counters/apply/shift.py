@@ -12,13 +12,17 @@ Invariants, and what keeps them:
 - If two shifts of a lane run at once, one waits for the other's lock, then finds the other's batches in the ledger. The
   lease makes this rare.
 
-A database or Redis that is down costs time and a log line. The next shift takes what is left in the journal.
+Increments that are older than `TALLY_STALE_SECONDS` when a shift finds them are deferred: the window is applied without
+them, and completion moves their batches to the lane's stale queue. So fresh ones do not wait behind them.
+
+A database or Redis that is down costs time and a log line. The next shift takes what is left in the journal. The shifts of
+spill queues are in `spill`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import closing, suppress
 from threading import Event
 from typing import Any
@@ -38,14 +42,14 @@ from counters.apply.pace import Pace, rest
 from counters.apply.refresher import Refresher
 from counters.apply.report import Report
 from counters.apply.transaction import Committed
-from counters.intake import outcomes
+from counters.intake import journal, outcomes
 from counters.intake.journal import Entry, Journal, JournalUnavailable
 from counters.intake.lease import Lease, WakeUps
 from counters.intake.set_aside import SetAsideBatches
 from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import topology
-from sharding.lanes import Lane
+from sharding.lanes import FRESH, Lane
 
 SET_ASIDE = Counter(
     "tally_batches_set_aside_total", "Batches that could not be decoded or applied, kept for an operator", ["shard"]
@@ -56,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 CURRENT = f"SELECT key, value, version FROM {WANTED}"  # noqa: S608 - a constant
 CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
-APPLIED_BEFORE = "SELECT id FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"
+APPLIED_BEFORE = "SELECT id, deferred IS NOT NULL FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"
 
 _FAREWELL_SECONDS = 0.05  # how long an ending shift waits for the replicas of its last commits
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
@@ -95,6 +99,7 @@ class Shift:
         self._failures = 0
         self._refused = ""  # why PostgreSQL refused the current window
         self._ends = self._renewed = 0.0  # monotonic seconds
+        self._clock = 0.0  # Unix seconds of the journal's clock when the monotonic clock was at 0
 
     def run(self) -> bool:
         """Apply the lane. Returns True if it has, or may have, more: then the lease has no holder, and the caller must
@@ -102,6 +107,7 @@ class Shift:
         self._ends = time.monotonic() + settings.TALLY.shift_seconds
         try:
             self._renew()
+            self._clock = journal.now() / 1e6 - time.monotonic()
             while True:
                 with suppress(_Failed):
                     return self._attempt()
@@ -164,7 +170,7 @@ class Shift:
             if time.monotonic() - self._renewed > settings.TALLY.lease_seconds / 4:
                 self._renew()
             began = time.monotonic()
-            window = self._window = self._loader.take(self._cursor, self._pace.most)
+            window = self._window = self._taken(conn)
             self._apply(conn, window)
             self._failures = 0
             if self._completion.due:
@@ -176,6 +182,10 @@ class Shift:
             if not window.entries and self._lingered(conn):
                 return False
 
+    def _taken(self, conn: psycopg.Connection[Any]) -> Window:  # noqa: ARG002 - a spill queue asks the shard
+        """The next window."""
+        return self._loader.take(self._cursor, self._pace.most)
+
     def _resume(self, conn: psycopg.Connection[Any]) -> None:
         """Read the lane's cursor from this server, and adopt what earlier shifts left in the journal."""
         self._completion.forget()
@@ -183,14 +193,19 @@ class Shift:
         self._cursor = row[0] if row else 0
         if not (left := self._journal.entries(through=self._cursor)):
             return
-        written = flush.written(conn)
-        found: list[tuple[UUID]] = conn.execute(
-            APPLIED_BEFORE, (self.lane.number, [entry.id for entry in left])
-        ).fetchall()
-        applied = self._waiting.since(self.lane, [id for (id,) in found])
-        self._completion.adopt(applied, written)
+        applied = self._adopt(conn, left)
         if late := [entry for entry in left if entry.id not in applied]:
             self._apply_late(conn, late)
+
+    def _adopt(self, conn: psycopg.Connection[Any], left: Sequence[Entry]) -> Set[UUID]:
+        """Complete those entries that the ledger has. Returns them."""
+        written = flush.written(conn)
+        found: list[tuple[UUID, bool]] = conn.execute(
+            APPLIED_BEFORE, (self.lane.place, [entry.id for entry in left])
+        ).fetchall()
+        applied = self._waiting.since(self.lane, [id for id, _ in found])
+        self._completion.adopt(applied, written, {id for id, deferred in found if deferred})
+        return applied.keys()
 
     def _apply_late(self, conn: psycopg.Connection[Any], late: Sequence[Entry]) -> None:
         """Apply late batches one by one: they are few, and any may have to be set aside again."""
@@ -201,11 +216,15 @@ class Shift:
 
     def _end(self, conn: psycopg.Connection[Any]) -> bool:
         """End the shift. Returns as `run` does."""
+        self._farewell(conn)
+        return not self._lease.release(self._holder, self._cursor) and self._handed_over()
+
+    def _farewell(self, conn: psycopg.Connection[Any]) -> None:
+        """Complete what the replicas have in a moment."""
         until = time.monotonic() + _FAREWELL_SECONDS
         while self._completion.pending and time.monotonic() < until:
             time.sleep(settings.TALLY.completion_interval_seconds)
             self._completion.complete(conn)
-        return not self._lease.release(self._holder, self._cursor) and self._handed_over()
 
     def _lingered(self, conn: psycopg.Connection[Any]) -> bool:
         """Wait for more in an empty lane. Returns whether none came and the lease was released. Raises `LeaseLost`."""
@@ -234,10 +253,21 @@ class Shift:
         for entry, reason in window.undecodable:
             self._set_aside(entry, reason)
         if window.batches:
+            window = self._window = self._without_stale(window)
             done = transaction.apply(conn, self.lane, window)
             self._after_commit(conn, window, done)
-            self._completion.add([placed.batch for placed in window.batches], window.size, done.written)
+            batches = [placed.batch for placed in window.batches]
+            self._completion.add(batches, window.size, done.written, done.deferred)
         self._cursor = max(self._cursor, window.end)
+
+    def _without_stale(self, window: Window) -> Window:
+        """The window without what is too old for the fresh queue."""
+        before = int((self._clock + time.monotonic() - settings.TALLY.stale_seconds) * 1e6)
+        if not settings.TALLY.stale_seconds or window.batches[0].position >= before:
+            return window
+        window = window.deferring(before, self._journal.decided())
+        self._journal.decide(window.deferred)
+        return window
 
     def _rest(self, window: Window, seconds: float) -> None:
         """Rest after a window that took `seconds`, so that the next one grows, unless a client waits for a result."""
@@ -261,7 +291,7 @@ class Shift:
         self.report.add(done, len(window.batches))
         current = conn.execute(CURRENT, wanted(done.stale)).fetchall() if done.stale else []
         told = [(key, row.value, row.version) for key, row in done.plan.put.items()]
-        self._refresher.refresh(self.lane, [*current, *told])
+        self._refresher.refresh(self.lane.of(FRESH), [*current, *told])
         channels = {placed.batch.id: placed.batch.reply_to for placed in done.fresh if placed.batch.reply_to}
         for channel in set(channels.values()):
             outcomes.publish(channel, [o for o in done.plan.outcomes if channels.get(o.batch) == channel])

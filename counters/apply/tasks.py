@@ -26,7 +26,7 @@ from counters.apply.worker import Worker
 from counters.intake import dispatch
 from runtime import garbage, redis
 from runtime.resources import owned
-from sharding.lanes import MOST, Lane
+from sharding.lanes import FRESH, MOST, Lane, Queue
 
 log = structlog.get_logger(__name__)
 
@@ -51,16 +51,18 @@ class _Asked(msgspec.Struct):
 
     shard: Annotated[int, msgspec.Meta(ge=0)]
     lane: Annotated[int, msgspec.Meta(ge=0, lt=MOST)]
+    queue: Queue = FRESH
 
 
 @shared_task(name=dispatch.TASK, ignore_result=True)
-def apply(shard: int, lane: int) -> dict[str, int]:
-    """Apply a lane of a shard until its journal is empty or the shift is over. Returns the `Report`."""
-    asked = msgspec.convert({"shard": shard, "lane": lane}, _Asked)
+def apply(shard: int, lane: int, queue: str = FRESH) -> dict[str, int | str]:
+    """Apply a queue of a shard's lane until its journal is empty or the shift is over. Returns the `Report`."""
+    asked = msgspec.convert({"shard": shard, "lane": lane, "queue": queue}, _Asked)
+    named = Lane(asked.shard, asked.lane, asked.queue)
     worker = _setup().worker
-    if worker is None or asked.shard not in worker.shards:
-        raise ValueError(f"this worker is not one of shard {asked.shard}")
-    report = worker.apply(Lane(asked.shard, asked.lane))
+    if worker is None or not worker.takes(named):
+        raise ValueError(f"this worker does not apply lane {named}")
+    report = worker.apply(named)
     _end_if_too_large()
     return report.as_dict()
 
@@ -127,7 +129,8 @@ def set_up(sender: str, instance: Any, **_: Any) -> None:
     shards = [shard for shard in range(settings.TALLY.shard_count) if dispatch.queue_of(shard) in consumed]
 
     def make(**_: Any) -> Worker:
-        _setup().worker = worker = Worker(sender, shards, list(consumed))
+        spills = dispatch.SPILL_QUEUE in consumed
+        _setup().worker = worker = Worker(sender, shards, list(consumed), spills=spills)
         return worker
 
     make().open()

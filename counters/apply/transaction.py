@@ -3,6 +3,10 @@
 I2 lives here: only batches whose ledger row is new are planned, and the same transaction writes their rows. I6, too:
 the transaction reads the topology, and operations on another lane's slots, in this shard or another, are forwarded.
 
+A batch's increments may be *deferred*: its ledger row says so, and they are applied from the stale queue, under that
+queue's place in the ledger. A spill queue shares its lane's lock and state. It does not move the lane's cursor, but every
+transaction changes the lane's row of `apply_state`.
+
 It takes two round trips, each a libpq pipeline: first the lock, the ledger rows and all reads, then the other writes
 and the COMMIT. Each statement has its own snapshot, so those after the lock see what its last holder committed. If a
 statement fails, those after it are not executed.
@@ -21,25 +25,29 @@ from uuid import UUID
 import psycopg
 
 from counters.apply import forwarding
-from counters.apply.loading import Window
+from counters.apply.loading import Window, writes_of
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
 from counters.reading import cache
 from counters.rows import WANTED, wanted
 from replication import flush
 from sharding import lanes, topology
-from sharding.lanes import Lane
+from sharding.lanes import FRESH, Lane
 from sharding.slots import slots_of
 from sharding.topology import Topology
 
 LOCK = f"SELECT pg_advisory_xact_lock(%s, %s), {flush.MISSING}"
 LEDGER = """
-INSERT INTO ledger (id, lane, position, writes)
-SELECT id, %s, position, writes FROM unnest(%s::uuid[], %s::bigint[], %s::bytea[]) AS batch (id, position, writes)
+INSERT INTO ledger (id, lane, position, writes, deferred)
+SELECT id, %s, position, writes, deferred
+FROM unnest(%s::uuid[], %s::bigint[], %s::bytea[], %s::bytea[]) AS batch (id, position, writes, deferred)
 ON CONFLICT (id, lane) DO NOTHING RETURNING id"""
+DEFERRED = "SELECT id FROM ledger WHERE lane = %s AND id = ANY(%s) AND deferred IS NOT NULL"
 # A lane that is no longer in force has no row: then the newest of all lanes counts.
 STATE = """
 SELECT coalesce(max(last_set_version) FILTER (WHERE lane = %(lane)s), max(last_set_version)),
-    coalesce(max(last_version) FILTER (WHERE lane = %(lane)s), max(last_version)) FROM apply_state"""
+    coalesce(max(last_version) FILTER (WHERE lane = %(lane)s), max(last_version)),
+    coalesce(max(spilled) FILTER (WHERE lane = %(lane)s), max(spilled)),
+    max(greatest(last_version, spilled_version)) FILTER (WHERE lane = %(lane)s) FROM apply_state"""
 READ_ROWS = f"SELECT key, value, version, set_version FROM {WANTED}"  # noqa: S608 - a constant
 OUTCOMES = """
 INSERT INTO outcome (id, index, key, status, value, version, reason, among)
@@ -53,6 +61,8 @@ SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin'
     set_config('jit', 'off', true)"""
 NEW_STATE = """
 UPDATE apply_state SET last_version = greatest(last_version, %s), last_set_version = greatest(last_set_version, %s) WHERE lane = %s"""
+SPILLED_STATE = """
+UPDATE apply_state SET spilled = spilled + %s, spilled_version = greatest(spilled_version, %s) WHERE lane = %s"""
 
 _DENSE_KEYS = 1000
 _DENSE_BYTES = 1000  # bytes of the lane's part of the table per key: scanned in the time of one index probe
@@ -76,13 +86,24 @@ def text_literal(keys: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a transaction did. `stale`: keys to refresh in the cache; `written`: WAL position after the commit, in
-    bytes."""
+    """What a transaction did. `stale`: keys to refresh in the cache; `written`: WAL position after the commit, in bytes;
+    `deferred`: batches of the window that the ledger says to be deferred."""
 
     fresh: list[Placed]
     plan: Plan
     stale: list[str]
     written: int
+    deferred: Set[bytes] = frozenset()
+
+
+class _State(NamedTuple):
+    """The lane's newest applied versions, of sets and of all writes, and how many spilled batches it has applied. `newest`:
+    the newest version applied from any of its queues; None for a lane that is no longer in force."""
+
+    last_set_version: int
+    last_version: int
+    spilled: int
+    newest: int | None
 
 
 class _Found(NamedTuple):
@@ -90,7 +111,7 @@ class _Found(NamedTuple):
 
     fresh: list[Placed]
     topology: Topology | None
-    state: tuple[int, int]
+    state: _State
     rows: dict[str, Row]
 
 
@@ -130,25 +151,50 @@ def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflo
         keys = [
             key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put
         ]
-        stale = cache.announce(lane, result.last_version, keys)
+        stale = cache.announce(lane.of(FRESH), _moment(lane, found.state, fresh, result), keys)
         lane_count = found.topology.lane_count if found.topology else 1
-        return Committed(fresh, result, stale, _write(conn, lane, lane_count, fresh, result, additions))
+        written = _write(conn, lane, lane_count, fresh, result, additions)
+        return Committed(fresh, result, stale, written, _deferred(conn, lane, window, fresh))
     except BaseException:
         if not conn.closed:
             conn.rollback()
         raise
 
 
+def _moment(lane: Lane, state: _State, fresh: list[Placed], result: Plan) -> int:
+    """A number that rises with each transaction that changes the lane's counters (`reads.GET` reads it): spilled batches
+    do not raise the version."""
+    if lane.spills:
+        return state.last_version + state.spilled + len(fresh)
+    return max(state.last_version, result.last_version) + state.spilled
+
+
+def _deferred(conn: psycopg.Connection[Any], lane: Lane, window: Window, fresh: list[Placed]) -> set[bytes]:
+    """Batches of the window that are deferred. The ledger decides: another shift may have applied what this one would have
+    deferred, or the other way round."""
+    if lane.spills:
+        return set()
+    new = {placed.batch.id for placed in fresh}
+    others = [placed.batch.uuid for placed in window.batches if placed.batch.id not in new]
+    rows = conn.execute(DEFERRED, (lane.place, others)).fetchall() if others else []
+    return {id.bytes for (id,) in rows} | (new & window.deferred.keys())
+
+
 def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: topology.Question) -> _Found:
     """Begin, take the lock, insert the batches into the ledger, and read what is needed from the shard."""
     ids = "{" + ",".join([placed.batch.id.hex() for placed in window.batches]) + "}"
     positions = literal(placed.position for placed in window.batches)
-    writes = "{" + ",".join([_writes_of(placed) for placed in window.batches]) + "}"
+    deferred = [window.deferred.get(placed.batch.id, 0) for placed in window.batches]
+    written = (writes_of(placed.batch) | bits for placed, bits in zip(window.batches, deferred, strict=True))
+    writes, left = (
+        _bytea_literal(map(_bytea, written)),
+        _bytea_literal(_bytea(bits) if bits else None for bits in deferred),
+    )
     reads = sorted(window.reads)
     with conn.pipeline() as pipeline:
         conn.execute("BEGIN")
         locked = conn.execute(LOCK, (lanes.LOCK_ID, lane.number))
-        entered = conn.execute(LEDGER, (lane.number, ids, positions, writes))
+        entered = conn.execute(LEDGER, (lane.place, ids, positions, writes, left))
         owners = conn.execute(*question.query)
         state = conn.execute(STATE, {"lane": lane.number})
         rows = conn.execute(READ_ROWS, wanted(reads)) if reads else ()
@@ -160,17 +206,17 @@ def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: to
         new = {row[0].bytes for row in entered}
         fresh = [placed for placed in window.batches if placed.batch.id in new]
     return _Found(
-        fresh, question.answer(owners.fetchone()), state.fetchall()[0], {key: Row(*row) for key, *row in rows}
+        fresh, question.answer(owners.fetchone()), _State(*state.fetchall()[0]), {key: Row(*row) for key, *row in rows}
     )
 
 
-def _writes_of(placed: Placed) -> str:
-    """The writes of its flush that a batch has, one bit each in the order of `get_bit`, as an element of a bytea
-    array."""
-    bits = 0
-    for index, _ in placed.batch.segments:
-        bits |= 1 << index
+def _bytea(bits: int) -> str:
+    """Bits in the order of `get_bit`, as an element of a bytea array."""
     return r"\\x" + bits.to_bytes((bits.bit_length() + 7) // 8, "little").hex()
+
+
+def _bytea_literal(elements: Iterable[str | None]) -> str:
+    return "{" + ",".join(["NULL" if one is None else one for one in elements]) + "}"
 
 
 def _change(
@@ -181,7 +227,7 @@ def _change(
     result = _planned(conn, window, found, window.plan if len(fresh) == len(window.batches) else None)
     additions = _Additions(result)
     if found.topology and not found.topology.owns(lane, (*additions.slots, *slots_of((*result.put, *result.read)))):
-        foreign = {key for key in result.keys if found.topology.lane_of(key) != lane}
+        foreign = {key for key in result.keys if found.topology.lane_of(key) != lane.of(FRESH)}
         fresh = _forward(conn, lane, fresh, found.topology, foreign)
         result = _planned(conn, window, found._replace(fresh=fresh))
         additions = _Additions(result)
@@ -200,12 +246,14 @@ def _planned(
     more: Set[str] = frozenset(),
 ) -> Plan:
     """Plan the new batches; `ready` is the plan made ahead, `more` are keys that must be read."""
-    read = keys_to_read(found.fresh, *found.state) | more
+    state = found.state
+    newest = state.last_version if state.newest is None else state.newest
+    read = keys_to_read(found.fresh, state.last_set_version, newest) | more
     rows = found.rows | _rows(conn, read - window.reads)
-    result = plan(found.fresh, rows, read) if read or ready is None else ready
+    result = plan(found.fresh, rows, read, newest) if read or ready is None else ready
     if overflowing := result.overflowing():
         rows |= _rows(conn, overflowing)
-        result = plan(found.fresh, rows, read | overflowing)
+        result = plan(found.fresh, rows, read | overflowing, newest)
     return result
 
 
@@ -220,7 +268,7 @@ def _forward(
 ) -> list[Placed]:
     kept, sent = forwarding.forward(lane, fresh, in_force, foreign)
     for id, to, forwarded_id in sent:
-        conn.execute(FORWARDED, (id, lane.number, to.shard, to.number, forwarded_id))
+        conn.execute(FORWARDED, (id, lane.place, to.shard, to.number, forwarded_id))
     return kept
 
 
@@ -290,5 +338,7 @@ def _record(conn: psycopg.Connection[Any], lane: Lane, fresh: list[Placed], resu
     tokens = [token for placed in fresh for token in placed.batch.tokens]
     if tokens:
         conn.execute(TOKENS, ([token.token for token in tokens], [token.record for token in tokens]))
-    if fresh:
+    if fresh and lane.spills:
+        conn.execute(SPILLED_STATE, (len(fresh), result.last_version, lane.number))
+    elif fresh:
         conn.execute(NEW_STATE, (result.last_version, result.last_set_version, lane.number))

@@ -2,9 +2,10 @@
 wait for replicas), and its watch.
 
 The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
-every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. It also puts values
-into the cache that could not be put at once, sends the worker's heartbeats (that it runs, that it consumes its queues,
-and when its last shift of each shard ended: `operators.processes` reads them), and minds the copies of the journal.
+every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. Spill queues may wait:
+for those it only sends tasks. It also puts values into the cache that could not be put at once, sends the worker's
+heartbeats (that it runs, that it consumes its queues, and when its last shift of each shard ended: `operators.processes`
+reads them), minds the copies of the journal, and lets its breakers follow what operators order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Semaphore, Thread
 
 import structlog
 from django.conf import settings
@@ -26,11 +27,13 @@ from counters.apply.connections import Connections
 from counters.apply.refresher import Refresher
 from counters.apply.report import Report
 from counters.apply.shift import Shift
+from counters.apply.spill import SpillShift
 from counters.intake import copies, dispatch, journal
 from counters.intake.journal import Journal, JournalUnavailable
 from counters.intake.lease import Lease
-from runtime import heartbeats
-from sharding.lanes import MOST, Lane
+from runtime import breaker_holds, heartbeats
+from sharding.connection_budget import SPILL_SHIFTS
+from sharding.lanes import FRESH, MOST, Lane
 
 LOOK_SECONDS = 1.0  # between looks of the watch, and the age from which an entry may be neglected
 TAKEN = Metric("tally_lanes_taken_total", "Shifts that a worker began by itself, as no message had come", ["shard"])
@@ -45,9 +48,12 @@ class Worker:
     `stop` ends all its shifts after their current transactions; `close` waits for that.
     """
 
-    def __init__(self, name: str, shards: Collection[int], queues: Collection[str] = ()) -> None:
-        """`queues`: all that Celery consumes for this worker."""
-        self.name, self.shards, self._queues = name, sorted(shards), queues
+    def __init__(
+        self, name: str, shards: Collection[int], queues: Collection[str] = (), *, spills: bool = False
+    ) -> None:
+        """`queues`: all that Celery consumes for this worker. `spills`: it applies the spill queues of all shards."""
+        self.name, self.shards, self._queues, self.spills = name, sorted(shards), queues, spills
+        self._spill_places = Semaphore(SPILL_SHIFTS)
         self._consumed_at = -CONSUMES_SECONDS  # monotonic seconds
         self._shift_ended: dict[int, float] = {}  # by shard, monotonic seconds
         self._connections, self._refresher, self._waiting = Connections(), Refresher(), Waiting()
@@ -73,17 +79,34 @@ class Worker:
         self._shifts.shutdown(cancel_futures=True)
         self._connections.close()
 
+    def takes(self, lane: Lane) -> bool:
+        """Whether it applies this lane."""
+        if lane.spills:
+            return self.spills and lane.shard < settings.TALLY.shard_count
+        return lane.shard in self.shards
+
     def apply(self, lane: Lane) -> Report:
         """Run one shift of a lane, and send the next task if there is more. If the broker does not take it, run the
         next shift here.
 
         Does nothing if this worker already runs two shifts of the lane. A blocked shift loses its lease, and its
-        successors wait for the same lock: without a bound they would take thread after thread from the other lanes.
+        successors wait for the same lock: without a bound they would take thread after thread from the other lanes. Spill
+        queues leave threads to other tasks, too: one that finds no place is found again.
         """
         report = Report(*lane)
+        if not lane.spills:
+            self._apply(lane, report)
+        elif self._spill_places.acquire(blocking=False):
+            try:
+                self._apply(lane, report)
+            finally:
+                self._spill_places.release()
+        return report
+
+    def _apply(self, lane: Lane, report: Report) -> None:
         with self._lock:
             if self._running[lane] >= _AT_ONCE:
-                return report
+                return
             self._running[lane] += 1
         try:
             while self._shift(lane, report).run():
@@ -92,11 +115,12 @@ class Worker:
         finally:
             with self._lock:
                 self._running[lane] -= 1
-            self._shift_ended[lane.shard] = time.monotonic()
-        return report
+            if not lane.spills:
+                self._shift_ended[lane.shard] = time.monotonic()
 
     def _shift(self, lane: Lane, report: Report) -> Shift:
-        return Shift(
+        kind = SpillShift if lane.spills else Shift
+        return kind(
             lane,
             report,
             worker=self.name,
@@ -113,11 +137,12 @@ class Worker:
         while not self._stopping.wait(LOOK_SECONDS):
             self._refresher.put_left()
             try:
+                breaker_holds.follow()
                 heartbeats.beat(self._heartbeats())
                 keeper.mind()
-                for shard in self.shards:
-                    for lane in filter(is_neglected, journal.occupied(shard)):
-                        self._take(lane)
+                for lane in filter(is_neglected, self._occupied()):
+                    self._take(lane)
+                self._ask_for_spilled()
             except (RedisError, JournalUnavailable) as error:
                 log.debug("watch_blind", error=str(error))
 
@@ -131,11 +156,26 @@ class Worker:
     def _take_over(self) -> None:
         """Send tasks for what a predecessor of the same name left: its leases, and messages that died with it. Raises
         `RedisError`."""
-        for lane in (lane for shard in self.shards for lane in journal.occupied(shard)):
+        for lane in [*self._occupied(), *self._spilled()]:
             lease = Lease(lane)
             holder = lease.holder() or ""
             if holder.partition("#")[0] in {"", self.name} and lease.hand_over(holder):
                 dispatch.send_soon(lane)  # a broker that hangs must not delay the watch
+
+    def _occupied(self) -> list[Lane]:
+        """The fresh queues of its shards that have entries. Raises `RedisError`."""
+        return [lane for shard in self.shards for lane in journal.occupied(shard, (FRESH,))]
+
+    def _spilled(self) -> list[Lane]:
+        """The spill queues that it applies and that have entries. Raises `RedisError`."""
+        shards = range(settings.TALLY.shard_count) if self.spills else ()
+        return [lane for shard in shards for lane in journal.spilled(shard)]
+
+    def _ask_for_spilled(self) -> None:
+        """Send a task for each spill queue that has none: they may have found no place, or their message was lost. Raises
+        `RedisError`."""
+        for lane in self._spilled():
+            dispatch.ask_for(lane)
 
     def _take(self, lane: Lane) -> None:
         TAKEN.labels(lane.shard).inc()

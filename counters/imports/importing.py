@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from counters import service
 from counters.imports.lines import Chunk
 from counters.intake import idempotency, writes
+from counters.intake.admission import Limited
 from counters.intake.journal import JournalUnavailable
 from counters.reading import write_status
 from counters.write_id import WriteId
@@ -44,12 +45,12 @@ class Import:
     def take(self, chunk: Chunk) -> None:
         """Submit a chunk. Raises `Stopped`."""
         if chunk.folded:
-            accepted = self._submit(chunk)
-            self.repeated += accepted.repeated
             self.keys += len(chunk.folded)
+            parts = self._submit(chunk)
+            self.repeated += parts[0].repeated
             chunk.folded = {}
             if self.wait:
-                self._unapplied.append((chunk, accepted))
+                self._unapplied += [(chunk, accepted) for accepted in parts]
         self.chunks += 1
         self.increments += chunk.increments
         self.skipped += chunk.skipped
@@ -59,18 +60,30 @@ class Import:
         """Wait until all chunks are applied (if `wait`). Raises `Stopped` if a chunk takes more than a minute."""
         self._wait_for(0)
 
-    def _submit(self, chunk: Chunk) -> writes.Accepted:
-        """Retry for a minute while the journal or a shard is down: the claim makes that safe."""
-        name = f"{self.name}\0{self.prefix}\0{chunk.number}"
+    def _submit(self, chunk: Chunk) -> list[writes.Accepted]:
+        """Submit a chunk, and again the keys that a full lane has refused; these under a claim of their own, as the record of
+        the first tells which they are."""
+        folded, name = chunk.folded, f"{self.name}\0{self.prefix}\0{chunk.number}"
+        parts = [self._submit_part(chunk, folded, name)]
+        while refused := parts[-1].shed.refused:
+            folded = {key: folded[key] for keys in refused.values() for key in keys}
+            parts.append(self._submit_part(chunk, folded, f"{name}\0{len(parts)}"))
+        return parts
+
+    def _submit_part(self, chunk: Chunk, folded: dict[str, int], name: str) -> writes.Accepted:
+        """Retry for a minute while the journal or a shard is down, or a lane is full: the claim makes that safe."""
         claim = idempotency.claim("manage.py ingest", name, "INGEST", "", chunk.digest)
         tried = False
+        failure: Exception
         for _ in polling.attempts(PATIENCE_SECONDS, pause=0.25, grow=2, most=5.0):
             try:
-                accepted = service.current().submit(writes.increments(chunk.folded, claim))
-                return writes.Accepted(accepted.id, repeated=accepted.repeated and not tried)
+                accepted = service.current().submit(writes.increments(folded, claim))
+                return writes.Accepted(accepted.id, accepted.shed, repeated=accepted.repeated and not tried)
             except idempotency.Mismatch:
                 text = "an import of this name and prefix had other data here. Give the same data and --chunk as then, or another --name"
                 raise Stopped(f"lines {chunk.first_line} to {chunk.last_line}: {text}.") from None
+            except Limited as error:  # nothing of it was accepted: there will be room
+                failure = error
             except (JournalUnavailable, ShardUnavailable, NoTopology) as error:
                 failure, tried = error, True
         text = f"lines {chunk.first_line} to {chunk.last_line} could not be written for a minute"
@@ -96,7 +109,7 @@ def _applied(chunk: Chunk, write: WriteId, *, repeated: bool) -> write_status.Wr
     for _ in polling.attempts(PATIENCE_SECONDS, pause=0.005, grow=2, most=0.5):
         try:
             found = write_status.find(write)
-            if (found and found.status != "queued") or (found is None and repeated):
+            if (found and found.status in {"applied", "rejected"}) or (found is None and repeated):
                 return found
         except (ShardUnavailable, JournalUnavailable) as error:
             reason = str(error)

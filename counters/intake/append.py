@@ -24,14 +24,15 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from counters.intake import journal, lease
+from counters.intake.admission import NONE, Limits, Seen
 from counters.intake.journal import Journal, JournalUnavailable, TooFewCopies
 from counters.intake.lease import Lease
 from runtime import breakers, redis
 from runtime.redis import LoopConnection
 from sharding import databases
-from sharding.lanes import Lane
+from sharding.lanes import EXCESS, Lane
 
-LAST_VERSIONS = "SELECT coalesce(max(last_version), 0) FROM apply_state"
+LAST_VERSIONS = "SELECT coalesce(max(greatest(last_version, spilled_version)), 0) FROM apply_state"
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -49,12 +50,22 @@ class Moved(JournalUnavailable):
     """The batches were routed by a topology that is no longer in force; nothing was accepted."""
 
 
+class Over(Exception):
+    """A flush would exceed a limit; nothing was appended. `seen` is what the limits were compared with."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__("a limit would be exceeded")
+        self.seen = seen
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An encoded batch for one lane. `awaited`: a client waits for a result, so the lane's shift must not rest."""
+    """An encoded batch for one lane, and how many increments it has for the lane's backlog. `awaited`: a client waits for
+    a result, so the lane's shift must not rest."""
 
     data: bytes
     awaited: bool = False
+    increments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +80,27 @@ class Flush:
     """One payload per lane, under one id, as `lua/append.lua` takes them.
 
     `routed_by` is the version of the topology that chose the lanes. None marks a batch that a worker forwards, which is
-    never refused.
+    never refused. `counted`: increments of keys that count for their rate. `limits`: none by default.
     """
 
-    def __init__(
-        self, id: UUID, payloads: Mapping[Lane, Payload], writes: int, tokens: dict[bytes, bytes], routed_by: int | None
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        id: UUID,
+        payloads: Mapping[Lane, Payload],
+        writes: int,
+        tokens: dict[bytes, bytes],
+        routed_by: int | None,
+        counted: Mapping[str, int] = {},
+        limits: Limits = NONE,
     ) -> None:
-        self._lanes, self._tokens = list(payloads), list(tokens)
+        self._lanes, self._tokens, self._counted = list(payloads), list(tokens), list(counted)
         self.keys: list[str | bytes] = [
             journal.CLOCK,
             journal.TOPOLOGY,
             journal.CLOSED,
             journal.HISTORY,
             journal.ONE_COPY,
+            *journal.rates_keys(limits.window),
         ]
         self.args: list[Any] = [
             id.bytes,
@@ -90,16 +109,21 @@ class Flush:
             "" if routed_by is None else routed_by,
             lease.duration(),
             settings.TALLY.journal_replicas,
+            settings.TALLY.retention_days * 86400,
+            *limits.arguments,
+            len(counted),
         ]
         for lane, payload in payloads.items():
             self.keys += _append_keys(lane)
-            self.args += [payload.data, int(payload.awaited)]
+            self.args += [payload.data, payload.increments, lane.queue, lane.number, int(payload.awaited)]
         self.keys += map(journal.token_key, tokens)
-        self.args += [settings.TALLY.retention_days * 86400, *tokens.values()]
+        self.args += tokens.values()
+        for pair in counted.items():
+            self.args += pair
 
     def appended(self, reply: Any, confirmation: Sequence[Any] = ()) -> Appended:
-        """Parse the script's reply, and the replies to `redis.confirmation`, if that was sent. Raises `TokensTaken` and
-        `Moved` (nothing was written), `TooFewCopies`, `JournalUnavailable`."""
+        """Parse the script's reply, and the replies to `redis.confirmation`, if that was sent. Raises `TokensTaken`,
+        `Over` and `Moved` (nothing was written), `TooFewCopies`, `JournalUnavailable`."""
         if reply[0] in (b"appended", b"taken") and reply[1] and not redis.is_confirmed(confirmation):
             raise TooFewCopies("too few replicas of the journal have the write on disk; it may be counted all the same")
         match reply[0]:
@@ -110,6 +134,8 @@ class Flush:
             case b"taken":
                 records = zip(self._tokens, reply[2:], strict=True)
                 raise TokensTaken({token: record for token, record in records if record is not None})
+            case b"over":
+                raise Over(self._seen(reply[1:]))
             case b"uncovered":
                 raise TooFewCopies("the journal has too few replicas now; this write was not taken")
             case b"moved":
@@ -118,11 +144,22 @@ class Flush:
                 raise JournalUnavailable("the number of lanes is being changed; this write was not taken")
         raise JournalUnavailable("the journal's clock could not be set")
 
+    def _seen(self, found: Sequence[int]) -> Seen:
+        count = 2 * len(self._lanes)
+        full = zip(self._lanes, found[:count:2], strict=True)
+        return Seen(
+            used=dict(zip(self._counted, found[count:], strict=True)),
+            full={lane for lane, is_full in full if is_full},
+            excess={lane.shard: held for lane, held in zip(self._lanes, found[1:count:2], strict=True)},
+        )
+
 
 @cache
 def _append_keys(lane: Lane) -> tuple[str, ...]:
-    its_journal, its_lease = Journal(lane), Lease(lane)
-    return its_journal.positions_key, its_journal.batches_key, its_lease.key, its_lease.wake_channel
+    own, its_lease = Journal(lane), Lease(lane)
+    excess = Journal(lane.of(EXCESS)).backlog_key
+    own_keys = own.positions_key, own.batches_key, own.increments_key, own.backlog_key
+    return *own_keys, excess, its_lease.key, its_lease.wake_channel
 
 
 def append(flush: Flush) -> Appended:

@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from threading import Lock
+from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
 from prometheus_client import Counter
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from counters.intake.lease import Lease
 from runtime import breakers
 from runtime.broker import broker
 from runtime.resources import owned
@@ -33,15 +35,37 @@ UNDISPATCHED = Counter(
 log = structlog.get_logger(__name__)
 
 
+SPILL_QUEUE = "spill"
+
+
 def queue_of(shard: int) -> str:
     """Name of a shard's queue."""
     return f"shard-{shard}"
 
 
+def lane_queue(lane: Lane) -> str:
+    """Name of the queue for a lane's tasks: its shard's, or the one of all spill queues."""
+    return SPILL_QUEUE if lane.spills else queue_of(lane.shard)
+
+
+def _arguments(lane: Lane) -> tuple[Any, ...]:
+    """The arguments of a lane's task; those of a fresh queue do not name it, as before there were spill queues."""
+    return tuple(lane) if lane.spills else (lane.shard, lane.number)
+
+
+def ask_for(lane: Lane) -> bool:
+    """Send a lane's task soon, unless it has a shift or a task. Returns whether it had none. Raises `RedisError`."""
+    lease = Lease(lane)
+    if lease.holder() is not None or not lease.hand_over():
+        return False
+    send_soon(lane)
+    return True
+
+
 def send(lane: Lane) -> bool:
     """Send a lane's task now. Returns whether the broker took it. A broker that did not answer is skipped for some
     seconds."""
-    task = partial(broker().send_task, TASK, tuple(lane), queue=queue_of(lane.shard), ignore_result=True, retry=False)
+    task = partial(broker().send_task, TASK, _arguments(lane), queue=lane_queue(lane), ignore_result=True, retry=False)
     try:
         breakers.broker().call(task)
     except (OperationalError, RedisConnectionError, OSError) as error:

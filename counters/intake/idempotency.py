@@ -1,6 +1,7 @@
 """Idempotency keys: for seven days, the same key with the same request is counted once and gets the same answer.
 
-A token (hash of caller and key) has a record: the request's fingerprint and the id of its write. One script writes the
+A token (hash of caller and key) has a record: the request's fingerprint, the id of its write and what limits took out of
+it. One script writes the
 record and the batch, so the record exists exactly if the write does. It travels in the batch to the token's home shard
 and is stored there in the transaction that applies the batch. Redis drops it an hour after the batch has left the
 journal. A look-up asks the shard first, then (in `append`) Redis. Method: draft-ietf-httpapi-idempotency-key-header.
@@ -12,12 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 
+import msgspec
+
+from counters.intake.admission import NOTHING_SHED, Shed
 from counters.write_id import WriteId
 from sharding import breakers, databases, topology
 
 FIND = "SELECT record FROM idempotency WHERE token = %s ORDER BY applied_at LIMIT 1"  # at most 9 partitions, one index probe each
 MAX_KEY_LENGTH = 255
 _FINGERPRINT_BYTES = 16
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Shed)
 
 
 class Mismatch(Exception):
@@ -36,18 +42,21 @@ class Claim:
         """The shard that stores the record: a token has a slot, like a key."""
         return topology.current().shard_of(self.token.hex())
 
-    def record(self, write: WriteId) -> bytes:
+    def record(self, write: WriteId, shed: Shed = NOTHING_SHED) -> bytes:
         """The record that is stored for repeats."""
-        return self.fingerprint + str(write).encode()
+        lost = b" " + _encoder.encode(shed) if shed else b""
+        return self.fingerprint + str(write).encode() + lost
 
-    def resolve(self, record: bytes) -> WriteId:
-        """The write id in the record. Raises `Mismatch` if the record is of a different request."""
+    def resolve(self, record: bytes) -> tuple[WriteId, Shed]:
+        """The write id in the record, and what the write lost. Raises `Mismatch` if the record is of a different
+        request."""
         if record[:_FINGERPRINT_BYTES] != self.fingerprint:
             raise Mismatch("this Idempotency-Key was used before with another request")
-        return WriteId.parse(record[_FINGERPRINT_BYTES:].decode())
+        id, _, lost = record[_FINGERPRINT_BYTES:].partition(b" ")
+        return WriteId.parse(id.decode()), _decoder.decode(lost) if lost else NOTHING_SHED
 
-    def find(self) -> WriteId | None:
-        """The write id of an earlier request, if the home shard has the record. Raises `Mismatch`,
+    def find(self) -> tuple[WriteId, Shed] | None:
+        """What `resolve` returns for an earlier request, if the home shard has the record. Raises `Mismatch`,
         `ShardUnavailable`."""
         shard = self.home_shard
         aliases = [alias for alias in (databases.replica(shard), databases.primary(shard)) if alias]

@@ -1,12 +1,17 @@
 """A process's intake: groups writes into flushes and appends them to the journal, on one event loop.
 
 I1: a write is answered after `append` has returned, never before.
+
+A flush is first sent as its writes were built. If that would exceed a limit, nothing is appended; `admission` decides
+what of each write is spilled or refused, and the flush is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -19,12 +24,13 @@ from uuid_utils.compat import uuid7
 from counters import batch
 from counters.batch import Token
 from counters.intake import dispatch
-from counters.intake.append import Appender, Flush, Moved, Payload, TokensTaken
+from counters.intake.admission import NOTHING_SHED, Admission, Limited, Limits, Seen, Shed
+from counters.intake.append import Appender, Flush, Moved, Over, Payload, TokensTaken
 from counters.intake.idempotency import Claim, Mismatch
 from counters.intake.journal import JournalUnavailable
 from counters.intake.outcomes import Listener
 from counters.intake.room import Guard, NoRoom
-from counters.intake.writes import Accepted, Write
+from counters.intake.writes import Accepted, Write, without
 from counters.write_id import WriteId
 from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
@@ -33,16 +39,35 @@ from sharding.lanes import Lane
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
+SPILLED = Counter("tally_increments_spilled_total", "Increments accepted into the excess queues", ["shard"])
+LIMITED = Counter("tally_keys_limited_total", "Keys of writes that were refused with 429, by the limit", ["rule"])
 FLUSH_SIZE = Histogram(
     "tally_flush_writes", "Writes in one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
 )
+_MOST_TRIES = 100  # of a flush that exceeds limits: each time, other processes have taken what was left
 log = structlog.get_logger(__name__)
+
+
+def limits() -> Limits:
+    """The limits of the settings."""
+    tally = settings.TALLY
+    return Limits(
+        tally.key_rate,
+        tally.key_rate_window_seconds,
+        tally.excess_increments,
+        tally.backlog_increments,
+        tally.backlog_bytes,
+    )
 
 
 @dataclass(slots=True, eq=False)
 class _Submitted:
-    write: Write
+    """`write` is what is to be appended: `asked`, without `shed`."""
+
+    asked: Write
     accepted: asyncio.Future[Accepted]
+    write: Write
+    shed: Shed = NOTHING_SHED
 
     def answer(self, accepted: Accepted) -> None:
         if not self.accepted.done():  # the request may have been cancelled
@@ -59,13 +84,21 @@ class Intake:
     def __init__(self, journal: LoopConnection, listener: Listener, guard: Guard) -> None:
         self.listener, self._guard = listener, guard
         self._appender = Appender(journal)
+        self._limits = limits()
+        self._untold = _Untold(self._limits)
         self._flushes: GroupCommit[_Submitted] = GroupCommit(self._flush, most=settings.TALLY.flush_max_writes)
+
+    @property
+    def least_counted(self) -> int:
+        """How often a key must occur in a bulk write to count for its rate; 0 if rates have no limit."""
+        return self._limits.least if self._limits.rate else 0
 
     def submit(self, write: Write) -> asyncio.Future[Accepted]:
         """Queue a write. The future resolves once the write is on the journal's disk.
 
         Raises `NoRoom`, or `JournalUnavailable` if too many writes wait already; this one was not taken. The future raises
-        `JournalUnavailable` (the write may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
+        `Limited` (nor was this one), `JournalUnavailable` (the write may or may not have been taken),
+        `idempotency.Mismatch`, `ShardUnavailable`.
         """
         if self._guard.refusals:
             try:
@@ -76,7 +109,7 @@ class Intake:
         if self._flushes.waiting >= settings.TALLY.max_writing:
             REFUSED.labels("overload").inc()
             raise JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")
-        submitted = _Submitted(write, asyncio.get_running_loop().create_future())
+        submitted = _Submitted(write, asyncio.get_running_loop().create_future(), write)
         self._flushes.put(submitted)
         return submitted.accepted
 
@@ -120,8 +153,39 @@ class Intake:
         return later
 
     async def _append(self, writes: list[_Submitted]) -> None:
+        """Append writes, without what limits take out of them. Nothing of those that are left with nothing is appended."""
+        seen: Seen | None = None
+        for _ in range(_MOST_TRIES):
+            try:
+                await self._append_once([one for one in writes if one.write.operations], watched=seen)
+            except Over as over:
+                seen = over.seen.after(seen) if seen else over.seen
+                self._shed(writes, seen)
+            else:
+                break
+        else:
+            raise JournalUnavailable("the limits change too quickly; this write was not taken")
+        for one in writes:
+            _count(one)
+            if not one.write.operations:
+                one.fail(Limited(one.shed.refused))
+
+    def _shed(self, writes: list[_Submitted], seen: Seen) -> None:
+        """Decide again what of each write is appended."""
+        admission = Admission(self._limits, seen, self._untold.by_key)
+        lane_of = topology.current().lane_of
+        for one in writes:
+            split = admission.split(one.asked, lane_of)
+            one.write, one.shed = without(one.asked, split) if split.changes else (one.asked, NOTHING_SHED)
+
+    async def _append_once(self, writes: list[_Submitted], watched: Seen | None) -> None:
+        """Append writes as they are. Raises `Over`. `watched`: keys whose rate is looked at in any case."""
+        if not writes:
+            return
         id = uuid7()
-        flush, ids = self._encoded(id, writes)
+        counts = self._untold.counts(one.write.counts for one in writes)
+        told = self._untold.told(counts)
+        flush, ids = self._encoded(id, writes, {**dict.fromkeys(watched.used, 0), **told} if watched else told)
         try:
             appended = await self._appender.append(flush)
         except BaseException as error:
@@ -130,15 +194,17 @@ class Intake:
                 await asyncio.to_thread(topology.reload)
             raise
         for one, write_id in zip(writes, ids, strict=True):
-            one.answer(Accepted(write_id))
+            one.answer(Accepted(write_id, one.shed))
         ACCEPTED.inc(len(writes))
+        self._untold.keep(counts, told)
         for lane in appended.unattended:
             dispatch.send_soon(lane)
 
-    def _encoded(self, id: UUID, writes: list[_Submitted]) -> tuple[Flush, list[WriteId]]:
-        """The batches of a flush, and the id of each write."""
+    def _encoded(self, id: UUID, writes: list[_Submitted], counted: Mapping[str, int]) -> tuple[Flush, list[WriteId]]:
+        """The batches of a flush, and the id of each write. `counted`: increments of keys to tell of."""
         segments: dict[Lane, list[tuple[int, msgspec.Raw]]] = defaultdict(list)
         tokens: dict[Lane, list[Token]] = defaultdict(list)
+        increments: dict[Lane, int] = defaultdict(int)
         awaited: set[Lane] = set()
         ids = []
         for index, one in enumerate(writes):
@@ -146,26 +212,75 @@ class Intake:
             ids.append(WriteId(id, index, tuple(write.operations)))
             for lane, operation in write.operations.items():
                 segments[lane].append((index, operation))
+                increments[lane] += write.increments[lane]
             if write.claim:
-                tokens[_home(write, write.claim)].append(Token(write.claim.token, write.claim.record(ids[index])))
+                record = write.claim.record(ids[index], one.shed)
+                tokens[_home(write, write.claim)].append(Token(write.claim.token, record))
             if write.outcome:
                 self.listener.expect(id, index, write.outcome)
                 awaited.update(write.operations)
         channel = self.listener.channel if awaited else None
         payloads = {
             lane: Payload(
-                batch.encode(id, segments[lane], tokens[lane], channel if lane in awaited else None), lane in awaited
+                batch.encode(id, segments[lane], tokens[lane], channel if lane in awaited else None),
+                lane in awaited,
+                increments[lane],
             )
             for lane in sorted({*segments, *tokens})
         }
         records = {token.token: token.record for group in tokens.values() for token in group}
         routed_by = min(one.write.topology_version for one in writes)
-        return Flush(id, payloads, len(writes), records, routed_by), ids
+        return Flush(id, payloads, len(writes), records, routed_by, counted, self._limits), ids
 
     def _forget(self, id: UUID, writes: list[_Submitted]) -> None:
         for index, one in enumerate(writes):
             if one.write.outcome:
                 self.listener.forget(id, index)
+
+
+class _Untold:
+    """Increments by key that this process has appended and not told the others of (`Limits.quantum`). It forgets them with
+    the window."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.by_key: dict[str, int] = {}
+        self._limits = limits
+        self._ends = 0.0  # monotonic seconds
+
+    def counts(self, writes: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        """The sum of what writes count."""
+        sums: dict[str, int] = {}
+        if self._limits.rate:
+            for counts in writes:
+                for key, count in counts.items():
+                    sums[key] = sums.get(key, 0) + count
+        return sums
+
+    def told(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """The keys that have enough by now, with all of it."""
+        now = time.monotonic()
+        if now >= self._ends:
+            self.by_key.clear()
+            self._ends = now + self._limits.window
+        least, untold = self._limits.quantum, self.by_key.get
+        return {key: total for key, count in counts.items() if (total := untold(key, 0) + count) >= least}
+
+    def keep(self, counts: Mapping[str, int], told: Mapping[str, int]) -> None:
+        """The flush is appended."""
+        for key, count in counts.items():
+            if key in told:
+                self.by_key.pop(key, None)
+            else:
+                self.by_key[key] = self.by_key.get(key, 0) + count
+
+
+def _count(one: _Submitted) -> None:
+    """Count in the metrics what was spilled and refused."""
+    for lane, increments in one.write.increments.items():
+        if lane.spills:
+            SPILLED.labels(lane.shard).inc(increments)
+    for rule, keys in one.shed.refused.items():
+        LIMITED.labels(rule).inc(len(keys))
 
 
 def _home(write: Write, claim: Claim) -> Lane:
@@ -184,7 +299,7 @@ def _answer_repeats(writes: list[_Submitted], records: dict[bytes, bytes]) -> li
             left.append(one)
             continue
         try:
-            one.answer(Accepted(claim.resolve(records[claim.token]), repeated=True))
+            one.answer(Accepted(*claim.resolve(records[claim.token]), repeated=True))
         except Mismatch as error:
             one.fail(error)
     return left

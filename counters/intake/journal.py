@@ -2,7 +2,10 @@
 
 Each lane has a journal of two keys, `journal:S.L:positions` (sorted set: batch id by position) and
 `journal:S.L:batches` (hash: batch id → bytes). `append` writes them (I1), shifts read them, completion removes safe
-batches (I3).
+batches (I3). Each of its spill queues has another, `journal:S.L:excess:…` and `journal:S.L:stale:…` (`sharding.lanes`).
+
+`journal:S:backlog:QUEUE` (hash) has the sum of increments and of bytes in the journals of a shard, by lane. The scripts
+that append and remove keep it, by the increments of each entry (`journal:S.L:increments`), so nobody has to count.
 
 A position is a batch's place in the journal: microseconds since 1970 by Redis's clock, strictly increasing. All lanes
 share that clock. Write number n of the batch has the version `position + n`, as has every counter that the write
@@ -18,23 +21,25 @@ Each lane also has a lease (`lease`) and set-aside batches (`set_aside`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 
 from runtime import redis
-from sharding.lanes import MOST, Lane
+from sharding.lanes import FRESH, MOST, QUEUES, SPILL, STALE, Lane, Queue
 
 CLOCK = "journal:clock"
 TOPOLOGY = "journal:topology"  # newest topology version that a batch was routed by
 CLOSED = "journal:closed"  # exists while the number of lanes is being changed
 HISTORY = "journal:history"  # replication id of the primary on which the clock was set last
 ONE_COPY = "journal:one_copy"  # exists while writes are accepted with one copy, see `one_copy`
+_DECIDED_SECONDS = 86400  # an id that was applied after all stays no longer
+_CHUNK = 1000  # ids that a script takes at once; Lua's stack holds 8000
 
 
 class JournalUnavailable(Exception):
@@ -72,6 +77,25 @@ class Journal:
     def batches_key(self) -> str:
         """Hash: batches by id."""
         return f"journal:{self.lane}:batches"
+
+    @cached_property
+    def increments_key(self) -> str:
+        """Hash: number of increments by batch id."""
+        return f"journal:{self.lane}:increments"
+
+    @cached_property
+    def backlog_key(self) -> str:
+        """Hash: increments, and bytes, by lane of this shard and queue."""
+        return _backlog_key(self.lane.shard, self.lane.queue)
+
+    @cached_property
+    def decided_key(self) -> str:
+        """Set: ids of batches that are to be deferred."""
+        return f"journal:{self.lane}:decided"
+
+    @property
+    def _keys(self) -> list[str]:
+        return [self.positions_key, self.batches_key, self.increments_key, self.backlog_key]
 
     def entries(self, *, after: int = 0, through: int | None = None, limit: int = -1) -> list[Entry]:
         """Entries after one position, up to and including another, in order."""
@@ -120,24 +144,76 @@ class Journal:
 
     def remove(self, ids: Sequence[bytes], tokens: Iterable[bytes]) -> None:
         """Remove completed batches, and let their idempotency tokens expire some time later."""
+        if not ids:
+            return
         with redis.journal().pipeline(transaction=True) as pipe:
-            pipe.zrem(self.positions_key, *ids)
-            pipe.hdel(self.batches_key, *ids)
+            self.remove_in(pipe, ids)
             for token in tokens:
                 pipe.expire(token_key(token), settings.TALLY.idempotency_redis_seconds, lt=True)
             pipe.execute()
 
+    def remove_in(self, pipe: Any, ids: Sequence[bytes]) -> None:
+        """Remove batches as part of a pipeline."""
+        for some in _chunks(ids):
+            registered("remove")(self._keys, [self.lane.number, *some], client=pipe)
+
+    def decided(self) -> set[bytes]:
+        """Batches that a shift has decided to defer. Its commit may be lost with a primary, the decision is not."""
+        found: set[bytes] = redis.journal().smembers(self.decided_key)
+        return found
+
+    def decide(self, ids: Collection[bytes]) -> None:
+        """Note that these batches are to be deferred, before that is committed."""
+        if ids:
+            with redis.journal().pipeline(transaction=True) as pipe:
+                pipe.sadd(self.decided_key, *ids)
+                pipe.expire(self.decided_key, _DECIDED_SECONDS)
+                pipe.execute()
+
+    def defer(self, ids: Sequence[bytes]) -> int:
+        """Move batches to the journal of the lane's stale queue, under their ids and positions. Returns how many."""
+        keys = [*self._keys, *Journal(self.lane.of(STALE))._keys, self.decided_key]
+        return sum(int(registered("defer")(keys, [self.lane.number, *some])) for some in _chunks(ids))
+
     def tell_degraded(self, degraded: bool) -> None:
         """Record whether batches have left this journal that too few replicas have."""
         if degraded:
-            redis.journal().sadd(_degraded_key(self.lane.shard), self.lane.number)
+            redis.journal().sadd(_degraded_key(self.lane.shard), self.lane.place)
         else:
-            redis.journal().srem(_degraded_key(self.lane.shard), self.lane.number)
+            redis.journal().srem(_degraded_key(self.lane.shard), self.lane.place)
+
+
+class Backlog(NamedTuple):
+    """What is in the journals of a shard's lanes: increments, and bytes of their batches."""
+
+    increments: int = 0
+    bytes: int = 0
+
+
+def backlog(shard: int, queue: Queue = FRESH) -> Backlog:
+    """What a queue of a shard has, over all lanes. Raises `RedisError`."""
+    fields = redis.journal().hgetall(_backlog_key(shard, queue))
+    size = sum(int(value) for field, value in fields.items() if field.endswith(b":bytes"))
+    return Backlog(sum(map(int, fields.values())) - size, size)
+
+
+def _backlog_key(shard: int, queue: Queue) -> str:
+    return f"journal:{shard}:backlog:{queue}"
+
+
+def _chunks(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
 def registered(name: str) -> Any:
     """A script of `lua/`, ready to be called with keys and arguments."""
     return redis.journal_script(Path(__file__).parent, name)
+
+
+def rates_keys(window: float) -> tuple[str, str]:
+    """Keys of two hashes: increments by key, of keys with many, in this window of so many seconds and in the one before.
+    They expire."""
+    return f"rates:{window:g}", f"rates:{window:g}:before"
 
 
 def token_key(token: bytes) -> bytes:
@@ -159,14 +235,19 @@ def positions(lanes: Sequence[Lane], id: UUID) -> list[int | None]:
         return [None if score is None else int(score) for score in pipe.execute()]
 
 
-def occupied(shard: int) -> list[Lane]:
-    """The lanes of a shard that have entries, including lanes no longer in force. Raises `RedisError`."""
-    return lanes_with(shard, lambda lane: Journal(lane).positions_key)
+def occupied(shard: int, queues: Sequence[Queue] = QUEUES) -> list[Lane]:
+    """The lanes of a shard that have entries in these queues, including lanes no longer in force. Raises `RedisError`."""
+    return lanes_with(shard, lambda lane: Journal(lane).positions_key, queues)
 
 
-def lanes_with(shard: int, key_of: Callable[[Lane], str]) -> list[Lane]:
-    """The lanes of a shard whose `key_of` exists, including lanes no longer in force. Raises `RedisError`."""
-    lanes = [Lane(shard, number) for number in range(MOST)]
+def spilled(shard: int) -> list[Lane]:
+    """The spill queues of a shard that have entries. Raises `RedisError`."""
+    return occupied(shard, SPILL)
+
+
+def lanes_with(shard: int, key_of: Callable[[Lane], str], queues: Sequence[Queue] = QUEUES) -> list[Lane]:
+    """The queues of a shard's lanes whose `key_of` exists, including lanes no longer in force. Raises `RedisError`."""
+    lanes = [Lane(shard, number, queue) for queue in queues for number in range(MOST)]
     with redis.journal().pipeline(transaction=False) as pipe:
         for lane in lanes:
             pipe.exists(key_of(lane))

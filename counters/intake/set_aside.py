@@ -54,8 +54,7 @@ class SetAsideBatches:
             if data is not None:
                 kept = SetAside(entry.position, reason, data)
                 pipe.hset(self.key, entry.id.bytes, msgspec.msgpack.encode(kept))
-            pipe.zrem(journal.positions_key, entry.id.bytes)
-            pipe.hdel(journal.batches_key, entry.id.bytes)
+            journal.remove_in(pipe, [entry.id.bytes])
             pipe.execute()
 
     def all(self) -> dict[UUID, SetAside]:

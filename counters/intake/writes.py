@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from counters import batch
 from counters.batch import Increments, Step
+from counters.intake.admission import NOTHING_SHED, Rule, Shed, Split
 from counters.intake.idempotency import Claim
 from counters.outcome import Outcome
 from counters.write_id import WriteId
 from sharding import topology
-from sharding.lanes import Lane
+from sharding.lanes import EXCESS, FRESH, Lane, Queue
 from sharding.slots import slots_of
 from sharding.topology import Topology
 
@@ -24,27 +26,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A write that is in the journal. `repeated`: an earlier request with the same idempotency key made it."""
+    """A write that is in the journal, and what limits took out of it. `repeated`: an earlier request with the same
+    idempotency key made it."""
 
     id: WriteId
+    shed: Shed = NOTHING_SHED
     repeated: bool = False
+
+    @property
+    def queue(self) -> Queue:
+        """The queue of a single-key write."""
+        return self.id.lanes[0].queue
 
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One request's operations: an encoded operation per lane, routed by that version of the topology."""
+    """One request's operations: an encoded operation per lane, routed by that version of the topology.
+
+    `increments` is how many there are for each lane, and `counts` for each key that counts for its rate.
+    """
 
     operations: dict[Lane, msgspec.Raw]
     topology_version: int
+    increments: Mapping[Lane, int]
     claim: Claim | None = None
     outcome: Future[Outcome] | None = None  # set if a client waits for the result
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def increments(folded: dict[str, int] | Columns, claim: Claim | None = None) -> Write:
-    """Build a write that adds to many keys; `folded` has valid keys and 64-bit deltas."""
+def increment(key: str, delta: int, claim: Claim | None = None, queue: Queue = FRESH) -> Write:
+    """Build a write that adds to one counter, without a result."""
+    in_force = topology.current()
+    lane = in_force.lane_of(key)
+    operations = {lane: batch.encode_segment(Increments([key], [delta]))}
+    return _queued(Write(operations, in_force.version, {lane: 1}, claim, counts={key: 1}), queue)
+
+
+def increments(
+    folded: dict[str, int] | Columns,
+    claim: Claim | None = None,
+    count: int | None = None,
+    counts: Mapping[str, int] | None = None,
+    queue: Queue = FRESH,
+) -> Write:
+    """Build a write that adds to many keys; `folded` has valid keys and 64-bit deltas.
+
+    `count` is the number of increments before folding, `counts` that of keys that count for their rate.
+    """
     in_force = topology.current()
     segments = _segments(folded, in_force) if isinstance(folded, dict) else folded.segments(in_force)
-    return Write(segments, in_force.version, claim)
+    # How many of them a lane has is estimated by its part of the bytes: an exact count would be one more look at each key.
+    share = (count or len(folded)) / sum(map(len, segments.values()))
+    by_lane = {lane: max(1, round(share * len(part))) for lane, part in segments.items()}
+    return _queued(Write(segments, in_force.version, by_lane, claim, counts=counts or {}), queue)
+
+
+def _queued(write: Write, queue: Queue) -> Write:
+    """The same write for another queue of its lanes. What is spilled at once does not count for the rate of a key."""
+    if queue == FRESH:
+        return write
+    operations = {lane.of(queue): operation for lane, operation in write.operations.items()}
+    by_lane = {lane.of(queue): count for lane, count in write.increments.items()}
+    return Write(operations, write.topology_version, by_lane, write.claim)
 
 
 def _segments(folded: dict[str, int], in_force: Topology) -> dict[Lane, msgspec.Raw]:
@@ -63,4 +106,40 @@ def _segments(folded: dict[str, int], in_force: Topology) -> dict[Lane, msgspec.
 def step(operation: Step, claim: Claim | None = None) -> Write:
     """Build a write of one operation with a result."""
     in_force = topology.current()
-    return Write({in_force.lane_of(operation.key): batch.encode_segment(operation)}, in_force.version, claim, Future())
+    lane = in_force.lane_of(operation.key)
+    return Write({lane: batch.encode_segment(operation)}, in_force.version, {lane: 1}, claim, Future())
+
+
+def without(write: Write, split: Split) -> tuple[Write, Shed]:
+    """What of a write remains, each part for the queue that it goes to, and what it lost. Nothing remains if it has no
+    operations."""
+    operations: dict[Lane, msgspec.Raw] = {}
+    by_lane: dict[Lane, int] = {}
+    excess: list[str] = []
+    refused: dict[Rule, tuple[str, ...]] = {}
+    for lane, encoded in write.operations.items():
+        if (rule := split.full.get(lane)) is not None:
+            refused[rule] = (*refused.get(rule, ()), *batch.decode_segment(encoded).keys)
+            continue
+        operation = batch.decode_segment(encoded)
+        spilled, gone = split.excess.intersection(operation.keys), split.refused.intersection(operation.keys)
+        if not spilled and not gone:
+            operations[lane], by_lane[lane] = encoded, write.increments[lane]
+            continue
+        if kept := set(operation.keys) - spilled - gone:
+            operations[lane] = batch.encode_segment(operation.restricted_to(kept))
+            others = sum(write.counts[key] for key in (*spilled, *gone))
+            by_lane[lane] = max(len(kept), write.increments[lane] - others)
+        if spilled:
+            to = lane.of(EXCESS)
+            operations[to] = batch.encode_segment(operation.restricted_to(spilled))
+            by_lane[to] = sum(write.counts[key] for key in spilled)
+            excess += sorted(spilled)
+        if gone:
+            refused["key-rate"] = (*refused.get("key-rate", ()), *sorted(gone))
+    lost = {key for some in (excess, *refused.values()) for key in some}
+    counts = {key: count for key, count in write.counts.items() if key not in lost}
+    remains = Write(
+        dict(sorted(operations.items())), write.topology_version, by_lane, write.claim, write.outcome, counts
+    )
+    return remains, Shed(tuple(excess), refused)

@@ -15,7 +15,7 @@ import psycopg
 from counters.reading import reads
 from counters.write_id import WriteId
 from sharding.databases import ShardUnavailable
-from sharding.lanes import Lane
+from sharding.lanes import STALE, Lane
 
 # Newest first. Merges a range of the partial index `outcome_rejected` from each of a dozen partitions: reads `LIMIT`
 # rows and a few more.
@@ -67,13 +67,13 @@ class Rejected(NamedTuple):
     value: int | None
     version: int | None
     reason: str
-    lanes: list[int]  # of the flush that the write belongs to
+    lanes: list[int]  # places in the ledger of the flush that the write belongs to
     shard: int
 
     @property
     def write(self) -> WriteId:
         """The part of the write on this shard, as an id for the look-up of writes."""
-        return WriteId(self.place.batch, self.place.number, tuple(Lane(self.shard, number) for number in self.lanes))
+        return WriteId(self.place.batch, self.place.number, _lanes(self.shard, self.lanes))
 
 
 class Forwarded(NamedTuple):
@@ -86,7 +86,7 @@ class Forwarded(NamedTuple):
     @property
     def origin(self) -> Lane:
         """The lane that forwarded them."""
-        return Lane(self.shard, self.place.lane)
+        return Lane.at(self.shard, self.place.lane)
 
     @property
     def to(self) -> Lane:
@@ -130,7 +130,7 @@ def forwarded(shard: int, *, after: ForwardedPlace, limit: int) -> list[Forwarde
 
 
 def applied(shard: int, batches: Collection[UUID]) -> set[tuple[UUID, int]] | None:
-    """Pairs (batch, lane) that the ledger has, of these batches, on the primary, or on a replica while the primary is
+    """Pairs (batch, place of the lane) that the ledger has, of these batches, on the primary, or on a replica while the primary is
     down. None if no server answers."""
 
     def query(conn: psycopg.Connection[Any]) -> set[tuple[UUID, int]]:
@@ -146,8 +146,13 @@ def applied(shard: int, batches: Collection[UUID]) -> set[tuple[UUID, int]] | No
     return None
 
 
+def _lanes(shard: int, places: Iterable[int]) -> tuple[Lane, ...]:
+    """The lanes of a write's id: those that its batch was appended to."""
+    return tuple(sorted(lane for lane in (Lane.at(shard, place) for place in places) if lane.queue != STALE))
+
+
 def write_of(batch: UUID, shards: Iterable[int]) -> WriteId | None:
     """The id of a flush's first write, with the lanes of these shards that have applied it; None if none is known to
     have."""
-    lanes = [Lane(shard, number) for shard in shards for _, number in sorted(applied(shard, [batch]) or ())]
+    lanes = [lane for shard in shards for lane in _lanes(shard, [place for _, place in applied(shard, [batch]) or ()])]
     return WriteId(batch, 0, tuple(lanes)) if lanes else None

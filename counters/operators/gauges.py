@@ -8,7 +8,9 @@ the code that increments them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
+from itertools import product
 
 import structlog
 from django.conf import settings
@@ -20,14 +22,17 @@ from counters.apply import dead_letters, partitions
 from counters.intake import copies, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
-from counters.operators import health
+from counters.operators import balancing, health
+from counters.operators import breakers as operated
 from replication import archiving, healing
 from replication.archiving import Archiving
 from replication.outage import Outage
 from runtime import breakers
+from runtime.breakers import STATES
 from runtime.looks import Looks, Result
 from runtime.resources import NotOpen, owned
 from sharding import nodes
+from sharding.lanes import FRESH, QUEUES, Queue
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +40,11 @@ _ARCHIVERS_FRESH_SECONDS = 5.0  # for which a look at the archivers is shared
 
 
 def _entries(shard: int) -> float:
-    return sum(Journal(lane).depth() for lane in journal.occupied(shard))
+    return sum(Journal(lane).depth() for lane in journal.occupied(shard, (FRESH,)))
 
 
 def _age(shard: int) -> float:
-    return max((0.0, *(Journal(lane).age() for lane in journal.occupied(shard))))
+    return max((0.0, *(Journal(lane).age() for lane in journal.occupied(shard, (FRESH,)))))
 
 
 def _set_aside(shard: int) -> float:
@@ -60,6 +65,23 @@ BY_SHARD: tuple[tuple[str, str, Callable[[int], float]], ...] = (
         partitions.maintained_at,
     ),
     ("tally_shard_degraded", "1 while the journal lets batches go that too few replicas have", journal.is_degraded),
+)
+BY_QUEUE: tuple[tuple[str, str, Callable[[int, Queue], float]], ...] = (
+    (
+        "tally_backlog_increments",
+        "Increments in the journal, by queue",
+        lambda shard, queue: journal.backlog(shard, queue).increments,
+    ),
+    (
+        "tally_backlog_bytes",
+        "Bytes of batches in the journal, by queue",
+        lambda shard, queue: journal.backlog(shard, queue).bytes,
+    ),
+    (
+        "tally_backlog_age_seconds",
+        "Age of the oldest entry of the queue; 0 if it is empty",
+        lambda shard, queue: max((0.0, *(Journal(lane).age() for lane in journal.occupied(shard, (queue,))))),
+    ),
 )
 BY_REPLICA: tuple[tuple[str, str, Callable[[Outage], float]], ...] = (
     (
@@ -94,9 +116,11 @@ class JournalCollector(Collector):
 
 def _families() -> list[GaugeMetricFamily]:
     by_shard = [GaugeMetricFamily(name, text, labels=["shard"]) for name, text, _ in BY_SHARD]
+    by_queue = [GaugeMetricFamily(name, text, labels=["shard", "queue"]) for name, text, _ in BY_QUEUE]
     by_replica = [GaugeMetricFamily(name, text, labels=["shard", "node"]) for name, text, _ in BY_REPLICA]
     return [
         *by_shard,
+        *by_queue,
         *by_replica,
         GaugeMetricFamily(
             "tally_journal_one_copy", "1 while writes are accepted although a replica of the journal is missing"
@@ -107,10 +131,14 @@ def _families() -> list[GaugeMetricFamily]:
 
 def _measured() -> list[GaugeMetricFamily]:
     *families, one_copy, letters = _families()
-    by_shard, by_replica = families[: len(BY_SHARD)], families[len(BY_SHARD) :]
+    by_shard, families_left = families[: len(BY_SHARD)], families[len(BY_SHARD) :]
+    by_queue, by_replica = families_left[: len(BY_QUEUE)], families_left[len(BY_QUEUE) :]
     for family, (_, _, measure) in zip(by_shard, BY_SHARD, strict=True):
         for shard in range(settings.TALLY.shard_count):
             family.add_metric([str(shard)], measure(shard))
+    for family, (_, _, held) in zip(by_queue, BY_QUEUE, strict=True):
+        for shard, queue in product(range(settings.TALLY.shard_count), QUEUES):
+            family.add_metric([str(shard), queue], held(shard, queue))
     outages = healing.not_following()
     for family, (_, _, seen) in zip(by_replica, BY_REPLICA, strict=True):
         for replica, outage in outages.items():
@@ -118,6 +146,58 @@ def _measured() -> list[GaugeMetricFamily]:
     one_copy.add_metric([], copies.is_one_copy())
     letters.add_metric([], dead_letters.count())
     return [*families, one_copy, letters]
+
+
+class BreakerCollector(Collector):
+    """The states of the breakers: those of the shards, which all processes share, and this process's own. For API
+    processes."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values: registration needs no Redis."""
+        return [
+            GaugeMetricFamily(
+                "tally_breaker_state",
+                "1 for the state that the breaker of this component has: closed, half-open or open",
+                labels=["component", "state"],
+            ),
+            GaugeMetricFamily(
+                "tally_breaker_held",
+                "1 while an operator holds the breaker of this component open",
+                labels=["component"],
+            ),
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values."""
+        state, held = families = list(self.describe())
+        for name, found, is_held in operated.states():
+            for one in STATES:
+                state.add_metric([name, one], one == found)
+            held.add_metric([name], is_held)
+        return families
+
+
+class BalancerCollector(Collector):
+    """Which API processes the load balancer leaves out. Nothing where nobody tells. For API processes."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The family without values: registration needs no Redis."""
+        return [
+            GaugeMetricFamily(
+                "tally_api_left_out", "1 while the load balancer sends this API process no requests", labels=["process"]
+            )
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The family with its values."""
+        (found,) = families = list(self.describe())
+        with suppress(RedisError):
+            state = breakers.journal().call(balancing.look)
+            for name in state.serving if state else ():
+                found.add_metric([name], 0)
+            for name in state.left_out if state else ():
+                found.add_metric([name], 1)
+        return families
 
 
 class CopiesCollector(Collector):

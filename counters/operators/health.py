@@ -21,7 +21,7 @@ import structlog
 from django.conf import settings
 
 from counters.intake import copies as journal_copies
-from counters.intake.dispatch import queue_of
+from counters.intake.dispatch import SPILL_QUEUE, queue_of
 from counters.intake.journal import ONE_COPY
 from counters.operators import broker, processes
 from counters.operators.processes import Processes
@@ -38,7 +38,7 @@ FRESH_SECONDS = 0.5  # for which a look is shared
 _ETCD_SECONDS = 15.0  # since a Patroni last reached etcd, which each tries every `loop_wait` (2 s in the local cluster)
 _BEAT_SECONDS = 10.0  # since beat's last task; at least three of the relay's intervals
 _GIB = 1024**3
-_SPILL_QUEUES = ("maintenance", "low-priority")
+_SPILL_QUEUES = (SPILL_QUEUE, "maintenance", "low-priority")
 log = structlog.get_logger(__name__)
 
 Status = Literal["up", "down", "unknown"]
@@ -99,6 +99,22 @@ class Journal(NamedTuple):
 def look() -> Future[View]:
     """The newest view, at most `SECONDS` + `FRESH_SECONDS` old. Never waits."""
     return _looks().look()
+
+
+def look_at_journal() -> Future[Component]:
+    """The journal alone: all that `/readyz` needs, which load balancers ask often. As `look`."""
+    return _looks_at_journal().look()
+
+
+@owned(close=Looks.close)
+def _looks_at_journal() -> Looks[Component]:
+    checks = {"journal": lambda: redis.journal().ping()}
+    return Looks(
+        checks,
+        lambda results, _began: _answers("journal", results["journal"]),
+        seconds=SECONDS,
+        fresh_seconds=FRESH_SECONDS,
+    )
 
 
 @owned(close=Looks.close)

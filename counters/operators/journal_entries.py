@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from counters import batch
@@ -15,7 +15,7 @@ from counters.intake import journal
 from counters.intake.journal import Entry, Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from counters.operators import applied_records
-from sharding.lanes import Lane
+from sharding.lanes import EXCESS, FRESH, STALE, Lane, Queue
 
 DECODED_BYTES = 4 * 1024 * 1024  # of batches that are decoded for one page, to count writes and keys
 
@@ -24,7 +24,8 @@ State = Literal["queued", "waiting", "set aside", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One shard's journal. `age` is the age of its oldest entry, `bytes` the memory of its batches."""
+    """One shard's journal. `age` is the age of its oldest entry, `bytes` the memory of its batches. The same of its spill
+    queues: `excess` and `stale`."""
 
     shard: int
     depth: int
@@ -32,6 +33,16 @@ class Summary:
     bytes: int
     set_aside: int
     degraded: bool
+    excess: Spilled
+    stale: Spilled
+
+
+class Spilled(NamedTuple):
+    """A spill queue of a shard: increments, batches and age of the oldest entry."""
+
+    increments: int
+    depth: int
+    age: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ class Held:
 
 def summary(shard: int) -> Summary:
     """How full a shard's journal is. Raises `RedisError`."""
-    journals = [Journal(lane) for lane in journal.occupied(shard)]
+    journals = [Journal(lane) for lane in journal.occupied(shard, (FRESH,))]
     return Summary(
         shard,
         sum(one.depth() for one in journals),
@@ -74,7 +85,17 @@ def summary(shard: int) -> Summary:
         sum(one.size() for one in journals),
         sum(SetAsideBatches(lane).count() for lane in lanes_with_set_aside(shard)),
         degraded=journal.is_degraded(shard),
+        excess=spilled(shard, EXCESS),
+        stale=spilled(shard, STALE),
     )
+
+
+def spilled(shard: int, queue: Queue) -> Spilled:
+    """How full a spill queue of a shard is. Raises `RedisError`."""
+    journals = [Journal(lane) for lane in journal.occupied(shard, (queue,))]
+    age = max((0.0, *(one.age() for one in journals)))
+    depth = sum(one.depth() for one in journals)
+    return Spilled(journal.backlog(shard, queue).increments, depth, timedelta(seconds=int(age)))
 
 
 def entries(shard: int, *, after: tuple[int, Lane], limit: int) -> list[Held]:
@@ -96,7 +117,7 @@ def _held(shard: int, found: Sequence[tuple[Lane, Entry]]) -> list[Held]:
     applied = applied_records.applied(shard, [entry.id for _, entry in found])
 
     def state(lane: Lane, id: UUID) -> State:
-        return "unknown" if applied is None else "waiting" if (id, lane.number) in applied else "queued"
+        return "unknown" if applied is None else "waiting" if (id, lane.place) in applied else "queued"
 
     return [
         Held(lane, entry.id, entry.position, _age(entry.position, now), state(lane, entry.id)) for lane, entry in found

@@ -16,6 +16,9 @@ Reads and fills do not raise if the cache is down: a read goes on to the replica
 is put when the cache is back (`apply.refresher`). Until then the cache may have an older value than a replica has
 answered meanwhile, so a process that has missed the cache does not read it for `DOUBT_SECONDS` after its return. An entry
 lives a minute at most, so even if that worker dies first, the cache is soon correct again.
+
+The cache names its content by an *epoch*, a key that is only lost with all others. So a cache that was emptied or
+replaced is told from one that was away for a while (`reading.warming`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 import msgspec
 import structlog
@@ -44,6 +48,8 @@ _PREFIX = "c:"
 _BEHIND_SECONDS = 1  # life of a value read from a lagging node
 _EVERYTHING = 2**53  # above every version
 _CHUNK = 2000  # Lua's stack holds 8000
+_EPOCH, _TURN = "epoch", "warming"
+_LEASE_MILLISECONDS = 100  # more than a read of a shard takes, unless the shard is slow
 DOUBT_SECONDS = 3.0  # more than workers take to notice that the cache is back and to put what they could not
 
 
@@ -60,6 +66,18 @@ class Found(NamedTuple):
 
     values: dict[str, tuple[int, int]]
     due: list[str]
+
+
+class Leases(NamedTuple):
+    """What a caller may do about keys that the cache did not have. Those in neither are the caller's to read.
+
+    `found`: (value, version) by key, put meanwhile. `others`: keys that another caller reads now. `epoch`: of the
+    cache; "" if it did not answer.
+    """
+
+    epoch: str
+    found: dict[str, tuple[int, int]]
+    others: frozenset[str]
 
 
 class _Doubt:
@@ -82,6 +100,10 @@ class _Doubt:
         if was_away:
             self._until = time.monotonic() + DOUBT_SECONDS
         return was_away
+
+    def end(self) -> None:
+        """The cache has no entries from before."""
+        self._is_away, self._until = False, 0.0
 
 
 @owned
@@ -145,6 +167,63 @@ def _read(keys: Sequence[str], entries: Sequence[bytes | None]) -> Iterator[tupl
         yield key, found
 
 
+def lease(keys: Sequence[str]) -> Leases:
+    """Take the leases of keys that the cache does not have. Of all callers, one gets the lease of a key and reads it;
+    the others soon find the entry. A lease ends by itself. Raises `RedisError`."""
+    return _leases(keys, _script("lease")(*_lease_arguments(keys)))
+
+
+def lease_text() -> str:
+    """The script of `lease_on`."""
+    return redis.script(Path(__file__).parent, "lease")
+
+
+async def lease_on(connection: LoopConnection, text: str, keys: Sequence[str]) -> Leases:
+    """Like `lease`, on an event loop. Without the cache, all keys are the caller's."""
+    nobody = Leases("", {}, frozenset())
+    if _doubt().lasts():
+        return nobody
+    try:
+        with breakers.cache().calling():
+            replies = await connection.evaluate(text, *_lease_arguments(keys))
+    except RedisError as error:
+        log.debug("cache_unleased", error=str(error))
+        return nobody
+    return _leases(keys, replies)
+
+
+def _lease_arguments(keys: Sequence[str]) -> tuple[list[str], list[str | int]]:
+    names = [name for key in keys for name in (_entry(key), f"lease:{key}")]
+    return [_EPOCH, *names], [uuid4().hex, _LEASE_MILLISECONDS]
+
+
+def _leases(keys: Sequence[str], replies: Sequence[bytes | int]) -> Leases:
+    epoch, *of_keys = replies
+    entries = [reply if isinstance(reply, bytes) else None for reply in of_keys]
+    found = {key: (entry.value, entry.version) for key, entry in _read(keys, entries)}
+    others = frozenset(key for key, reply in zip(keys, of_keys, strict=True) if reply == 0)
+    return Leases(epoch.decode() if isinstance(epoch, bytes) else "", found, others)
+
+
+def epoch() -> str:
+    """The epoch of the cache; an empty one begins another. Raises `RedisError`."""
+    return lease([]).epoch
+
+
+def emptied(through: Mapping[Lane, int]) -> None:
+    """Trust the cache, which was emptied or replaced: it has nothing from before. Announce the newest versions that the
+    lanes have committed, unless a shift has announced a newer one since. Raises `RedisError`."""
+    _doubt().end()
+    for lane, version in through.items():
+        redis.cache().set(_announced(lane), version, nx=True)
+
+
+def take_turn(seconds: float) -> bool:
+    """Whether the caller, of all processes, may warm the cache now; then nobody else may for so long. Raises
+    `RedisError`."""
+    return bool(redis.cache().set(_TURN, 1, nx=True, px=max(1, round(1000 * seconds))))
+
+
 def fill(shard: int, values: Sequence[Value], through: Mapping[int, int]) -> None:
     """Cache what a read found on a node of a shard; `through` has the newest version that the node had applied, by
     lane."""
@@ -204,11 +283,12 @@ def forget(seen: Mapping[str, bytes]) -> int:
 
 
 def clear() -> int:
-    """Delete all entries and announcements. Returns how many. Raises `RedisError`."""
+    """Delete all entries and announcements, and begin another epoch. Returns how many. Raises `RedisError`."""
     gone = 0
     for pattern in (f"{_PREFIX}*", "announced:*"):
         for name in redis.cache().scan_iter(match=pattern, count=_CHUNK):
             gone += int(redis.cache().unlink(name))
+    redis.cache().delete(_EPOCH)
     return gone
 
 

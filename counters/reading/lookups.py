@@ -1,7 +1,7 @@
 """Reads on an event loop: concurrent reads share a cache look-up, as writes share a flush.
 
-Keys that the cache misses are read from their shards in threads, one query per shard for all reads of the look-up. No
-read waits for another look-up's query, so a shard that hangs delays only its own keys.
+Keys that the cache misses are read from their shards (`misses`). No look-up waits for that, and a shard that hangs
+delays only its own keys.
 
 Entries that are due are read again in the background, those of a fifth of a second by one query per shard.
 """
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from counters.reading import cache, reads
+from counters.reading.misses import Misses
+from counters.reading.popularity import Popularity
 from counters.reading.reads import Counter
 from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
@@ -34,8 +36,8 @@ class _Asked(NamedTuple):
 class Lookups:
     """Belongs to the event loop that it was created on. The topology must be loaded."""
 
-    def __init__(self, connection: LoopConnection) -> None:
-        self._connection = connection
+    def __init__(self, connection: LoopConnection, misses: Misses, popularity: Popularity) -> None:
+        self._connection, self._misses, self._popularity = connection, misses, popularity
         self._together: GroupCommit[_Asked] = GroupCommit(self._look_up, most=_MOST)
         self._running: set[asyncio.Task[Any]] = set()
         self._due: set[str] = set()
@@ -48,7 +50,9 @@ class Lookups:
         return asked.found
 
     async def _look_up(self, lookups: list[_Asked]) -> None:
-        entries, due = await cache.get_many_on(self._connection, [key for asked in lookups for key in asked.keys])
+        keys = [key for asked in lookups for key in asked.keys]
+        self._popularity.count(keys)
+        entries, due = await cache.get_many_on(self._connection, keys)
         left = []
         for asked in lookups:
             if not all(key in entries for key in asked.keys):
@@ -61,14 +65,10 @@ class Lookups:
             self._read_again(due)
 
     def _ask(self, left: list[_Asked], entries: Mapping[str, tuple[int, int]]) -> None:
-        """Query the shards for the keys that these reads miss."""
-        missing = dict.fromkeys(key for asked in left for key in asked.keys if key not in entries)
-        queries: dict[str, asyncio.Task[list[Counter]]] = {}
-        for shard, keys in topology.current().by_shard(missing).items():
-            query = self._started(asyncio.to_thread(reads.of_shard, shard, keys, "eventual"))
-            queries |= dict.fromkeys(keys, query)
+        """Read the keys from their shards that these reads miss."""
+        reading = self._misses.read(dict.fromkeys(key for asked in left for key in asked.keys if key not in entries))
         for asked in left:
-            self._started(_answer(asked, entries, queries))
+            self._started(_answer(asked, entries, reading))
 
     def _read_again(self, due: Iterable[str]) -> None:
         """Refresh entries before they expire."""
@@ -98,13 +98,14 @@ class Lookups:
 
 
 async def _answer(
-    asked: _Asked, entries: Mapping[str, tuple[int, int]], queries: Mapping[str, asyncio.Task[list[Counter]]]
+    asked: _Asked, entries: Mapping[str, tuple[int, int]], reading: Mapping[str, asyncio.Future[Counter]]
 ) -> None:
-    """Resolve one read as soon as the shards of its own keys have answered. `queries` are by key."""
+    """Resolve one read as soon as all of its keys are read."""
     found = {counter.key: counter for counter in reads.of_entries(entries, entries)}
     try:
-        for query in dict.fromkeys(queries[key] for key in asked.keys if key not in entries):
-            found |= {counter.key: counter for counter in await query}
+        for key in asked.keys:
+            if key not in found:
+                found[key] = await reading[key]
     except Exception as error:
         if not asked.found.done():
             asked.found.set_exception(error)

@@ -13,9 +13,10 @@ from typing import Any
 
 import psycopg
 
+from counters.intake.journal import JournalUnavailable
 from counters.reading import reads, write_status
 from counters.reading.reads import Consistency, Counter, Rows
-from counters.reading.write_status import IN_LEDGER, Status
+from counters.reading.write_status import Status
 from counters.write_id import WriteId
 from runtime import polling
 from sharding import topology
@@ -48,7 +49,7 @@ def _look(keys: Sequence[str], write: WriteId, consistency: Consistency) -> list
         if shard in write.shards:
             counters = _read(shard, wanted, write, consistency)
         else:  # not a shard in the write's id (it may be forwarded there): its primary has what the status says
-            counters = _read_primary(shard, wanted) if _status(write) != "queued" else None
+            counters = _read_primary(shard, wanted) if _status(write) in {"applied", "rejected"} else None
         if counters is None:
             _status(write)  # raises `UnknownWrite`, so no client waits for a write that never existed
             return None
@@ -65,12 +66,19 @@ def _status(write: WriteId) -> Status:
     return "queued"
 
 
+def status(write: WriteId) -> Status:
+    """What `get_many` waits for; "queued" if that cannot be told."""
+    with suppress(UnknownWrite, JournalUnavailable):
+        return _status(write)
+    return "queued"
+
+
 def _read(shard: int, keys: list[str], write: WriteId, consistency: Consistency) -> list[Counter] | None:
-    lanes = [lane.number for lane in write.lanes if lane.shard == shard]
+    lanes = [lane for lane in write.lanes if lane.shard == shard]
 
     def query(conn: psycopg.Connection[Any]) -> Rows | None:
-        ((_, has),) = conn.execute(IN_LEDGER, {"batch": write.batch, "lanes": lanes, "index": write.index})
-        return reads.rows_of(conn, keys) if has == len(lanes) else None
+        waiting, known = write_status.not_applied(conn, lanes, write.batch, write.index)
+        return reads.rows_of(conn, keys) if known and not waiting else None
 
     for replicas in (True, False) if consistency == "eventual" else (False,):
         with suppress(ShardUnavailable):

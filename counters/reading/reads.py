@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import psycopg
 from django.conf import settings
+from prometheus_client import Counter as Metric
 
 from counters.reading import cache
 from counters.rows import WANTED, wanted
@@ -27,12 +28,14 @@ T = TypeVar("T")
 Consistency = Literal["eventual", "primary"]
 Source = Literal["cache", "replica", "primary"]
 
-# The rows and each lane's newest applied version, in the same snapshot.
+# The rows and each lane's moment (`transaction._moment`), in the same snapshot.
 GET = f"""
 SELECT key, NULL, value, version FROM {WANTED}
-UNION ALL SELECT NULL, lane, 0, last_version FROM apply_state"""  # noqa: S608 - a constant
+UNION ALL SELECT NULL, lane, 0, last_version + spilled FROM apply_state"""  # noqa: S608 - a constant
 # The prefix is a range, so each of 16 partitions is one index range scan of `limit` rows at most.
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
+QUERIES = Metric("tally_shard_queries_total", "Queries for counters that shards have answered", ["source"])
+QUERIED = Metric("tally_shard_queried_keys_total", "Counters that these asked for", ["source"])
 _STAY_SECONDS = 1.0
 _GIVEN_SECONDS = 5.0  # for an answer of a given server, which an operator reads
 _LAST = "\x7f"  # sorts after every character of a key
@@ -86,6 +89,8 @@ def get_many(keys: Sequence[str], consistency: Consistency = "eventual") -> list
 def of_shard(shard: int, keys: list[str], consistency: Consistency) -> list[Counter]:
     """Counters of one shard, in the order of `keys`, bypassing the cache. Raises `ShardUnavailable`."""
     rows, source = ask(shard, lambda conn: rows_of(conn, keys), replicas=consistency == "eventual")
+    QUERIES.labels(source).inc()
+    QUERIED.labels(source).inc(len(keys))
     return counters(keys, rows, source, shard)
 
 
@@ -142,7 +147,7 @@ def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds
     """The answer of a replica that does not lag, or of the primary if no replica runs; None if all lag.
 
     A connection to a lagging replica is closed in favour of another replica; one to the primary after a second, as a
-    replica may be back.
+    replica may be back; and one to a replica after its answer, if another one is the better choice by now.
     """
     while not left_out().has_all(alias):
         with databases.connection(alias, seconds) as conn:
@@ -150,7 +155,14 @@ def _on_fresh(alias: str, query: Callable[[psycopg.Connection[Any]], T], seconds
             if fit == "primary" and time.monotonic() - conn.opened > _STAY_SECONDS:
                 conn.close()
             elif fit != "lagging":
-                return query(conn), "primary" if fit == "primary" else "replica"
+                found = query(conn)
+                if (
+                    fit == "fresh"
+                    and time.monotonic() - conn.opened > _STAY_SECONDS
+                    and not databases.keeps(alias, conn)
+                ):
+                    conn.close()
+                return found, "primary" if fit == "primary" else "replica"
             elif not left_out().has_all(alias):
                 conn.close()
     return None

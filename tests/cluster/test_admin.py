@@ -13,7 +13,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import RequestFactory
 
-from counters.admin.login import client_address, seconds_to_wait, user_name
+from counters.admin.login import seconds_to_wait, user_name
+from counters.limits.addresses import of_request
 from counters.models import ApiKey
 from tests.support.browser import LOGIN, Browser, said
 from tests.support.cluster import Cluster, eventually, value_of
@@ -189,9 +190,9 @@ def test_log_ins_are_limited_by_address(browse: Callable[..., Browser]) -> None:
 def test_an_address_is_believed_from_nginx_alone(cluster: Cluster) -> None:
     told = {"X-Real-IP": "10.1.2.3"}
     for headers in (told, told | {"X-Tally-Proxy": ""}, told | {"X-Tally-Proxy": "a guess, é"}):
-        assert client_address(RequestFactory().post(LOGIN, headers=headers, REMOTE_ADDR="127.0.0.1")) == "127.0.0.1"
+        assert of_request(RequestFactory().post(LOGIN, headers=headers, REMOTE_ADDR="127.0.0.1")) == "127.0.0.1"
     believed = RequestFactory().post(LOGIN, headers=cluster.from_address("10.1.2.3"), REMOTE_ADDR="127.0.0.1")
-    assert client_address(believed) == "10.1.2.3"
+    assert of_request(believed) == "10.1.2.3"
 
 
 def test_spellings_of_a_name_are_one_name(cluster: Cluster) -> None:

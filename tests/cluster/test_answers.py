@@ -186,6 +186,33 @@ def test_a_page_is_only_read(client: httpx.Client, path: str) -> None:
     assert client.head(path).status_code == 200
 
 
+@pytest.mark.smoke
+def test_each_answer_says_who_gave_it(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """By the fast path, by a view, as a page, as a problem; and nginx, where no API process was asked."""
+    names = {api["name"] for api in cluster.processes("api")}
+    calls = [
+        *(("GET", f"/v1/counters/{key}"), ("GET", f"/v1/counters/{key}?consistency=primary"), ("GET", "/health")),
+        *(("GET", "/admin/login/"), ("GET", "/v1/none"), ("GET", "/v1/counters/a%20b"), ("OPTIONS", "/v1/increments")),
+        ("POST", "/v1/increments"),
+    ]
+    for method, path in calls:
+        assert client.request(method, path).headers.get_list("Tally-Node")[0] in names, path
+    for api in cluster.processes("api"):
+        assert httpx.get(f"http://127.0.0.1:{api['port']}/livez").headers["Tally-Node"] == api["name"]
+    for path in ("/metrics", "/static/none", "/static/admin/css/base.css"):
+        assert client.get(path).headers.get_list("Tally-Node") == ["nginx"], path
+
+
+def test_the_schema_names_the_header_of_every_answer(client: httpx.Client) -> None:
+    schema = client.get("/v1/schema", headers={"Accept": "application/json"}).json()
+    found = [
+        answer for path in schema["paths"].values() for call in path.values() for answer in call["responses"].values()
+    ]
+    assert len(found) > 50
+    assert all(answer["headers"]["Tally-Node"] == {"$ref": "#/components/headers/Tally-Node"} for answer in found)
+    assert schema["components"]["headers"]["Tally-Node"]["required"]
+
+
 def test_static_files_are_served(client: httpx.Client) -> None:
     assert client.get("/static/admin/css/base.css").headers["Content-Type"] == "text/css"
 

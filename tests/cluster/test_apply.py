@@ -257,6 +257,7 @@ def test_commits_that_the_replica_never_got_are_applied_again(
     eventually(lambda: is_drained(1), 60)
 
 
+@pytest.mark.limit("TALLY_JOURNAL_HOLD_BYTES", "TALLY_JOURNAL_HOLD_SECONDS")
 def test_a_shard_without_its_replica_is_degraded_beyond_the_bound(
     cluster: Cluster, client: httpx.Client, key: str, lagging_replica: psutil.Process, settings: Any
 ) -> None:
@@ -284,6 +285,11 @@ def test_a_shard_without_its_replica_is_degraded_beyond_the_bound(
         completion.complete(conn)
         assert [Journal(lane).position(id) is not None for id in kept] == [False, True, True]
         assert gauge() == 1
+        settings.TALLY = settings.TALLY.model_copy(update={"journal_hold_seconds": 1e-6})
+        completion.complete(conn)
+        assert [Journal(lane).position(id) is not None for id in kept] == [False, False, False]
+        assert gauge() == 1
+        settings.TALLY = settings.TALLY.model_copy(update={"journal_hold_seconds": 600.0})
         lagging_replica.resume()
 
         def replicated() -> bool:

@@ -373,6 +373,7 @@ def assert_valid(found: Bulk) -> None:
     assert writes.increments(found.folded).operations
 
 
+@pytest.mark.limit("TALLY_MAX_INCREMENTS")
 @pytest.mark.parametrize("media_type", [JSON, MSGPACK])
 def test_too_many_columns(media_type: str) -> None:
     body = columns([("a", 1)] * 100_001)

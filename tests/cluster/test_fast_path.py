@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Lock
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from counters.api import bulk
 from counters.api.application import Application, Django
+from counters.api.authentication import keyring
 from counters.api.fast_path import Headers, Raw, Request
 from runtime.event_loop import LoopThread
 from tests.support.cluster import Cluster, eventually, value_of
@@ -32,7 +37,8 @@ class Ways:
     def fast(self, request: Request) -> Raw | None:
         fast_path = self._application._fast_path
         assert fast_path is not None
-        return self._thread.run(fast_path.answer(request))
+        authorization = dict(request.headers).get(b"authorization", b"").decode()
+        return self._thread.run(fast_path.answer(request._replace(caller=keyring().holder(authorization))))
 
     def view(self, request: Request) -> Raw:
         scope = {
@@ -47,6 +53,16 @@ class Ways:
 
 @pytest.fixture(scope="module")
 def ways(cluster: Cluster) -> Iterator[Ways]:
+    """With small limits: a third increment of a key is refused, and so is all that has a low priority."""
+    limits = {"key_rate": 2, "key_rate_window_seconds": 3600.0, "excess_increments": 0}
+    before, settings.TALLY = settings.TALLY, settings.TALLY.model_copy(update=limits)
+    try:
+        yield from _ways(cluster)
+    finally:
+        settings.TALLY = before
+
+
+def _ways(cluster: Cluster) -> Iterator[Ways]:
     with LoopThread("application") as thread:
         application = thread.run(_made())
         try:
@@ -172,6 +188,7 @@ def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callabl
                 ),
                 *((b"cookie", b"sessionid=1"), (b"cookie", b"csrftoken=1"), (b"cookie", b"other=1")),
                 *((b"range", b"bytes=0-1"), (b"x-unknown", b"1")),
+                *((b"priority", b"u=7"), (b"priority", b"i, u=6;x"), (b"priority", b"u=5"), (b"priority", b"u=7,")),
             ]
         ),
         max_size=2,
@@ -282,3 +299,34 @@ def test_django_tells_the_headers_of_each_scheme(cluster: Cluster) -> None:
     assert http[b"Allow"] == b"POST, OPTIONS"
     assert http[b"X-Content-Type-Options"] == b"nosniff"
     assert http.items() <= https.items()
+
+
+@pytest.mark.parametrize("way", ["fast", "view"])
+def test_so_many_bodies_are_decoded_at_once(ways: Ways, monkeypatch: pytest.MonkeyPatch, key: str, way: str) -> None:
+    """More threads would keep the interpreter from the event loop."""
+    decode, crowded, lock, running = bulk.decode, Event(), Lock(), []
+
+    def watched(*asked: Any) -> bulk.Bulk:
+        with lock:
+            running.append(1)
+            if len(running) > bulk.AT_ONCE:
+                crowded.set()
+        crowded.wait(0.2)
+        with lock:
+            running.pop()
+        return decode(*asked)
+
+    monkeypatch.setattr(bulk, "decode", watched)
+
+    def send(number: int) -> Raw | None:
+        keys = [f"{key}:{number}:{n}" for n in range(2000)]
+        body = json.dumps({"keys": keys, "deltas": [1] * len(keys)}).encode()
+        request = Request("POST", "/v1/increments", b"", [HOST, JSON, ways.authorization], body)
+        answer: Raw | None = getattr(ways, way)(request)
+        return answer
+
+    count = 2 * bulk.AT_ONCE + 1
+    with ThreadPoolExecutor(count) as pool:
+        answers = list(pool.map(send, range(count)))
+    assert not crowded.is_set()
+    assert [one.status for one in answers if one] == [202] * count

@@ -32,7 +32,7 @@ from counters.intake.set_aside import SetAsideBatches
 from runtime import redis
 from sharding import databases, lanes, topology
 from sharding.lanes import Lane
-from tests.support.cluster import Cluster, eventually, value_of
+from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.journal import append_bytes, lane_of, put_in_journal
 from tests.support.load import assert_exact, load
 from tests.support.shards import rows
@@ -169,8 +169,13 @@ def test_what_tasks_report_adds_up_to_what_was_accepted(client: httpx.Client, ke
         eventually(lambda: sum(one["operations"] for one in heard) >= accepted)
         time.sleep(1.5)  # a task more would say so within a shift
     assert sum(one["operations"] for one in heard) == accepted
-    assert {(one["shard"], one["lane"]) for one in heard} == set(topology.current().lanes)
-    assert all(set(one) == {"shard", "lane", "windows", "batches", "operations", "rows", "duplicates"} for one in heard)
+    assert {(one["shard"], one["lane"], one["queue"]) for one in heard} == {
+        tuple(one) for one in topology.current().lanes
+    }
+    assert all(
+        set(one) == {"shard", "lane", "queue", "windows", "batches", "operations", "rows", "duplicates"}
+        for one in heard
+    )
     assert sum(one["rows"] for one in heard) <= accepted
 
 
@@ -298,21 +303,28 @@ def lanes_restored(cluster: Cluster) -> Iterator[int]:
 def test_the_number_of_lanes_can_be_changed_under_load(
     cluster: Cluster, client: httpx.Client, key: str, lanes_restored: int
 ) -> None:
-    """Writes get 503 meanwhile, and nothing else; order, write ids and idempotency hold across the change."""
+    """Writes get 503 meanwhile, and nothing else; order, write ids and idempotency hold across the change. The spill queues
+    are drained, too, although the spill worker stands still."""
     first = increment(client, f"{key}:first").json()["id"]
     token = {"Idempotency-Key": uuid4().hex}
     once = (
         client.post(f"/v1/counters/{key}:once/increments", json={"delta": 5}, headers=token).raise_for_status().json()
     )
-    with load(cluster, key) as running:
+    spilled = [f"{key}:spilled:{n}" for n in range(20)]
+    with load(cluster, key) as running, frozen(*cluster.processes("spill-worker")):
         running.goes_on()
         for count in (16, 1, lanes_restored):
+            low = {"keys": spilled, "deltas": [1] * 20}
+            client.post("/v1/increments", json=low, headers={"Priority": "u=7"}).raise_for_status()
+            assert any(map(journal.spilled, (0, 1)))
             said = cluster.command("lanes", str(count))
             assert f"each shard has {count} lanes" in said
             assert all(rows(shard, "SELECT count(*) FROM apply_state") == [(count,)] for shard in (0, 1))
             running.goes_on()
             client.put(f"/v1/counters/{key}:set", json={"value": count}).raise_for_status()
             assert increment(client, f"{key}:set", wait=10).json()["value"] == count + 1
+        assert not any(map(journal.spilled, (0, 1)))
+        assert {value_of(client, one) for one in spilled} == {3}
     assert_exact(client, running)
     assert client.get(f"/v1/writes/{first}").json()["status"] == "applied"
     assert client.post(f"/v1/counters/{key}:once/increments", json={"delta": 5}, headers=token).json() == once

@@ -112,7 +112,7 @@ def test_a_cached_read_is_answered_as_any_other(client: httpx.Client, key: str) 
     )
     assert short.json()["source"] == "cache"
     assert short.json() == long.json()
-    own = {"date", "x-request-id"}
+    own = {"date", "x-request-id", "tally-node", "ratelimit"}  # nginx may ask two processes
     assert {name: value for name, value in short.headers.items() if name not in own} == {
         name: value for name, value in long.headers.items() if name not in own
     }
@@ -145,22 +145,23 @@ def test_a_process_with_a_wrong_clock_opens_no_breaker_for_long(cluster: Cluster
         for seconds, seen in ((3600, None), (0, 0), (-3600, -3600)):
             at = datetime.now(UTC) + timedelta(seconds=seconds)
             storage.opened_at = at
-            assert storage.opened_at == (None if seen is None else at.replace(microsecond=0))
+            whole = at.replace(microsecond=0) + timedelta(seconds=bool(at.microsecond))
+            assert storage.opened_at == (None if seen is None else whole)
     finally:
         redis.cache().delete(*redis.cache().keys(f"{key}*"))
 
 
-def test_an_entry_in_use_does_not_expire(cluster: Cluster, client: httpx.Client, key: str) -> None:
+@pytest.mark.parametrize("params", [{}, {"consistency": "eventual"}], ids=["fast path", "view"])
+def test_an_entry_in_use_does_not_expire(client: httpx.Client, key: str, params: dict[str, str]) -> None:
     """A read answers from an entry that is due, and has it read again for the reads to come."""
     version = wait_applied(client, key, 4)["version"]
     redis.cache().set(f"c:{key}", f"4 {version} 1", ex=60)
-    with cluster.client() as plain:  # without a cookie that a page has set: a view renews nothing
 
-        def renewed() -> bool:  # not while the replica is behind
-            assert plain.get(f"/v1/counters/{key}").json()["source"] == "cache"
-            return not cache.entries([key])[key].endswith(b" 1")
+    def renewed() -> bool:  # not while the replica is behind
+        assert client.get(f"/v1/counters/{key}", params=params).json()["source"] == "cache"
+        return not cache.entries([key])[key].endswith(b" 1")
 
-        assert eventually(renewed)
+    assert eventually(renewed)
     assert cache.parsed(cache.entries([key])[key]).due_ms > 1000 * time.time()
 
 

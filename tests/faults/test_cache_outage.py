@@ -1,13 +1,18 @@
-"""The cache's Redis stands still and goes on: nobody reads what it had from before."""
+"""The cache's Redis stands still and goes on: nobody reads what it had from before. It is replaced by an empty one: what
+is read most is put there at once."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
+import psutil
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from counters.apply.refresher import Refresher
 from counters.reading import cache
@@ -83,3 +88,53 @@ def test_a_process_that_missed_the_cache_does_not_read_it_at_once(cluster: Clust
     back = time.monotonic()
     assert eventually(lambda: cache.get_many([key])) == {key: (6, 1)}
     assert time.monotonic() - back >= cache.DOUBT_SECONDS
+
+
+def test_a_cache_that_was_replaced_is_warmed_and_read_at_once(
+    cluster: Cluster, client: httpx.Client, entries: Redis, key: str
+) -> None:
+    """Although the process has missed it: an empty cache has nothing from before."""
+    (row,) = cluster.processes("redis-cache")
+
+    def is_warm() -> bool:
+        with suppress(RedisError):
+            return entries.exists(f"c:{key}") == 1
+        return False
+
+    with httpx.Client(base_url=f"http://127.0.0.1:{cluster.processes('api')[0]['port']}", timeout=60) as api:
+        wait_applied(client, key, 6)
+        eventually(lambda: api.get(f"/v1/counters/{key}").json()["source"] == "cache")
+        with frozen(row):
+            assert api.get(f"/v1/counters/{key}").json()["source"] == "replica", "it has missed the cache"
+            psutil.Process(row["pid"]).kill()
+        eventually(is_warm, pause=0.02)
+        assert api.get(f"/v1/counters/{key}").json()["source"] == "cache"
+
+
+def test_nobody_is_limited_while_the_cache_stands_still_and_that_is_told(cluster: Cluster) -> None:
+    """Its Redis has the counts. No request waits for it again and again, and afterwards the limits are in force."""
+    process = cluster.processes("api")[0]
+    api_key = cluster.make_key("read")
+    cluster.command("limits", "--key", api_key.partition(".")[0], "--requests", "3")
+    headers = {"Authorization": f"Api-Key {api_key}"}
+
+    def let_through() -> float:
+        found = re.search(r"^tally_limits_let_through_total (\S+)$", cluster.metrics(process), re.MULTILINE)
+        assert found
+        return float(found[1])
+
+    with httpx.Client(base_url=f"http://127.0.0.1:{process['port']}", headers=headers, timeout=60) as api:
+
+        def status() -> int:
+            return api.get("/v1/writes/x").status_code  # which is refused before it reads anything
+
+        eventually(lambda: status() == 429, 15)
+        before = let_through()
+        with frozen(*cluster.processes("redis-cache")):
+            eventually(lambda: status() == 400)
+            began = time.monotonic()
+            assert {status() for _ in range(20)} == {400}
+            assert time.monotonic() - began < 2, "each would wait half a second"
+            assert let_through() - before >= 20
+            eventually(lambda: api.get("/health").json()["status"] == "degraded")
+        eventually(lambda: status() == 429)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,16 +14,11 @@ import psutil
 import pytest
 
 from sharding import topology
-from tests.support.cluster import Cluster, eventually, frozen, value_of
+from tests.support.cluster import Cluster, eventually, frozen, is_overloaded, value_of
 from tests.support.load import assert_exact, load
 from tests.support.shards import primary_of
 
 pytestmark = pytest.mark.usefixtures("whole")
-
-
-def is_overloaded() -> bool:
-    """Whether far more wants to run than `make test` alone starts. Waiting for a Redis does not count."""
-    return os.getloadavg()[0] > 8 * (os.cpu_count() or 1)
 
 
 def kill(cluster: Cluster, role: str, **which: Any) -> None:
@@ -123,12 +120,35 @@ def test_a_dead_shard_keeps_its_trouble_to_itself(cluster: Cluster, client: http
         assert {answer.status_code for answer in answers} == {503}, [answer.text for answer in answers]
         assert answers[0].json()["shard"] == 1
         assert answers[0].headers["Retry-After"]
+        for _ in range(4):  # five failures open a breaker
+            client.get(f"/v1/counters/{uncached}")
+        before = attempts(cluster)
+        with ThreadPoolExecutor(24) as pool:
+            until = time.monotonic() + 5
+            answered = list(pool.map(lambda _: statuses(client, uncached, until), range(24)))
+        assert {status for one in answered for status in one} == {503}
+        assert sum(map(len, answered)) > 24 * 5, "each takes milliseconds, but for the few that try"
+        assert attempts(cluster) - before <= 8, "of all processes one tries at a time, every two seconds at most"
         read = client.get(f"/v1/counters/{cached}").json()
         assert (read["value"], read["source"]) == (3, "cache")
         assert value_of(client, by_shard[0][0]) == 3
         waiting = client.post(f"/v1/counters/{cached}/increments", json={"delta": 1})
         assert waiting.status_code == 202
     eventually(lambda: value_of(client, cached) == 4, 90)
+
+
+def statuses(client: httpx.Client, key: str, until: float) -> list[int]:
+    """What reads of a key get, one after the other."""
+    found = []
+    while time.monotonic() < until:
+        found.append(client.get(f"/v1/counters/{key}").status_code)
+    return found
+
+
+def attempts(cluster: Cluster) -> float:
+    """Calls of shard 1 that the API processes have waited for in vain."""
+    text = "\n".join(cluster.metrics(api) for api in cluster.processes("api"))
+    return sum(map(float, re.findall(r'^tally_component_failures_total\{component="shard-1.*"\} (\S+)$', text, re.M)))
 
 
 def is_on_shard_one(key: str) -> bool:

@@ -30,7 +30,7 @@ def modules(folder: str) -> list[str]:
 def runs() -> list[list[str]]:
     """Every test module, in runs that take about as long as each other."""
     faults = ("healing", "keys", "steering", "switchover", "write_quorum")
-    third = ["tests/cluster/test_ingest.py", "tests/cluster/test_reconciliation.py"]
+    third = [f"tests/cluster/test_{name}.py" for name in ("ingest", "reads_after", "reconciliation")]
     third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
     moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
     second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]

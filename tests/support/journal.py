@@ -14,16 +14,19 @@ from sharding.lanes import Lane
 from tests.support.shards import rows
 
 
-def put_in_journal(lane: Lane, *operations: batch.Operation, id: UUID | None = None) -> tuple[UUID, int]:
-    """One batch with a write for each operation; no task is sent, as if the message that is due had been lost."""
+def put_in_journal(
+    lane: Lane, *operations: batch.Operation, id: UUID | None = None, increments: int = 0
+) -> tuple[UUID, int]:
+    """One batch with a write for each operation; no task is sent, as if the message that is due had been lost.
+    `increments`: how many the lane's backlog counts."""
     id = id or uuid7()
     segments = [(index, batch.encode_segment(operation)) for index, operation in enumerate(operations)]
-    return id, append_bytes(lane, id, batch.encode(id, segments, [], None), len(operations))
+    return id, append_bytes(lane, id, batch.encode(id, segments, [], None), len(operations), increments)
 
 
-def append_bytes(lane: Lane, id: UUID, data: bytes, writes: int = 1) -> int:
+def append_bytes(lane: Lane, id: UUID, data: bytes, writes: int = 1, increments: int = 0) -> int:
     """Put bytes into a lane's journal; their position."""
-    return append(Flush(id, {lane: Payload(data)}, writes, {}, None)).position
+    return append(Flush(id, {lane: Payload(data, increments=increments)}, writes, {}, None)).position
 
 
 def lane_of(key: str) -> Lane:

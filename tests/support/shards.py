@@ -11,8 +11,10 @@ from typing import Any
 import httpx
 import psycopg
 
+from counters.reading import reads
 from replication import flush
 from sharding import databases, topology
+from sharding.databases import ShardUnavailable
 from tests.support.cluster import Cluster, eventually, frozen
 
 SHARD = 1
@@ -130,6 +132,14 @@ def patiently(function: Callable[[], Any]) -> Callable[[], Any]:
             return None
 
     return call
+
+
+def is_read(shard: int) -> bool:
+    """Whether a shard's replica answers reads."""
+    try:
+        return reads.ask(shard, lambda conn: conn.execute("SELECT 1"))[1] == "replica"
+    except ShardUnavailable:
+        return False
 
 
 def is_streaming(shard: int) -> bool:

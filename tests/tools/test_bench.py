@@ -4,9 +4,12 @@ asserted."""
 from __future__ import annotations
 
 import json
+from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.progress import Progress
 
@@ -14,8 +17,12 @@ from benchmarks import document, pages
 from benchmarks.chaos.subject import Subject
 from benchmarks.context import Context, ExpectedCounts
 from benchmarks.document import Goal, Part
-from benchmarks.figures import FIGURES, single
+from benchmarks.figures import FIGURES, overload, single
+from benchmarks.figures.overload import flood, probe
+from benchmarks.figures.overload.flood import Kind, Losses, Told
+from benchmarks.figures.overload.probe import Probed
 from benchmarks.load import wire
+from benchmarks.load.wire import Lost, Result
 from tests.support.cluster import Cluster
 
 
@@ -85,6 +92,59 @@ def test_a_rate_is_kept_and_latency_counts_from_when_a_request_was_due(context: 
     result = context.load(context.addresses(), [request], connections=4, seconds=30, rate=50)
     assert 45 <= result.count <= 51
     assert 0 < result.quantile(0.5) <= result.quantile(0.99) < 1
+
+
+def test_an_overload_is_offered_counted_and_over(context: Context) -> None:
+    part = Part()
+    with probe.probing(context, part) as probes:
+        for kind in (flood.SINGLE._replace(drawn=500, crowd=300), Kind("bulk", "ob", 100, 500, 8, 4, 40)):
+            outcome = overload.overloaded(context, part, kind, probes)
+            assert 0 < outcome.accepted <= outcome.offered
+            assert outcome.back < probe.PATIENCE_SECONDS
+            assert sum(point["offered"] or 0 for point in outcome.curve) > 0
+    assert part.wrong == []
+    assert len(part.checks) == 5
+    assert all(line.endswith("exact") for line in part.checks)
+
+
+def test_what_an_accepted_write_lost() -> None:
+    drawn = ["a", "b", "a", "c"]
+    told = b'{"accepted": 2, "excess": ["b"], "refused": [{"key": "a", "rule": "key-rate"}]}'
+    assert flood.losses(Lost(0, 1.5, told), drawn) == Losses(1.5, 1, Counter({"a": 2}))
+    assert flood.losses(Lost(0, 1.5, b'{"status": "excess"}'), ["a"]) == Losses(1.5, 1, Counter())
+
+
+def test_a_flood_is_told_in_increments() -> None:
+    """Three bodies of four increments, one of them in part; two more were refused."""
+    result = Result(
+        answered=[2, 1],
+        started=0.0,
+        seconds=2.0,
+        cpu_seconds=0.0,
+        latencies=b"",
+        failures={},
+        at=array("f", [0.1, 0.2, 1.1]).tobytes(),
+        refused={"429": array("f", [0.3]).tobytes(), "503": array("f", [1.9]).tobytes()},
+    )
+    told = Told(result, 4, [Losses(0.2, 1, Counter({"a": 2}))])
+    assert (told.offered, told.accepted, told.refused) == (20, 10, {"a": 2})
+    rates = {name: list(rate) for name, rate in told.rates(np.array([0.0, 1.0, 2.0])).items()}
+    assert rates == {"offered": [12, 8], "accepted": [6, 4], "spilled": [1, 0], "refused": [6, 4]}
+
+
+@pytest.mark.parametrize(
+    ("results", "since"),
+    [
+        ([(10.0, 0.1), (11.0, 0.1), (12.5, 0.1)], 10.0),
+        ([(9.0, None), (10.5, 0.9), (12.0, 0.1), (13.5, 0.1)], 11.4),
+        ([(10.5, 0.1), (11.0, None), (12.5, 0.1), (13.0, 0.1)], None),
+        ([], None),
+    ],
+)
+def test_all_is_as_before_after_a_streak_of_quick_results(
+    results: list[tuple[float, float | None]], since: float | None
+) -> None:
+    assert probe.normal_since([Probed(*one) for one in results], 10.0) == since
 
 
 @pytest.mark.parametrize(

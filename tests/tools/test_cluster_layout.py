@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 from cluster import ClusterError, configs, lanes, layout, plan, prepare, release, sentinels, state, upgrade
 from cluster.child import Backoff, last_line
 from cluster.commands import _parser, run
+from cluster.configs import NginxSettings
 from cluster.console import Console
 from cluster.lanes import Lease
 from cluster.layout import Asked, Directory, Layout
@@ -392,7 +393,7 @@ def test_workers_are_named_for_their_process_and_their_host(tmp_path: Path) -> N
 def test_settings_say_how_many_tasks_a_worker_of_a_shard_runs_at_once(tmp_path: Path) -> None:
     specs = {spec.name: spec.argv for spec in planner(with_ports(Layout()), Directory(tmp_path)).specs()}
     assert not {"-c", "--concurrency", "--prefetch-multiplier"} & set(specs["worker-0-1"])
-    assert specs["spill-worker-1"][specs["spill-worker-1"].index("-c") + 1] == "4"
+    assert specs["spill-worker-1"][specs["spill-worker-1"].index("-c") + 1] == "8"
 
 
 def test_settings_of_other_programs_are_not_inherited() -> None:
@@ -555,25 +556,58 @@ def test_journal_is_durable_and_cache_is_not(tmp_path: Path) -> None:
 def test_nginx_has_every_api_process_and_nothing_left_to_fill_in(tmp_path: Path) -> None:
     wanted = with_ports(Layout())
     text = configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=False)
-    assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails", text) == [str(wanted.ports[f"api-{i}"]) for i in (1, 2)]
+    ports = [str(wanted.ports[f"api-{i}"]) for i in (1, 2)]
+    assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails=1 fail_timeout=1s;", text) == ports
     assert not re.search(r"@[A-Z_]+@", text)
     assert "non_idempotent;" not in text
     assert "user root;" in configs.nginx(wanted, Directory(tmp_path), SECRETS["proxy"], as_root=True)
 
 
+def test_nginx_passes_so_many_writes_at_once_to_each_api_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = Directory(tmp_path)
+    directory.prepare()
+    monkeypatch.setenv("TALLY_MAX_SINGLES", "7")
+    monkeypatch.setenv("TALLY_MAX_BODIES", "3")
+    prepare.planner(directory, Asked(port=0))
+    text = (directory["nginx"] / "nginx.conf").read_text()
+    for upstream, limits in (("api", []), ("api_singles", ["7", "7"]), ("api_bodies", ["3", "3"])):
+        block = text.partition(f"upstream {upstream} {{")[2].partition("}")[0]
+        assert len(re.findall(r"server ", block)) == 2
+        assert re.findall(r"max_conns=(\d+);", block) == limits
+
+
 def test_nginx_takes_bodies_as_large_as_the_api_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Config.model_fields["max_body_bytes"].default == configs.BODY_BYTES
+    default = Config.model_fields["max_body_bytes"].default
     directory = Directory(tmp_path)
     directory.prepare()
     monkeypatch.delenv("TALLY_MAX_BODY_BYTES", raising=False)
-    for given, limit in ((None, configs.BODY_BYTES), ("70000", 70000)):
+    for given, limit in ((None, default), ("70000", 70000)):
         if given:
             monkeypatch.setenv("TALLY_MAX_BODY_BYTES", given)
         prepare.planner(directory, Asked(port=0))
         text = (directory["nginx"] / "nginx.conf").read_text()
         assert re.findall(r"client_(?:max_body_size|body_buffer_size) (\w+);", text) == [str(limit)] * 2
     monkeypatch.setenv("TALLY_MAX_BODY_BYTES", "16m")
-    with pytest.raises(ClusterError, match="TALLY_MAX_BODY_BYTES: '16m' is no number of bytes"):
+    with pytest.raises(ClusterError, match="TALLY_MAX_BODY_BYTES: '16m' is no whole number"):
+        prepare.planner(directory, Asked(port=0))
+
+
+def test_nginx_limits_clients_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in fields(NginxSettings):
+        default = Config.model_fields[one.name].default
+        assert one.default == (tuple(default) if isinstance(default, list) else default), one.name
+    directory = Directory(tmp_path)
+    directory.prepare()
+    monkeypatch.setenv("TALLY_CONNECTIONS_PER_ADDRESS", "7")
+    monkeypatch.setenv("TALLY_TRUSTED_PROXIES", '["192.0.2.0/24", "2001:db8::1"]')
+    prepare.planner(directory, Asked(port=0))
+    text = (directory["nginx"] / "nginx.conf").read_text()
+    assert "limit_conn addresses 7;" in text
+    assert re.findall(r"set_real_ip_from (\S+);", text) == ["192.0.2.0/24", "2001:db8::1/128"]
+    monkeypatch.setenv("TALLY_TRUSTED_PROXIES", '"everybody"')
+    with pytest.raises(ClusterError, match="TALLY_TRUSTED_PROXIES: '\"everybody\"' is no list of networks"):
         prepare.planner(directory, Asked(port=0))
 
 

@@ -13,19 +13,28 @@ from tests.support.commands import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = ("runtime", "sharding", "replication", "counters", "counter_project")
-SETTINGS = re.compile(r"(<!-- settings -->\n)(.*?)(<!-- /settings -->)", re.DOTALL)
 
 
-def test_every_setting_is_documented() -> None:
+TABLES = {"settings": config.markdown, "limits": config.limits_markdown}  # by page, and by the marks around it
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_setting_and_limit_is_documented(name: str) -> None:
     """To write it anew: python -c "import tests.tools.test_docs as t; t.write_settings()"."""
-    found = SETTINGS.search((ROOT / "docs" / "settings.md").read_text())
+    found = table(name).search((ROOT / "docs" / f"{name}.md").read_text())
     assert found
-    assert found[2] == config.markdown()
+    assert found[2] == TABLES[name]()
+
+
+def table(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n)(.*?)(<!-- /{name} -->)", re.DOTALL)
 
 
 def write_settings() -> None:
-    page = ROOT / "docs" / "settings.md"
-    page.write_text(SETTINGS.sub(lambda found: found[1] + config.markdown() + found[3], page.read_text()))
+    for name, text in TABLES.items():
+        page = ROOT / "docs" / f"{name}.md"
+        start, _, end = page.read_text().partition(f"<!-- {name} -->\n")
+        page.write_text(f"{start}<!-- {name} -->\n{text()}<!-- /{name} -->{end.partition(f'<!-- /{name} -->')[2]}")
 
 
 def test_the_journals_configuration_in_production_is_the_one_that_is_tested() -> None:

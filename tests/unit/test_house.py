@@ -183,10 +183,11 @@ KEPT = {
 }
 # Functions whose results are kept for ever: they depend on the arguments alone, and hold nothing.
 MEMOS = {
-    "counters.api.application": {"_requests"},
+    "counters.api.application": {"_refusal", "_requests"},
     "counters.api.base": {"_allowed"},
     "counters.api.media": {"_json", "_msgpack"},
     "counters.intake.append": {"_append_keys"},
+    "counters.limits.addresses": {"_network"},
     "runtime.redis": {"_digest"},
 }
 CACHES = {"cache", "once", "lru_cache", "functools.cache", "functools.lru_cache"}

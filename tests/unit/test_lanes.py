@@ -20,7 +20,18 @@ def test_every_slot_has_one_lane() -> None:
         lanes.check(3)
 
 
-@pytest.mark.parametrize("text", ["", "0", "0.16", "00.1", "0.01", "0.-1", "a.b", "0.1.2"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.16", "00.1", "0.01", "0.-1", "a.b", "0.1.2", "0.1:", "0.1:fresh", "0.1:x", "0.1:stale:"]
+)
 def test_what_is_no_lane_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - int() says it in its own words
         Lane.parse(text)
+
+
+def test_each_queue_of_a_lane_has_a_place_and_a_name() -> None:
+    every = [Lane(3, number, queue) for queue in lanes.QUEUES for number in range(lanes.MOST)]
+    assert [lane.place for lane in every] == list(range(lanes.PLACES))
+    assert [Lane.at(3, place) for place in range(lanes.PLACES)] == every
+    assert [Lane.parse(str(lane)) for lane in every] == every
+    assert [str(Lane(0, 3, queue)) for queue in lanes.QUEUES] == ["0.3", "0.3:excess", "0.3:stale"]
+    assert Lane(0, 3).of(lanes.STALE).of(lanes.FRESH) == Lane(0, 3)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counters.write_id import WRITE_ID_PATTERN, WriteId
-from sharding.lanes import MOST, Lane
+from sharding.lanes import EXCESS, FRESH, MOST, Lane
 
 BATCH = "0190a5b2c3d47e8f9aabbccddeeff001"
-lanes = st.builds(Lane, st.integers(0, 63), st.integers(0, MOST - 1))
+lanes = st.builds(Lane, st.integers(0, 63), st.integers(0, MOST - 1), st.sampled_from([EXCESS, FRESH]))
 write_ids = st.builds(
     WriteId, st.uuids(), st.integers(0, 2**32 - 1), st.sets(lanes, min_size=1).map(lambda some: tuple(sorted(some)))
 )
@@ -26,6 +26,7 @@ def test_what_was_printed_comes_back(write: WriteId) -> None:
 def test_an_id_is_short_and_fit_for_an_address() -> None:
     assert str(WriteId(UUID(BATCH), 26, (Lane(0, 0), Lane(1, 0)))) == f"{BATCH}-1a-0.1", "as before there were lanes"
     assert str(WriteId(UUID(BATCH), 26, (Lane(0, 3), Lane(1, 0), Lane(1, 1)))) == f"{BATCH}-1a-0:8.1:3"
+    assert str(WriteId(UUID(BATCH), 26, (Lane(1, 0, EXCESS), Lane(1, 0)))) == f"{BATCH}-1a-1:10001"
 
 
 @given(st.one_of(st.text(), st.from_regex(WRITE_ID_PATTERN), st.from_regex(WRITE_ID_PATTERN, fullmatch=True)))
@@ -71,7 +72,7 @@ def test_whatever_parses_is_printed_the_same(text: str) -> None:
         f"{BATCH}-0-0:1",
         f"{BATCH}-0-0:02",
         f"{BATCH}-0-0:F",
-        f"{BATCH}-0-0:10000",
+        f"{BATCH}-0-0:100000000",
         f"{BATCH}-0-0:2.0:4",
     ],
 )

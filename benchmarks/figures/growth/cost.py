@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.chaos import subject as subjects
 from benchmarks.chaos.subject import Subject
-from benchmarks.context import Context, ExpectedCounts, cpu_used
+from benchmarks.context import LIMITS, Context, ExpectedCounts, cpu_used
 from benchmarks.document import Goal
 from benchmarks.load import keys
 from benchmarks.load.wire import Result
@@ -23,7 +23,8 @@ TIMES = "times (most by least)"
 @contextlib.contextmanager
 def cluster(*, shards: int = 2, replicas: int = 1, api: int = 2) -> Iterator[Subject]:
     """A cluster for the time of the block."""
-    found = subjects.start(Path(tempfile.mkdtemp(prefix="tally-bench-")), shards=shards, replicas=replicas, api=api)
+    directory = Path(tempfile.mkdtemp(prefix="tally-bench-"))
+    found = subjects.start(directory, shards=shards, replicas=replicas, api=api, environment=LIMITS)
     try:
         yield found
     finally:

@@ -69,8 +69,10 @@ def run(context: Context, part: Part) -> None:
 def _costs(context: Context, subject: Subject, expected: ExpectedCounts, size: int) -> dict[str, float]:
     names = [f"{expected.prefix}{n}" for n in context.rng.sample(range(size), min(size, USED))]
     meter = Meter(context, subject)
-    writes, reads = increments(context, names, subject), [wire.http("GET", f"/v1/counters/{name}") for name in names]
-    primary = [wire.http("GET", f"/v1/counters/{name}?consistency=primary") for name in names]
+    writes = increments(context, names, subject)
+    key = {"Authorization": f"Api-Key {subject.key}"}
+    reads = [wire.http("GET", f"/v1/counters/{name}", headers=key) for name in names]
+    primary = [wire.http("GET", f"/v1/counters/{name}?consistency=primary", headers=key) for name in names]
     meter.reads(primary, PRIMARY_READS_A_SECOND)  # warm
     return {
         "increment_us": meter.writes(writes, [[name] for name in names], expected, WRITES_A_SECOND),

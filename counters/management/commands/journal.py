@@ -16,10 +16,14 @@ from rich.table import Table
 from counters.intake import dispatch, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
+from counters.operators import journal_entries
+from sharding.lanes import FRESH, SPILL, Queue
 
 
 class Command(BaseCommand):
-    help = "Depth and age of each shard's journal, its oldest entries, and batches that were set aside."
+    help = (
+        "Depth and age of each shard's journal and spill queues, the oldest entries, and batches that were set aside."
+    )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -65,12 +69,17 @@ class Command(BaseCommand):
 
     def _show(self, entries: int) -> None:
         console = Console()
-        table = Table("shard", "entries", "oldest", "bytes", "set aside", title="journal")
+        table = Table("shard", "entries", "oldest", "bytes", "excess", "stale", "set aside", title="journal")
         for shard in range(settings.TALLY.shard_count):
             found = _shard(shard, entries)
             oldest = f"{found['age_seconds']:.3f} s" if found["depth"] else "-"
             table.add_row(
-                str(shard), f"{found['depth']:,}", oldest, f"{found['bytes']:,}", str(len(found["set_aside"]))
+                str(shard),
+                f"{found['depth']:,}",
+                oldest,
+                f"{found['bytes']:,}",
+                *(_increments(found[queue]) for queue in SPILL),
+                str(len(found["set_aside"])),
             )
         console.print(table)
         for shard in range(settings.TALLY.shard_count):
@@ -83,9 +92,19 @@ class Command(BaseCommand):
                 console.print(f"lane {one['lane']}  {one['id']}  set aside: {one['reason']}")
 
 
+def _spilled(shard: int, queue: Queue) -> dict[str, float]:
+    """What is in a spill queue of a shard. Raises `RedisError`."""
+    held = journal_entries.spilled(shard, queue)
+    return {"increments": held.increments, "depth": held.depth, "age_seconds": held.age.total_seconds()}
+
+
+def _increments(spilled: dict[str, float]) -> str:
+    return f"{spilled['increments']:,} ({spilled['age_seconds']:.0f} s)" if spilled["depth"] else "0"
+
+
 def _shard(shard: int, entries: int) -> dict[str, Any]:
     """The contents of one shard's journals. Raises `RedisError`."""
-    now, lanes = journal.now(), journal.occupied(shard)
+    now, fresh, lanes = journal.now(), journal.occupied(shard, (FRESH,)), journal.occupied(shard)
     oldest = sorted(
         (
             {
@@ -101,9 +120,10 @@ def _shard(shard: int, entries: int) -> dict[str, Any]:
     )
     return {
         "shard": shard,
-        "depth": sum(Journal(lane).depth() for lane in lanes),
-        "bytes": sum(Journal(lane).size() for lane in lanes),
-        "age_seconds": oldest[0]["age_seconds"] if oldest else 0.0,
+        "depth": sum(Journal(lane).depth() for lane in fresh),
+        "bytes": sum(Journal(lane).size() for lane in fresh),
+        "age_seconds": max((0.0, *(Journal(lane).age() for lane in fresh))),
+        **{queue: _spilled(shard, queue) for queue in SPILL},
         "entries": oldest[:entries],
         "set_aside": [
             {"lane": str(lane), "id": id.hex, "position": one.position, "reason": one.reason, "bytes": len(one.data)}

@@ -28,6 +28,7 @@ from cluster.archive import Archive
 from cluster.layout import Directory
 from cluster.restore import RESTORED
 from sharding import ring
+from sharding.lanes import MOST
 from sharding.slots import slot_of
 from tests.support.cluster import Cluster, eventually, value_of
 from tests.support.commands import MANAGE, ROOT, clean, up
@@ -35,7 +36,8 @@ from tests.support.commands import MANAGE, ROOT, clean, up
 AHEAD = 120 * 1_000_000  # microseconds by which a journal's clock is ahead of the time of day
 SECONDS = 120.0  # for what takes a few on a machine that has nothing else to do
 KEYS = [f"backup:{n}" for n in range(24)]
-LEDGER = "SELECT lane, id, writes FROM ledger ORDER BY 1, 2"
+# Without the spill queues: what waited for longer than TALLY_STALE_SECONDS when the copy was opened has gone through one.
+LEDGER = f"SELECT lane, id, writes FROM ledger WHERE lane < {MOST} ORDER BY 1, 2"
 
 
 def on(shard: int) -> list[str]:
@@ -313,7 +315,7 @@ def test_a_cache_newer_than_a_shard(mixed: tuple[Subject, Path], past: Past) -> 
             said = subject.cluster.manage("after_restore").stdout
             assert journal.hkeys("journal:0.0:poison") == ["of 1970, 16 byte"]
         assert "1 batches older than the ledger set aside" in said
-        assert not cache.keys("c:*")
+        assert cache.get(f"c:{key}") != entry  # the cache may have been warmed since
     assert subject.client.get(f"/v1/counters/{key}").json()["value"] == past.then[key] + 7
 
 

@@ -3,9 +3,11 @@ command line."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from benchmarks.quorum.report import Sweep
 from benchmarks.quorum.steer import left_as_found
 from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.commands import MANAGE, ROOT, clean, up
+from tests.support.load import load
 from tests.support.shards import patroni_of
 
 FOLLOWERS = 2
@@ -102,6 +105,59 @@ def test_reads_are_shared_by_the_followers(followed: Cluster, followers: httpx.C
 
     seen: set[int] = set()
     assert busy() or eventually(read_more, 60)
+
+
+# Which server, by its port, answers each of many reads of a process that has this strategy.
+READ = """
+import json
+import django; django.setup()
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from django.conf import settings
+from counters.reading import reads
+from runtime.resources import Resources
+
+def read(_):
+    return reads.ask(0, lambda conn: (conn.execute("SELECT pg_sleep(0.02)"), conn.info.port)[1])[0]
+
+found = {}
+for strategy in ("random", "round_robin", "least_lag"):
+    settings.TALLY = settings.TALLY.model_copy(update={"replica_strategy": strategy})
+    with Resources(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(400)))
+        found[strategy] = Counter(pool.map(read, range(400)))
+print(json.dumps(found))
+"""
+
+
+def test_the_strategy_chooses_the_replica(followed: Cluster, followers: httpx.Client, key: str) -> None:
+    """One follower applies at once, the other late; neither lags so much that it is left out."""
+    slow, quick = replicas(followers)
+    delays = {one["node"]: one["apply_delay_ms"] for one in (slow, quick)}
+    try:
+        for one, delay in ((slow, "900ms"), (quick, "0ms")):
+            address = f"/v1/shards/0/replicas/{one['node']}/delay"
+            assert followers.put(address, json={"delay": delay, "reason": "a test"}).status_code == 200
+        with load(followed, key, clients=2) as running:
+            running.goes_on(5)
+            environment = {**clean(), **followed.env, "DJANGO_SETTINGS_MODULE": "counter_project.settings"}
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", READ],
+                cwd=ROOT,
+                env=environment,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, dict[str, int]] = json.loads(done.stdout)
+        of_quick = {name: of.get(str(quick["port"]), 0) / sum(of.values()) for name, of in found.items()}
+        assert of_quick["least_lag"] > 0.7, found
+        assert 0.25 < of_quick["round_robin"] < 0.75, found
+        assert set(found["random"]) <= {str(slow["port"]), str(quick["port"])}, found
+    finally:
+        for node, delay in delays.items():
+            followers.put(f"/v1/shards/0/replicas/{node}/delay", json={"delay": f"{delay}ms", "reason": "it ends"})
 
 
 def asked(followed: Cluster, port: int, query: str) -> Any:

@@ -94,6 +94,7 @@ def rows(cluster: Cluster, prefix: str) -> tuple[int, int]:
         return count, total
 
 
+@pytest.mark.limit("TALLY_DISK_RESERVE_BYTES")
 def test_a_full_disk_refuses_before_it_breaks(subject: tuple[Cluster, Path], key: str) -> None:
     cluster, ballast = subject
     with cluster.client() as client:
