@@ -73,7 +73,8 @@ def test_processes_take_turns_so_that_all_together_keep_the_rate(
 ) -> None:
     monkeypatch.setattr(settings.TALLY, "warm_keys_per_second", 10)
     began = time.monotonic()
-    assert warming._take_turn([f"{key}:{n}" for n in range(8)]) == 8
+    first = [f"{key}:{n}" for n in range(8)]
+    assert eventually(lambda: warming._take_turn(first)) == 8  # the cluster's processes may still be at it
     other = [f"{key}:{n}" for n in range(5, 15)]
     assert eventually(lambda: warming._take_turn(other)) == 7, "what another process has read is not read again"
     assert time.monotonic() - began >= 0.8
