@@ -123,11 +123,6 @@ class Cluster:
         return f"health {health}, processes {processes}"
 
 
-def is_overloaded() -> bool:
-    """Whether far more wants to run than `make test` alone starts. Waiting for a Redis does not count."""
-    return os.getloadavg()[0] > 8 * (os.cpu_count() or 1)
-
-
 def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float = 0.1) -> Any:
     """Return the first true value of `condition`. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
