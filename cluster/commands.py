@@ -9,9 +9,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from replication.apply_delay import RULE, ApplyDelay
 from runtime import polling
@@ -23,6 +26,7 @@ from .plan import Planner
 from .supervisor import Supervisor
 
 STOP_SECONDS = 150.0
+TAKEOVER_SECONDS = 10.0  # of an upgrade's supervisor, from having the lock until the state names it
 SCALE_SECONDS = 120.0
 BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
 SCALED = f"{', '.join(layout.SCALABLE)} or, for one shard, worker-SHARD"
@@ -198,14 +202,29 @@ def _current(directory: Directory) -> state.State:
 def _stop(directory: Directory, screen: console.Console) -> None:
     if not directory.root.exists():
         raise ClusterError(f"there is no cluster in {directory.root}: nothing to stop")
-    supervisor = state.supervisor(state.read(directory))
-    if supervisor is not None:
-        supervisor.terminate()
-        if processes.wait([supervisor], STOP_SECONDS):
-            raise ClusterError(f"pid {supervisor.pid} does not stop: see {directory.log('supervisor')}, or kill it")
-    with prepare.lock(directory):
+    stopped = False
+    for _ in polling.attempts(TAKEOVER_SECONDS, pause=0.1):
+        stopped |= _stop_supervisor(directory)
+        with suppress(ClusterError):  # another supervisor is taking over: stop that one
+            lock = prepare.lock(directory)
+            break
+    else:
+        lock = prepare.lock(directory)
+    with lock:
         left = leftovers.stop(directory)
-    screen.say("stopped" if supervisor or left else "nothing was running")
+    screen.say("stopped" if stopped or left else "nothing was running")
+
+
+def _stop_supervisor(directory: Directory) -> bool:
+    """Stop the supervisor that the state names, if it runs. Returns whether it did."""
+    supervisor = state.supervisor(state.read(directory))
+    if supervisor is None:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        supervisor.terminate()
+    if processes.wait([supervisor], STOP_SECONDS):
+        raise ClusterError(f"pid {supervisor.pid} does not stop: see {directory.log('supervisor')}, or kill it")
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,8 @@ Every user of the machine can connect to a port of 127.0.0.1, so two things are 
   of the scrapers instead (`TALLY_METRICS_TOKEN`).
 
 In production both are for TLS with client certificates (docs/operating.md).
+
+Patroni starts PostgreSQL through a child that imports this module first, so it imports Patroni only when it runs.
 """
 
 from __future__ import annotations
@@ -17,18 +19,21 @@ import socket
 import sys
 from typing import Any
 
-from patroni.__main__ import main
-from patroni.api import RestApiHandler
-from patroni.dcs.etcd import DnsCachingResolver
-from patroni.dcs.etcd3 import Etcd3
+import yaml
 
-from runtime import metrics
+from runtime import scrapers
 
 from .layout import ETCD_HOST
+
+# Patroni reads the list of PostgreSQL's parameters whenever it is imported. Without libyaml that takes a tenth of a second.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
 
 
 def reach_etcd_through(path: str) -> None:
     """Let Patroni connect to this socket where its configuration says `ETCD_HOST`."""
+    from patroni.dcs.etcd import DnsCachingResolver
+    from patroni.dcs.etcd3 import Etcd3
+
     resolve, set_options = DnsCachingResolver._do_resolve, Etcd3.set_socket_options
 
     def resolved(host: str, port: int) -> list[Any]:
@@ -44,13 +49,15 @@ def reach_etcd_through(path: str) -> None:
 
 def guard_api(token: str) -> None:
     """Let the REST API refuse every request without its password, and /metrics every one without the token."""
+    from patroni.api import RestApiHandler
+
     parse = RestApiHandler.parse_request
 
     def parse_and_check(self: RestApiHandler) -> bool:
         if not parse(self):
             return False
         header = self.headers.get("Authorization")
-        if self.path == "/metrics" and metrics.may_read(header or "", token):
+        if self.path == "/metrics" and scrapers.may_read(header or "", token):
             return True
         if reason := self.server.check_auth_header(header):
             self.write_response(401, reason, headers={"WWW-Authenticate": 'Basic realm="Patroni"'})
@@ -61,6 +68,8 @@ def guard_api(token: str) -> None:
 
 
 if __name__ == "__main__":
+    from patroni.__main__ import main
+
     reach_etcd_through(sys.argv.pop(1))
     guard_api(os.environ["TALLY_METRICS_TOKEN"])
     main()

@@ -6,8 +6,6 @@ cluster, and the mark in its environment (`plan.MARK`), which finds children who
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,13 +36,8 @@ def stop(directory: Directory) -> list[str]:
 
 def marked(directory: Directory) -> list[psutil.Process]:
     """Every process with this cluster's mark, apart from this one and those that it descends from."""
-    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    result = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in mine and process.environ().get(MARK) == str(directory.root):
-                result.append(process)
-    return result
+    mine = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
+    return [process for process in processes.with_variable(MARK, str(directory.root)) if process.pid not in mine]
 
 
 def kill_all(directory: Directory) -> None:

@@ -244,12 +244,12 @@ class Planner:
     def _flower(self) -> Spec:
         """It listens on a Unix socket. nginx asks for the password before it: Flower shows its metrics to everybody."""
         port, socket = self.layout.ports["flower"], self.directory.socket("flower")
-        celery = (sys.executable, "-m", "celery", "-A", "counter_project")
+        flower = (sys.executable, "-m", "counter_project", "flower")
         login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.secrets['flower']}"}
         return Spec(
             name="flower",
             role="flower",
-            argv=(*celery, "flower", f"--unix-socket={socket}", "--persistent=False", "--max-tasks=10000"),
+            argv=(*flower, f"--unix-socket={socket}", "--persistent=False", "--max-tasks=10000"),
             ready=probes.Listens(socket),
             after=self._brokers(),
             port=port,

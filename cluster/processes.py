@@ -45,6 +45,16 @@ def children_of(pid: int) -> set[int]:
         return set()
 
 
+def with_variable(name: str, value: str) -> list[psutil.Process]:
+    """Every process that has this variable in its environment, as it was at its start."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(name) == value:
+                found.append(process)
+    return found
+
+
 def is_gone(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

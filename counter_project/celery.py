@@ -13,6 +13,7 @@ from runtime import garbage, metrics
 from runtime.resources import Resources
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "counter_project.settings")
+os.environ.setdefault("CELERY_SKIP_CHECKS", "true")  # Django's: they load all views. `manage.py check` makes them
 
 app = Celery("tally")
 resources = Resources()

@@ -7,6 +7,8 @@ loading, and scanning all objects again and again would cost a twentieth of a bu
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _YOUNG = 10_000  # new objects after which the youngest are looked at
 
@@ -14,6 +16,18 @@ _YOUNG = 10_000  # new objects after which the youngest are looked at
 def postpone() -> None:
     """Collect nothing until `begin`: call it before the imports."""
     gc.disable()
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Collect nothing meanwhile: for imports of a module that is not an entry point itself."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def begin() -> None:

@@ -1,8 +1,7 @@
-"""Who may read /metrics, and the server of a process that has no other."""
+"""The server of /metrics in a process that has no other."""
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Iterable
 from threading import Thread
 from typing import Any
@@ -13,13 +12,7 @@ from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from runtime.resources import owned
-
-CHALLENGE = 'Bearer realm="metrics"'
-
-
-def may_read(header: str, token: str) -> bool:
-    """Whether an `Authorization` header has the token of the scrapers. Without a token nobody may read."""
-    return bool(token) and hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+from runtime.scrapers import CHALLENGE, may_read
 
 
 class Server:

@@ -55,7 +55,6 @@ def _foreign(scene: Scene, shards: int) -> tuple[str, Sequence[Any], dict[str, A
     shard, lane = rng.randrange(shards), rng.randrange(MOST)
     wrong: list[tuple[str, Sequence[Any], dict[str, Any]]] = [
         ("nobody.knows_this", [1, 2, 3], {}),
-        ("counters.apply_batch", [shard, id, 1], {}),  # of the version before lanes
         (TASK, [shard, lane], {}),  # perhaps of another shard than the queue's, perhaps a lane that is not in force
         (TASK, [], {}),
         (TASK, [shard], {}),

@@ -84,7 +84,7 @@ def _check_schema(schema: Any) -> None:
         raise invalid("body", rule)
     kind = schema.field("key").type
     text = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if text not in _TEXTS and kind != pa.string_view():
+    if text not in (*_TEXTS, pa.string_view()):
         raise _other_type("key", "strings, plain or dictionary-encoded", kind)
     kind = schema.field("delta").type
     if not pa.types.is_integer(kind):
@@ -129,13 +129,27 @@ def _fold(batch: Any, first: int, least: int, counts: dict[str, int]) -> Columns
 
 
 def _validated(keys: Any, first: int) -> Any:
-    """Keys of a batch as strings or a dictionary of strings: valid, and none null. Raises `Problem` 400."""
+    """Keys of a batch as strings or a dictionary of strings: valid, and none null. Raises `Problem` 400.
+
+    Views become strings. They are taken out of a dictionary first: it may have any number of them, all of the same
+    megabytes, but the rows are few.
+    """
+    if pa.types.is_dictionary(keys.type) and pa.types.is_string_view(keys.type.value_type):
+        keys = _taken(keys.dictionary, keys.indices)
     if pa.types.is_string_view(keys.type):
         _refuse_null("key", keys, first)
         _refuse_long(keys, first)
     keys.validate(full=True)
     _refuse_null("key", keys, first)
     return keys.cast(pa.string()) if pa.types.is_string_view(keys.type) else keys
+
+
+def _taken(views: Any, indices: Any) -> Any:
+    """The views at these places, without a look at their content. pyarrow can take values of a fixed size only: a view
+    has 16 bytes."""
+    valid, words, *texts = views.buffers()
+    found = pa.Array.from_buffers(pa.binary(16), len(views), [valid, words], offset=views.offset).take(indices)
+    return pa.Array.from_buffers(pa.string_view(), len(found), [*found.buffers(), *texts])
 
 
 def _refuse_null(column: str, values: Any, first: int) -> None:

@@ -28,7 +28,7 @@ from counters.api.problems import Problem, unavailable
 from counters.api.requests import Health, Probe
 from counters.operators import health
 from counters.operators.health import Component, View
-from runtime import metrics
+from runtime import scrapers
 from sharding import topology
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class MetricsView(ProbeView):
     def get(self, request: Request) -> HttpResponse:
         """This process's metrics, in Prometheus' text format. Raises `Problem` 401 for anybody but the scrapers."""
         header = request._request.META.get("HTTP_AUTHORIZATION", "")
-        if not metrics.may_read(header, settings.TALLY.metrics_token.get_secret_value()):
-            challenge = {"WWW-Authenticate": metrics.CHALLENGE}
+        if not scrapers.may_read(header, settings.TALLY.metrics_token.get_secret_value()):
+            challenge = {"WWW-Authenticate": scrapers.CHALLENGE}
             raise Problem(401, "unauthorized", "This needs the token of the scrapers.", headers=challenge)
         return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)

@@ -233,8 +233,8 @@ increment = extend_schema(
 )
 _BULK = {"oneOf": [reference(requests.Increments), reference(requests.IncrementColumns)]}
 _ARROW = (
-    "An Arrow IPC stream with two columns: `key` (string, large_string, string_view, or a dictionary of string or "
-    "large_string) and `delta` (any integer type), neither with nulls. 415 if the server lacks its extra `arrow`."
+    "An Arrow IPC stream with two columns: `key` (string, large_string, string_view, or a dictionary of these) and "
+    "`delta` (any integer type), neither with nulls. 415 if the server lacks its extra `arrow`."
 )
 bulk = extend_schema(
     operation_id="increment_many",

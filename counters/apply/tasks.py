@@ -67,12 +67,6 @@ def apply(shard: int, lane: int, queue: str = FRESH) -> dict[str, int | str]:
     return report.as_dict()
 
 
-@shared_task(name="counters.apply_batch", ignore_result=True)
-def apply_batch(*_: Any, **__: Any) -> None:
-    """Do nothing: the message is from the version before lanes, and its batch is in the journal like any other. To be
-    removed in the next version."""
-
-
 def _end_if_too_large() -> None:
     """Shut the worker down warmly if it has used too much memory; its supervisor starts another."""
     most, used = settings.TALLY.worker_memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -111,7 +105,6 @@ def maintain_partitions() -> None:
 
 __all__ = [
     "apply",
-    "apply_batch",
     "dead_letters",
     "maintain_partitions",
     "relay_overdue",

@@ -148,9 +148,6 @@ def test_garbage_in_the_queue_does_no_harm(cluster: Cluster, client: httpx.Clien
         (shard, 1.5),
         (shard, 0, uuid4().hex),
     ]
-    current_app.send_task(
-        "counters.apply_batch", (shard, uuid4().hex, 1), queue=dispatch.queue_of(shard)
-    )  # of the version before
     for arguments in garbage:
         current_app.send_task(dispatch.TASK, arguments, queue=dispatch.queue_of(shard))
     current_app.send_task("counters.no_such_task", (), queue=dispatch.queue_of(shard))

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -233,6 +234,16 @@ def test_a_stop_goes_from_traffic_to_storage_and_ends_with_the_primary(tmp_path:
     assert place["nginx"] < place["api-1"] < place["beat"] < place["worker-0-1"] < place["patroni-0-2"]
     assert place["patroni-0-2"] < place["patroni-0-1"] < place["redis-journal"]
     assert place["patroni-1-1"] < place["patroni-1-2"] < place["etcd"]
+
+
+def test_a_stop_waits_for_a_supervisor_that_is_taking_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has the lock before the state names it. If the stop gave up, nothing would ever end the cluster."""
+    Directory(tmp_path).prepare()
+    taking_over = Timer(0.5, prepare.lock(Directory(tmp_path)).close)
+    taking_over.start()
+    assert run(["down", "--dir", str(tmp_path)]) == 0
+    taking_over.join()
+    assert capsys.readouterr().out == "nothing was running\n"
 
 
 def test_last_line_prefers_the_error(tmp_path: Path) -> None:

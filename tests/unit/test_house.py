@@ -42,6 +42,7 @@ PURE_STANDARD = {
         "functools",
         "hashlib",
         "heapq",
+        "hmac",
         "itertools",
         "json",
         "math",
@@ -171,6 +172,15 @@ def test_what_is_called_pure_comes_to_nothing_impure(module: str) -> None:
 
 def test_every_module_that_is_called_pure_is_there() -> None:
     assert set(pure_modules()) <= set(modules())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cluster").glob("*.py")), ids=lambda path: path.stem)
+def test_the_cluster_starts_without_django(path: Path) -> None:
+    """It starts Patroni several times for each of Tally's own processes, and imports only pure modules of theirs."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    names = [(node.module or "", alias.name) for node in nodes if not node.level for alias in node.names]
+    found = {name if (name := f"{base}.{inner}") in modules() else base for base, inner in names}
+    assert found & modules().keys() <= {*pure_modules(), "runtime.polling"}
 
 
 # What is kept at module level and changes. Everything else is a part of `runtime.resources.Resources`.
