@@ -43,8 +43,10 @@ def runs() -> list[list[str]]:
     third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
     moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
     second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
-    first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in third]
-    return [first, second, third, [path for path in modules("tests/faults") if path not in (*second, *third)]]
+    fourth = [path for path in modules("tests/faults") if path not in (*second, *third)]
+    fourth.append("tests/cluster/test_lanes.py")
+    first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in (*third, *fourth)]
+    return [first, second, third, fourth]
 
 
 def environment(mark: str) -> dict[str, str]:

@@ -115,6 +115,8 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     subject = Subject(directory)
     life = CacheLife(subject.env["TALLY_CACHE_URL"])
     load = Load(subject, f"upgrade:{time.time_ns():x}:", 1, clients=2, epoch=life)
+    for probe in (load.pulse, *load.waiters, *load.readers):
+        probe.pause *= 4  # seldom enough to leave the processor to the upgrade, often enough for gaps of seconds
     timelines = [subject.timeline(shard) for shard in range(len(subject.shards))]
     load.start()
     started = time.monotonic()
