@@ -38,14 +38,16 @@ def modules(folder: str) -> list[str]:
 
 def runs() -> list[list[str]]:
     """Every test module, in runs that take about as long as each other."""
-    faults = ("healing", "keys", "steering", "switchover", "write_quorum")
+    faults = ("healing", "keys", "steering", "switchover", "timelines", "write_quorum")
     third = [f"tests/cluster/test_{name}.py" for name in ("ingest", "reads_after", "reconciliation")]
     third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
     moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
     second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
+    second.append("tests/tools/test_journal_in_production.py")
     fourth = [path for path in modules("tests/faults") if path not in (*second, *third)]
     fourth.append("tests/cluster/test_lanes.py")
-    first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in (*third, *fourth)]
+    others = (*second, *third, *fourth)
+    first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in others]
     return [first, second, third, fourth]
 
 

@@ -7,6 +7,8 @@ what happens when a module is imported.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,6 +183,22 @@ def test_the_cluster_starts_without_django(path: Path) -> None:
     names = [(node.module or "", alias.name) for node in nodes if not node.level for alias in node.names]
     found = {name if (name := f"{base}.{inner}") in modules() else base for base, inner in names}
     assert found & modules().keys() <= {*pure_modules(), "runtime.polling"}
+
+
+# Loads what a worker loads, and prints what it did not need.
+WORKER = """
+import sys
+from counter_project.celery import app
+app.loader.import_default_modules()
+assert "counters.apply.tasks" in sys.modules
+print(*sorted({"counters.admin", "counters.api", "rest_framework.views", "rich"} & sys.modules.keys()))
+"""
+
+
+def test_a_worker_loads_what_it_needs() -> None:
+    """Workers are started again and again, as after each kill: loading takes most of that."""
+    done = subprocess.run([sys.executable, "-c", WORKER], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 # What is kept at module level and changes. Everything else is a part of `runtime.resources.Resources`.
