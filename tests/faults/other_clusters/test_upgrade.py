@@ -21,7 +21,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.chaos.load import Load
-from benchmarks.chaos.probes import Epoch
+from benchmarks.chaos.probes import Epoch, Pulse, Reader, Waiter
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial
 from benchmarks.chaos.verdict import judge
@@ -115,7 +115,8 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     subject = Subject(directory)
     life = CacheLife(subject.env["TALLY_CACHE_URL"])
     load = Load(subject, f"upgrade:{time.time_ns():x}:", 1, clients=2, epoch=life)
-    for probe in (load.pulse, *load.waiters, *load.readers):
+    probes: list[Pulse | Waiter | Reader] = [load.pulse, *load.waiters, *load.readers]
+    for probe in probes:
         probe.pause *= 4  # seldom enough to leave the processor to the upgrade, often enough for gaps of seconds
     timelines = [subject.timeline(shard) for shard in range(len(subject.shards))]
     load.start()
