@@ -298,13 +298,25 @@ class Config(BaseSettings):
     max_bodies: int = _limit(
         "requests", "Bulk requests that nginx passes to an API process at once; more get 503.", default=16, ge=1
     )
+    slow_write_seconds: float = _limit(
+        "seconds",
+        "That a write of one counter takes to the journal when bulk bodies rest half of the time. 0: they never rest.",
+        default=0.05,
+        ge=0,
+    )
     max_waiting: int = _limit(
         "threads",
         "Threads of a process that may wait for a shard at once; others are answered without the result.",
         default=24,
         ge=1,
     )
-    flush_max_writes: int = _limit("writes", "Most writes in one batch.", default=4096, ge=1, le=100_000)
+    flush_max_writes: int = _limit("writes", "Most writes in one batch.", default=4096, ge=2, le=100_000)
+    flush_max_bytes: int = _limit(
+        "bytes",
+        "Most bytes of bulk writes in one batch; a larger write is the only one in its batch.",
+        default=128 * 1024,
+        ge=1,
+    )
 
     key_rate: int = _limit(
         "increments",

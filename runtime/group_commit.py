@@ -7,6 +7,7 @@ next (DeWitt et al., 1984, "Implementation Techniques for Main Memory Database S
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -17,27 +18,33 @@ log = structlog.get_logger(__name__)
 
 
 class GroupCommit(Generic[T]):
-    """Flushes the waiting items, at most `most` at once. For one event loop.
+    """Flushes the waiting items, at most `most` at once, of which heavy ones weigh at most `most_weight` together. For one
+    event loop.
 
-    `flush` must answer its items itself and must not raise.
+    Light items go first, so they do not wait for all heavy ones before them. One heavy item goes with each flush in any
+    case. `flush` must answer its items itself and must not raise.
     """
 
-    def __init__(self, flush: Callable[[list[T]], Awaitable[None]], *, most: int) -> None:
+    def __init__(self, flush: Callable[[list[T]], Awaitable[None]], *, most: int, most_weight: int = 0) -> None:
         self._flush = flush
-        self._most = most
+        self._most, self._most_weight = most, most_weight
         self._items: list[T] = []
+        self._heavy: deque[tuple[T, int]] = deque()
         self._running: asyncio.Task[None] | None = None
 
-    def put(self, item: T) -> None:
-        """Add an item to the next flush. Call it on the event loop."""
-        self._items.append(item)
+    def put(self, item: T, weight: int = 0) -> None:
+        """Add an item to the next flush, or to a later one if it is heavy (has a weight). Call it on the event loop."""
+        if weight:
+            self._heavy.append((item, weight))
+        else:
+            self._items.append(item)
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
 
     @property
     def waiting(self) -> int:
         """Items that no flush has taken yet."""
-        return len(self._items)
+        return len(self._items) + len(self._heavy)
 
     async def drain(self) -> None:
         """Wait until all items are flushed."""
@@ -46,11 +53,24 @@ class GroupCommit(Generic[T]):
 
     async def _run(self) -> None:
         try:
-            while self._items:
-                taken, self._items = self._items[: self._most], self._items[self._most :]
+            while self._items or self._heavy:
+                taken = self._taken()
                 try:
                     await self._flush(taken)
                 except Exception:
                     log.exception("flush_failed", items=len(taken))
         finally:
             self._running = None
+
+    def _taken(self) -> list[T]:
+        """The items of the next flush."""
+        light = self._most - 1 if self._heavy else self._most
+        taken, self._items = self._items[:light], self._items[light:]
+        weight = 0
+        while (
+            self._heavy and len(taken) < self._most and (not weight or weight + self._heavy[0][1] <= self._most_weight)
+        ):
+            item, more = self._heavy.popleft()
+            taken.append(item)
+            weight += more
+        return taken

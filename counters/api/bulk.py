@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from threading import Semaphore
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -24,15 +23,11 @@ from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
 from counters.api.problems import Problem, invalid
 from counters.api.requests import Int64, KeyedIncrement
 from counters.operations import fold, in_range
-from runtime.resources import owned
 
 if TYPE_CHECKING:
     from counters.intake.columns import Columns
 
 _HAS_PYARROW = find_spec("pyarrow") is not None
-# Bodies that the threads of a process decode at once. With more, they and the event loop mostly wait for the interpreter
-# lock: a process decodes no more, and answers others late (docs/performance.md).
-AT_ONCE = 1
 MEDIA_TYPES = [JSON, NDJSON, MSGPACK, *([ARROW] if _HAS_PYARROW else [])]
 
 
@@ -66,12 +61,6 @@ def prepare() -> None:
     """Load pyarrow, if installed, before a request needs it: loading takes a large part of a second."""
     if _HAS_PYARROW:
         import_module("counters.api.arrow")
-
-
-@owned
-def turns() -> Semaphore:
-    """What a thread holds while it decodes a body."""
-    return Semaphore(AT_ONCE)
 
 
 def decode(media_type: str, body: bytes, least: int = 0) -> Bulk:

@@ -207,10 +207,15 @@ class FastPath:
             if len(request.body) <= _ON_LOOP_BYTES:
                 write, body = _decoded(*asked)
             else:
-                write, body = await asyncio.to_thread(_decoded_in_turn, *asked)
+                write, body = await asyncio.to_thread(self._decoded_in_turn, *asked)
         except Problem:
             return None
         return answers.bulk(await self._service.submitted(write, plain.charge(body.count)), body)
+
+    def _decoded_in_turn(self, media_type: str, body: bytes, least: int, queue: Queue) -> tuple[writes.Write, Bulk]:
+        """`_decoded`, in a thread."""
+        with self._service.intake.turns.taken():
+            return _decoded(media_type, body, least, queue)
 
 
 def _wanted_keys(query: bytes) -> list[str]:
@@ -232,12 +237,6 @@ def _decoded(media_type: str, body: bytes, least: int, queue: Queue) -> tuple[wr
     """A bulk write and its body. Raises `Problem`."""
     decoded = bulk.decode(media_type, body, least)
     return writes.increments(decoded.folded, None, decoded.count, decoded.counts, queue), decoded
-
-
-def _decoded_in_turn(media_type: str, body: bytes, least: int, queue: Queue) -> tuple[writes.Write, Bulk]:
-    """`_decoded`, in a thread."""
-    with bulk.turns():
-        return _decoded(media_type, body, least, queue)
 
 
 def _seconds(query: bytes) -> float:

@@ -95,7 +95,7 @@ class BulkIncrementsView(ApiView):
         refuse_condition(request)
         http = request._request
         serving = service.current()
-        with bulk.turns():
+        with serving.intake.turns.taken():
             body = bulk.decode(media.media_type(http), media.body(http), serving.intake.least_counted)
             write = writes.increments(body.folded, claim_of(request), body.count, body.counts, queue_of(request))
         return Response(*answers.bulk(serving.submit(write, charge_of(request, body.count)), body))

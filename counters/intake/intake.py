@@ -30,6 +30,7 @@ from counters.intake.idempotency import Claim, Mismatch
 from counters.intake.journal import JournalUnavailable
 from counters.intake.outcomes import Listener
 from counters.intake.room import Guard, NoRoom
+from counters.intake.turns import Turns
 from counters.intake.writes import Accepted, Write, without
 from counters.write_id import WriteId
 from runtime.group_commit import GroupCommit
@@ -67,6 +68,7 @@ class _Submitted:
     asked: Write
     accepted: asyncio.Future[Accepted]
     write: Write
+    since: float  # by the loop's clock
     shed: Shed = NOTHING_SHED
 
     def answer(self, accepted: Accepted) -> None:
@@ -85,8 +87,12 @@ class Intake:
         self.listener, self._guard = listener, guard
         self._appender = Appender(journal)
         self._limits = limits()
+        self._loop = asyncio.get_running_loop()
+        self.turns = Turns(settings.TALLY.slow_write_seconds)
         self._untold = _Untold(self._limits)
-        self._flushes: GroupCommit[_Submitted] = GroupCommit(self._flush, most=settings.TALLY.flush_max_writes)
+        self._flushes: GroupCommit[_Submitted] = GroupCommit(
+            self._flush, most=settings.TALLY.flush_max_writes, most_weight=settings.TALLY.flush_max_bytes
+        )
 
     @property
     def least_counted(self) -> int:
@@ -109,8 +115,8 @@ class Intake:
         if self._flushes.waiting >= settings.TALLY.max_writing:
             REFUSED.labels("overload").inc()
             raise JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")
-        submitted = _Submitted(write, asyncio.get_running_loop().create_future(), write)
-        self._flushes.put(submitted)
+        submitted = _Submitted(write, self._loop.create_future(), write, self._loop.time())
+        self._flushes.put(submitted, write.size)
         return submitted.accepted
 
     async def drain(self) -> None:
@@ -120,6 +126,7 @@ class Intake:
     async def _flush(self, writes: list[_Submitted]) -> None:
         """Append writes to the journal as one batch per lane, and answer each write."""
         FLUSH_SIZE.observe(len(writes))
+        small = next((one for one in writes if not one.asked.size), None)  # the oldest of the flush
         try:
             while writes:
                 writes = await self._flush_distinct(writes)
@@ -130,6 +137,8 @@ class Intake:
                 if not one.accepted.done():
                     REFUSED.labels("journal").inc()
                     one.fail(error)
+        if small is not None:
+            self.turns.note(self._loop.time() - small.since)
 
     async def _flush_distinct(self, writes: list[_Submitted]) -> list[_Submitted]:
         """Flush the writes that do not repeat an idempotency token of this flush. Returns the others, to be flushed

@@ -43,7 +43,8 @@ class Accepted:
 class Write:
     """One request's operations: an encoded operation per lane, routed by that version of the topology.
 
-    `increments` is how many there are for each lane, and `counts` for each key that counts for its rate.
+    `increments` is how many there are for each lane, and `counts` for each key that counts for its rate. `size` is the bytes
+    of a bulk write's operations, 0 for a write of one counter.
     """
 
     operations: dict[Lane, msgspec.Raw]
@@ -52,6 +53,7 @@ class Write:
     claim: Claim | None = None
     outcome: Future[Outcome] | None = None  # set if a client waits for the result
     counts: Mapping[str, int] = field(default_factory=dict)
+    size: int = 0
 
 
 def increment(key: str, delta: int, claim: Claim | None = None, queue: Queue = FRESH) -> Write:
@@ -76,9 +78,10 @@ def increments(
     in_force = topology.current()
     segments = _segments(folded, in_force) if isinstance(folded, dict) else folded.segments(in_force)
     # How many of them a lane has is estimated by its part of the bytes: an exact count would be one more look at each key.
-    share = (count or len(folded)) / sum(map(len, segments.values()))
+    size = sum(map(len, segments.values()))
+    share = (count or len(folded)) / size
     by_lane = {lane: max(1, round(share * len(part))) for lane, part in segments.items()}
-    return _queued(Write(segments, in_force.version, by_lane, claim, counts=counts or {}), queue)
+    return _queued(Write(segments, in_force.version, by_lane, claim, counts=counts or {}, size=size), queue)
 
 
 def _queued(write: Write, queue: Queue) -> Write:
@@ -87,7 +90,7 @@ def _queued(write: Write, queue: Queue) -> Write:
         return write
     operations = {lane.of(queue): operation for lane, operation in write.operations.items()}
     by_lane = {lane.of(queue): count for lane, count in write.increments.items()}
-    return Write(operations, write.topology_version, by_lane, write.claim)
+    return Write(operations, write.topology_version, by_lane, write.claim, size=write.size)
 
 
 def _segments(folded: dict[str, int], in_force: Topology) -> dict[Lane, msgspec.Raw]:

@@ -20,7 +20,7 @@ from counters.api import waiting
 from counters.api.application import Application
 from counters.api.authentication import keyring
 from counters.api.fast_path import Raw
-from counters.intake import writes
+from counters.intake import turns, writes
 from counters.intake.intake import Intake
 from counters.intake.journal import JournalUnavailable
 from counters.intake.writes import Accepted
@@ -30,6 +30,7 @@ from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.journal import lane_of
 
 THREADS, WRITING, FLUSH, WAITING, RATE = 2, 5, 2, 2, 3
+FLUSH_BYTES = 1000
 JSON = (b"content-type", b"application/json")
 FOR_A_VIEW = (b"x-anything", b"1")
 HOST = (b"host", b"127.0.0.1")
@@ -97,6 +98,8 @@ def api(cluster: Cluster) -> Iterator[Api]:
         "max_waiting": WAITING,
         "max_writing": WRITING,
         "flush_max_writes": FLUSH,
+        "flush_max_bytes": FLUSH_BYTES,
+        "slow_write_seconds": 1e-6,
         "key_rate": RATE,
         "key_rate_window_seconds": 0.5,
     }
@@ -170,6 +173,30 @@ def test_so_many_writes_wait_for_the_journal_and_so_many_share_a_batch(api: Api,
         eventually(lambda: [value_of(client, f"{key}:{n}") for n in range(WRITING)] == [1] * WRITING)
         assert value_of(client, key) == 0
     assert api.ask("POST", f"/v1/counters/{key}/increments", {"delta": 1}).status == 202, "there is room again"
+
+
+@pytest.mark.limit("TALLY_FLUSH_MAX_BYTES")
+def test_bulk_writes_of_so_many_bytes_share_a_batch_and_a_single_one_goes_first(api: Api, key: str) -> None:
+    async def crowd() -> list[Accepted]:
+        bodies = [
+            writes.increments({f"{key}:{'x' * (FLUSH_BYTES // 10)}:{n}:{m}": 1 for n in range(6)}) for m in (1, 2)
+        ]
+        assert all(FLUSH_BYTES / 2 < body.size < FLUSH_BYTES for body in bodies)
+        return await asyncio.gather(*map(api.intake.submit, [*bodies, writes.increment(key, 1)]))
+
+    first, second, single = (one.id.batch for one in api.run(crowd()))
+    assert single == first != second
+
+
+@pytest.mark.limit("TALLY_SLOW_WRITE_SECONDS")
+def test_bodies_rest_while_single_increments_are_late(api: Api, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """A rest is as long as the body took at most: tests/unit/test_turns.py."""
+    monkeypatch.setattr(turns, "LOOK_SECONDS", 0)
+    for n in range(turns.FEWEST):
+        assert api.ask("POST", f"/v1/counters/{key}:{n}/increments", {"delta": 1}).status == 202
+    body = {"keys": [f"{key}:{n}" for n in range(2000)], "deltas": [1] * 2000}
+    assert api.ask("POST", "/v1/increments", body).status == 202
+    assert api.intake.turns.rest == 1.0
 
 
 @pytest.mark.limit("TALLY_KEY_RATE", "TALLY_KEY_RATE_WINDOW_SECONDS")

@@ -35,6 +35,39 @@ def test_what_comes_during_a_flush_makes_up_the_next() -> None:
     asyncio.run(run())
 
 
+def test_light_items_do_not_wait_for_all_heavy_ones() -> None:
+    flushed: list[str] = []
+
+    async def flush(items: list[str]) -> None:
+        flushed.append("".join(items))
+
+    async def run() -> None:
+        commit = GroupCommit(flush, most=5, most_weight=10)
+        for item, weight in {"A": 11, "B": 4, "C": 6, "D": 1, "a": 0, "b": 0}.items():
+            commit.put(item, weight)
+        assert commit.waiting == 6
+        await commit.drain()
+        assert flushed == ["abA", "BC", "D"]
+
+    asyncio.run(run())
+
+
+def test_neither_light_nor_heavy_items_keep_the_others_out() -> None:
+    flushed: list[str] = []
+
+    async def flush(items: list[str]) -> None:
+        flushed.append("".join(items))
+
+    async def run() -> None:
+        commit = GroupCommit(flush, most=2, most_weight=10)
+        for item, weight in {"A": 1, "B": 1, "C": 1, "a": 0, "b": 0}.items():
+            commit.put(item, weight)
+        await commit.drain()
+        assert flushed == ["aA", "bB", "C"]
+
+    asyncio.run(run())
+
+
 def test_a_flush_that_fails_stops_nothing() -> None:
     seen: list[int] = []
 
