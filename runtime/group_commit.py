@@ -18,11 +18,11 @@ log = structlog.get_logger(__name__)
 
 
 class GroupCommit(Generic[T]):
-    """Flushes the waiting items, at most `most` at once, of which heavy ones weigh at most `most_weight` together. For one
-    event loop.
+    """Flushes the waiting items, at most `most` at once. For one event loop.
 
-    Light items go first, so they do not wait for all heavy ones before them. One heavy item goes with each flush in any
-    case. `flush` must answer its items itself and must not raise.
+    Light items go first, so they do not wait for all heavy ones before them. Of these, as many go with a flush as weigh
+    `most_weight` together, one at least: where there are heavy items, `most` is two or more. `flush` must answer its items
+    itself and must not raise.
     """
 
     def __init__(self, flush: Callable[[list[T]], Awaitable[None]], *, most: int, most_weight: int = 0) -> None:
