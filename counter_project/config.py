@@ -314,7 +314,7 @@ class Config(BaseSettings):
     flush_max_bytes: int = _limit(
         "bytes",
         "Most bytes of bulk writes in one batch; a larger write is the only one in its batch.",
-        default=128 * 1024,
+        default=192 * 1024,
         ge=1,
     )
 
