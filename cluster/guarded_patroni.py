@@ -9,30 +9,49 @@ Every user of the machine can connect to a port of 127.0.0.1, so two things are 
 
 In production both are for TLS with client certificates (docs/operating.md).
 
-Patroni starts PostgreSQL through a child that imports this module first, so it imports Patroni only when it runs.
+Patroni starts PostgreSQL through a child that imports this module first, and then the module of the function that it is to
+call. So that function is here, and everything else is imported where it is used: loading Patroni takes the processor longer
+than starting PostgreSQL.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import sys
-from typing import Any
+import subprocess
+from typing import TYPE_CHECKING, Any
 
-import yaml
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping, Sequence
+    from multiprocessing.connection import Connection
 
-from runtime import scrapers
 
-from .layout import ETCD_HOST
+def start_postmaster(conn: Connection, command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Patroni's `pg_ctl_start`: start PostgreSQL in a session of its own, and send its pid, or None if that fails."""
+    os.setsid()
+    try:
+        conn.send(subprocess.Popen(command, close_fds=True, env=env).pid)
+    except OSError as error:
+        print(f"failed to execute {command}: {error}", flush=True)  # to its log
+        conn.send(None)
+    conn.close()
 
-# Patroni reads the list of PostgreSQL's parameters whenever it is imported. Without libyaml that takes a tenth of a second.
-yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
+
+def start_postgres_quickly() -> None:
+    """Let the child that starts PostgreSQL load no more than this module."""
+    from patroni.postgresql import postmaster
+
+    postmaster.pg_ctl_start = start_postmaster
 
 
 def reach_etcd_through(path: str) -> None:
     """Let Patroni connect to this socket where its configuration says `ETCD_HOST`."""
+    import socket
+
     from patroni.dcs.etcd import DnsCachingResolver
     from patroni.dcs.etcd3 import Etcd3
+
+    from .layout import ETCD_HOST
 
     resolve, set_options = DnsCachingResolver._do_resolve, Etcd3.set_socket_options
 
@@ -51,6 +70,8 @@ def guard_api(token: str) -> None:
     """Let the REST API refuse every request without its password, and /metrics every one without the token."""
     from patroni.api import RestApiHandler
 
+    from runtime import scrapers
+
     parse = RestApiHandler.parse_request
 
     def parse_and_check(self: RestApiHandler) -> bool:
@@ -68,8 +89,15 @@ def guard_api(token: str) -> None:
 
 
 if __name__ == "__main__":
+    import sys
+
+    import yaml
+
+    # Patroni reads the list of PostgreSQL's parameters when it is imported. Without libyaml that takes a tenth of a second.
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
     from patroni.__main__ import main
 
+    start_postgres_quickly()
     reach_etcd_through(sys.argv.pop(1))
     guard_api(os.environ["TALLY_METRICS_TOKEN"])
     main()

@@ -23,7 +23,7 @@ from benchmarks.chaos.fault import Fault
 from benchmarks.chaos.floods import all_floods
 from benchmarks.chaos.freezes import all_freezes
 from benchmarks.chaos.kills import pairs, roles
-from benchmarks.chaos.load import Load
+from benchmarks.chaos.load import CLIENTS, Load
 from benchmarks.chaos.messages import all_messages
 from benchmarks.chaos.network import all_slow_networks
 from benchmarks.chaos.scaling import all_scalings
@@ -89,13 +89,14 @@ def run_trial(  # noqa: PLR0913
     seed: int,
     minutes: float,
     count: int,
+    clients: int = CLIENTS,
     crowd: int = 0,
     quiet_seconds: float = verdict.QUIET_SECONDS,
     pace: float = trial.WHOLE_SECONDS,
     failovers: int = 1,
 ) -> Outcome:
     """Load, faults, quiet, verdict."""
-    load = Load(cluster, f"chaos:{time.time_ns():x}:", seed, crowd=crowd)
+    load = Load(cluster, f"chaos:{time.time_ns():x}:", seed, clients=clients, crowd=crowd)
     columns = (
         TextColumn("{task.description:34}"),
         BarColumn(),

@@ -48,6 +48,8 @@ class Names:
 class Mixer:
     """One client of the mix; `board` is where favours are asked for, shared by all."""
 
+    pause = PAUSE_SECONDS
+
     def __init__(self, client: Client, names: Names, board: deque[Favour]) -> None:
         self.client, self.names, self.board, self.rng = client, names, board, client.rng
         short = client.name.removeprefix(names.prefix)
@@ -63,7 +65,7 @@ class Mixer:
             except Exception as error:
                 self.client.complain(f"the bench itself failed: {error!r}")
                 raise
-            time.sleep(self.rng.uniform(0, 2 * PAUSE_SECONDS))
+            time.sleep(self.rng.uniform(0, 2 * self.pause))
 
     def _one(self) -> None:
         if self.board and self.rng.random() < 0.5 and self._do_favour():

@@ -28,7 +28,7 @@ FAULTS = [  # test_faults kills each role by itself
 
 @pytest.mark.usefixtures("whole")
 def test_a_short_round_is_exact(cluster: Cluster) -> None:
-    outcome = run_trial(Subject(cluster.dir), FAULTS, seed=7, minutes=0, count=len(FAULTS))
+    outcome = run_trial(Subject(cluster.dir), FAULTS, seed=7, minutes=0, count=len(FAULTS), clients=3)
     assert outcome.verdict.findings == []
     assert sum(not one.skipped for one in outcome.trial.struck) == len(FAULTS)
     assert outcome.verdict.figures["writes acknowledged"] > 200

@@ -1,7 +1,8 @@
 """The cluster of a test run.
 
 It is laid out before Django's settings are read, as they come from the environment. It is started when tests were
-selected that need it: those that use the fixture `cluster`, themselves or through another fixture.
+selected that need it: those that use the fixture `cluster`, themselves or through another fixture. Tests of other
+clusters that come first take minutes, for which it would only take the processor: it is started when few of them are left.
 `TALLY_TEST_CLUSTER=DIR` uses a cluster that runs already (`manage.py cluster up --dir DIR --detach`) and leaves it
 alone.
 
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from cluster.layout import Asked, Directory
 from tests.support.commands import MANAGE, ROOT, clean, read_env
 
 NEEDS_NO_SETTINGS = {"--help", "-h", "--version", "--markers", "--fixtures"}
+OTHER_CLUSTERS = ROOT / "tests" / "faults" / "other_clusters"
+WHILE_OTHERS = 2  # tests of other clusters, during which the cluster starts
+_AWAITED = pytest.StashKey[pytest.Item | None]()
 _SUSPECT = pytest.StashKey[bool]()  # a test of the cluster failed, and nobody has looked at the cluster since
 
 _own: Path | None = None
@@ -61,10 +65,26 @@ def _lay_out() -> None:
     os.environ.update(read_env(directory()))
 
 
+def awaited(items: Sequence[pytest.Item]) -> pytest.Item | None:
+    """The test with which the cluster is to be started, so that it is ready when the first one needs it; None if none
+    does."""
+    first = next((number for number, item in enumerate(items) if needs_cluster(item)), None)
+    if first is None:
+        return None
+    others = [item for item in items[:first] if OTHER_CLUSTERS in item.path.parents]
+    return others[-WHILE_OTHERS] if len(others) > WHILE_OTHERS else items[0]
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the cluster if a selected test needs it; tests that do not need it run meanwhile."""
+    """Find out when the cluster is to be started."""
+    session.config.stash[_AWAITED] = awaited(session.items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Start the cluster; tests that do not need it run meanwhile."""
     global _starting  # noqa: PLW0603
-    if _own and any(map(needs_cluster, session.items)) and not session.config.option.collectonly:
+    if _own and item is item.config.stash[_AWAITED]:
         command = [*MANAGE, "cluster", "up", "--dir", str(_own), "--detach"]
         _starting = subprocess.Popen(
             command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from uuid import uuid4
 
 import httpx
@@ -14,13 +15,16 @@ import httpx
 from tests.support.cluster import Cluster, eventually, value_of
 
 PAUSE_SECONDS = 0.06
+AFTER_SECONDS = 0.5  # for which that pause is kept when enough went on: what the test does then strikes among many writes
+LONG_PAUSE_SECONDS = 0.2  # afterwards, until the test waits again: it leaves the processor to what recovers
 
 
 @dataclass
 class Load:
     """Clients that add one to a few keys, each write with an idempotency key, repeated until it is answered.
 
-    They pause after each write: a machine that is full shows how slow it is, and nothing else.
+    They pause after each write: a machine that is full shows how slow it is, and nothing else. They pause longer while
+    what a test has done takes its time.
     """
 
     client: httpx.Client
@@ -28,6 +32,7 @@ class Load:
     acknowledged: dict[str, int] = field(default_factory=dict)
     slowest: float = 0.0
     refused: int = 0  # answers that were not 202, each repeated
+    _quick_until: float = inf
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -42,7 +47,7 @@ class Load:
             with self._lock:
                 self.slowest = max(self.slowest, time.monotonic() - started)
                 self.acknowledged[key] = self.acknowledged.get(key, 0) + 1
-            self._stop.wait(PAUSE_SECONDS)
+            self._stop.wait(PAUSE_SECONDS if time.monotonic() < self._quick_until else LONG_PAUSE_SECONDS)
 
     def _write(self, key: str, token: str) -> None:
         deadline = time.monotonic() + 60
@@ -65,8 +70,9 @@ class Load:
 
     def goes_on(self, writes: int = 50, seconds: float = 60) -> None:
         """Wait until so many more are acknowledged."""
-        enough = sum(self.acknowledged.values()) + writes
+        enough, self._quick_until = sum(self.acknowledged.values()) + writes, inf
         eventually(lambda: sum(list(self.acknowledged.values())) >= enough, seconds, 0.02)
+        self._quick_until = time.monotonic() + AFTER_SECONDS
 
     def stop(self) -> None:
         self._stop.set()

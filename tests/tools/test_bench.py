@@ -95,6 +95,7 @@ def test_a_rate_is_kept_and_latency_counts_from_when_a_request_was_due(context: 
 
 
 def test_an_overload_is_offered_counted_and_over(context: Context) -> None:
+    context.scale /= 2
     part = Part()
     with probe.probing(context, part) as probes:
         for kind in (flood.SINGLE._replace(drawn=500, crowd=300), Kind("bulk", "ob", 100, 500, 8, 4, 40)):

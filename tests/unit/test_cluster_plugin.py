@@ -9,7 +9,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from tests.support import cluster_plugin
 from tests.support.commands import ROOT
 
 TESTS = """
@@ -64,3 +69,21 @@ def test_a_unit_test_that_uses_the_cluster_is_refused(tmp_path: Path) -> None:
     said = run(tmp_path, broken=False)
     assert "test_that_fails uses the cluster: it belongs into tests/cluster" in said
     assert "passed" not in said
+
+
+@pytest.mark.parametrize(
+    ("others", "others_first", "at"),
+    [(0, True, 0), (2, True, 0), (5, True, 3), (5, False, 0)],
+    ids=["at once", "few first", "many first", "many later"],
+)
+def test_the_cluster_starts_while_few_tests_of_other_clusters_are_left(
+    others: int, others_first: bool, at: int
+) -> None:
+    def item(path: Path, *fixtures: str) -> Any:
+        return SimpleNamespace(path=path, fixturenames=fixtures)
+
+    before = [item(cluster_plugin.OTHER_CLUSTERS / "test_it.py")] * others
+    own = [item(ROOT / "tests" / "cluster" / "test_it.py", "cluster")]
+    items = [item(one.path, *one.fixturenames) for one in (before + own if others_first else own + before)]
+    assert cluster_plugin.awaited(items) is items[at]
+    assert cluster_plugin.awaited(items[: others if others_first else 0]) is None

@@ -201,6 +201,24 @@ def test_a_worker_loads_what_it_needs() -> None:
     assert done.stdout.split() == []
 
 
+# Patroni starts PostgreSQL through a child that loads the main module, and the module of this function.
+STARTER = """
+import inspect, sys
+from cluster.guarded_patroni import start_postmaster
+print(*sorted({"patroni", "psutil", "yaml"} & sys.modules.keys()))
+
+from patroni.postgresql.postmaster import PostmasterProcess, pg_ctl_start
+assert start_postmaster.__module__ == "cluster.guarded_patroni"
+assert "pg_ctl_start" in PostmasterProcess.start.__code__.co_names, "or ours is never called"
+assert len(inspect.signature(pg_ctl_start).parameters) == len(inspect.signature(start_postmaster).parameters)
+"""
+
+
+def test_what_starts_postgres_loads_no_patroni() -> None:
+    done = subprocess.run([sys.executable, "-c", STARTER], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 # What is kept at module level and changes. Everything else is a part of `runtime.resources.Resources`.
 KEPT = {
     "runtime.resources": {"_open", "_closers", "_of_parents"},

@@ -3,6 +3,7 @@ twice."""
 
 from __future__ import annotations
 
+import compileall
 import itertools
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.chaos.load import Load
+from benchmarks.chaos.mix import Mixer
 from benchmarks.chaos.probes import Epoch, Pulse, Reader, Waiter
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial
@@ -48,6 +50,8 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"the history has no {BEFORE} (a shallow clone?): {done.stderr.strip()}")
     with tarfile.open(archive) as files:
         files.extractall(tree, filter="data")
+    for room in (*release.PRODUCT, "cluster"):  # once, and not in each of the processes that start at the same time
+        compileall.compile_dir(tree / room, quiet=1)
     return tree
 
 
@@ -56,7 +60,7 @@ def broken_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This code with an API process that does not start."""
     tree = tmp_path_factory.mktemp("broken")
     for room in (*release.PRODUCT, "cluster"):
-        shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / room, tree / room)
     shutil.copy(ROOT / "manage.py", tree)
     (tree / "counter_project" / "asgi.py").write_text('raise SystemExit("error: broken on purpose")\n')
     return tree
@@ -115,9 +119,9 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     subject = Subject(directory)
     life = CacheLife(subject.env["TALLY_CACHE_URL"])
     load = Load(subject, f"upgrade:{time.time_ns():x}:", 1, clients=2, epoch=life)
-    probes: list[Pulse | Waiter | Reader] = [load.pulse, *load.waiters, *load.readers]
-    for probe in probes:
-        probe.pause *= 4  # seldom enough to leave the processor to the upgrade, often enough for gaps of seconds
+    threads: list[Mixer | Pulse | Waiter | Reader] = [*load.mixers, load.pulse, *load.waiters, *load.readers]
+    for one in threads:
+        one.pause *= 4  # seldom enough to leave the processor to the upgrade, often enough for gaps of seconds
     timelines = [subject.timeline(shard) for shard in range(len(subject.shards))]
     load.start()
     started = time.monotonic()
