@@ -301,7 +301,7 @@ class Config(BaseSettings):
     slow_write_seconds: float = _limit(
         "seconds",
         "That a write of one counter takes to the journal when bulk bodies rest half of the time. 0: they never rest.",
-        default=0.05,
+        default=0.06,
         ge=0,
     )
     max_waiting: int = _limit(
