@@ -1,11 +1,11 @@
-"""A replicated journal, in a cluster of its own: its primary dies with its disk, and its replica falls behind. Nothing that
-was acknowledged is lost."""
+"""A replicated journal, in a cluster with test_several_followers: its primary dies with its disk, and its replica falls
+behind. Nothing that was acknowledged is lost."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from cluster.layout import Directory
 from counters.intake.copies import FENCED_MS
 from tests.cluster import test_doors as doors
 from tests.support.cluster import Cluster, eventually, frozen, value_of
-from tests.support.commands import up
 from tests.support.load import assert_exact, load
 
 AGAIN_SECONDS = 10.0  # within which writes are accepted again
@@ -89,14 +88,8 @@ class Journal:
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Journal]:
-    directory = tmp_path_factory.mktemp("copies")
-    small = ("--port", "0", "--shards", "1", "--replicas", "0", "--api", "1")
-    up(directory, *small, "--journal-replicas", "1", TALLY_JOURNAL_ONE_COPY="true")
-    try:
-        yield Journal(directory)
-    finally:
-        put_away(directory)
+def journal(followed: Cluster) -> Journal:
+    return Journal(followed.dir)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One primary and several followers, in a cluster of their own: shared reads, quorums above one, delays from the
+"""One primary and several followers, in a cluster with test_journal_copies: shared reads, quorums above one, delays from the
 command line."""
 
 from __future__ import annotations
@@ -9,50 +9,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from redis import Redis
 
-from benchmarks.chaos.subject import Subject
+from benchmarks.chaos.subject import Subject, journal_of
 from benchmarks.quorum.deployment import of_cluster
 from benchmarks.quorum.report import Sweep
 from benchmarks.quorum.steer import left_as_found
+from tests.faults.other_clusters.conftest import DELAYS, FOLLOWERS, SETTINGS
 from tests.support.cluster import Cluster, eventually, frozen, value_of
-from tests.support.commands import MANAGE, ROOT, clean, up
+from tests.support.commands import ROOT, clean, up
 from tests.support.load import load
 from tests.support.shards import patroni_of
 
-FOLLOWERS = 2
-DELAYS = (150, 250)  # ms: more than a write takes
 LONG_DELAYS = (500, 700)  # ms: more than a write among many takes on a busy machine
 WRITES = 20  # at once: an API process has room for 24 that wait for longer than a second
-
-
-def manage(directory: Path, *args: str) -> str:
-    environment = {**clean(), "TALLY_ENV_FILE": str(directory / "env")}
-    return subprocess.run(
-        [*MANAGE, *args], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    ).stdout
-
-
-@pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]) -> Iterator[Cluster]:
-    directory = tmp_path_factory.mktemp("followed")
-    delays = f"{DELAYS[0]}ms..{DELAYS[1]}ms"
-    options = ["--shards", "1", "--replicas", str(FOLLOWERS), "--api", "1", "--port", "0"]
-    up(directory, *options, "--quorum", "2", "--apply-delay", delays)
-    try:
-        assert manage(directory, "quorum").splitlines() == ["shard 0: quorum 2, in force: 2 confirm, 2 follow"]
-        manage(directory, "quorum", "0", "--shard", "0", "--reason", "the tests begin")
-        yield Cluster(directory)
-    finally:
-        put_away(directory)
 
 
 @pytest.fixture
@@ -70,8 +46,8 @@ def replicas(client: httpx.Client) -> list[dict[str, Any]]:
 
 
 def depth(followed: Cluster) -> int:
-    with Redis.from_url(followed.env["TALLY_JOURNAL_URL"]) as redis:
-        return sum(int(redis.zcard(f"journal:0.{lane}:positions")) for lane in range(16))
+    redis = journal_of(followed.env)
+    return sum(int(redis.zcard(f"journal:0.{lane}:positions")) for lane in range(16))
 
 
 def test_each_follower_has_a_delay_out_of_the_range(followers: httpx.Client) -> None:
@@ -272,8 +248,8 @@ def test_the_choice_survives_a_restart_of_everything(followed: Cluster, follower
     missing = {"remove_data_directory_on_rewind_failure": None, "parameters": {"wal_keep_size": None}}
     older = shared_settings(followed, {"postgresql": missing})
     assert "wal_keep_size" not in older["postgresql"]["parameters"]
-    manage(followed.dir, "cluster", "down", "--dir", str(followed.dir))
-    up(followed.dir)
+    followed.manage("cluster", "down", "--dir", str(followed.dir))
+    up(followed.dir, **SETTINGS)
     now = eventually(lambda: (one := followers.get("/v1/shards/0/quorum").json())["in_force"] and one, 60)
     assert {name: now[name] for name in body} == body
     assert all(delays.get(one["node"], one["apply_delay_ms"]) == one["apply_delay_ms"] for one in replicas(followers))
