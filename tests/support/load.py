@@ -15,7 +15,9 @@ import httpx
 from tests.support.cluster import Cluster, eventually, value_of
 
 PAUSE_SECONDS = 0.06
-AFTER_SECONDS = 0.5  # for which that pause is kept when enough went on: what the test does then strikes among many writes
+AFTER_SECONDS = (
+    0.5  # for which that pause is kept when enough went on: what the test does then strikes among many writes
+)
 LONG_PAUSE_SECONDS = 0.2  # afterwards, until the test waits again: it leaves the processor to what recovers
 
 
