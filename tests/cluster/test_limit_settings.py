@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event, Semaphore
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -177,14 +178,20 @@ def test_so_many_writes_wait_for_the_journal_and_so_many_share_a_batch(api: Api,
 
 @pytest.mark.limit("TALLY_FLUSH_MAX_BYTES")
 def test_bulk_writes_of_so_many_bytes_share_a_batch_and_a_single_one_goes_first(api: Api, key: str) -> None:
-    async def crowd() -> list[Accepted]:
-        bodies = [
-            writes.increments({f"{key}:{'x' * (FLUSH_BYTES // 10)}:{n}:{m}": 1 for n in range(6)}) for m in (1, 2)
-        ]
-        assert all(FLUSH_BYTES / 2 < body.size < FLUSH_BYTES for body in bodies)
-        return await asyncio.gather(*map(api.intake.submit, [*bodies, writes.increment(key, 1)]))
+    def body(number: int, length: int) -> writes.Write:
+        return writes.increments({f"{key}:{number}:{n}:{'x' * length}": 1 for n in range(4)})
 
-    first, second, single = (one.id.batch for one in api.run(crowd()))
+    async def batches(*asked: writes.Write) -> list[UUID]:
+        return [one.id.batch for one in await asyncio.gather(*map(api.intake.submit, asked))]
+
+    small, large = [body(number, 1) for number in range(2)], [body(number, 120) for number in range(4)]
+    assert sum(one.size for one in small) < FLUSH_BYTES
+    assert all(FLUSH_BYTES / 2 < one.size < FLUSH_BYTES for one in large)
+    first, second = api.run(batches(*small))
+    assert first == second
+    first, second = api.run(batches(*large[:2]))
+    assert first != second
+    first, second, single = api.run(batches(*large[2:], writes.increment(key, 1)))
     assert single == first != second
 
 
