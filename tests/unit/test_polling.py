@@ -7,26 +7,12 @@ from time import monotonic
 import pytest
 
 from runtime import polling
-
-
-class Clock:
-    """Stands still but for what is slept and for what is added."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.pauses: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
+from tests.support.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(polling, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(polling, "sleep", clock.sleep)
-    return clock
+    return Clock.of(polling, monkeypatch)
 
 
 def test_the_first_attempt_is_made_at_once_and_the_last_at_the_end(clock: Clock) -> None:

@@ -6,26 +6,14 @@ import pytest
 
 from counters.intake import turns
 from counters.intake.turns import FEWEST, LOOK_SECONDS, Turns
+from tests.support.clock import Clock
 
 LATE = 0.05
 
 
-class Clock:
-    """Stands still but for what is slept."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(turns, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(turns, "sleep", clock.sleep)
-    return clock
+    return Clock.of(turns, monkeypatch)
 
 
 def pause_before_the_next(clock: Clock, taken: Turns, seconds: float = LOOK_SECONDS) -> float:
