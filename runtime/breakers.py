@@ -187,6 +187,10 @@ def unless_future(opened_at: datetime | None, skew: timedelta = SKEW) -> datetim
     return None if opened_at and opened_at > datetime.now(UTC) + skew else opened_at
 
 
+class BeingTried(CircuitBreakerError):
+    """The component may be back: another call finds that out now."""
+
+
 class _Listener(CircuitBreakerListener):
     """pybreaker lets every call through that finds a breaker half-open: so all of them would wait for a component that
     hangs. This lets one through."""
@@ -197,7 +201,7 @@ class _Listener(CircuitBreakerListener):
     def before_call(self, cb: CircuitBreaker, func: object, *_args: Any, **_options: Any) -> None:  # noqa: ARG002
         # `cb.state` would ask the storage again.
         if cb._state.name == STATE_HALF_OPEN and not self._storage.may_probe(int(cb.reset_timeout)):
-            raise CircuitBreakerError("Another call tries it now")
+            raise BeingTried("Another call tries it now")
 
     def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:
         FAILURES.labels(cb.name).inc()

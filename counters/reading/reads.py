@@ -20,6 +20,8 @@ from prometheus_client import Counter as Metric
 from counters.reading import cache
 from counters.rows import WANTED, wanted
 from replication import lag
+from runtime import polling
+from runtime.breakers import BeingTried
 from sharding import breakers, databases, nodes, topology
 from sharding.databases import left_out
 from sharding.nodes import Address
@@ -36,6 +38,7 @@ UNION ALL SELECT NULL, lane, 0, last_version + spilled FROM apply_state"""  # no
 LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
 QUERIES = Metric("tally_shard_queries_total", "Queries for counters that shards have answered", ["source"])
 QUERIED = Metric("tally_shard_queried_keys_total", "Counters that these asked for", ["source"])
+_TRIED_SECONDS = 0.5  # for a call that tries whether a shard is back
 _STAY_SECONDS = 1.0
 _GIVEN_SECONDS = 5.0  # for an answer of a given server, which an operator reads
 _LAST = "\x7f"  # sorts after every character of a key
@@ -116,11 +119,23 @@ def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: 
     """Run a query on a shard's replica that does not lag, else on its primary; if that is down, on a lagging replica.
 
     With `replicas`, each of these may take at most half of `database_timeout_seconds`. Without, only the primary is
-    asked. Raises `ShardUnavailable`.
+    asked. While another call finds out whether the shard is back, this one waits for that for a moment. Raises
+    `ShardUnavailable`.
     """
-    replica, primary = databases.replica(shard), databases.primary(shard)
+    primary = databases.primary(shard)
     if not replicas:
         return breakers.call(primary, lambda: _on(primary, query)), "primary"
+    for left in polling.attempts(_TRIED_SECONDS, pause=_TRIED_SECONDS / 10):
+        try:
+            return _ask_any(databases.replica(shard), primary, query)
+        except databases.ShardUnavailable as error:
+            if not left or not isinstance(error.__cause__, BeingTried):
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _ask_any(replica: str | None, primary: str, query: Callable[[psycopg.Connection[Any]], T]) -> tuple[T, Source]:
+    """A replica, the primary, or a lagging replica. Raises `ShardUnavailable`."""
     seconds = settings.TALLY.database_timeout_seconds / 2
     lagging = False
     if replica:
