@@ -119,7 +119,9 @@ class Config(BaseSettings):
         description="Which replica reads go to: `random`, `round_robin`, or `least_lag` (the one that is least behind).",
     )
     primary_wait_seconds: float = Field(
-        default=5.0, ge=0, description="How long a read of the primary waits for one, as while another node takes over."
+        default=10.0,
+        ge=0,
+        description="How long a read of the primary waits for one, as while another node takes over. A breaker that opened meanwhile takes up to 3 s of it.",
     )
     patroni_user: str = Field(
         default="tally", description="User of Patroni's REST API, for the calls that change something."

@@ -31,7 +31,7 @@ from replication.apply_delay import ApplyDelay
 from replication.interventions import Order, recorded
 from replication.patroni import Member, PatroniUnavailable, Refused
 from runtime import polling
-from sharding import databases, nodes
+from sharding import breakers, databases, nodes
 from sharding.databases import ShardUnavailable
 
 SynchronousCommit = Literal["on", "remote_apply"]
@@ -154,7 +154,7 @@ def switchover(shard: int, candidate: str | None, order: Order) -> str:
             patroni.member(shard, candidate)
         body = {"leader": primary.name, **({"candidate": candidate} if candidate else {})}
         record.outcome = _acted(*patroni.act(shard, primary, "POST", "/switchover", body))
-        return patroni.leader(shard).name
+        return _new_leader(shard)
 
 
 def failover(shard: int, candidate: str, order: Order) -> str:
@@ -170,7 +170,14 @@ def failover(shard: int, candidate: str, order: Order) -> str:
         if node.is_leader:
             raise Refused(f"{candidate} is the primary already")
         record.outcome = _acted(*patroni.act(shard, node, "POST", "/failover", {"candidate": candidate}))
-        return patroni.leader(shard).name
+        return _new_leader(shard)
+
+
+def _new_leader(shard: int) -> str:
+    """The name of the node that has taken over. Reads that wait for it need not wait for the breakers."""
+    name = patroni.leader(shard).name
+    breakers.close(shard)
+    return name
 
 
 def rejoin(shard: int, name: str, order: Order) -> str:

@@ -72,15 +72,23 @@ class SharedStorage(CircuitRedisStorage):
 
 def every() -> list[Breaker]:
     """The breakers of all shards and roles."""
-    shards = range(settings.TALLY.shard_count)
-    aliases = [alias for shard in shards for alias in (databases.primary(shard), databases.replica(shard)) if alias]
-    return [_breaker(alias) for alias in aliases]
+    return [_breaker(alias) for shard in range(settings.TALLY.shard_count) for alias in _aliases(shard)]
+
+
+def close(shard: int) -> None:
+    """Let calls to a shard through, whatever the last ones met: another server is its primary now."""
+    for alias in _aliases(shard):
+        _breaker(alias).close()
 
 
 @owned
 def _breakers() -> dict[str, Breaker]:
     """By alias."""
     return {}
+
+
+def _aliases(shard: int) -> list[str]:
+    return [alias for alias in (databases.primary(shard), databases.replica(shard)) if alias]
 
 
 def _breaker(alias: str) -> Breaker:

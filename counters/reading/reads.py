@@ -20,7 +20,6 @@ from prometheus_client import Counter as Metric
 from counters.reading import cache
 from counters.rows import WANTED, wanted
 from replication import lag
-from runtime import polling
 from runtime.breakers import BeingTried
 from sharding import breakers, databases, nodes, topology
 from sharding.databases import left_out
@@ -125,13 +124,14 @@ def ask(shard: int, query: Callable[[psycopg.Connection[Any]], T], *, replicas: 
     primary = databases.primary(shard)
     if not replicas:
         return breakers.call(primary, lambda: _on(primary, query)), "primary"
-    for left in polling.attempts(_TRIED_SECONDS, pause=_TRIED_SECONDS / 10):
+    until = time.monotonic() + _TRIED_SECONDS
+    while True:
         try:
             return _ask_any(databases.replica(shard), primary, query)
         except databases.ShardUnavailable as error:
-            if not left or not isinstance(error.__cause__, BeingTried):
+            if time.monotonic() > until or not isinstance(error.__cause__, BeingTried):
                 raise
-    raise AssertionError("the last attempt returns or raises")
+        time.sleep(_TRIED_SECONDS / 10)
 
 
 def _ask_any(replica: str | None, primary: str, query: Callable[[psycopg.Connection[Any]], T]) -> tuple[T, Source]:

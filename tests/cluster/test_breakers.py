@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,8 @@ from django.test import override_settings
 from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN
 
 from counters.operators import breakers as operated
+from counters.reading.reads import ask
+from replication import steering
 from replication.interventions import Order
 from replication.models import Intervention
 from runtime import redis
@@ -97,6 +100,21 @@ def test_one_process_of_all_tries_a_shard(cluster: Cluster, key: str) -> None:
     """Two storages stand for two processes: the state and the right to try are in Redis."""
     one, other = (SharedStorage(STATE_HALF_OPEN, redis.cache(), namespace=key) for _ in range(2))
     assert [one.may_probe(2), other.may_probe(2), one.may_probe(2)] == [True, False, False]
+
+
+def test_a_read_waits_for_the_call_that_tries_a_shard_and_another_primary_ends_that(cluster: Cluster) -> None:
+    """As while a switchover: without the wait the read fails, and without the end it fails half a second later."""
+    for breaker in shard_breakers.every():
+        if breaker.name in NAMES:
+            breaker._storage.state = STATE_HALF_OPEN
+            assert breaker._storage.may_probe(10)
+    later = threading.Timer(0.2, steering._new_leader, [SHARD])
+    later.start()
+    try:
+        assert ask(SHARD, lambda conn: conn.execute("SELECT 1").fetchone())[0] == (1,)
+    finally:
+        later.join()
+    assert {one.state.name for one in shard_breakers.every()} == {STATE_CLOSED}
 
 
 def test_what_is_opened_by_hand_is_open_in_every_process_until_it_is_closed(cluster: Cluster, key: str) -> None:
