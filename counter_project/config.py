@@ -121,7 +121,7 @@ class Config(BaseSettings):
     primary_wait_seconds: float = Field(
         default=10.0,
         ge=0,
-        description="How long a read of the primary waits for one, as while another node takes over. A breaker that opened meanwhile takes up to 3 s of it.",
+        description="How long a read of the primary waits for one, as during a failover: longer than a breaker stays open.",
     )
     patroni_user: str = Field(
         default="tally", description="User of Patroni's REST API, for the calls that change something."
