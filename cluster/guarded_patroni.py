@@ -91,6 +91,9 @@ def guard_api(token: str) -> None:
 if __name__ == "__main__":
     import sys
 
+    from runtime import garbage
+
+    garbage.postpone()
     import yaml
 
     # Patroni reads the list of PostgreSQL's parameters when it is imported. Without libyaml that takes a tenth of a second.
@@ -100,4 +103,5 @@ if __name__ == "__main__":
     start_postgres_quickly()
     reach_etcd_through(sys.argv.pop(1))
     guard_api(os.environ["TALLY_METRICS_TOKEN"])
+    garbage.begin()
     main()

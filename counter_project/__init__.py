@@ -3,8 +3,9 @@
 from runtime import garbage
 from runtime.hidden import hidden
 
-# structlog imports rich, if it can, for tracebacks on a console: a tenth of the time that each process takes to start.
-with garbage.postponed(), hidden("rich"):
+# structlog imports rich, if it can, for tracebacks on a console, and kombu yaml, for messages that no Tally sends: a tenth
+# of the time that each process takes to start.
+with garbage.postponed(), hidden("rich"), hidden("yaml"):
     from counter_project.celery import app as celery_app
 
 __all__ = ["celery_app"]

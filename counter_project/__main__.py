@@ -9,10 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 
 from runtime import garbage
+from runtime.hidden import hidden
 
 garbage.postpone()
 import click  # noqa: E402
-from celery.bin.base import CLIContext  # noqa: E402
+
+with hidden("pygments"):  # for colours in what other commands say
+    from celery.bin.base import CLIContext
 
 from counter_project.celery import app  # noqa: E402
 

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import msgspec
 import psycopg
-import yaml
 from django.conf import settings
 
 from replication import apply_delay, flush, patroni, quorum
@@ -227,6 +226,8 @@ def set_apply_delay(shard: int, name: str, delay: ApplyDelay, order: Order) -> i
 
     Raises `Refused` (also if this host cannot write the node's configuration), `PatroniUnavailable`.
     """
+    import yaml  # noqa: PLC0415 - most processes never need it
+
     patroni.check_name(shard, name)
     with recorded(shard, f"apply delay {delay}", order, name) as record:
         node, path = _configured(shard, name)

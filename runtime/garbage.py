@@ -20,12 +20,14 @@ def postpone() -> None:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Collect nothing meanwhile: for imports of a module that is not an entry point itself."""
+    """Collect nothing meanwhile, and leave out later what is there then: for imports of a module that is not an entry
+    point itself."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()  # otherwise all of it would be scanned as soon as collecting is on
         if was_enabled:
             gc.enable()
 

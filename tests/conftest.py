@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,8 +13,10 @@ from uuid import uuid4
 import httpx
 import pytest
 from django.db import close_old_connections
+from httpx._transports import default
 from hypothesis import HealthCheck, settings
 
+from runtime import garbage
 from runtime.resources import Resources
 from tests.support.browser import Browser
 from tests.support.cluster import Cluster, eventually
@@ -25,6 +28,13 @@ from tests.support.shards import is_read, make_asynchronous
 settings.register_profile("tally", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tally")
 logging.getLogger("httpx").setLevel(logging.WARNING)
+# Every client, and every httpx.get, would load all certificates of the world into a TLS context of its own, for 20 ms.
+default.create_ssl_context = cache(default.create_ssl_context)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of garbage collections what the imports have made."""
+    garbage.begin()
 
 
 @pytest.fixture(scope="session", autouse=True)

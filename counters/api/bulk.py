@@ -23,6 +23,7 @@ from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
 from counters.api.problems import Problem, invalid
 from counters.api.requests import Int64, KeyedIncrement
 from counters.operations import fold, in_range
+from runtime.hidden import hidden
 
 if TYPE_CHECKING:
     from counters.intake.columns import Columns
@@ -58,9 +59,11 @@ class _Body(Struct, forbid_unknown_fields=True):
 
 
 def prepare() -> None:
-    """Load pyarrow, if installed, before a request needs it: loading takes a large part of a second."""
+    """Load pyarrow, if installed, before a request needs it: loading takes a large part of a second. It would load numpy,
+    too, which nothing here uses."""
     if _HAS_PYARROW:
-        import_module("counters.api.arrow")
+        with hidden("numpy"):
+            import_module("counters.api.arrow")
 
 
 def decode(media_type: str, body: bytes, least: int = 0) -> Bulk:

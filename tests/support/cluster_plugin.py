@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ import pytest
 
 from cluster import prepare
 from cluster.layout import Asked, Directory
+from cluster.redis import LOCAL
 from tests.support.commands import MANAGE, ROOT, clean, read_env
 
 NEEDS_NO_SETTINGS = {"--help", "-h", "--version", "--markers", "--fixtures"}
@@ -35,6 +37,7 @@ _AWAITED = pytest.StashKey[pytest.Item | None]()
 _SUSPECT = pytest.StashKey[bool]()  # a test of the cluster failed, and nobody has looked at the cluster since
 
 _own: Path | None = None
+_held: list[socket.socket] = []  # listeners on the cluster's ports: clusters that start meanwhile take others
 _starting: subprocess.Popen[str] | None = None
 
 
@@ -60,7 +63,8 @@ def _lay_out() -> None:
         os.environ["TALLY_TEST_CLUSTER"] = str(_own)
         home = Directory(_own)
         home.prepare()
-        prepare.planner(home, Asked(port=0))
+        plan = prepare.planner(home, Asked(port=0))
+        _held.extend(socket.create_server((LOCAL, port)) for port in plan.layout.ports.values())
     os.environ["TALLY_TEST_CLUSTER"] = str(directory().resolve())  # for commands in other directories
     os.environ.update(read_env(directory()))
 
@@ -75,6 +79,12 @@ def awaited(items: Sequence[pytest.Item]) -> pytest.Item | None:
     return others[-WHILE_OTHERS] if len(others) > WHILE_OTHERS else items[0]
 
 
+def _let_go() -> None:
+    """Give the cluster's ports back."""
+    while _held:
+        _held.pop().close()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find out when the cluster is to be started."""
     session.config.stash[_AWAITED] = awaited(session.items)
@@ -85,6 +95,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> None:
     """Start the cluster; tests that do not need it run meanwhile."""
     global _starting  # noqa: PLW0603
     if _own and item is item.config.stash[_AWAITED]:
+        _let_go()
         command = [*MANAGE, "cluster", "up", "--dir", str(_own), "--detach"]
         _starting = subprocess.Popen(
             command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -185,19 +185,28 @@ def test_the_cluster_starts_without_django(path: Path) -> None:
     assert found & modules().keys() <= {*pure_modules(), "runtime.polling"}
 
 
-# Loads what a worker loads, and prints what it did not need.
+# Loads what a process loads, and prints what it did not need.
 WORKER = """
-import sys
-from counter_project.celery import app
+import gc, sys
+import counter_project
+assert gc.get_freeze_count(), "what was loaded is not scanned for garbage"
+from counter_project.__main__ import app
 app.loader.import_default_modules()
 assert "counters.apply.tasks" in sys.modules
-print(*sorted({"counters.admin", "counters.api", "rest_framework.views", "rich"} & sys.modules.keys()))
+print(*sorted({"counters.admin", "counters.api", "pygments", "rest_framework.views", "rich", "yaml"} & sys.modules.keys()))
+"""
+API = """
+import sys
+import counter_project.asgi
+assert "pyarrow" in sys.modules
+print(*sorted({"numpy", "rich"} & sys.modules.keys()))
 """
 
 
-def test_a_worker_loads_what_it_needs() -> None:
-    """Workers are started again and again, as after each kill: loading takes most of that."""
-    done = subprocess.run([sys.executable, "-c", WORKER], cwd=ROOT, capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("program", [WORKER, API], ids=["worker", "api"])
+def test_a_process_loads_what_it_needs(program: str) -> None:
+    """Processes are started again and again, as after each kill: loading takes most of that."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
