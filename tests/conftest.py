@@ -13,6 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from django.db import close_old_connections
+from httpx._config import create_ssl_context
 from httpx._transports import default
 from hypothesis import HealthCheck, settings
 
@@ -29,7 +30,7 @@ settings.register_profile("tally", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tally")
 logging.getLogger("httpx").setLevel(logging.WARNING)
 # Every client, and every httpx.get, would load all certificates of the world into a TLS context of its own, for 20 ms.
-default.create_ssl_context = cache(default.create_ssl_context)
+vars(default)["create_ssl_context"] = cache(create_ssl_context)
 
 
 def pytest_collection_finish() -> None:
