@@ -102,6 +102,7 @@ class Context:
         status: int = 200,
         lines: int = 0,
         refusals: Sequence[int] = (),
+        most: int = 0,
     ) -> Result:
         """Run the generator. Raises `RuntimeError` if an answer was neither `status` nor one of `refusals`: then no count
         can be told."""
@@ -114,6 +115,7 @@ class Context:
             status=status,
             lines=lines,
             refusals=list(refusals),
+            most=most,
         )
         command = [sys.executable, "-m", "benchmarks.load.generator"]
         done = subprocess.run(command, cwd=ROOT, input=msgspec.msgpack.encode(load), capture_output=True, check=False)  # noqa: S603

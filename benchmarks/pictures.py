@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,42 @@ def _copies(figures: Sequence[Found], _curves: Found) -> Canvas:
     return canvas
 
 
+def _likes(figures: Sequence[Found], _curves: Found) -> Canvas:
+    """New likes beside the peers, and bodies of which most or all is known."""
+    canvas, parts = _canvas("Likes", 2, 3.2)
+    peers = {one["peer"]: one["peer_value"] for one in figures if one["peer"]}
+    bulk = [one for one in figures if one["unit"].endswith("/s") and "Arrow" in one["name"]]
+    own = {
+        one["name"].split(", ")[1]: one for one in figures if one["unit"].endswith("/s") and "cached" not in one["name"]
+    }
+    sides = [(name, one["value"], TALLY) for name, one in own.items() if one["unit"] == "likes/s"]
+    sides += [(name, value, PEER) for name, value in peers.items()]
+    known = {one["name"].split(", ")[1]: one for one in bulk if one["unit"] == "events/s"}
+    for axes, rows, unit in (
+        (parts[0], sides, "likes/s"),
+        (parts[1], [(name, one["value"], TALLY) for name, one in known.items()], "events/s, answered"),
+    ):
+        for place, (_, value, colour) in enumerate(rows):
+            axes.barh(place, value, color=colour, height=0.62)
+            axes.text(value, place, f"  {number(value)}", va="center")
+        names = [textwrap.fill(name, 26) for name, *_ in rows]
+        axes.set_yticks(range(len(rows)), names, color=INK, fontsize=8)
+        axes.invert_yaxis()
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlim(0, 1.35 * max(value for _, value, _ in rows))
+        axes.set_xlabel(unit, fontsize=8)
+        axes.xaxis.set_major_formatter(lambda value, _place: number(value))
+        axes.tick_params(length=0)
+    return canvas
+
+
+def _likes_size(figures: Sequence[Found], _curves: Found) -> Canvas:
+    """Speed at size, beside an empty table."""
+    canvas, (axes,) = _canvas(figures[0]["name"], 1, 1.7)
+    bars(axes, figures[:1])
+    return canvas
+
+
 def _overload(_figures: Sequence[Found], curves: Found) -> Canvas:
     """A column for each kind of request: what becomes of it, and how long a write takes."""
     canvas, grid = plt.subplots(
@@ -286,4 +323,6 @@ PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
     "growth": _growth,
     "memory": _memory,
     "overload": _overload,
+    "likes": _likes,
+    "likes_size": _likes_size,
 }

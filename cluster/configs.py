@@ -424,6 +424,7 @@ def environment(
     return {
         "TALLY_SECRET_KEY": secrets["secret-key"],
         "TALLY_HTTPS": "false",
+        "TALLY_DEMO_PAGES": "true",
         "TALLY_ALLOWED_HOSTS": json.dumps(["127.0.0.1", "localhost"]),
         "TALLY_STATIC_ROOT": str(directory["static"]),
         "TALLY_SHARDS": json.dumps(shards),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .programs import Programs
 
-PRODUCT = ("counter_project", "counters", "replication", "runtime", "sharding")  # packages
+PRODUCT = ("counter_project", "counters", "likes", "replication", "runtime", "sharding")  # packages
 ROLES = {"api", "worker", "spill-worker", "beat", "flower", "disks"}  # that run the product
 
 

@@ -4,8 +4,9 @@ The invariant: nothing is taken away before all is there. Before each step every
 takes writes or follows, and a primary becomes a replica before it is replaced. A step that does not get there ends the
 upgrade. What was replaced stays so, and the cluster goes on: the next upgrade replaces the rest.
 
-Clients come first, then what they use: so old workers meet what new API processes have written, as they do after a
-return to old code. docs/contributing.md has the rule that makes that possible.
+Workers come first, then the API processes, whose batches they read: so what only the new version writes is not met by
+old workers, and old API processes go on writing what every worker reads. Then comes what both use. After a return, old
+workers may meet what the new version has written: docs/contributing.md has the rule for that.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .plan import Planner
 from .postgres import Node
 
 ORDER = (
-    *("api", "worker", "spill-worker", "beat", "flower", "disks", "nginx", "patroni"),
+    *("worker", "spill-worker", "api", "beat", "flower", "disks", "nginx", "patroni"),
     *("redis-cache", "redis-broker", "sentinel", "redis-journal", "journal-archive", "etcd"),
 )
 WHOLE_SECONDS = 120.0  # for everything to be there, before a step and after it

@@ -18,7 +18,7 @@ os.environ.setdefault("CELERY_SKIP_CHECKS", "true")  # Django's: they load all v
 app = Celery("tally")
 resources = Resources()
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["counters.apply", "counters.reconciliation"])
+app.autodiscover_tasks(["counters.apply", "counters.reconciliation", "likes"])
 
 
 @setup_logging.connect

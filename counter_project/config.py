@@ -73,6 +73,10 @@ class Config(BaseSettings):
     https: bool = Field(
         default=True, description="Served over HTTPS: cookies are secure, and browsers are told to use HTTPS only."
     )
+    demo_pages: bool = Field(
+        default=False,
+        description="Serve /demo/likes, where anybody may like a few items of the type `demo`; on in the local cluster.",
+    )
     node_id: str = Field(
         default="local",
         pattern="^[!-~]{1,100}$",
@@ -363,6 +367,12 @@ class Config(BaseSettings):
         ge=0,
     )
 
+    likes_recent_seconds: int = Field(
+        default=3600,
+        ge=0,
+        description="How long the cache knows an accepted event of each user and item, so repeats are not written again; 0: not at all.",
+    )
+
     lanes: int = Field(
         default=4,
         description="Lanes of each shard in a new system, 1, 2, 4, 8 or 16. An old one keeps what it has: `manage.py lanes` changes it.",
@@ -446,6 +456,11 @@ class Config(BaseSettings):
         default=30.0,
         gt=0,
         description="How long a round waits, for each lane, until a replica shows the same moment as its primary.",
+    )
+    reconcile_rows: int = Field(
+        default=2_000_000,
+        ge=1,
+        description="Rows of each table of likes that a round compares in a shard, about; the next round goes on behind them.",
     )
     reconcile_cache_rate: int = Field(
         default=20_000, ge=1, description="Entries of the cache that a round looks at in a second."

@@ -37,6 +37,7 @@ INSTALLED_APPS = [
     "sharding",
     "replication",
     "counters",
+    "likes",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -176,6 +177,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": TALLY.heal_interval_seconds * 2},
     },
     "maintain-partitions": {"task": "counters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
+    "remove-users": {"task": "likes.remove_users", "schedule": 60.0, "options": {"expires": 60}},
     "reconcile": {
         "task": "counters.reconcile",
         "schedule": TALLY.reconcile_interval_seconds,

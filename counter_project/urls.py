@@ -1,5 +1,6 @@
 """All URLs: the front page, the API and the admin."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
@@ -14,6 +15,7 @@ handler500 = "counters.api.problems.server_error"
 
 urlpatterns = [
     path("v1/", include("counters.api.urls")),  # first, because it gets the most calls
+    path("v1/", include("likes.api.urls")),
     path("", pages.index, name="index"),
     path("favicon.ico", pages.favicon),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
@@ -24,3 +26,5 @@ urlpatterns = [
     path("health", probes.HealthView.as_view(), name="health"),
     path("metrics", probes.MetricsView.as_view(), name="metrics"),
 ]
+if settings.TALLY.demo_pages:
+    urlpatterns += [path("demo/", include("likes.demo"))]

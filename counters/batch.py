@@ -11,7 +11,7 @@ not understand.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
 import msgspec
@@ -31,6 +31,8 @@ class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False
     Elements are not checked: a delta that no counter can take is rejected alone, as an overflow (see `apply.plan`).
     """
 
+    may_wait: ClassVar[bool] = True
+
     keys: list[str]
     deltas: list[int]
 
@@ -43,6 +45,10 @@ class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False
         pairs = [pair for pair in zip(self.keys, self.deltas, strict=True) if pair[0] in keys]
         return Increments([key for key, _ in pairs], [delta for _, delta in pairs])
 
+    def without_twins_of(self, keys: Set[str]) -> Self:  # noqa: ARG002
+        """Itself: only `Events` have twins."""
+        return self
+
     def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
         """Whether the result depends on the existing row.
 
@@ -54,6 +60,8 @@ class Increments(msgspec.Struct, array_like=True, tag="i", frozen=True, gc=False
 class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
     """One operation with a result: `set` and `reset` always, `increment` if a client waits for it. Nothing folds across
     it."""
+
+    may_wait: ClassVar[bool] = False
 
     key: str
     kind: Literal["increment", "set", "reset"]
@@ -69,12 +77,60 @@ class Step(msgspec.Struct, array_like=True, tag="s", frozen=True, gc=False):
         """The step itself: `keys` has its key."""
         return self
 
+    def without_twins_of(self, keys: Set[str]) -> Self:  # noqa: ARG002
+        """Like `Increments.without_twins_of`."""
+        return self
+
     def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
         """Like `Increments.needs_row`."""
         return self.kind == "increment" or self.if_version is not None or position <= last_version
 
 
-Operation = Increments | Step
+class Events(msgspec.Struct, array_like=True, tag="e", frozen=True, gc=False):
+    """Events of one write that another room applies (`counters.apply.effects`), in columns: event i is placed by `keys[i]`.
+    What they add to counters is decided in the transaction that applies them.
+
+    Each event has a twin, with key and other exchanged, in the same write: one is never accepted without the other.
+    `columns` are the room's own, each as long as `keys`. `awaited`: a client waits for the result of the first event.
+    """
+
+    kind: str
+    keys: list[str]
+    others: list[str]
+    columns: list[list[Any]]
+    awaited: bool = False
+
+    def __post_init__(self) -> None:
+        if {len(column) for column in (self.others, *self.columns)} - {len(self.keys)}:
+            raise ValueError("columns differ in length")
+
+    def restricted_to(self, keys: Set[str]) -> Events:
+        """The events on these keys."""
+        return self._at([place for place, key in enumerate(self.keys) if key in keys])
+
+    def without_twins_of(self, keys: Set[str]) -> Events:
+        """The events whose twin is not on these keys; itself, if those are all."""
+        if keys.isdisjoint(self.others):
+            return self
+        return self._at([place for place, other in enumerate(self.others) if other not in keys])
+
+    def _at(self, places: list[int]) -> Events:
+        keys, others, *columns = (
+            [column[place] for place in places] for column in (self.keys, self.others, *self.columns)
+        )
+        return Events(self.kind, keys, others, columns, self.awaited)
+
+    def needs_row(self, position: int, last_set_version: int, last_version: int) -> bool:  # noqa: ARG002
+        """Like `Increments.needs_row`: whoever waits is told the count."""
+        return self.awaited
+
+    @property
+    def may_wait(self) -> bool:
+        """Like `Increments.may_wait`."""
+        return not self.awaited
+
+
+Operation = Increments | Step | Events
 
 
 class Token(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -100,15 +156,15 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def unconditional(self) -> Batch:
-        """The increments that no client waits for: what may be left to the stale queue. Their idempotency records stay
-        with the rest."""
-        parts = [part for part in self.segments if isinstance(part[1], Increments)]
+        """What no client waits for, and what may be applied in any order: it may be left to the stale queue. Its
+        idempotency records stay with the rest."""
+        parts = [part for part in self.segments if part[1].may_wait]
         return Batch(self.format, self.id, parts, [])
 
     @property
     def conditional(self) -> Batch:
         """The rest: operations with a result."""
-        parts = [part for part in self.segments if isinstance(part[1], Step)]
+        parts = [part for part in self.segments if not part[1].may_wait]
         return Batch(self.format, self.id, parts, self.tokens, self.reply_to)
 
     @property

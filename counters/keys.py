@@ -26,6 +26,11 @@ def is_prefix(text: str) -> bool:
     return _key.fullmatch(text) is not None
 
 
+def is_stored(text: str) -> bool:
+    """Whether a counter may have this key: a valid one, or one of another room, with slashes, which no call takes."""
+    return is_prefix(text.replace("/", "."))
+
+
 def first_invalid(keys: Collection[str]) -> str | None:
     """The first invalid key, or None. If all are valid, the usual case, one check of all characters is enough."""
     lengths = set(map(len, keys))
@@ -35,7 +40,7 @@ def first_invalid(keys: Collection[str]) -> str | None:
     return next((key for key in keys if not is_key(key)), None)
 
 
-def are_keys(content: bytes, shortest: int, longest: int) -> bool:
+def are_keys(content: bytes, shortest: int, longest: int, most: int = MAX_LENGTH) -> bool:
     """Whether texts have valid characters and lengths: `content` is all of them joined; `shortest` and `longest` are
-    lengths."""
-    return shortest >= 1 and longest <= MAX_LENGTH and not content.translate(None, _CHARACTERS)
+    lengths, `most` is what they may have."""
+    return shortest >= 1 and longest <= most and not content.translate(None, _CHARACTERS)

@@ -14,10 +14,12 @@ REASONS = {
     "late": "operations that stand after it in the journal were applied before it could be",
     "version": "the counter's version is not the one in If-Match",
 }
+UNCHANGED = "unchanged"
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """An outcome in write number `index` of a batch. `reason` is a key of `REASONS`, set if the operation was rejected.
+    """An outcome in write number `index` of a batch. `reason` is a key of `REASONS` if the operation was rejected, and
+    `UNCHANGED` if it was an event that changed nothing, otherwise None.
 
     `among` is the number of operations of the write in its lane, including this one.
     """
@@ -30,3 +32,8 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True):
     version: int | None
     reason: str | None = None
     among: int = 1
+
+    @property
+    def changed(self) -> bool:
+        """Whether the operation was applied and had an effect."""
+        return self.status == "applied" and self.reason != UNCHANGED

@@ -7,9 +7,10 @@ The server opens one on its loop (`counters.api.application`); a command opens o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from random import Random
+from typing import Any, TypeVar
 
 from django.conf import settings
 from redis.exceptions import RedisError
@@ -21,12 +22,15 @@ from counters.intake.writes import Accepted, Write
 from counters.limits.limiter import Charge, Limiter
 from counters.reading.lookups import Lookups
 from counters.reading.misses import Misses
+from counters.reading.pending import Pending
 from counters.reading.popularity import Popularity
 from counters.reading.reads import Counter
 from counters.reading.warming import Warmer
 from runtime import breaker_holds, redis
 from runtime.event_loop import LoopThread
 from runtime.resources import owned
+
+T = TypeVar("T")
 
 
 class NotOpen(RuntimeError):
@@ -51,6 +55,7 @@ class Service:
         self._keeping: list[asyncio.Task[None]] = []
         self.intake = Intake(self._journal, self._listener, self._guard)
         self.lookups = Lookups(self._cache, Misses(self._leases, self._warmer.notice), popularity)
+        self.pending = Pending(redis.journal_connection())
         self.limits = Limiter(redis.cache_connection())
 
     def open(self) -> None:
@@ -67,6 +72,7 @@ class Service:
         for task in self._keeping:
             task.cancel()
         await self.limits.close()
+        await self.pending.close()
         await self._listener.close()
         for connection in (self._journal, self._cache, self._leases):
             await connection.close()
@@ -76,7 +82,7 @@ class Service:
         """As `submitted`, from a thread. A repeated write is charged nothing."""
         if write.claim and (earlier := write.claim.find()):
             return Accepted(*earlier, repeated=True)
-        return asyncio.run_coroutine_threadsafe(self.submitted(write, charge), self.loop).result()
+        return self.run(self.submitted(write, charge))
 
     async def submitted(self, write: Write, charge: Charge | None = None) -> Accepted:
         """Put a write into the journal. Returns once it is on disk.
@@ -93,7 +99,15 @@ class Service:
 
     def read(self, keys: Sequence[str]) -> list[Counter]:
         """Counters in the order of `keys`, from a thread. The topology must be loaded. Raises `ShardUnavailable`."""
-        return asyncio.run_coroutine_threadsafe(self._read(keys), self.loop).result()
+        return self.run(self._read(keys))
+
+    def pending_of(self, counters: Sequence[Counter]) -> list[int | None]:
+        """As `Pending.of`, from a thread."""
+        return self.run(self.pending.of(counters))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work on the service's loop, from a thread. Raises what it raises."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     async def _read(self, keys: Sequence[str]) -> list[Counter]:
         return await self.lookups.get(keys)

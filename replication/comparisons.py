@@ -5,7 +5,7 @@ If Redis is down or has evicted a result, there is none until the next round.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -18,10 +18,12 @@ from replication.digest import Difference
 from runtime import redis
 
 DIFFERING = Gauge(
-    "tally_replica_differing_keys", "Counters that the replica has otherwise than its primary", ["shard", "node"]
+    "tally_replica_differing_keys",
+    "Counters and other rows that the replica has otherwise than its primary",
+    ["shard", "node"],
 )
 UNREADABLE = Gauge(
-    "tally_replica_unreadable", "1 if the replica's counters could not be read: damaged data", ["shard", "node"]
+    "tally_replica_unreadable", "1 if the replica's rows could not be read: damaged data", ["shard", "node"]
 )
 COMPARED = Gauge(
     "tally_replica_compared_at_seconds",
@@ -42,7 +44,7 @@ class Comparison:
 
     `digest` covers each lane at its own moment, one that both servers showed. `version` and `lsn` come from the last
     snapshot, so no lane's moment is newer. While nothing is written, all moments are the same. `differing` counts at
-    most 10,000 keys; `differences` has the first 100 of them.
+    most 10,000 keys of all tables; `differences` has the first 100 of them. `digest` and `counters` are about counters alone.
     """
 
     node: str
@@ -67,7 +69,8 @@ class Round:
     """A shard's replicas, each compared with the primary. `altered`: slots changed since the previous round, but not by
     Tally.
 
-    `version`, `lsn` and `digest` are the primary's, with the same meaning as in `Comparison`.
+    `version`, `lsn` and `digest` are the primary's, with the same meaning as in `Comparison`. `rows`: how many of other
+    tables were compared.
     """
 
     shard: int
@@ -80,6 +83,7 @@ class Round:
     counters: int
     comparisons: tuple[Comparison, ...]
     altered: tuple[int, ...] = ()
+    rows: dict[str, int] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool | None:

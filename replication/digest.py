@@ -1,14 +1,15 @@
-"""The digest of a shard's counters: a hash tree over the slots, and the comparison of two trees and their rows. Pure.
+"""The digest of a table, such as that of counters: a hash tree over the slots, and the comparison of two trees and their
+rows. Pure.
 
     root (SHA-256 of the ranges) ─ 16 ranges (SHA-256 of their leaves) ─ 64 leaves each, one per slot
 
-A leaf has the number of its rows, the sum of their versions, and the XOR of their SHA-256 ("key value version"), which
-does not depend on their order (Bellare and Micciancio, 1997). The tree is Merkle's (1987): equal roots mean equal rows.
+A leaf has the number of its rows, the sum of their versions, and the XOR of their SHA-256 (of a counter: "key value
+version"), which does not depend on their order (Bellare and Micciancio, 1997). The tree is Merkle's (1987): equal roots mean equal rows.
 
 A range is a partition of the table. A lane is a whole number of ranges, so a lane's leaves can be read and compared
 separately.
 
-Invariant: every change by Tally raises a counter's version, and Tally never deletes a row, so the sum of a slot's
+Invariant: every change by Tally raises a counter's version, and Tally never deletes a counter, so the sum of a slot's
 versions grows with every change. A slot that changed without such growth was not changed by Tally (`altered`).
 """
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from heapq import merge
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sharding.lanes import PARTITIONS, slots_of
 from sharding.slots import SLOTS
@@ -27,7 +28,7 @@ from sharding.slots import SLOTS
 RANGES = PARTITIONS
 SLOTS_EACH = SLOTS // RANGES
 
-Row = tuple[str, int, int]  # key, value, version
+Row = tuple[Any, ...]  # key, values
 
 
 class Leaf(NamedTuple):
@@ -74,16 +75,18 @@ class Tree:
 
     @property
     def rows(self) -> int:
-        """How many counters there are."""
+        """How many rows there are."""
         return sum(leaf.rows for leaf in self.leaves)
 
 
 class Difference(NamedTuple):
-    """A key that differs between two nodes: its (value, version) on each, None where it has no row."""
+    """A key that differs between two nodes: its values on each, of a counter (value, version); None where it has no
+    row."""
 
     key: str
-    primary: tuple[int, int] | None
-    replica: tuple[int, int] | None
+    primary: tuple[Any, ...] | None
+    replica: tuple[Any, ...] | None
+    table: str = "counter"
 
 
 def differing(one: Mapping[int, Leaf], other: Mapping[int, Leaf]) -> list[int]:
@@ -101,19 +104,21 @@ def altered(before: Sequence[Leaf], now: Sequence[Leaf]) -> list[int]:
     ]
 
 
-def differences(primary: Iterable[Row], replica: Iterable[Row]) -> Iterator[Difference]:
-    """Yield the keys that differ, in order. Both sides must be sorted by key."""
+def differences(primary: Iterable[Row], replica: Iterable[Row], table: str = "counter") -> Iterator[Difference]:
+    """Yield the keys of a table that differ, in order. Both sides must be sorted by key."""
     for key, group in groupby(merge(_marked(primary, 0), _marked(replica, 1), key=_key), key=_key):
-        found: tuple[list[tuple[int, int]], ...] = ([], [])
-        for _, value, version, side in group:
-            found[side].append((value, version))
+        found: tuple[list[tuple[Any, ...]], ...] = ([], [])
+        for side, _, *values in group:
+            found[side].append(tuple(values))
         if found[0] != found[1]:
-            yield Difference(key, *(rows[0] if rows else None for rows in found))
+            one, other = (rows[0] if rows else None for rows in found)
+            yield Difference(key, one, other, table)
 
 
-def _marked(rows: Iterable[Row], side: int) -> Iterator[tuple[str, int, int, int]]:
-    return ((*row, side) for row in rows)
+def _marked(rows: Iterable[Row], side: int) -> Iterator[Row]:
+    return ((side, *row) for row in rows)
 
 
-def _key(row: tuple[str, int, int, int]) -> str:
-    return row[0]
+def _key(row: Row) -> str:
+    key: str = row[1]
+    return key

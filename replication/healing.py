@@ -288,7 +288,7 @@ def _found(one: Comparison) -> str:
         return one.detail
     some = [
         f"{key} is {replica[0] if replica else 'absent'} instead of {primary[0] if primary else 'absent'}"
-        for key, primary, replica in one.differences[:NAMED]
+        for key, primary, replica, _ in one.differences[:NAMED]
     ]
     more = one.differing - len(some)
     return "; ".join(some) + (f"; and {more} more" if more > 0 else "")

@@ -4,6 +4,7 @@
     isolation  namespaces of the round's own            entries   acknowledged writes, in a file
     wire       one HTTP connection                      expected_counts   what clients remember
     client     a write until it is answered             mix       which writes, in which proportion
+    expected_likes   who must like what                 likes_mix, likes_verdict   likes
     probes     time without reads, writes, results      sampler   throughput and backlog over time
     fault      a fault and its deck                     kills, freezes, floods, messages, scaling, damage   the faults
     disks, network, clocks   faults that need root, Linux or a C compiler; clock.c goes into the processes

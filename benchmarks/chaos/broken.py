@@ -15,6 +15,9 @@ the first shift's value. Increments without a waiting client stay correct, becau
 increments one key of each shard and waits for the results. Every shift gets the lease, so that the shifts that doubled
 messages start overlap.
 
+`likes`: a window with several events of a user and an item counts each of them against the state before the window.
+`quick-look`: the cache's Redis knows an event of a user and an item, so every later one of theirs counts as a repeat.
+
 `spill`, `stale`: limits are small, so that increments are spilled. The spill queues have a completion of their own, and a
 deferred batch is twice in the ledger: once for what was applied, once for what was deferred.
 """
@@ -55,8 +58,9 @@ class Break:
 
 
 _ANSWER = """        for one, write_id in zip(writes, ids, strict=True):
-            one.answer(Accepted(write_id, one.shed))
+            one.answer(Accepted(write_id, one.shed, version=appended.position + write_id.index))
 """
+_ANSWER_EARLY = _ANSWER.replace("appended.position", "0")
 _APPEND = """        try:
             appended = await self._appender.append(flush)
 """
@@ -115,11 +119,28 @@ BREAKS = {
         "I1: acknowledged is durable",
         {
             "counters/intake/intake.py": [
-                (_APPEND, _ANSWER + _APPEND),
+                (_APPEND, _ANSWER_EARLY + _APPEND),
                 (f"{_ANSWER}        ACCEPTED.inc", "        ACCEPTED.inc"),
             ]
         },
         [kills.KILL_JOURNAL],
+    ),
+    "likes": Break(
+        "the count of an item is the number of its likers",
+        {
+            "likes/applying.py": [
+                (
+                    "was_liked = state is not None and state.liked",
+                    "was_liked = before is not None and before.liked",
+                )
+            ]
+        },
+        [DOUBLE_MESSAGES],
+    ),
+    "quick-look": Break(
+        "an event is answered without a write only if it changes nothing",
+        {"likes/recent.py": [("        if event.id != self.id:\n            return False\n", "")]},
+        [DOUBLE_MESSAGES],
     ),
     "spill": Break(
         "I3: what was spilled is replicated before it is forgotten",

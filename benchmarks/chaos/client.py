@@ -1,4 +1,4 @@
-"""A client: one write at a time, repeated under its Idempotency-Key until it is answered; each answer is compared.
+"""A client: one write at a time, repeated (usually under its Idempotency-Key) until it is answered; each answer is compared.
 
 503 (and 429) mean "again later"; any other answer that is not expected is a complaint, and a complaint fails the run.
 """
@@ -34,7 +34,7 @@ class Unanswered(Exception):
 
 @dataclass(slots=True)
 class Request:
-    """A write as it goes over the wire; all attempts are the same bytes."""
+    """A write as it goes over the wire; all attempts are the same bytes. `token`: its Idempotency-Key, or ""."""
 
     kind: str
     method: str
@@ -45,7 +45,7 @@ class Request:
     timeout: float = PLAIN_TIMEOUT_SECONDS
 
     def all_headers(self) -> dict[str, str]:
-        headers = {"Idempotency-Key": self.token, **self.headers}
+        headers = {"Idempotency-Key": self.token, **self.headers} if self.token else self.headers
         return headers if self.body is None else {"Content-Type": JSON, **headers}
 
 
@@ -74,13 +74,13 @@ class Client:
     def increment(self, key: str, delta: int, *, kind: str = "single") -> None:
         """Add to a shared key."""
         request = self.request(kind, "POST", f"/v1/counters/{key}/increments", b'{"delta":%d}' % delta)
-        if self._write(request, {key: delta}, (202,)):
+        if self.write(request, {key: delta}, (202,)):
             self.expected.added[key] += delta
 
     def bulk(self, deltas: Mapping[str, int], body: bytes, media: str) -> None:
         """Add to many shared keys."""
         request = self.request("bulk", "POST", "/v1/increments", body, headers={"Content-Type": media})
-        if answer := self._write(request, deltas, (202,)):
+        if answer := self.write(request, deltas, (202,)):
             self.expected.added.update(_accepted(deltas, answer))
 
     def waited(self, key: str, delta: int) -> bool:
@@ -89,7 +89,7 @@ class Client:
         request = self.request(
             "waited", "POST", path, b'{"delta":%d}' % delta, timeout=WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS
         )
-        answer = self._write(request, {key: delta}, (200, 202))
+        answer = self.write(request, {key: delta}, (200, 202))
         if answer is None:
             return False
         self.expected.added[key] += delta
@@ -103,7 +103,7 @@ class Client:
         request = self.request(
             "favour", "POST", f"/v1/counters/{favour.key}/increments", b'{"delta":%d}' % favour.delta
         )
-        favour.done = self._write(request, {favour.key: favour.delta}, (202,)) is not None
+        favour.done = self.write(request, {favour.key: favour.delta}, (202,)) is not None
 
     def own_increment(self, owned: Owned, delta: int, *, wait: bool) -> None:
         """Add to an owned key; if it does not fit, it must be rejected."""
@@ -112,7 +112,7 @@ class Client:
         if wait:
             path, timeout = f"{path}?wait={WAIT_SECONDS}", WAIT_SECONDS + PLAIN_TIMEOUT_SECONDS
         request = self.request("own increment", "POST", path, b'{"delta":%d}' % delta, timeout=timeout)
-        answer = self._write(request, {owned.key: delta}, (202, 200 if fits else 409) if wait else (202,))
+        answer = self.write(request, {owned.key: delta}, (202, 200 if fits else 409) if wait else (202,))
         if answer is None:
             return
         if not fits:
@@ -148,7 +148,7 @@ class Client:
             request = self.request("set", "PUT", path, b'{"value":%d}' % value, timeout=STEP_TIMEOUT_SECONDS)
         else:
             request = self.request("reset", "DELETE", path, None, timeout=STEP_TIMEOUT_SECONDS)
-        answer = self._write(request, {owned.key: None}, (200, 202))
+        answer = self.write(request, {owned.key: None}, (200, 202))
         if answer is None:
             return
         self._check_value(owned, answer, value, {200})
@@ -168,7 +168,7 @@ class Client:
         request = self.request(
             "cas", "PUT", path, b'{"value":%d}' % value, headers=headers, timeout=STEP_TIMEOUT_SECONDS
         )
-        answer = self._write(request, {owned.key: None}, (202, 200 if matches else 412))
+        answer = self.write(request, {owned.key: None}, (202, 200 if matches else 412))
         if answer is None:
             return
         if matches:
@@ -204,19 +204,7 @@ class Client:
             if answer and answer.status != 422:
                 self.complain(f"another body under {old.token} got {answer.status} {answer.body!r}")
 
-    # --- underneath ---------------------------------------------------------------------------------------------------------
-
-    def _check_value(self, owned: Owned, answer: Answer, value: int, statuses: set[int]) -> None:
-        """Complain if the answer has one of `statuses` and its value or version is wrong."""
-        if answer.status not in statuses:
-            return
-        told = answer.json
-        if told.get("value") != value:
-            self.complain(f"{owned.key} told {told}, must be {value}")
-        if answer.status == 200 and told["version"] <= owned.version:
-            self.complain(f"{owned.key} told {told}, but version {owned.version} was told before")
-
-    def _write(self, request: Request, keys: Mapping[str, int | None], statuses: tuple[int, ...]) -> Answer | None:
+    def write(self, request: Request, keys: Mapping[str, int | None], statuses: tuple[int, ...]) -> Answer | None:
         """Send until answered, and remember the write. Returns None, with a complaint, for an unexpected answer."""
         sent = time.monotonic()
         tries = self.expected.retries + self.expected.refused
@@ -236,8 +224,21 @@ class Client:
         self.accepted += 1
         self.expected.spilled += told.get("status") == "excess" or "excess" in told
         self.expected.refusals.update(f"429, {one['rule']}, part of a bulk write" for one in told.get("refused", ()))
-        self._keep(request, answer)
+        if request.token:
+            self._keep(request, answer)
         return answer
+
+    # --- underneath ---------------------------------------------------------------------------------------------------------
+
+    def _check_value(self, owned: Owned, answer: Answer, value: int, statuses: set[int]) -> None:
+        """Complain if the answer has one of `statuses` and its value or version is wrong."""
+        if answer.status not in statuses:
+            return
+        told = answer.json
+        if told.get("value") != value:
+            self.complain(f"{owned.key} told {told}, must be {value}")
+        if answer.status == 200 and told["version"] <= owned.version:
+            self.complain(f"{owned.key} told {told}, but version {owned.version} was told before")
 
     def _keep(self, request: Request, answer: Answer) -> None:
         """Keep the answer for repeats: the latest ones, and a sample of all (reservoir sampling)."""
@@ -286,7 +287,7 @@ def _reason(answer: Answer) -> str:
 
 def _accepted(keys: Mapping[str, T], answer: Answer) -> dict[str, T]:
     """Those keys of a write that were not refused."""
-    refused = {one["key"] for one in answer.json.get("refused", ())} if answer.status == 202 else set()
+    refused = {one.get("key") for one in answer.json.get("refused", ())} if answer.status == 202 else set()
     return {key: value for key, value in keys.items() if key not in refused}
 
 

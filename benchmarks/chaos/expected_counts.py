@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.chaos.entries import Entries
+from benchmarks.chaos.expected_likes import ExpectedLikes
 
 MAX_VALUE = 2**63 - 1
 
@@ -90,6 +91,7 @@ class ExpectedCounts:
     added: Counter[str] = field(default_factory=Counter)
     owned: dict[str, Owned] = field(default_factory=dict)
     entries: Entries = field(default_factory=Entries)
+    likes: ExpectedLikes = field(default_factory=ExpectedLikes)
     waited: list[Waited] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)  # write → key
     voidable: dict[str, int] = field(default_factory=dict)  # those of them that a set may void first → its version

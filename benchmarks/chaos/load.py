@@ -93,6 +93,10 @@ class Load:
         """When reads succeeded, for each shard."""
         return [reader.successes for reader in self.readers]
 
+    def range(self) -> tuple[str, str]:
+        """The first key of the run, and one behind all."""
+        return self.names.prefix, self.names.prefix + "\x7f"
+
     def accepted(self) -> int:
         """Writes answered so far."""
         return sum(client.accepted for client in self.clients)

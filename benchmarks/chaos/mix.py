@@ -1,4 +1,4 @@
-"""Which writes, in which proportion: a steady mix over Zipf keys, owned keys and results that are waited for."""
+"""Which writes, in which proportion: a steady mix over Zipf keys, owned keys, results that are waited for, and likes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from itertools import accumulate
 
 import msgspec
 
 from benchmarks.chaos.client import JSON, MSGPACK, Client
 from benchmarks.chaos.expected_counts import MAX_VALUE, Favour, Owned
+from benchmarks.chaos.likes_mix import Liker
 
 SHARED = 1000  # keys of the Zipf distribution
 OWNED = 6  # keys of each client
@@ -21,13 +23,14 @@ BULK = (50, 400)  # increments in one bulk write
 PAUSE_SECONDS = 0.05  # of a client between two writes, at most
 
 _ZIPF = list(accumulate(1 / rank for rank in range(1, SHARED + 1)))
-_SHARES = {
+SHARES = {
     "single": 30,
     "bulk": 5,
     "waited": 8,
     "own": 34,
     "repeat": 14,
     "mismatch": 1,
+    "like": 20,
 }
 _OWN_SHARES = {"increment": 40, "waited": 10, "set": 15, "reset": 6, "cas": 17, "lend": 7, "overflow": 5}
 
@@ -49,12 +52,14 @@ class Mixer:
     """One client of the mix; `board` is where favours are asked for, shared by all."""
 
     pause = PAUSE_SECONDS
+    shares: Mapping[str, int] = SHARES
 
     def __init__(self, client: Client, names: Names, board: deque[Favour]) -> None:
         self.client, self.names, self.board, self.rng = client, names, board, client.rng
         short = client.name.removeprefix(names.prefix)
         self.owned = [Owned(f"{names.prefix}own:{short}:{n}") for n in range(OWNED)]
         self.edge = Owned(f"{names.prefix}edge:{short}")
+        self.liker = Liker(client, names.prefix)
         client.expected.owned = {one.key: one for one in [*self.owned, self.edge]}
 
     def run(self, stop: threading.Event) -> None:
@@ -70,7 +75,7 @@ class Mixer:
     def _one(self) -> None:
         if self.board and self.rng.random() < 0.5 and self._do_favour():
             return
-        kind = self.rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
+        kind = self.rng.choices(list(self.shares), weights=list(self.shares.values()))[0]
         match kind:
             case "single":
                 self.client.increment(self.names.zipf(self.rng, 1)[0], self.rng.choice((1, 1, 1, 2, 5, -1)))
@@ -84,6 +89,8 @@ class Mixer:
                 self.client.repeat()
             case "mismatch":
                 self.client.mismatch()
+            case "like":
+                self.liker.act()
 
     def _bulk(self) -> None:
         keys = self.names.zipf(self.rng, self.rng.randint(*BULK))

@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 from redis.exceptions import RedisError
 
+from benchmarks.chaos import likes_verdict
 from benchmarks.chaos.entries import Entry
 from benchmarks.chaos.expected_counts import ExpectedCounts, counts_of, out_of_order
 from benchmarks.chaos.load import Load
@@ -34,7 +35,13 @@ LOOK_UP = 2000  # batches in one query
 SHOWN = 12
 
 COUNTERS = "SELECT key, value FROM counter WHERE key >= %s AND key < %s"
-COPY = "SELECT key, value, version FROM counter"
+# What every copy must have: key and values of each row, by table.
+COPIED = {
+    "counter": "SELECT key, value, version FROM counter",
+    "user_likes": "SELECT item || ' ' || user_id, liked, at, event, earlier, since FROM user_likes",
+    "liked_items": "SELECT item || ' ' || user_id, liked, at, event, earlier, since FROM liked_items",
+    "like_events": "SELECT concat_ws(' ', item, user_id, position, encode(event, 'hex')), liked, at FROM like_events",
+}
 SENDERS = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'"
 REJECTED = "SELECT id, index FROM outcome WHERE status = 'rejected' AND key >= %s AND key < %s"
 # An increment that was applied with the set that voids it, or after it: nobody has looked whether it would have fitted.
@@ -48,6 +55,7 @@ LEFT = """
 SELECT id, lane FROM ledger WHERE deferred IS NOT NULL
     AND NOT EXISTS (SELECT FROM ledger AS stale WHERE stale.id = ledger.id AND stale.lane = ledger.lane + %s)"""
 SPILLED = "SELECT lane / %s, count(*) FROM ledger GROUP BY 1"
+Rows = dict[tuple[str, str], list[Any]]  # table and key → values
 IN_LEDGER = "SELECT id, lane FROM ledger JOIN unnest(%s::uuid[], %s::smallint[]) AS wanted (id, lane) USING (id, lane)"
 
 
@@ -83,7 +91,7 @@ def judge(subject: Subject, load: Load, trial: Trial, quiet_seconds: float = QUI
     )
     verdict.find(_unquiet(subject, quiet_seconds))
     verdict.find(_still(subject, load))
-    for check in (_keys, _ledgers, _rejections, _copies, _statuses):
+    for check in (_keys, _likes, _ledgers, _rejections, _copies, _statuses):
         try:
             check(subject, load, trial, verdict)
         except psycopg.OperationalError as error:
@@ -164,7 +172,7 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
     wrong = []
     for shard in range(len(subject.shards)):
         with subject.database(shard) as conn:
-            for key, value in conn.execute(COUNTERS, _range(load)):
+            for key, value in conn.execute(COUNTERS, load.range()):
                 if key in counted:
                     wrong.append(f"{key} stands on two shards")
                 counted[key] = counted.get(key, 0) + value
@@ -183,6 +191,13 @@ def _keys(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
                 f"{key}: counted {counted.get(key, 0)}, acknowledged {due.get(key, 0)} ({difference:+}); {suspects}"
             )
     verdict.find(wrong)
+
+
+def _likes(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -> None:
+    """Likers, what users like, counts and the event log agree, and are what was acknowledged."""
+    figures, differences = likes_verdict.judge(subject, load)
+    verdict.figures |= figures
+    verdict.find(differences)
 
 
 def _touching(clients: list[ExpectedCounts], key: str, difference: int) -> list[Entry]:
@@ -238,7 +253,7 @@ def _rejections(subject: Subject, load: Load, _trial: Trial, verdict: Verdict) -
     found: set[str] = set()
     for shard in range(len(subject.shards)):
         with subject.database(shard) as conn:
-            found |= {f"{id.hex}-{index:x}" for id, index in conn.execute(REJECTED, _range(load))}
+            found |= {f"{id.hex}-{index:x}" for id, index in conn.execute(REJECTED, load.range())}
     verdict.figures["writes rejected, as they had to be"] = len(found & due.keys())
     verdict.find(f"write {id} was acknowledged and then rejected" for id in sorted(found - due.keys()))
     left = [id for id in sorted(due.keys() - found) if not _is_voided(subject, load, *due[id])]
@@ -260,7 +275,7 @@ def _is_voided(subject: Subject, load: Load, id: str, key: str) -> bool:
 
 
 def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> None:
-    """Every copy of each shard streams, and primary == replica for every row of every counter, within two minutes."""
+    """Every copy of each shard streams, and primary == replica for every row, within two minutes."""
     rows = copies = 0
     for shard in range(len(subject.shards)):
         for _ in polling.attempts(COPIES_SECONDS, pause=1.0):
@@ -274,7 +289,7 @@ def _copies(subject: Subject, _load: Load, _trial: Trial, verdict: Verdict) -> N
     verdict.figures["copies that are equal and stream"] = copies
 
 
-def lacking_copies(subject: Subject, shard: int) -> tuple[dict[str, tuple[int, int]], list[str]]:
+def lacking_copies(subject: Subject, shard: int) -> tuple[Rows, list[str]]:
     """The rows of a shard's primary, and one text for each of its replicas that does not stream or differs."""
     with subject.database(shard) as conn:
         port = conn.info.port
@@ -295,20 +310,20 @@ def lacking_copies(subject: Subject, shard: int) -> tuple[dict[str, tuple[int, i
             texts.append(f"shard {shard} has lost a copy: {name} cannot be read: {error}")
             continue
         if different := _different(primary, replica):
-            key = different[0]
+            row = different[0]
             texts.append(
-                f"shard {shard}: {len(different)} keys differ, such as {key}: the primary has {primary.get(key)}, "
-                f"{name} {replica.get(key)}"
+                f"shard {shard}: {len(different)} rows differ, such as {' '.join(row)}: the primary has {primary.get(row)}, "
+                f"{name} {replica.get(row)}"
             )
     return primary, texts
 
 
-def _rows(conn: psycopg.Connection[Any]) -> dict[str, tuple[int, int]]:
-    return {key: (value, version) for key, value, version in conn.execute(COPY)}
+def _rows(conn: psycopg.Connection[Any]) -> Rows:
+    return {(table, key): values for table, query in COPIED.items() for key, *values in conn.execute(query)}
 
 
-def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+def _different(one: Rows, other: Rows) -> list[tuple[str, str]]:
+    return sorted(row for row in {*one, *other} if one.get(row) != other.get(row))
 
 
 def _statuses(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> None:
@@ -328,7 +343,3 @@ def _statuses(subject: Subject, load: Load, trial: Trial, verdict: Verdict) -> N
             verdict.find([f"status is {answer.body[:200]!r}, must be {wanted}: {_told(entry, trial)}"])
     wire.close()
     verdict.figures["statuses asked"] = len(entries)
-
-
-def _range(load: Load) -> tuple[str, str]:
-    return load.names.prefix, load.names.prefix + "\x7f"

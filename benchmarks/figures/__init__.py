@@ -11,6 +11,8 @@ from benchmarks.figures import (
     copies,
     fill,
     growth,
+    likes,
+    likes_size,
     memory,
     overload,
     reads,
@@ -21,5 +23,21 @@ from benchmarks.figures import (
     workers,
 )
 
-_MODULES = (bulk, single, copies, reads, warming, wait, convergence, reduction, workers, growth, memory, overload, fill)
+_MODULES = (
+    bulk,
+    single,
+    copies,
+    reads,
+    warming,
+    wait,
+    convergence,
+    reduction,
+    workers,
+    growth,
+    memory,
+    overload,
+    likes,
+    likes_size,
+    fill,
+)
 FIGURES: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in _MODULES}

@@ -102,7 +102,7 @@ class Generator:
         end, last, self._started = started + self._load.seconds, started, started
         while True:
             now = clock()
-            if now < end:
+            if now < end and not self._is_all(sent):
                 sent = self._send_due(sent, started, now)
             elif len(self._free) == self._load.connections:
                 break
@@ -123,10 +123,13 @@ class Generator:
             lost=self._lost,
         )
 
+    def _is_all(self, sent: int) -> bool:
+        return 0 < self._load.most <= sent
+
     def _send_due(self, sent: int, started: float, now: float) -> int:
         """Send whatever is due while a connection is free; how many were sent by now."""
         requests, interval = self._load.requests, self._interval
-        while self._free and (due := started + sent * interval) <= now:
+        while self._free and not self._is_all(sent) and (due := started + sent * interval) <= now:
             number = sent % len(requests)
             self._free.popleft().send(number, requests[number], due if interval else clock())
             sent += 1

@@ -14,7 +14,8 @@ class Load(msgspec.Struct, array_like=True, kw_only=True):
     `rate` is in requests a second; 0 sends the next as soon as an answer is there. With a rate, a latency counts from
     the moment when the request was due, whether or not a connection was free then. `lines`: 0 for HTTP, where `status`
     is the only good answer; else an answer is so many lines of the Redis protocol. `refusals`: statuses that are no
-    failures; with any, it is told when each answer came, and what an accepted write lost.
+    failures; with any, it is told when each answer came, and what an accepted write lost. `most`: so many requests and no
+    more, 0 for any number.
     """
 
     addresses: list[tuple[str, int]]
@@ -25,6 +26,7 @@ class Load(msgspec.Struct, array_like=True, kw_only=True):
     status: int = 200
     lines: int = 0
     refusals: list[int] = []
+    most: int = 0
 
 
 class Lost(msgspec.Struct, array_like=True):

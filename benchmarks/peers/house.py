@@ -145,6 +145,14 @@ def redis_counts(url: str, keys: Sequence[str]) -> dict[str, int]:
     return {key: int(value or 0) for key, value in zip(keys, [one for some in found for one in some], strict=True)}
 
 
+def admin(subject: Subject, shard: int = 0) -> str:
+    """How a superuser connects to the primary of a shard. Raises `psycopg.OperationalError`."""
+    with subject.database(shard) as conn:
+        port = conn.info.port
+    password = json.loads(subject.directory["secrets.json"].read_text())["postgres"]
+    return make_conninfo(host="127.0.0.1", port=port, user="postgres", password=password, dbname="postgres")
+
+
 class Database:
     """A database of a peer's own, on the primary of shard 0, with the table `count`."""
 
@@ -169,13 +177,15 @@ class Database:
         """For the process of a peer."""
         return {"BENCH_DATABASE": json.dumps(self.django), "BENCH_DSN": self.dsn}
 
-    def make(self, keys: Sequence[str]) -> None:
-        """The table, with a row for each key."""
+    def make(self, keys: Sequence[str], tables: str = "") -> None:
+        """The table, with a row for each key, and others."""
         self.drop()
         with psycopg.connect(self._admin, autocommit=True) as conn:
             conn.execute(sql.SQL("CREATE DATABASE {}").format(self._name))
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             conn.execute(TABLE)
+            if tables:
+                conn.execute(tables)
             conn.execute("INSERT INTO count SELECT unnest(%s::text[]), 0", (list(keys),))
             conn.execute("VACUUM ANALYZE count")
 
@@ -191,10 +201,10 @@ class Database:
 
 
 @contextlib.contextmanager
-def database(subject: Subject, name: str, keys: Sequence[str]) -> Iterator[Database]:
-    """A database of this name for the time of the block."""
+def database(subject: Subject, name: str, keys: Sequence[str], tables: str = "") -> Iterator[Database]:
+    """A database of this name for the time of the block; `tables`: statements that make more than the table `count`."""
     found = Database(subject, name)
-    found.make(keys)
+    found.make(keys, tables)
     try:
         yield found
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from counters.api.bulk import Bulk
@@ -89,6 +89,11 @@ def rejection(outcome: Outcome, write: WriteId) -> Problem:
 def one(found: list[Counter]) -> Answer:
     """One counter."""
     return Answer(shown(found[0]), headers={"ETag": etag(found[0].version)})
+
+
+def one_pending(found: list[Counter], pending: Sequence[int | None]) -> Answer:
+    """One counter, and what is pending for it."""
+    return Answer({**shown(found[0]), "pending": pending[0]}, headers={"ETag": etag(found[0].version)})
 
 
 def many(found: list[Counter]) -> Answer:

@@ -10,7 +10,7 @@ runs all synchronous code in one thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache as once
@@ -27,7 +27,8 @@ from prometheus_client import Counter
 
 from counters.api import problems, quotas
 from counters.api.authentication import Caller, keyring
-from counters.api.fast_path import FastPath, Headers, Raw, Request
+from counters.api.calls import CounterCalls
+from counters.api.fast_path import Calls, FastPath, Headers, Raw, Request
 from counters.api.media import too_large_body
 from counters.api.problems import Problem
 from counters.limits.limiter import QuotaExceeded
@@ -87,10 +88,15 @@ class Django(BaseHandler):
 
 
 class Application:
-    """The ASGI callable. The server opens and closes it through the lifespan protocol, on the serving event loop."""
+    """The ASGI callable. The server opens and closes it through the lifespan protocol, on the serving event loop.
 
-    def __init__(self) -> None:
+    `rooms` make the calls of other rooms, once there is a service.
+    """
+
+    def __init__(self, rooms: Sequence[Callable[[Service], Calls]] = ()) -> None:
         self._django = Django()
+        self._makers: Sequence[Callable[[Service], Calls]] = (CounterCalls, *rooms)
+        self._rooms: list[Calls] = []
         self._tally_node = (NODE.encode(), settings.TALLY.node_id.encode())
         self._resources = Resources()
         self._service: Service | None = None
@@ -155,6 +161,7 @@ class Application:
         loop.set_default_executor(self._helpers)
         self._service = Service()
         self._service.open()
+        self._rooms = [make(self._service) for make in self._makers]
         loaded = asyncio.Event()
         self._keeping = [loop.create_task(keyring().keep()), loop.create_task(self._load(loaded))]
         with suppress(TimeoutError):
@@ -169,6 +176,9 @@ class Application:
         self._fast_path = None
         if self._service is not None:
             await self._service.close()
+        for room in self._rooms:
+            await room.close()
+        self._rooms = []
         self._threads.shutdown(wait=False)
         await asyncio.to_thread(self._resources.close)
         self._helpers.shutdown(wait=False)
@@ -182,8 +192,8 @@ class Application:
                 log.warning("topology_unknown", error=str(error))
             except Exception:
                 log.exception("load_failed")
-            if self._service is not None and keyring().is_loaded and topology.is_loaded():
-                self._fast_path = FastPath(self._service, self._django.common_headers)
+            if self._rooms and keyring().is_loaded and topology.is_loaded():
+                self._fast_path = FastPath(self._rooms, self._django.common_headers)
                 loaded.set()
             else:
                 await asyncio.sleep(_LOAD_SECONDS)

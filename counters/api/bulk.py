@@ -1,8 +1,5 @@
-"""Bodies of the bulk call: increments in one of several formats, decoded, folded and checked. No I/O, no request
-object.
-
-There are two shapes, rows and columns. JSON and msgpack have both (`requests.Increments`, `requests.IncrementColumns`),
-NDJSON has rows. An Arrow IPC stream has columns; pyarrow, if installed, reads it (`counters.api.arrow`).
+"""Bodies of the bulk call: increments in one of several formats (`bodies`), decoded, folded and checked. No I/O, no
+request object.
 """
 
 from __future__ import annotations
@@ -10,26 +7,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from msgspec import UNSET, Struct, UnsetType
 
 from counters import keys
-from counters.api import media
-from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
-from counters.api.problems import Problem, invalid
+from counters.api import bodies
+from counters.api.bodies import Form
+from counters.api.problems import invalid
 from counters.api.requests import Int64, KeyedIncrement
 from counters.operations import fold, in_range
 from runtime.hidden import hidden
 
 if TYPE_CHECKING:
     from counters.intake.columns import Columns
-
-_HAS_PYARROW = find_spec("pyarrow") is not None
-MEDIA_TYPES = [JSON, NDJSON, MSGPACK, *([ARROW] if _HAS_PYARROW else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +54,27 @@ class _Body(Struct, forbid_unknown_fields=True):
 def prepare() -> None:
     """Load pyarrow, if installed, before a request needs it: loading takes a large part of a second. It would load numpy,
     too, which nothing here uses."""
-    if _HAS_PYARROW:
+    if bodies.HAS_PYARROW:
         with hidden("numpy"):
             import_module("counters.api.arrow")
 
 
 def decode(media_type: str, body: bytes, least: int = 0) -> Bulk:
-    """The increments in a body, and the counts of keys with `least` of them or more (0: of none). Raises `Problem` 400
-    with the field and the rule, 413 for too many increments, 415."""
-    if media_type == JSON:
-        return _either(media.decode(body, _Body), least)
-    if media_type == MSGPACK:
-        return _either(media.decode_msgpack(body, _Body), least)
-    if media_type == NDJSON:
-        return _rows(media.decode_lines(body, KeyedIncrement, "increments"), least)
-    if media_type == ARROW:
-        return _arrow(body, least)
-    raise media.unsupported(media_type, MEDIA_TYPES)
+    """The increments in a body, and the counts of keys with `least` of them or more (0: of none). Raises as
+    `bodies.Form.decode`."""
+    form = Form(
+        "increments",
+        KeyedIncrement,
+        _Body,
+        ("keys", "deltas"),
+        of_rows=partial(_rows, least),
+        of_columns=partial(_columns, least),
+        of_arrow=partial(_arrow, least),
+    )
+    return form.decode(media_type, body)
 
 
-def _either(body: _Body, least: int) -> Bulk:
-    if body.increments is not UNSET:
-        if body.keys is not UNSET or body.deltas is not UNSET:
-            raise invalid("body", "either `increments` or `keys` and `deltas`")
-        return _rows(body.increments, least)
-    if body.keys is UNSET and body.deltas is UNSET:
-        raise invalid("body", "Object missing required field `increments`, or `keys` and `deltas`")
-    if body.keys is UNSET or body.deltas is UNSET:
-        raise invalid("body", f"Object missing required field `{'keys' if body.keys is UNSET else 'deltas'}`")
-    return _columns(body.keys, body.deltas, least)
-
-
-def _rows(rows: list[KeyedIncrement], least: int) -> Bulk:
-    _check_count(len(rows), "increments")
+def _rows(least: int, rows: list[KeyedIncrement]) -> Bulk:
     names = [one.key for one in rows]
     folded, counts = _fold(names, [one.delta for one in rows], least)
     bad = keys.first_invalid(folded)
@@ -104,10 +85,7 @@ def _rows(rows: list[KeyedIncrement], least: int) -> Bulk:
     return Bulk(len(rows), folded, counts, lambda: names)
 
 
-def _columns(names: list[str], deltas: list[int], least: int) -> Bulk:
-    _check_count(len(names), "keys")
-    if len(deltas) != len(names):
-        raise invalid("deltas", f"as many as keys: {len(names):,}, got {len(deltas):,}")
+def _columns(least: int, names: list[str], deltas: list[int]) -> Bulk:
     folded, counts = _fold(names, deltas, least)
     bad = keys.first_invalid(folded)
     if bad is not None:
@@ -133,25 +111,15 @@ def _frequent(counted: dict[str, int], least: int) -> dict[str, int]:
     return {key: count for key, count in counted.items() if count >= least}
 
 
-def _arrow(body: bytes, least: int) -> Bulk:
-    if not _HAS_PYARROW:
-        detail = f"Content-Type {ARROW!r} needs pyarrow: install tally's `arrow` extra."
-        raise Problem(415, "unsupported-media-type", f"{detail} Taken without it: {', '.join(MEDIA_TYPES)}.")
-    from counters.api import arrow  # noqa: PLC0415 - see `prepare`
+def _arrow(least: int, body: bytes) -> Bulk:
+    from counters.api import arrow, arrow_streams  # noqa: PLC0415 - see `prepare`
 
-    count = arrow.count(body)
-    _check_count(count, "key")
+    count = arrow_streams.count(body)
+    bodies.check_count("increments", count, "key")
     folded, counts = arrow.fold(body, least)
     if isinstance(folded, dict):
         _check_sums(folded, "delta")
     return Bulk(count, folded, counts, lambda: arrow.keys(body))
-
-
-def _check_count(count: int, field: str) -> None:
-    if count > settings.TALLY.max_increments:
-        raise media.too_large(f"A request may have {settings.TALLY.max_increments:,} increments at most.")
-    if not count:
-        raise invalid(field, "at least one")
 
 
 def _check_sums(folded: dict[str, int], field: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from kombu.exceptions import OperationalError
@@ -17,6 +18,7 @@ from counters.reconciliation import rounds
 from counters.reconciliation.rounds import Report
 from replication.digest import Difference
 from replication.digests import Comparison
+from replication.tables import COUNTER
 
 
 class DigestView(ApiView):
@@ -57,20 +59,24 @@ def shown(report: Report) -> dict[str, Any]:
         "at": report.at.isoformat(),
         "detail": report.detail,
         **found,
+        "rows": compared.rows if compared else {},
         "replicas": [_replica(one) for one in compared.comparisons] if compared else [],
         "altered_slots": list(compared.altered) if compared else [],
         "cache": {name: getattr(cached, name) for name in ("checked", "stale", "wrong", "keys", "detail")},
+        "checks": {name: asdict(one) for name, one in report.checks.items()},
     }
 
 
 def _replica(one: Comparison) -> dict[str, Any]:
     same = {name: getattr(one, name) for name in ("node", "equal", "detail", "version", "lsn", "digest", "counters")}
-    differences = [_difference(difference) for difference in one.differences]
-    return {**same, "at": one.at.isoformat(), "differing_keys": one.differing, "differences": differences}
+    counters = [_difference(difference) for difference in one.differences if difference.table == COUNTER.name]
+    rows = [difference._asdict() for difference in one.differences if difference.table != COUNTER.name]
+    found = {"differing_keys": one.differing, "differences": counters, "differing_rows": rows}
+    return {**same, "at": one.at.isoformat(), **found}
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
-    def held(row: tuple[int, int] | None) -> dict[str, int] | None:
+    def held(row: tuple[Any, ...] | None) -> dict[str, int] | None:
         return None if row is None else {"value": row[0], "version": row[1]}
 
     return {"key": difference.key, "primary": held(difference.primary), "replica": held(difference.replica)}

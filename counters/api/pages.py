@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from secrets import token_urlsafe
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.views.decorators.csrf import csrf_exempt
@@ -44,8 +45,13 @@ def favicon(_request: HttpRequest) -> HttpResponse:
 def index(request: HttpRequest) -> HttpResponse:
     """`/`, with a content security policy that allows only this page's own script and style, and calls to this API."""
     nonce = token_urlsafe(16)
-    context = {"nonce": nonce, "url": f"{request.scheme}://{request.get_host()}"}
+    context = {"nonce": nonce, "url": f"{request.scheme}://{request.get_host()}", "demos": settings.TALLY.demo_pages}
+    headers = {"Content-Security-Policy": policy(nonce)}
+    return TemplateResponse(request, "counters/index.html", context, headers=headers)
+
+
+def policy(nonce: str) -> str:
+    """The content security policy of a page whose own script and style have this nonce, and which calls this API."""
     own = f"'nonce-{nonce}'"
     rules = f"default-src 'none'; script-src {own}; style-src {own}; img-src 'self'; connect-src 'self'"
-    policy = f"{rules}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return TemplateResponse(request, "counters/index.html", context, headers={"Content-Security-Policy": policy})
+    return f"{rules}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

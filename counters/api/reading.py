@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from django.conf import settings
 from django.http import HttpResponse
@@ -21,6 +22,7 @@ from counters.write_id import WriteId
 from sharding import topology
 from sharding.databases import ShardUnavailable
 
+T = TypeVar("T")
 _PAUSE_SECONDS = 0.1
 
 
@@ -32,6 +34,18 @@ def consistency(request: Request) -> reads.Consistency:
         case "primary":
             return "primary"
     raise invalid("consistency", "eventual or primary")
+
+
+def wants_pending(request: Request, *, default: bool = False) -> bool:
+    """The value of `?pending=`. Raises `Problem` 400."""
+    match request.query_params.get("pending"):
+        case None:
+            return default
+        case "true":
+            return True
+        case "false":
+            return False
+    raise invalid("pending", "true or false")
 
 
 def write_id(field: str, text: str) -> WriteId:
@@ -57,16 +71,22 @@ def read(request: Request, keys: list[str], show: Callable[[list[Counter]], Answ
     asked, seconds = consistency(request), waiting.seconds(request, settings.TALLY.max_wait_seconds)
     text = request.query_params.get("after")
     if text is None:
-        return Response(*show(_primary(keys) if asked == "primary" else _shared(keys)))
+        found = of_primary(lambda: reads.get_many(keys, "primary")) if asked == "primary" else _shared(keys)
+        return Response(*show(found))
     write = write_id("after", text)
     with waiting.room(seconds) as there_is:
         try:
-            found = read_your_writes.get_many(keys, write, seconds if there_is else 0.0, asked)
+            after = read_your_writes.get_many(keys, write, seconds if there_is else 0.0, asked)
         except read_your_writes.UnknownWrite as error:
             raise unknown_write() from error
-    if found is None:
+    if after is None:
         return Response({"id": text, "status": read_your_writes.status(write), "shards": list(write.shards)}, 202)
-    return Response(*show(found))
+    return Response(*show(after))
+
+
+def with_pending(show: Callable[[list[Counter], Sequence[int | None]], Answer]) -> Callable[[list[Counter]], Answer]:
+    """For `read`: answer with the counters and with what is pending for each of them."""
+    return lambda found: show(found, service.current().pending_of(found))
 
 
 def _shared(keys: list[str]) -> list[Counter]:
@@ -75,16 +95,16 @@ def _shared(keys: list[str]) -> list[Counter]:
     return service.current().read(keys)
 
 
-def _primary(keys: list[str]) -> list[Counter]:
-    """Read from the primary. A switchover leaves a shard briefly without one: wait for the next, if there is room to
-    wait. Raises `ShardUnavailable`."""
+def of_primary(read: Callable[[], T]) -> T:
+    """What a read of the primary returns. A switchover leaves a shard briefly without one: wait for the next, if there is
+    room to wait. Raises `ShardUnavailable`."""
     deadline = time.monotonic() + settings.TALLY.primary_wait_seconds
     try:
-        return reads.get_many(keys, "primary")
+        return read()
     except ShardUnavailable:
         with waiting.room(settings.TALLY.primary_wait_seconds) as there_is:
             while there_is and time.monotonic() < deadline:
                 time.sleep(_PAUSE_SECONDS)
                 with suppress(ShardUnavailable):
-                    return reads.get_many(keys, "primary")
+                    return read()
         raise

@@ -3,10 +3,10 @@ generated."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from counters.operations import MAX_VALUE, MIN_VALUE
 from counters.operators.health import Component, Redundancy
@@ -111,8 +111,9 @@ class Pending(msgspec.Struct):
     queue: str
 
 
-class Counter(msgspec.Struct):
-    """A counter; one that was never written has value 0 and version 0."""
+class Counter(msgspec.Struct, omit_defaults=True):
+    """A counter; one that was never written has value 0 and version 0. With `pending`: what accepted writes will add to the
+    value once they are applied, an estimate; null if too many wait, or if that cannot be told now."""
 
     key: str
     value: int
@@ -120,6 +121,7 @@ class Counter(msgspec.Struct):
     updated_at: str | None
     source: Literal["cache", "replica", "primary"]
     shard: int
+    pending: int | UnsetType | None = UNSET
 
 
 class Counters(msgspec.Struct):
@@ -182,6 +184,25 @@ class ReplicaDigest(msgspec.Struct):
     counters: int
     differing_keys: int
     differences: list[KeyDifference]
+    differing_rows: list[RowDifference]
+
+
+class RowDifference(msgspec.Struct):
+    """A row of another table that a replica has otherwise; null where it is missing."""
+
+    key: str
+    primary: list[Any] | None
+    replica: list[Any] | None
+    table: str
+
+
+class RowsChecked(msgspec.Struct):
+    """Rows that were compared with those that they belong to. `some` tells of up to 100 that were wrong."""
+
+    checked: int
+    wrong: int
+    some: list[str]
+    detail: str
 
 
 class CacheDigest(msgspec.Struct):
@@ -197,7 +218,8 @@ class CacheDigest(msgspec.Struct):
 
 class Digest(msgspec.Struct):
     """The last reconciliation of a shard. `equal`: true if nothing differed, false if something did, null if not all
-    could be compared. `altered_slots` have counters that changed since the previous round, but not by Tally."""
+    could be compared. `altered_slots` have counters that changed since the previous round, but not by Tally. `rows`: how many
+    of each other table the replicas were compared in; `checks`: of rows that belong together."""
 
     shard: int
     equal: bool | None
@@ -209,9 +231,11 @@ class Digest(msgspec.Struct):
     lsn: str | None
     counters: int | None
     seconds: float | None
+    rows: dict[str, int]
     replicas: list[ReplicaDigest]
     altered_slots: list[int]
     cache: CacheDigest
+    checks: dict[str, RowsChecked]
 
 
 class Asked(msgspec.Struct):

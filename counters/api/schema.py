@@ -156,18 +156,19 @@ def answers(good: dict[int, tuple[type, str]], *bad: int) -> dict[Any, Any]:
     return answers
 
 
-def _query(name: str, schema: dict[str, Any], description: str) -> OpenApiParameter:
+def query(name: str, schema: dict[str, Any], description: str) -> OpenApiParameter:
+    """A parameter of the query."""
     return OpenApiParameter(name, schema, OpenApiParameter.QUERY, description=description)
 
 
 _KEY = OpenApiParameter("key", _KEY_TYPE, OpenApiParameter.PATH, required=True, description=KEY_RULE)
-_IDEMPOTENCY = OpenApiParameter(
+IDEMPOTENCY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     OpenApiParameter.HEADER,
     description=f"The same key with the same request is counted once and answered the same, for {_DAYS}.",
 )
-_PRIORITY = OpenApiParameter(
+PRIORITY = OpenApiParameter(
     "Priority",
     {"type": "string"},
     OpenApiParameter.HEADER,
@@ -180,8 +181,8 @@ _IF_MATCH = OpenApiParameter(
     description='Only if the counter has this version (`"0"`: was never written).',
 )
 _SECONDS = {"type": "number", "minimum": 0, "maximum": _TALLY.max_wait_seconds}
-_WAIT = _query("wait", _SECONDS, "Wait so many seconds for the result, and answer 200 with it.")
-_ETAG = OpenApiParameter(
+WAIT = query("wait", _SECONDS, "Wait so many seconds for the result, and answer 200 with it.")
+ETAG = OpenApiParameter(
     "ETag",
     {"type": "string", "pattern": '^"[0-9]{1,19}"$'},
     OpenApiParameter.HEADER,
@@ -189,38 +190,43 @@ _ETAG = OpenApiParameter(
     response=[200],
     description="The version, as If-Match wants it.",
 )
-_AFTER = _query(
+AFTER = query(
     "after",
     {"type": "string", "pattern": f"^{WRITE_ID_PATTERN}$"},
     "The id of a write: wait until it is applied, and read from a server that has it, a replica where one has. Not from the cache.",
 )
-_AFTER_WAIT = _query(
+AFTER_WAIT = query(
     "wait",
     {**_SECONDS, "default": _TALLY.max_wait_seconds},
     "With `after`: wait so many seconds, then answer 202.",
 )
-_LIMIT = {
+LIMIT = {
     "type": "integer",
     "minimum": 1,
     "maximum": _TALLY.max_keys,
     "default": min(requests.PAGE, _TALLY.max_keys),
 }
 PAGING = [
-    _query("prefix", {"type": "string"}, "All written counters whose key starts so."),
-    _query("cursor", {"type": "string"}, "`next` of the page before."),
-    _query("limit", _LIMIT, "Size of a page."),
+    query("cursor", {"type": "string"}, "`next` of the page before."),
+    query("limit", LIMIT, "Size of a page."),
 ]
+PREFIX = query("prefix", {"type": "string"}, "All written counters whose key starts so.")
 _SHARD = {"type": "integer", "enum": list(range(_TALLY.shard_count))}
-_CONSISTENCY = _query(
+CONSISTENCY = query(
     "consistency",
     {"type": "string", "enum": ["eventual", "primary"], "default": "eventual"},
     "`eventual`: cache, replica or primary, whichever answers first. `primary`: the primary.",
+)
+_PENDING = query(
+    "pending",
+    {"type": "boolean", "default": False},
+    "Say also what is pending: accepted, not applied yet.",
 )
 
 increment = extend_schema(
     operation_id="increment",
     tags=["writes"],
-    parameters=[_KEY, _WAIT, _IDEMPOTENCY, _PRIORITY],
+    parameters=[_KEY, WAIT, IDEMPOTENCY, PRIORITY],
     request={JSON: reference(requests.Increment)},
     examples=[OpenApiExample("one more", {"delta": 1}, request_only=True)],
     responses=answers(
@@ -243,7 +249,7 @@ bulk = extend_schema(
         f"{settings.TALLY.max_body_bytes:,} bytes. They are folded, and each is counted exactly once."
     ),
     tags=["writes"],
-    parameters=[_IDEMPOTENCY, _PRIORITY],
+    parameters=[IDEMPOTENCY, PRIORITY],
     request={
         JSON: _BULK,
         NDJSON: COMPONENTS["Increments"]["properties"]["increments"] | {"description": "One a line."},
@@ -270,7 +276,7 @@ bulk = extend_schema(
 get = extend_schema(
     operation_id="read",
     tags=["reads"],
-    parameters=[_KEY, _CONSISTENCY, _AFTER, _AFTER_WAIT, _ETAG],
+    parameters=[_KEY, CONSISTENCY, AFTER, AFTER_WAIT, _PENDING, ETAG],
     responses=answers(
         {
             200: (requests.Counter, "The counter; `ETag` is its version."),
@@ -282,7 +288,7 @@ get = extend_schema(
 put = extend_schema(
     operation_id="set",
     tags=["writes"],
-    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
+    parameters=[_KEY, _IF_MATCH, IDEMPOTENCY, ETAG],
     request={JSON: reference(requests.Set)},
     responses=answers(
         {
@@ -295,7 +301,7 @@ put = extend_schema(
 delete = extend_schema(
     operation_id="reset",
     tags=["writes"],
-    parameters=[_KEY, _IF_MATCH, _IDEMPOTENCY, _ETAG],
+    parameters=[_KEY, _IF_MATCH, IDEMPOTENCY, ETAG],
     responses=answers(
         {
             200: (requests.Changed, "Reset."),
@@ -308,12 +314,12 @@ get_many = extend_schema(
     operation_id="read_many",
     tags=["reads"],
     parameters=[
-        _query("key", {"type": "array", "items": _KEY.type, "maxItems": _TALLY.max_keys}, "Keys, each as one `key=`."),
-        _query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
-        *PAGING[1:],
-        _CONSISTENCY,
-        _AFTER,
-        _AFTER_WAIT,
+        query("key", {"type": "array", "items": _KEY.type, "maxItems": _TALLY.max_keys}, "Keys, each as one `key=`."),
+        query("prefix", {"type": "string"}, "All written counters whose key starts so; not together with `key`."),
+        *PAGING,
+        CONSISTENCY,
+        AFTER,
+        AFTER_WAIT,
     ],
     responses=answers(
         {200: (requests.Counters, "The counters."), 202: (requests.Write, "The write in `after` is not applied yet.")},
@@ -336,7 +342,7 @@ digest = extend_schema(
     tags=["shards"],
     parameters=[
         OpenApiParameter("shard", _SHARD, OpenApiParameter.PATH, required=True),
-        _WAIT,
+        WAIT,
     ],
     responses=answers(
         {

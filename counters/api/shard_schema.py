@@ -39,7 +39,7 @@ replicas = extend_schema(
 replica_counters = extend_schema(
     operation_id="read_replica_counters",
     tags=["shards"],
-    parameters=[_SHARD, _NODE, *schema.PAGING],
+    parameters=[_SHARD, _NODE, schema.PREFIX, *schema.PAGING],
     responses=answers({200: (requests.Counters, "The counters that this server has.")}, 403, 404),
 )
 quorum = extend_schema(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
 from counters import keys, service
-from counters.api import answers, bulk, media, priority, reading, requests, schema, waiting
+from counters.api import answers, bulk, media, paging, priority, reading, requests, schema, waiting
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import invalid
@@ -107,7 +105,8 @@ class CounterView(ApiView):
     @schema.get
     def get(self, request: Request, key: str) -> HttpResponse:
         """A counter's value. A key that was never written reads as 0."""
-        return reading.read(request, [checked_key(key)], answers.one)
+        show = reading.with_pending(answers.one_pending) if reading.wants_pending(request) else answers.one
+        return reading.read(request, [checked_key(key)], show)
 
     @schema.put
     def put(self, request: Request, key: str) -> HttpResponse:
@@ -183,38 +182,7 @@ def listed(request: Request, listing: Callable[..., list[Counter]]) -> Response:
     prefix = request.query_params.get("prefix", "")
     if prefix and not keys.is_prefix(prefix):
         raise invalid("prefix", keys.CHARACTERS_RULE)
-    most = settings.TALLY.max_keys
-    limit = whole_number(request, "limit", default=min(requests.PAGE, most), most=most)
-    after = decode_cursor(request.query_params.get("cursor"), prefix)
+    limit = paging.limit(request)
+    after = paging.place(request, lambda key: keys.is_prefix(key) and key.startswith(prefix), "with the same prefix")
     found = listing(prefix, after=after, limit=limit + 1)
-    page = found[:limit]
-    following = encode_cursor(page[-1].key) if len(found) > limit else None
-    return Response({"results": [answers.shown(counter) for counter in page], "next": following})
-
-
-def whole_number(request: Request, name: str, *, default: int, most: int) -> int:
-    """A query parameter from 1 to `most`. Raises `Problem` 400."""
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise invalid(name, f"a whole number from 1 to {most}")
-    return int(text)
-
-
-def encode_cursor(key: str) -> str:
-    """The place after a key, opaque to clients."""
-    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str | None, prefix: str) -> str:
-    """The key after which a cursor's page begins; "" for the first page. Raises `Problem` 400."""
-    if cursor is None:
-        return ""
-    try:
-        key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        key = ""
-    if not keys.is_prefix(key) or not key.startswith(prefix):
-        raise invalid("cursor", "the value of next from the page before, with the same prefix")
-    return key
+    return Response(paging.page(found, limit, answers.shown, lambda counter: counter.key))

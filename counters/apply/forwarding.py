@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from counters import batch
+from counters.apply import effects
 from counters.apply.plan import Placed
 from counters.batch import Batch, Operation
 from counters.intake import dispatch
@@ -53,7 +54,10 @@ def forward(
         kept.append(Placed(placed.position, msgspec.structs.replace(one, segments=parts.pop(lane.of(FRESH), []))))
         for to, segments in parts.items():
             forwarded_id = uuid5(one.uuid, f"{lane}-{to}")
-            encoded = [(index, batch.encode_segment(operation)) for index, operation in segments]
+            encoded = [
+                (index, batch.encode_segment(effects.pinned(operation, placed.position + index)))
+                for index, operation in segments
+            ]
             data = batch.encode(forwarded_id, encoded, [], one.reply_to)
             increments = sum(len(operation.keys) for _, operation in segments)
             payload = Payload(data, one.reply_to is not None, increments)

@@ -57,8 +57,8 @@ class Window:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan of all batches, or None if it depends on rows."""
-        return None if self.reads else self._planning.plan
+        """The plan of all batches, or None if it depends on rows or on the effects of events."""
+        return None if self.reads or not self._planning.complete else self._planning.plan
 
     @property
     def entries(self) -> int:
@@ -66,7 +66,7 @@ class Window:
         return len(self.batches) + len(self.undecodable)
 
     def deferring(self, before: int, decided: Set[bytes] = frozenset()) -> Window:
-        """The same window without the unconditional increments of batches before a position: those are deferred.
+        """The same window without what is unconditional in batches before a position: that is deferred.
 
         Not those of counters that a later `If-Match` of this window is about. It may have been answered by a primary that
         was lost with its last commits, which had applied them. But what has been `decided` to be deferred is deferred: an
@@ -96,7 +96,7 @@ class Window:
         return part
 
     def add(self, id: bytes, position: int, data: bytes | None, *, unconditional: bool = False) -> None:
-        """Add the next entry, or its unconditional increments; `data` is None if another shift has just completed it."""
+        """Add the next entry, or what is unconditional in it; `data` is None if another shift has just completed it."""
         if data is not None:
             try:
                 decoded = batch.decode(data)
@@ -110,7 +110,7 @@ class Window:
         self.batches.append(placed)
         self.awaited = self.awaited or placed.batch.reply_to is not None
         self.reads |= keys_to_read([placed], 0)
-        if not self.reads:
+        if not self.reads and self._planning.complete:
             self._planning.take(placed)
 
 

@@ -1,15 +1,16 @@
-"""Time partitions of the ledger and related tables: created ahead, dropped when old.
+"""Time partitions of the ledger, related tables and those that other rooms register: created ahead, dropped when old.
 
 I2 needs a ledger row as long as its batch may be applied again: a partition is dropped only when it is older than the
 retention *and* than the oldest entry of the shard's journals. Rows outside every partition (a wrong clock) are kept in
-the default partition and deleted row by row.
+the default partition and deleted row by row. Rooms may also register what else is to be deleted some time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -23,11 +24,42 @@ from runtime import redis
 from sharding import databases
 
 DAYS_AHEAD = 3
-BY_ID = ("ledger", "outcome", "forwarded")
-BY_TIME = ("idempotency",)
 PARTITIONS = """
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = %s::regclass"""
+Place = Callable[[datetime], Any]
+Purge = Callable[[int, datetime], int]
 log = structlog.get_logger(__name__)
+
+
+def first_uuid(at: datetime) -> UUID:
+    """The smallest UUIDv7 of a moment (RFC 9562: 48 bits of milliseconds since 1970, then the rest)."""
+    return UUID(int=(int(at.timestamp() * 1000) & (1 << 48) - 1) << 80)
+
+
+def _itself(at: datetime) -> datetime:
+    return at
+
+
+class Table(NamedTuple):
+    """A table with a partition for each day, and `NAME_default` for rows outside. `bound`: a moment as the partition key
+    has it. `age`, `moment`: the column that tells when to delete such a row, and a moment as that column has it."""
+
+    name: str
+    bound: Place = first_uuid
+    age: str = "applied_at"
+    moment: Place = _itself
+
+
+_tables = [Table("ledger"), Table("outcome"), Table("forwarded"), Table("idempotency", bound=_itself)]
+_purges: list[Purge] = []
+
+
+def register(table: Table, purge: Purge) -> None:
+    """Keep the partitions of another room's table, and have its other old rows deleted. `purge` is called with a shard
+    and the moment before which they are not needed any more, and returns how many there were."""
+    if table not in _tables:
+        _tables.append(table)
+        _purges.append(purge)
 
 
 def maintain(shard: int) -> list[str]:
@@ -39,6 +71,8 @@ def maintain(shard: int) -> list[str]:
     oldest = datetime.fromtimestamp(min(entry.position for entry in entries) / 1e6, UTC) if entries else None
     create_ahead(shard)
     dropped = drop_old(shard, retention_days=settings.TALLY.retention_days, oldest_entry=oldest)
+    for purge in _purges:
+        purge(shard, (oldest or datetime.now(UTC)) - timedelta(days=settings.TALLY.retention_days))
     redis.journal().set(_maintained_key(shard), time())
     return dropped
 
@@ -52,16 +86,11 @@ def _maintained_key(shard: int) -> str:
     return f"partitions:{shard}:maintained"
 
 
-def first_uuid(at: datetime) -> UUID:
-    """The smallest UUIDv7 of a moment (RFC 9562: 48 bits of milliseconds since 1970, then the rest)."""
-    return UUID(int=(int(at.timestamp() * 1000) & (1 << 48) - 1) << 80)
-
-
 def create_ahead(shard: int, now: datetime | None = None) -> None:
     """Create the partitions of yesterday, today and the next `DAYS_AHEAD` days. Raises `psycopg.Error`."""
     now = now or datetime.now(UTC)
     with databases.connect(databases.primary(shard), autocommit=True) as conn:
-        for table in BY_ID + BY_TIME:
+        for table in _tables:
             for ahead in range(-1, DAYS_AHEAD + 1):
                 _create(conn, table, _midnight(now + timedelta(days=ahead)))
 
@@ -74,7 +103,7 @@ def drop_old(
     now = now or datetime.now(UTC)
     oldest = min(now - timedelta(days=retention_days), oldest_entry or now)
     with databases.connect(databases.primary(shard), autocommit=True) as conn:
-        return [name for table in BY_ID + BY_TIME for name in _drop_older(conn, table, oldest)]
+        return [name for table in _tables for name in _drop_older(conn, table, oldest)]
 
 
 def oldest(shard: int) -> datetime | None:
@@ -89,30 +118,32 @@ def _midnight(at: datetime) -> datetime:
     return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _create(conn: psycopg.Connection[Any], table: str, day: datetime) -> None:
-    start: UUID | datetime = day
-    end: UUID | datetime = day + timedelta(days=1)
-    if table in BY_ID:
-        start, end = first_uuid(day), first_uuid(day + timedelta(days=1))
+def _create(conn: psycopg.Connection[Any], table: Table, day: datetime) -> None:
+    start, end = table.bound(day), table.bound(day + timedelta(days=1))
     statement = sql.SQL("CREATE TABLE IF NOT EXISTS {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-        sql.Identifier(f"{table}_{day:%Y%m%d}"), sql.Identifier(table), sql.Literal(str(start)), sql.Literal(str(end))
+        sql.Identifier(f"{table.name}_{day:%Y%m%d}"),
+        sql.Identifier(table.name),
+        sql.Literal(str(start)),
+        sql.Literal(str(end)),
     )
     try:
         conn.execute(statement)
     except psycopg.errors.CheckViolation:
         log.warning(
-            "partition_late", table=table, day=day.date().isoformat(), note="its rows are in the default partition"
+            "partition_late", table=table.name, day=day.date().isoformat(), note="its rows are in the default partition"
         )
 
 
-def _drop_older(conn: psycopg.Connection[Any], table: str, oldest: datetime) -> list[str]:
+def _drop_older(conn: psycopg.Connection[Any], table: Table, oldest: datetime) -> list[str]:
     dropped = []
-    for (name,) in conn.execute(PARTITIONS, (table,)).fetchall():
-        day = name.removeprefix(f"{table}_")
+    for (name,) in conn.execute(PARTITIONS, (table.name,)).fetchall():
+        day = name.removeprefix(f"{table.name}_")
         if day.isdigit() and datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1) <= oldest:
             conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
             dropped.append(name)
     conn.execute(
-        sql.SQL("DELETE FROM {} WHERE applied_at < {}").format(sql.Identifier(f"{table}_default"), sql.Literal(oldest))
+        sql.SQL("DELETE FROM {} WHERE {} < {}").format(
+            sql.Identifier(f"{table.name}_default"), sql.Identifier(table.age), sql.Literal(table.moment(oldest))
+        )
     )
     return dropped

@@ -7,6 +7,8 @@ Batches come in the journal's order. Each key is handled in one of two ways:
   the lane's last set, or the sum would overflow. The row is read, each operation is applied to it in turn, and the
   result is written as a value.
 
+Events are no part of a plan. `apply.effects` replaces them by what they add, once that is known.
+
 A set without a conditional operation before it needs no row: later operations are applied to its value. A counter's
 version is the position of the batch that last changed it + the index of the write in it (see `intake.journal`).
 """
@@ -17,9 +19,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from counters.batch import Batch, Increments, Step
+from counters.batch import Batch, Events, Increments, Step
 from counters.operations import MAX_VALUE, in_range
-from counters.outcome import Outcome
+from counters.outcome import UNCHANGED, Outcome
 
 
 class Row(NamedTuple):
@@ -28,6 +30,10 @@ class Row(NamedTuple):
     value: int = 0
     version: int = 0
     set_version: int = 0
+
+
+class Counted(Step, frozen=True, gc=False):
+    """What an event that a client waits for adds to a counter, as an `increment`; 0: it changed nothing. Never encoded."""
 
 
 class Placed(NamedTuple):
@@ -94,13 +100,13 @@ class _Place(NamedTuple):
 
 
 class Planning:
-    """Builds a plan batch by batch, in the journal's order.
+    """Builds a plan batch by batch, in the journal's order. It is incomplete if there were events.
 
     Known rows are in `plan.put` or `rows`, mere additions in `plan.added`.
     """
 
     def __init__(self, rows: Mapping[str, Row], read: Set[str], last_version: int = MAX_VALUE) -> None:
-        self.plan = Plan(read)
+        self.plan, self.complete = Plan(read), True
         self._rows, self._read, self._last_version = rows, read, last_version
 
     def take(self, placed: Placed) -> None:
@@ -109,12 +115,15 @@ class Planning:
         newest = position
         for index, operation in batch.segments:
             newest = max(newest, position + index)
-            if isinstance(operation, Step):
-                self._take_step(operation, _Place(batch.id, index, position + index))
-            elif self._read or self.plan.put:
-                self._take_increments(operation, _Place(batch.id, index, position + index, len(operation.keys)))
+            if isinstance(operation, Increments):
+                if self._read or self.plan.put:
+                    self._take_increments(operation, _Place(batch.id, index, position + index, len(operation.keys)))
+                else:
+                    _add(self.plan, operation.keys, operation.deltas, position + index)
+            elif isinstance(operation, Events):
+                self.complete = False
             else:
-                _add(self.plan, operation.keys, operation.deltas, position + index)
+                self._take_step(operation, _Place(batch.id, index, position + index))
         self.plan.last_version = max(self.plan.last_version, newest)
 
     def _take_increments(self, operation: Increments, place: _Place) -> None:
@@ -128,6 +137,8 @@ class Planning:
         row = self._row(step.key)
         if step.if_version is not None and step.if_version != row.version:
             self._report("rejected", step.key, row, place, "version")
+        elif isinstance(step, Counted) and not step.operand:
+            self._report("applied", step.key, row, place, UNCHANGED)
         elif step.kind == "increment":
             self._increment(step.key, step.operand, place, report=True)
         elif row.set_version < place.version < row.version and place.version <= self._last_version:

@@ -34,7 +34,7 @@ from django.conf import settings
 from prometheus_client import Counter, Histogram
 from redis.exceptions import RedisError
 
-from counters.apply import transaction
+from counters.apply import effects, transaction
 from counters.apply.completion import Completion, Waiting
 from counters.apply.connections import Connections
 from counters.apply.loading import Loader, Window
@@ -262,12 +262,16 @@ class Shift:
 
     def _without_stale(self, window: Window) -> Window:
         """The window without what is too old for the fresh queue."""
-        before = int((self._clock + time.monotonic() - settings.TALLY.stale_seconds) * 1e6)
+        before = self._now() - int(settings.TALLY.stale_seconds * 1e6)
         if not settings.TALLY.stale_seconds or window.batches[0].position >= before:
             return window
         window = window.deferring(before, self._journal.decided())
         self._journal.decide(window.deferred)
         return window
+
+    def _now(self) -> int:
+        """The journal's time in microseconds."""
+        return int((self._clock + time.monotonic()) * 1e6)
 
     def _rest(self, window: Window, seconds: float) -> None:
         """Rest after a window that took `seconds`, so that the next one grows, unless a client waits for a result."""
@@ -289,6 +293,7 @@ class Shift:
     def _after_commit(self, conn: psycopg.Connection[Any], window: Window, done: Committed) -> None:
         """Count the work, refresh the cache, and publish awaited results."""
         self.report.add(done, len(window.batches))
+        effects.committed(self.lane.shard, done.events, self._now())
         current = conn.execute(CURRENT, wanted(done.stale)).fetchall() if done.stale else []
         told = [(key, row.value, row.version) for key, row in done.plan.put.items()]
         self._refresher.refresh(self.lane.of(FRESH), [*current, *told])

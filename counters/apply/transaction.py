@@ -8,15 +8,13 @@ queue's place in the ledger. A spill queue shares its lane's lock and state. It 
 transaction changes the lane's row of `apply_state`.
 
 It takes two round trips, each a libpq pipeline: first the lock, the ledger rows and all reads, then the other writes
-and the COMMIT. Each statement has its own snapshot, so those after the lock see what its last holder committed. If a
-statement fails, those after it are not executed.
-
-Arrays are passed to PostgreSQL as literals (`literal`): the driver's adaptation costs ten times as much per element.
+and the COMMIT. Between them the handlers of events read (`effects`). Each statement has its own snapshot, so those after
+the lock see what its last holder committed. If a statement fails, those after it are not executed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +22,8 @@ from uuid import UUID
 
 import psycopg
 
-from counters.apply import forwarding
+from counters.apply import arrays, effects, forwarding
+from counters.apply.effects import Resolved, Versioned
 from counters.apply.loading import Window, writes_of
 from counters.apply.plan import Placed, Plan, Row, keys_to_read, plan
 from counters.reading import cache
@@ -69,31 +68,17 @@ _DENSE_BYTES = 1000  # bytes of the lane's part of the table per key: scanned in
 _SQL = {path.stem: path.read_text() for path in (Path(__file__).parent / "sql").glob("*.sql")}
 
 
-def literal(values: Iterable[int]) -> str:
-    """A PostgreSQL literal of an integer array."""
-    return "{" + str(list(values))[1:-1] + "}"
-
-
-def text_literal(keys: Sequence[str]) -> str:
-    """A PostgreSQL literal of a text array; elements are quoted, as `null` may be a key."""
-    joined = "\n".join(keys)
-    if '"' in joined or "\\" in joined:  # no valid key has them, but a batch may contain anything
-        joined = joined.replace("\\", "\\\\").replace('"', '\\"')
-    if joined.count("\n") != len(keys) - 1:
-        raise ValueError("a key with a line break")
-    return '{"' + joined.replace("\n", '","') + '"}' if keys else "{}"
-
-
 @dataclass(frozen=True, slots=True)
 class Committed:
     """What a transaction did. `stale`: keys to refresh in the cache; `written`: WAL position after the commit, in bytes;
-    `deferred`: batches of the window that the ledger says to be deferred."""
+    `deferred`: batches of the window that the ledger says to be deferred; `events`: those applied, by kind."""
 
     fresh: list[Placed]
     plan: Plan
     stale: list[str]
     written: int
-    deferred: Set[bytes] = frozenset()
+    deferred: Set[bytes]
+    events: Mapping[str, Sequence[Versioned]]
 
 
 class _State(NamedTuple):
@@ -107,12 +92,23 @@ class _State(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What was read from the shard under the lock; `rows` are those of the window's `reads`."""
+    """What was read from the shard under the lock; `rows` are those of the window's `reads`. `forwarded`: the batches are
+    without other lanes' operations."""
 
     fresh: list[Placed]
     topology: Topology | None
     state: _State
     rows: dict[str, Row]
+    forwarded: bool = False
+
+
+class _Change(NamedTuple):
+    """What the new batches of this lane do: `plan` for the batches of `resolved`, which are `fresh` without events."""
+
+    fresh: list[Placed]
+    resolved: Resolved
+    plan: Plan
+    additions: _Additions
 
 
 class _Additions:
@@ -125,10 +121,10 @@ class _Additions:
 
     def arguments(self) -> dict[str, str]:
         return {
-            "keys": text_literal(self.keys),
-            "slots": literal(self.slots),
-            "deltas": literal(map(self._plan.added.__getitem__, self.keys)),
-            "versions": literal(map(self._plan.versions.__getitem__, self.keys)),
+            "keys": arrays.texts(self.keys),
+            "slots": arrays.integers(self.slots),
+            "deltas": arrays.integers(map(self._plan.added.__getitem__, self.keys)),
+            "versions": arrays.integers(map(self._plan.versions.__getitem__, self.keys)),
         }
 
 
@@ -147,14 +143,15 @@ def apply(conn: psycopg.Connection[Any], lane: Lane, window: Window) -> Committe
 def _apply(conn: psycopg.Connection[Any], lane: Lane, window: Window, *, overflows: bool) -> Committed:
     try:
         found = _ask(conn, lane, window, topology.ask(lane.shard))
-        fresh, result, additions = _change(conn, lane, window, found, overflows=overflows)
+        change = _change(conn, lane, window, found, overflows=overflows)
+        fresh, result = change.fresh, change.plan
         keys = [
             key for key in (*result.keys, *_keys_left_by_others(window.batches, found.fresh)) if key not in result.put
         ]
         stale = cache.announce(lane.of(FRESH), _moment(lane, found.state, fresh, result), keys)
         lane_count = found.topology.lane_count if found.topology else 1
-        written = _write(conn, lane, lane_count, fresh, result, additions)
-        return Committed(fresh, result, stale, written, _deferred(conn, lane, window, fresh))
+        written = _write(conn, lane, lane_count, change)
+        return Committed(fresh, result, stale, written, _deferred(conn, lane, window, fresh), change.resolved.events)
     except BaseException:
         if not conn.closed:
             conn.rollback()
@@ -183,13 +180,10 @@ def _deferred(conn: psycopg.Connection[Any], lane: Lane, window: Window, fresh: 
 def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: topology.Question) -> _Found:
     """Begin, take the lock, insert the batches into the ledger, and read what is needed from the shard."""
     ids = "{" + ",".join([placed.batch.id.hex() for placed in window.batches]) + "}"
-    positions = literal(placed.position for placed in window.batches)
+    positions = arrays.integers(placed.position for placed in window.batches)
     deferred = [window.deferred.get(placed.batch.id, 0) for placed in window.batches]
     written = (writes_of(placed.batch) | bits for placed, bits in zip(window.batches, deferred, strict=True))
-    writes, left = (
-        _bytea_literal(map(_bytea, written)),
-        _bytea_literal(_bytea(bits) if bits else None for bits in deferred),
-    )
+    writes, left = arrays.byteas(map(_bits, written)), arrays.byteas(_bits(bits) if bits else None for bits in deferred)
     reads = sorted(window.reads)
     with conn.pipeline() as pipeline:
         conn.execute("BEGIN")
@@ -210,51 +204,41 @@ def _ask(conn: psycopg.Connection[Any], lane: Lane, window: Window, question: to
     )
 
 
-def _bytea(bits: int) -> str:
-    """Bits in the order of `get_bit`, as an element of a bytea array."""
-    return r"\\x" + bits.to_bytes((bits.bit_length() + 7) // 8, "little").hex()
+def _bits(writes: int) -> bytes:
+    """Bits in the order of `get_bit`."""
+    return writes.to_bytes((writes.bit_length() + 7) // 8, "little")
 
 
-def _bytea_literal(elements: Iterable[str | None]) -> str:
-    return "{" + ",".join(["NULL" if one is None else one for one in elements]) + "}"
-
-
-def _change(
-    conn: psycopg.Connection[Any], lane: Lane, window: Window, found: _Found, *, overflows: bool
-) -> tuple[list[Placed], Plan, _Additions]:
-    """Forward other lanes' operations. Returns the remaining batches and their plan."""
-    fresh = found.fresh
-    result = _planned(conn, window, found, window.plan if len(fresh) == len(window.batches) else None)
-    additions = _Additions(result)
-    if found.topology and not found.topology.owns(lane, (*additions.slots, *slots_of((*result.put, *result.read)))):
-        foreign = {key for key in result.keys if found.topology.lane_of(key) != lane.of(FRESH)}
-        fresh = _forward(conn, lane, fresh, found.topology, foreign)
-        result = _planned(conn, window, found._replace(fresh=fresh))
-        additions = _Additions(result)
+def _change(conn: psycopg.Connection[Any], lane: Lane, window: Window, found: _Found, *, overflows: bool) -> _Change:
+    """Forward other lanes' operations, and plan the rest."""
+    change = _planned(conn, window, found)
+    slots = (*change.additions.slots, *slots_of((*change.plan.put, *change.plan.read)), *change.resolved.slots)
+    if found.topology and not found.topology.owns(lane, slots):
+        own = lane.of(FRESH)
+        keys = {key for placed in found.fresh for key in placed.batch.keys}
+        foreign = {key for key in keys if found.topology.lane_of(key) != own}
+        found = found._replace(fresh=_forward(conn, lane, found.fresh, found.topology, foreign), forwarded=True)
+        change = _planned(conn, window, found)
     if overflows:
-        more = {row[0] for row in conn.execute(_SQL["overflowing"], additions.arguments())}
-        result = _planned(conn, window, found._replace(fresh=fresh), more=more)
-        additions = _Additions(result)
-    return fresh, result, additions
+        more = {row[0] for row in conn.execute(_SQL["overflowing"], change.additions.arguments())}
+        change = _planned(conn, window, found, more)
+    return change
 
 
-def _planned(
-    conn: psycopg.Connection[Any],
-    window: Window,
-    found: _Found,
-    ready: Plan | None = None,
-    more: Set[str] = frozenset(),
-) -> Plan:
-    """Plan the new batches; `ready` is the plan made ahead, `more` are keys that must be read."""
-    state = found.state
+def _planned(conn: psycopg.Connection[Any], window: Window, found: _Found, more: Set[str] = frozenset()) -> _Change:
+    """Plan the new batches. `more` are keys that must be read."""
+    whole = len(found.fresh) == len(window.batches) and not found.forwarded
+    ready = window.plan
+    resolved = effects.resolve(conn, found.fresh) if ready is None else Resolved(found.fresh)
+    batches, state = resolved.batches, found.state
     newest = state.last_version if state.newest is None else state.newest
-    read = keys_to_read(found.fresh, state.last_set_version, newest) | more
+    read = keys_to_read(batches, state.last_set_version, newest) | more
     rows = found.rows | _rows(conn, read - window.reads)
-    result = plan(found.fresh, rows, read, newest) if read or ready is None else ready
+    result = plan(batches, rows, read, newest) if read or ready is None or not whole else ready
     if overflowing := result.overflowing():
         rows |= _rows(conn, overflowing)
-        result = plan(found.fresh, rows, read | overflowing, newest)
-    return result
+        result = plan(batches, rows, read | overflowing, newest)
+    return _Change(found.fresh, resolved, result, _Additions(result))
 
 
 def _rows(conn: psycopg.Connection[Any], keys: Set[str]) -> dict[str, Row]:
@@ -280,12 +264,13 @@ def _keys_left_by_others(window: list[Placed], fresh: list[Placed]) -> set[str]:
     return {key for placed in window if placed.batch.id not in new for key in placed.batch.keys}
 
 
-def _write(  # noqa: PLR0913, PLR0917
-    conn: psycopg.Connection[Any], lane: Lane, lane_count: int, fresh: list[Placed], result: Plan, additions: _Additions
-) -> int:
-    """Write a plan and commit it. Returns the WAL position after the commit, in bytes."""
+def _write(conn: psycopg.Connection[Any], lane: Lane, lane_count: int, change: _Change) -> int:
+    """Write a change and commit it. Returns the WAL position after the commit, in bytes."""
+    additions = change.additions
     dense = is_dense(conn, len(additions.keys), lane_count)
     with conn.pipeline() as pipeline:
+        for statement in change.resolved.statements:
+            conn.execute(*statement)
         if dense:
             slots = lanes.slots_of(lane.number, lane_count)
             conn.execute(DENSE)
@@ -295,8 +280,8 @@ def _write(  # noqa: PLR0913, PLR0917
             )
         elif additions.keys:
             conn.execute(_SQL["add"], additions.arguments())
-        _put(conn, result.put)
-        _record(conn, lane, fresh, result)
+        _put(conn, change.plan.put)
+        _record(conn, lane, change.fresh, change.plan)
         conn.execute("COMMIT")
         written = conn.execute(flush.WRITTEN)
         pipeline.sync()
@@ -318,11 +303,11 @@ def _put(conn: psycopg.Connection[Any], put: dict[str, Row]) -> None:
     keys = sorted(put)
     rows = [put[key] for key in keys]
     arguments = {
-        "keys": text_literal(keys),
-        "slots": literal(slots_of(keys)),
-        "values": literal(row.value for row in rows),
-        "versions": literal(row.version for row in rows),
-        "set_versions": literal(row.set_version for row in rows),
+        "keys": arrays.texts(keys),
+        "slots": arrays.integers(slots_of(keys)),
+        "values": arrays.integers(row.value for row in rows),
+        "versions": arrays.integers(row.version for row in rows),
+        "set_versions": arrays.integers(row.set_version for row in rows),
     }
     conn.execute(_SQL["put"], arguments)
 

@@ -203,7 +203,7 @@ class Intake:
                 await asyncio.to_thread(topology.reload)
             raise
         for one, write_id in zip(writes, ids, strict=True):
-            one.answer(Accepted(write_id, one.shed))
+            one.answer(Accepted(write_id, one.shed, version=appended.position + write_id.index))
         ACCEPTED.inc(len(writes))
         self._untold.keep(counts, told)
         for lane in appended.unattended:

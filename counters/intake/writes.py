@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from counters import batch
-from counters.batch import Increments, Step
+from counters.batch import Increments, Operation, Step
 from counters.intake.admission import NOTHING_SHED, Rule, Shed, Split
 from counters.intake.idempotency import Claim
 from counters.outcome import Outcome
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A write that is in the journal, and what limits took out of it. `repeated`: an earlier request with the same
-    idempotency key made it."""
+    idempotency key made it; its `version` is not known then (0)."""
 
     id: WriteId
     shed: Shed = NOTHING_SHED
     repeated: bool = False
+    version: int = 0
 
     @property
     def queue(self) -> Queue:
@@ -44,7 +45,7 @@ class Write:
     """One request's operations: an encoded operation per lane, routed by that version of the topology.
 
     `increments` is how many there are for each lane, and `counts` for each key that counts for its rate. `size` is the bytes
-    of a bulk write's operations, 0 for a write of one counter.
+    of a bulk write's operations, 0 for a write of one counter or like.
     """
 
     operations: dict[Lane, msgspec.Raw]
@@ -113,36 +114,67 @@ def step(operation: Step, claim: Claim | None = None) -> Write:
     return Write({lane: batch.encode_segment(operation)}, in_force.version, {lane: 1}, claim, Future())
 
 
+def routed(
+    operations: Mapping[Lane, Operation],
+    topology_version: int,
+    claim: Claim | None = None,
+    *,
+    counts: Mapping[str, int] | None = None,
+    queue: Queue = FRESH,
+) -> Write:
+    """Build a write of operations that this version of the topology has routed, without a result."""
+    encoded = {lane: batch.encode_segment(operation) for lane, operation in sorted(operations.items())}
+    by_lane = {lane: len(operation.keys) for lane, operation in operations.items()}
+    size = (
+        sum(map(len, encoded.values())) if sum(by_lane.values()) > 2 else 0
+    )  # one event has two keys: its twin's, too
+    return _queued(Write(encoded, topology_version, by_lane, claim, counts=counts or {}, size=size), queue)
+
+
 def without(write: Write, split: Split) -> tuple[Write, Shed]:
     """What of a write remains, each part for the queue that it goes to, and what it lost. Nothing remains if it has no
-    operations."""
+    operations.
+
+    An event that is refused in one lane is refused in the lane of its twin, too. What is spilled has its twin where it was.
+    """
     operations: dict[Lane, msgspec.Raw] = {}
     by_lane: dict[Lane, int] = {}
     excess: list[str] = []
-    refused: dict[Rule, tuple[str, ...]] = {}
-    for lane, encoded in write.operations.items():
-        if (rule := split.full.get(lane)) is not None:
-            refused[rule] = (*refused.get(rule, ()), *batch.decode_segment(encoded).keys)
+    decoded = {lane: batch.decode_segment(encoded) for lane, encoded in write.operations.items()}
+    refused = _refused(decoded, split)
+    lost = {key for keys in refused.values() for key in keys}
+    for lane, whole in decoded.items():
+        if lane in split.full:
             continue
-        operation = batch.decode_segment(encoded)
-        spilled, gone = split.excess.intersection(operation.keys), split.refused.intersection(operation.keys)
-        if not spilled and not gone:
-            operations[lane], by_lane[lane] = encoded, write.increments[lane]
+        operation = whole.without_twins_of(lost)
+        spilled, gone = split.excess.intersection(operation.keys), lost.intersection(operation.keys)
+        if not spilled and not gone and operation is whole:
+            operations[lane], by_lane[lane] = write.operations[lane], write.increments[lane]
             continue
         if kept := set(operation.keys) - spilled - gone:
-            operations[lane] = batch.encode_segment(operation.restricted_to(kept))
-            others = sum(write.counts[key] for key in (*spilled, *gone))
-            by_lane[lane] = max(len(kept), write.increments[lane] - others)
+            remains = operation.restricted_to(kept)
+            operations[lane] = batch.encode_segment(remains)
+            others = sum(write.counts[key] for key in (*spilled, *gone)) + len(whole.keys) - len(operation.keys)
+            by_lane[lane] = max(len(remains.keys), write.increments[lane] - others)
         if spilled:
             to = lane.of(EXCESS)
             operations[to] = batch.encode_segment(operation.restricted_to(spilled))
             by_lane[to] = sum(write.counts[key] for key in spilled)
             excess += sorted(spilled)
-        if gone:
-            refused["key-rate"] = (*refused.get("key-rate", ()), *sorted(gone))
-    lost = {key for some in (excess, *refused.values()) for key in some}
+    lost |= set(excess)
     counts = {key: count for key, count in write.counts.items() if key not in lost}
-    remains = Write(
+    remaining = Write(
         dict(sorted(operations.items())), write.topology_version, by_lane, write.claim, write.outcome, counts
     )
-    return remains, Shed(tuple(excess), refused)
+    return remaining, Shed(tuple(excess), refused)
+
+
+def _refused(operations: Mapping[Lane, Operation], split: Split) -> dict[Rule, tuple[str, ...]]:
+    """The keys of a write that are refused, by rule: all that it has for a full lane, and those that are too hot."""
+    refused: dict[Rule, tuple[str, ...]] = {}
+    for lane, operation in operations.items():
+        if (rule := split.full.get(lane)) is not None:
+            refused[rule] = (*refused.get(rule, ()), *dict.fromkeys(operation.keys))
+        elif gone := split.refused.intersection(operation.keys):
+            refused["key-rate"] = (*refused.get("key-rate", ()), *sorted(gone))
+    return refused

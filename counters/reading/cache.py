@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Value = tuple[str, int, int]  # key, value, version
 _PREFIX = "c:"
+ROOMS = "room:"  # what keys of other rooms' entries begin with
 _BEHIND_SECONDS = 1  # life of a value read from a lagging node
 _EVERYTHING = 2**53  # above every version
 _CHUNK = 2000  # Lua's stack holds 8000
@@ -283,9 +284,10 @@ def forget(seen: Mapping[str, bytes]) -> int:
 
 
 def clear() -> int:
-    """Delete all entries and announcements, and begin another epoch. Returns how many. Raises `RedisError`."""
+    """Delete all entries, also those of other rooms, and announcements, and begin another epoch. Returns how many. Raises
+    `RedisError`."""
     gone = 0
-    for pattern in (f"{_PREFIX}*", "announced:*"):
+    for pattern in (f"{_PREFIX}*", f"{ROOMS}*", "announced:*"):
         for name in redis.cache().scan_iter(match=pattern, count=_CHUNK):
             gone += int(redis.cache().unlink(name))
     redis.cache().delete(_EPOCH)

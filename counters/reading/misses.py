@@ -5,8 +5,7 @@ says who reads a key (Nishtala et al., 2013, "Scaling Memcache at Facebook", 3.2
 for `_WAIT_SECONDS` at most; then it reads by itself. A lease only saves work: what an entry may contain, versions decide
 (I5).
 
-A shard is asked one query at a time, for all keys that were missed meanwhile. A query that takes longer than
-`_OVERLAP_SECONDS` does not hold up the next one.
+A shard is asked one query at a time, for all keys that were missed meanwhile (`queries`).
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import Counter as Metric
 
 from counters.reading import cache, reads
+from counters.reading.queries import Queries
 from counters.reading.reads import Counter
 from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
@@ -31,7 +30,6 @@ JOINED, WAITED = SHARED.labels("this process"), SHARED.labels("another process")
 
 _WAIT_SECONDS = 0.05  # for another process's read; nginx allows little more than a read of a shard may take
 _LOOK_SECONDS = 0.005  # between looks at whether it has ended
-_OVERLAP_SECONDS = 0.02
 _MOST_LEASES = 256  # asked for at once: the cache serves nothing else meanwhile
 _MOST_KEYS = 1000  # of a query
 
@@ -51,9 +49,8 @@ class Misses:
         self._connection, self._notice = connection, notice
         self._text = cache.lease_text()
         self._leases: GroupCommit[_Miss] = GroupCommit(self._lease, most=_MOST_LEASES)
-        self._shards: dict[int, GroupCommit[str]] = {}
         self._reading: dict[str, Future[Counter]] = {}
-        self._queries: set[asyncio.Task[None]] = set()
+        self._queries: Queries[str] = Queries(self._answer, most=_MOST_KEYS)
 
     def read(self, keys: Iterable[str]) -> dict[str, Future[Counter]]:
         """The reads of these keys, begun or joined. They belong to several callers, so nobody may cancel one. Each may
@@ -89,24 +86,13 @@ class Misses:
             elif miss.key in leases.others and now < miss.until:
                 later.append(miss)
             else:
-                self._of_shard(topology.current().shard_of(miss.key)).put(miss.key)
+                self._queries.put(topology.current().shard_of(miss.key), miss.key)
         if later:
             loop.call_later(_LOOK_SECONDS, self._look_again, later)
 
     def _look_again(self, missed: Iterable[_Miss]) -> None:
         for miss in missed:
             self._leases.put(miss)
-
-    def _of_shard(self, shard: int) -> GroupCommit[str]:
-        if shard not in self._shards:
-            self._shards[shard] = GroupCommit(partial(self._query, shard), most=_MOST_KEYS)
-        return self._shards[shard]
-
-    async def _query(self, shard: int, keys: list[str]) -> None:
-        query = asyncio.get_running_loop().create_task(self._answer(shard, keys))
-        self._queries.add(query)  # the loop keeps no strong reference
-        query.add_done_callback(self._queries.discard)
-        await asyncio.wait({query}, timeout=_OVERLAP_SECONDS)
 
     async def _answer(self, shard: int, keys: list[str]) -> None:
         try:

@@ -33,8 +33,16 @@ Source = Literal["cache", "replica", "primary"]
 GET = f"""
 SELECT key, NULL, value, version FROM {WANTED}
 UNION ALL SELECT NULL, lane, 0, last_version + spilled FROM apply_state"""  # noqa: S608 - a constant
-# The prefix is a range, so each of 16 partitions is one index range scan of `limit` rows at most.
-LIST = "SELECT key, value, version FROM counter WHERE key > %s AND key >= %s AND key < %s ORDER BY key LIMIT %s"
+# The prefix is a range, without what begins with a slash (of other rooms): two index range scans in each of 16 partitions,
+# of `limit` rows at most, and one of them is empty if there is a prefix.
+LIST = """
+SELECT key, value, version FROM (
+    (SELECT key, value, version FROM counter
+    WHERE key > %(after)s AND key >= %(prefix)s AND key < least(%(behind)s COLLATE "C", '/') ORDER BY key LIMIT %(limit)s)
+    UNION ALL
+    (SELECT key, value, version FROM counter
+    WHERE key > %(after)s AND key >= greatest(%(prefix)s COLLATE "C", '0') AND key < %(behind)s ORDER BY key LIMIT %(limit)s)
+) AS page ORDER BY key LIMIT %(limit)s"""
 QUERIES = Metric("tally_shard_queries_total", "Queries for counters that shards have answered", ["source"])
 QUERIED = Metric("tally_shard_queried_keys_total", "Counters that these asked for", ["source"])
 _TRIED_SECONDS = 0.5  # for a call that tries whether a shard is back
@@ -197,10 +205,14 @@ def listing_of(
     """One shard's part of a `listing`. Raises `ShardUnavailable`."""
 
     def query(conn: psycopg.Connection[Any]) -> list[tuple[str, int, int]]:
-        return conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
+        return conn.execute(LIST, _page(prefix, after, limit)).fetchall()
 
     rows, source = ask(shard, query, replicas=consistency == "eventual")
     return [Counter(*row, source, shard) for row in rows]
+
+
+def _page(prefix: str, after: str, limit: int) -> dict[str, Any]:
+    return {"prefix": prefix, "behind": prefix + _LAST, "after": after, "limit": limit}
 
 
 def listing_on(shard: int, server: Address, prefix: str, *, after: str = "", limit: int) -> list[Counter]:
@@ -209,7 +221,7 @@ def listing_on(shard: int, server: Address, prefix: str, *, after: str = "", lim
     try:
         with nodes.connect(shard, server, timeout=_GIVEN_SECONDS) as conn:
             ((is_replica,),) = conn.execute("SELECT pg_is_in_recovery()").fetchall()
-            rows: list[tuple[str, int, int]] = conn.execute(LIST, (after, prefix, prefix + _LAST, limit)).fetchall()
+            rows: list[tuple[str, int, int]] = conn.execute(LIST, _page(prefix, after, limit)).fetchall()
     except psycopg.OperationalError as error:
         raise databases.ShardUnavailable(shard, f"this server does not answer: {str(error).strip()}") from error
     source: Source = "replica" if is_replica else "primary"

@@ -22,7 +22,7 @@ from django.conf import settings
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
-from counters.keys import is_prefix
+from counters.keys import is_stored
 from counters.reading import cache, reads
 from counters.reading.cache import Value
 from sharding import databases, topology
@@ -93,7 +93,7 @@ def _at_rate(rate: int) -> Iterator[dict[str, bytes]]:
 
 
 def _check_some(entries: dict[str, bytes], checks: dict[int, CacheCheck]) -> None:
-    for shard, keys in topology.current().by_shard(filter(is_prefix, entries)).items():
+    for shard, keys in topology.current().by_shard(filter(is_stored, entries)).items():
         if shard in checks:
             try:
                 _check_shard(shard, {key: entries[key] for key in keys}, checks[shard])

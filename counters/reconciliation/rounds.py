@@ -1,13 +1,14 @@
-"""Rounds of reconciliation: a shard's replicas are compared with its primary, and the cache with the primaries.
+"""Rounds of reconciliation: a shard's replicas are compared with its primary, the cache with the primaries, and rows that
+belong together with each other.
 
-A *round* does both for some shards and stores a report for each. It runs every `TALLY_RECONCILE_INTERVAL_SECONDS` as a
+A *round* does all of it for some shards and stores a report for each. It runs every `TALLY_RECONCILE_INTERVAL_SECONDS` as a
 Celery task on the low-priority queue, and on `request`. A process runs one round at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 from time import time
@@ -17,8 +18,9 @@ import structlog
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from counters.reconciliation import cache_check
+from counters.reconciliation import cache_check, checks
 from counters.reconciliation.cache_check import CacheCheck
+from counters.reconciliation.checks import Checked
 from replication import comparisons, digests, healing
 from replication.digests import Busy, Round
 from runtime import polling, redis
@@ -61,6 +63,7 @@ class Report:
     replicas: Round | None
     cache: CacheCheck
     detail: str = ""
+    checks: dict[str, Checked] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool | None:
@@ -68,7 +71,10 @@ class Report:
         None: nothing differed, but something could not be compared."""
         if self.cache.wrong or (self.replicas and (self.replicas.equal is False or self.replicas.altered)):
             return False
-        return self.replicas.equal if self.replicas and not self.cache.detail else None
+        if any(one.wrong for one in self.checks.values()):
+            return False
+        is_whole = not self.cache.detail and not any(one.detail for one in self.checks.values())
+        return self.replicas.equal if self.replicas and is_whole else None
 
 
 @owned
@@ -93,7 +99,10 @@ def _run(shards: Sequence[int], tell: Tell) -> list[Report]:
     started, at = _started(), datetime.now(UTC)
     compared = {shard: _compare(shard, tell) for shard in shards}
     checked = cache_check.check(shards, tell.checked)
-    reports = [Report(shard, started, at, compared[shard][0], checked[shard], compared[shard][1]) for shard in shards]
+    reports = [
+        Report(shard, started, at, compared[shard][0], checked[shard], compared[shard][1], checks.run(shard))
+        for shard in shards
+    ]
     for report in reports:
         comparisons.store(_key(report.shard), report)
         _log(report)

@@ -1,2 +1,2 @@
 -- The rows of some slots, by key. Scans the partitions concerned and sorts; runs only for slots that differ.
-SELECT key, value, version FROM counter WHERE slot = ANY(%(slots)s) ORDER BY key, slot
+SELECT concat_ws(' ', {key}), {columns} FROM {table} WHERE slot = ANY(%(slots)s) ORDER BY 1, slot

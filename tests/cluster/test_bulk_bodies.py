@@ -18,7 +18,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from counters import batch
-from counters.api import arrow_messages, bulk
+from counters.api import arrow_messages, bodies, bulk
 from counters.api.bulk import Bulk
 from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
 from counters.api.problems import Problem
@@ -411,7 +411,7 @@ def test_other_media_types_are_named() -> None:
 
 
 def test_without_pyarrow_the_answer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "_HAS_PYARROW", False)
+    monkeypatch.setattr(bodies, "HAS_PYARROW", False)
     found = problem(ARROW, SAMPLES[0])
     assert found.status == 415
     assert "install tally's `arrow` extra" in found.detail

@@ -20,11 +20,14 @@ from counters.api import bulk
 from counters.api.application import Application, Django
 from counters.api.authentication import keyring
 from counters.api.fast_path import Headers, Raw, Request
+from likes.api.calls import LikeCalls
 from runtime.event_loop import LoopThread
 from tests.support.cluster import Cluster, eventually, value_of
 
 JSON = (b"content-type", b"application/json")
 HOST = (b"host", b"127.0.0.1")
+EVENT = b"""{"event_id": "1", "user_id": "{}u", "item_type": "type", "item_id": "{}a", "action": "like",
+"timestamp": "2026-01-01T00:00:00Z"}"""
 
 
 class Ways:
@@ -78,7 +81,7 @@ def _ways(cluster: Cluster) -> Iterator[Ways]:
 
 
 async def _made() -> Application:
-    return Application()
+    return Application([LikeCalls])
 
 
 def normal(answer: Raw) -> tuple[int, dict[bytes, bytes], Any]:
@@ -92,8 +95,11 @@ def normal(answer: Raw) -> tuple[int, dict[bytes, bytes], Any]:
         headers[b"set-cookie"] = headers[b"set-cookie"].partition(b"=")[0]
     text = re.sub(r"[0-9a-f]{32}-[0-9a-f]+-[0-9a-f:.]+", "ID", answer.body.decode())
     text = re.sub(r"(fast|view):", "WAY:", text)
+    text = re.sub(
+        r'"(since|pending)":("[^"]+"|[a-z]+|-?[0-9]+)', r'"\1":0', text
+    )  # a moment; and what is applied by now
     if '"source":' in text:  # an eventual read: what a replica has by then is chance
-        text = re.sub(r'"(value|version|shard)":-?[0-9]+', r'"\1":0', text)
+        text = re.sub(r'"(value|count|version|shard)":-?[0-9]+', r'"\1":0', text)
         text = re.sub(r'"updated_at":("[^"]+"|null),"source":"[a-z]+"', '"source":"any"', text)
     data = json.loads(text) if text else None
     if isinstance(data, dict):
@@ -120,6 +126,19 @@ def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callabl
                 "/v1/counters/{}ä",
                 "/v1/counters/{}" + "x" * 250,
                 "/v1/none",
+            ),
+            *(
+                "/v1/likes/type/{}a/users/{}u",
+                "/v1/likes/type/{}a/users/{}u",
+                "/v1/likes/users/{}a/users/{}u",
+                "/v1/likes/type/{}a/users/",
+                "/v1/likes/type/{} a/users",
+                "/v1/likes/type/{}a",
+                "/v1/likes/users/{} u",
+                "/v1/likes/{} /a",
+                "/v1/likes/type",
+                "/v1/likes",
+                "/v1/likes/",
             ),
         ]
     )
@@ -164,6 +183,13 @@ def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callabl
                 b'{"increments": [{"key": "{}a", "delta": 2}, {"key": "{}b", "delta": 1}]}',
                 b'{"increments": []}',
                 b'{"delta": 1, "x": 2}',
+            ),
+            *(
+                b'{"events": [%b]}' % EVENT,
+                b'{"events": [%b, %b]}' % (EVENT, EVENT.replace(b'"like"', b'"unlike"')),
+                b'{"events": [%b]}' % EVENT.replace(b"2026-", b"20-"),
+                EVENT,
+                b'{"user_ids": ["{}u"], "item_types": ["type"], "item_ids": ["{}a"], "actions": ["like"]}',
             ),
             *(b'{"increments": [{"key": "{} a", "delta": 2}]}', b'{"value": "7"}', b"\xff", b"null"),
         ]
@@ -245,6 +271,12 @@ def plain(
         plain("DELETE", "/v1/counters/test:fast"),
         plain("GET", "/v1/counters/test:fast:read"),
         plain("GET", "/v1/counters", query=b"key=test:fast:read&key=test:fast:read"),
+        plain("PUT", "/v1/likes/test/fast/users/u"),
+        plain("PUT", "/v1/likes/test/fast/users/u", query=b"wait=5"),
+        plain("DELETE", "/v1/likes/test/fast/users/u"),
+        plain("GET", "/v1/likes/test/fast/users/u"),
+        plain("GET", "/v1/likes/test/fast"),
+        plain("POST", "/v1/likes", b'{"events": [%b]}' % EVENT.replace(b"{}", b"fast")),
     ],
 )
 def test_a_plain_call_is_answered_by_the_fast_path(ways: Ways, make: Callable[[Ways], Request]) -> None:
@@ -330,3 +362,19 @@ def test_one_body_is_decoded_at_a_time(ways: Ways, monkeypatch: pytest.MonkeyPat
         answers = list(pool.map(send, range(count)))
     assert not crowded.is_set()
     assert [one.status for one in answers if one] == [202] * count
+
+
+@pytest.mark.parametrize("way", ["fast", "view"])
+def test_events_beyond_a_limit_are_refused_alone(ways: Ways, key: str, way: str) -> None:
+    """Two events of an item are within the rate of this process's limits, a third is not."""
+    rows = [(key, f"u{n}") for n in range(3)] + [(f"{key}:calm", "u")]
+    columns = {
+        "user_ids": [user for _, user in rows],
+        "item_types": ["test"] * 4,
+        "item_ids": [item for item, _ in rows],
+    }
+    body = json.dumps({**columns, "actions": ["like"] * 4}).encode()
+    answer: Raw = getattr(ways, way)(Request("POST", "/v1/likes", b"", [HOST, JSON, ways.authorization], body))
+    data = json.loads(answer.body)
+    assert (answer.status, data["accepted"], data["items"]) == (202, 1, 1)
+    assert data["refused"] == [{"rule": "key-rate", "type": "test", "item": key}]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
+from unittest.mock import ANY
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -19,16 +21,22 @@ from django.core.management.base import CommandError
 
 from counters.reading import cache
 from counters.reconciliation import rounds
+from likes import writes
+from likes.events import Event
+from likes.names import count_key
 from replication import digests, healing
 from replication.digest import Difference
 from replication.models import Intervention
 from runtime import redis
 from sharding import databases, topology
 from sharding.slots import slot_of
+from tests.support import damage
 from tests.support.admin import act, field, history
 from tests.support.browser import Browser
 from tests.support.cluster import Cluster, eventually, value_of, wait_applied
 from tests.support.damage import Replica
+from tests.support.likes import found as found_likes
+from tests.support.likes import submit
 from tests.support.load import Load, load
 
 PAGE = "/admin/counters/reconciliation/"
@@ -74,6 +82,13 @@ def counter(client: httpx.Client, key: str) -> str:
 
 def shard_of(key: str) -> int:
     return topology.current().shard_of(key)
+
+
+def like_on(shard: int) -> tuple[str, str, int]:
+    """A like of an item on this shard: item, user, moment."""
+    item = next(one for _ in count() if shard_of(count_key(one := f"test/{uuid4().hex}")) == shard)
+    submit(writes.write([Event(item, "ann", liked=True)]))
+    return item, "ann", eventually(lambda: found_likes([item]).by_item)[item, "ann"][1]
 
 
 @contextmanager
@@ -131,14 +146,21 @@ def test_a_replica_that_differs_is_found_named_and_copied_again(
 ) -> None:
     shard, replica = shard_of(counter), Replica(cluster, shard_of(counter))
     _, version = cache.get_many([counter])[counter]
-    replica.rewrite(counter, 8)
     difference = Difference(counter, (7, version), (8, version))
+    item, user, at = like_on(shard)
+    differing = [difference, Difference(f"{item} {user}", ANY, ANY, "user_likes")]
+    replica.rewrite(damage.value(counter, version, 7, 8), damage.moment("user_likes", item, user, at, at + 1))
     # In the same lane a write may put a good page in the place of the damaged one.
     with writes_in_another_lane(client, counter) as running:
         for _ in range(3):
             running.goes_on(20)
-            assert [one.differences for one in compare(shard).comparisons] == [(difference,)]
-    assert digests.latest(shard)[replica.name].differences == (difference,)
+            (one,) = compare(shard).comparisons
+            assert list(one.differences) == differing
+            assert [(row[1], row[0]) for row in (one.differences[1].primary, one.differences[1].replica) if row] == [
+                (at, True),
+                (at + 1, True),
+            ]
+    assert digests.latest(shard)[replica.name].differences[0] == difference
 
     # The first round that healing hears of. It asks for a second one, and that has the replica copied again.
     told = cluster.manage("reconcile", "--shard", str(shard), check=False)
@@ -148,13 +170,17 @@ def test_a_replica_that_differs_is_found_named_and_copied_again(
     found = client.get(f"/v1/shards/{shard}/digest").json()
     assert found["equal"] is False
     (one,) = found["replicas"]
-    assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 1)
+    assert (one["node"], one["equal"], one["differing_keys"]) == (replica.name, False, 2)
+    assert [(row["table"], row["key"]) for row in one["differing_rows"]] == [("user_likes", f"{item} {user}")]
     assert one["differences"] == [
         {"key": counter, "primary": {"value": 7, "version": version}, "replica": {"value": 8, "version": version}}
     ]
-    eventually(lambda: metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 1)
+    eventually(lambda: metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 2)
     copied = Intervention.objects.filter(shard=shard, node=replica.name, by=healing.BY, reason__contains=counter)
-    assert eventually(copied.first, 60).reason == f"it differed in 2 rounds: {counter} is 8 instead of 7"
+    assert (
+        f"it differed in 2 rounds: {counter} is 8 instead of 7; {item} {user} is "
+        in eventually(copied.first, 60).reason
+    )
     # Healing asks for a round by itself when the replica is back.
     eventually(lambda: client.get(f"/v1/shards/{shard}/digest").json()["equal"] is True, 90)
     eventually(lambda: metric(cluster, "tally_replica_differing_keys", shard=shard, node=replica.name) == 0)

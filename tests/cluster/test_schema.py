@@ -31,6 +31,14 @@ OUTAGE = {
     ("post", "/v1/counters/{key}/increments"): {429, 503},
     ("post", "/v1/increments"): {429, 503},
     ("get", "/v1/shards/{shard}/replicas/{node}/counters"): {503},
+    ("put", "/v1/likes/{type}/{item}/users/{user}"): {429, 503},
+    ("delete", "/v1/likes/{type}/{item}/users/{user}"): {429, 503},
+    ("get", "/v1/likes/{type}/{item}/users/{user}"): {503},
+    ("get", "/v1/likes/{type}/{item}"): {202, 503},
+    ("get", "/v1/likes/{type}"): {202, 503},
+    ("get", "/v1/likes/{type}/{item}/users"): {503},
+    ("get", "/v1/likes/users/{user}"): {503},
+    ("post", "/v1/likes"): {429, 503},
 }
 
 
@@ -47,9 +55,18 @@ class Call:
 
 READ, WRITE, ADD, BULK = "/v1/counters/{key}", "/v1/writes/{write}", "/v1/counters/{key}/increments", "/v1/increments"
 SERVER = "/v1/shards/0/replicas/shard-0-node-1/counters"
+LIKE, LIKES, EVENTS = "/v1/likes/test/{key}/users/u", "/v1/likes/test/{key}", "/v1/likes"
+EVENT = b'{"events": [{"user_id": "u", "item_type": "test", "item_id": "{key}", "action": "like"}]}'
 MANY = b'{"increments": [{"key": "{key}", "delta": 1}]}'
 GZIP = {"Content-Encoding": "gzip"}
 USED = {"Idempotency-Key": "{used}"}
+LIKE_SPECIAL = [
+    (f"{LIKE}?wait=30", None, {}),
+    ("/v1/likes/users/{key}/users/u", None, {}),
+    (LIKE, TOO_LARGE, {}),
+    (LIKE, None, {**GZIP, "Idempotency-Key": uuid4().hex}),
+    (LIKE, None, USED),
+]
 CALLS: dict[tuple[str, str], Call] = {
     ("post", "/v1/counters/{key}/increments"): Call(
         "POST",
@@ -69,6 +86,39 @@ CALLS: dict[tuple[str, str], Call] = {
         BULK,
         MANY,
         [(BULK, b"", {}), (BULK, TOO_LARGE, {}), (BULK, b"{}", {"Content-Type": "text/plain"}), (BULK, MANY, USED)],
+    ),
+    ("put", "/v1/likes/{type}/{item}/users/{user}"): Call("PUT", LIKE, None, LIKE_SPECIAL),
+    ("delete", "/v1/likes/{type}/{item}/users/{user}"): Call("DELETE", LIKE, None, LIKE_SPECIAL),
+    ("get", "/v1/likes/{type}/{item}/users/{user}"): Call("GET", LIKE, None, [(f"{LIKE}%20", None, {})]),
+    ("get", "/v1/likes/{type}/{item}"): Call(
+        "GET", LIKES, None, [(f"{LIKES}?pending=1", None, {}), (f"{LIKES}?after={UNKNOWN}", None, {})]
+    ),
+    ("get", "/v1/likes/{type}"): Call(
+        "GET",
+        "/v1/likes/test?item={key}",
+        None,
+        [
+            ("/v1/likes/test", None, {}),
+            (f"/v1/likes/test?item=a&after={UNKNOWN}", None, {}),
+            ("/v1/likes/test?" + "&".join(["item=" + "a" * 140] * 2000), None, {}),
+        ],
+    ),
+    ("get", "/v1/likes/{type}/{item}/users"): Call(
+        "GET", f"{LIKES}/users", None, [(f"{LIKES}/users?cursor=x", None, {})]
+    ),
+    ("get", "/v1/likes/users/{user}"): Call(
+        "GET", "/v1/likes/users/u", None, [("/v1/likes/users/u?limit=0", None, {})]
+    ),
+    ("post", "/v1/likes"): Call(
+        "POST",
+        EVENTS,
+        EVENT,
+        [
+            (EVENTS, b"", {}),
+            (EVENTS, TOO_LARGE, {}),
+            (EVENTS, b"{}", {"Content-Type": "text/plain"}),
+            (EVENTS, EVENT, USED),
+        ],
     ),
     ("get", "/v1/counters/{key}"): Call(
         "GET", READ, None, [("/v1/counters/a%20b", None, {}), (f"{READ}?after={UNKNOWN}", None, {})]

@@ -543,7 +543,7 @@ def test_the_ledger_keeps_what_a_spilled_batch_still_needs(cluster: Cluster, pau
     lane, long_ago = lane_of(key).of(STALE), datetime.now(UTC) - timedelta(days=settings.TALLY.retention_days + 3)
     name, id = f"ledger_{long_ago:%Y%m%d}", uuid4()
     with databases.connect(databases.primary(lane.shard), autocommit=True) as conn:
-        partitions._create(conn, "ledger", partitions._midnight(long_ago))
+        partitions._create(conn, partitions.Table("ledger"), partitions._midnight(long_ago))
     try:
         redis.journal().zadd(Journal(lane).positions_key, {id.bytes: int(long_ago.timestamp() * 1e6)})
         assert name not in partitions.maintain(lane.shard)

@@ -86,5 +86,7 @@ def test_a_cache_that_was_cleared_has_another_epoch(cluster: Cluster) -> None:
     """A restore clears it: what was read most is read again."""
     before = cache.epoch()
     assert cache.epoch() == before
+    redis.cache().set(f"{cache.ROOMS}test", 1)
     cache.clear()
     assert cache.epoch() != before
+    assert redis.cache().get(f"{cache.ROOMS}test") is None, "what other rooms know may be of writes that are gone"

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import broken, kills, messages, picture, report
+from benchmarks.chaos import broken, kills, likes_mix, messages, picture, report
 from benchmarks.chaos.__main__ import run_trial
 from benchmarks.chaos.chance import stream
 from benchmarks.chaos.entries import Entries, Entry
+from benchmarks.chaos.expected_likes import Event, ExpectedLikes, bytes_of, counts_of, likes_of
 from benchmarks.chaos.fault import Fault, Scene, deck
 from benchmarks.chaos.sampler import Copies, Sample, longest_lack
 from benchmarks.chaos.subject import Subject
+from counters.api.media import ARROW, JSON, MSGPACK, NDJSON
+from likes.api import bulk
 from tests.support.cluster import Cluster
 
 FAULTS = [  # test_faults kills each role by itself
@@ -32,6 +35,8 @@ def test_a_short_round_is_exact(cluster: Cluster) -> None:
     assert outcome.verdict.findings == []
     assert sum(not one.skipped for one in outcome.trial.struck) == len(FAULTS)
     assert outcome.verdict.figures["writes acknowledged"] > 200
+    assert outcome.verdict.figures["likes acknowledged"] > 200
+    assert outcome.verdict.figures["likers"] > 10
     assert outcome.verdict.figures["copies that are equal and stream"] == 4
 
 
@@ -50,6 +55,33 @@ def test_acknowledged_writes_are_read_back_as_often_as_wanted() -> None:
     assert (len(entries), list(entries), list(entries)) == (300, wrote, wrote)
     both = zip(entries, entries, strict=True)
     assert all(one == other for one, other in both)
+
+
+def test_the_newest_event_decides_whoever_sent_it() -> None:
+    """Of the same moment the one with the greatest id: a UUID counts as its bytes, and a later write of an own user always."""
+    one, other = ExpectedLikes(), ExpectedLikes()
+    old, late = (Event("t/a", "ann", liked, 7, id) for liked, id in ((True, "0" * 8), (False, "~")))
+    uuid = Event("t/b", "ann", True, 7, "41414141-4141-4141-4141-414141414141")  # "AAAAAAAAAAAAAAAA"
+    for client, events in ((one, (late, uuid)), (other, (old, uuid._replace(liked=False, id="AAAA")))):
+        for event in events:
+            client.stated(event)
+    assert one.accepted(("t/c", "bob"), liked=True) is True
+    one.stated(Event("t/c", "bob", False, 2**40, "x"))
+    assert one.accepted(("t/c", "bob"), liked=True) is False
+    due = {("t/a", "ann"): False, ("t/b", "ann"): True, ("t/c", "bob"): True}
+    assert likes_of([one, other]) == likes_of([other, one]) == due
+    assert counts_of(due) == {"t/a": 0, "t/b": 1, "t/c": 1}
+
+
+def test_the_mix_has_likes_in_every_form() -> None:
+    """And each says the same."""
+    ids = ("0" * 8, "41414141-4141-4141-4141-414141414141")
+    events = [Event(f"t/{at}", "ann", at == 7, at, id) for at, id in zip((7, 2_000_000_000), ids, strict=True)]
+    due = [(one.item, one.user, one.liked, one.at * 1_000_000, bytes_of(one.id)) for one in events]
+    rng = stream(1, "bodies")
+    bodies = [likes_mix.encoded(events, rng) for _ in range(60)]
+    assert {media for _, media in bodies} == {JSON, NDJSON, MSGPACK, ARROW}
+    assert [bulk.decode(media, body).events for body, media in bodies] == [due] * 60
 
 
 def test_failovers_are_as_frequent_as_asked() -> None:

@@ -4,48 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import httpx
 import pytest
 
 from tests.support.cluster import Cluster, eventually, frozen
-from tests.support.commands import ROOT
 from tests.support.load import assert_exact, load
 from tests.support.shards import primary_of, rows
-
-STALE_SECONDS = "0.2"
-QUEUES = ["-Q", "shard-0,shard-1", "-n", "impatient@%h"]
-CELERY = [sys.executable, "-m", "counter_project", "worker", "-P", "threads", *QUEUES]
-
-
-@contextmanager
-def impatient_worker(cluster: Cluster) -> Iterator[Callable[[], None]]:
-    """A worker of both shards, for which increments are soon too old. Calling it kills it and starts another."""
-    environment = {**os.environ, **cluster.env, "TALLY_STALE_SECONDS": STALE_SECONDS}
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start() -> None:
-        options = ["-E", "--without-gossip", "--without-mingle", "-l", "WARNING"]
-        running.append(subprocess.Popen([*CELERY, *options], cwd=ROOT, env=environment))
-
-    def kill() -> None:
-        running[-1].kill()
-        running[-1].wait()
-
-    def again() -> None:
-        kill()
-        start()
-
-    start()
-    try:
-        yield again
-    finally:
-        kill()
+from tests.support.workers import impatient_worker
 
 
 @pytest.mark.usefixtures("whole")

@@ -7,25 +7,47 @@ import json
 import signal
 import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
 import psycopg
+from psycopg import sql
 
 from cluster import programs
 from replication import patroni
 from sharding import databases, nodes
 from tests.support.cluster import Cluster, eventually
 
-PLACE = """
-SELECT value, version, pg_relation_filepath(tableoid), (ctid::text::point)[0]::integer, (ctid::text::point)[1]::integer
-FROM counter WHERE key = %s"""
+PLACE = sql.SQL("""
+SELECT pg_relation_filepath(tableoid), (ctid::text::point)[0]::integer, (ctid::text::point)[1]::integer FROM {} WHERE {}""")
 REPLAYED = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
 PAGE = 8192
 HEADER = 24  # bytes at the beginning of a page
 POINTER = struct.Struct("<I")  # behind them, one for each row: 15 bits offset, 2 flags, 15 length
+
+
+class Change(NamedTuple):
+    """Other bytes in the one row of a table that a condition names."""
+
+    table: str
+    where: str
+    was: bytes
+    now: bytes
+
+
+def value(key: str, version: int, was: int, now: int) -> Change:
+    """Another value of a counter, same version."""
+    before, after = struct.pack("<qq", was, version), struct.pack("<qq", now, version)
+    return Change("counter", f"key = '{key}'", before, after)
+
+
+def moment(table: str, item: str, user: str, was: int, now: int) -> Change:
+    """Another moment of a like."""
+    where = f"item = '{item}' AND user_id = '{user}'"
+    return Change(table, where, struct.pack("<q", was), struct.pack("<q", now))
 
 
 class Replica:
@@ -61,35 +83,38 @@ class Replica:
     def is_streaming(self) -> bool:
         return self.patroni("GET", "/patroni").get("replication_state") == "streaming"
 
-    def rewrite(self, key: str, value: int) -> None:
-        """Give a counter another value, same version, in the replica's files alone."""
-        old, version, path, page, line = self._place(key)
+    def rewrite(self, *changes: Change) -> None:
+        """Change rows in the replica's files alone."""
+        places = self._places(changes)
         try:
             self._stop()
             self._checksums("disable")
-            file = self.data / path
-            content = bytearray(file.read_bytes())
-            row = row_at(content, page, line)
-            was, now = struct.pack("<qq", old, version), struct.pack("<qq", value, version)
-            assert content[row].count(was) == 1
-            content[row] = content[row].replace(was, now)
-            file.write_bytes(content)
+            for (_, _, was, now), (path, page, line) in zip(changes, places, strict=True):
+                file = self.data / path
+                content = bytearray(file.read_bytes())
+                row = row_at(content, page, line)
+                assert content[row].count(was) == 1
+                content[row] = content[row].replace(was, now)
+                file.write_bytes(content)
             self._checksums("enable")
         finally:
             self._start()
 
-    def _place(self, key: str) -> tuple[int, int, str, int, int]:
-        """Where the row is, when the replica has it in its file and will not replay it again."""
+    def _places(self, changes: Sequence[Change]) -> list[tuple[str, int, int]]:
+        """Where the rows are, when the replica has them in its files and will not replay them again."""
         with databases.connect(databases.primary(self.shard), autocommit=True) as conn:
-            conn.execute("VACUUM counter")  # else a read may prune the page later, and the replica gets all of it anew
-            place: tuple[int, int, str, int, int] = conn.execute(PLACE, (key,)).fetchall()[0]
+            for table in {one.table for one in changes}:
+                conn.execute(sql.SQL("VACUUM {}").format(sql.Identifier(table)))
+                # else a read may prune the page later, and the replica gets all of it anew
+            queries = [PLACE.format(sql.Identifier(one.table), sql.SQL(one.where)) for one in changes]
+            places: list[tuple[str, int, int]] = [conn.execute(query).fetchall()[0] for query in queries]
         with self.superuser(self.primary_port) as conn:
             conn.execute("CHECKPOINT")
             written = conn.execute("SELECT pg_current_wal_lsn()").fetchall()[0][0]
         with self.superuser(self.node.port) as conn:
             eventually(lambda: conn.execute(REPLAYED, (written,)).fetchall()[0][0])
             conn.execute("CHECKPOINT")
-        return place
+        return places
 
     def _stop(self) -> None:
         self.patroni("PATCH", "/config", {"pause": True})

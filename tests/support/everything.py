@@ -43,7 +43,8 @@ def runs() -> list[list[str]]:
     third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
     moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
     second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
-    second.append("tests/tools/test_journal_in_production.py")
+    without_cluster = ("archive", "cluster_layout", "demo", "front", "journal_in_production", "nginx", "programs")
+    second += [f"tests/tools/test_{name}.py" for name in without_cluster]
     fourth = [path for path in modules("tests/faults") if path not in (*second, *third)]
     fourth.append("tests/cluster/test_lanes.py")
     others = (*second, *third, *fourth)

@@ -695,12 +695,15 @@ def test_a_directory_that_others_could_enter_is_closed(tmp_path: Path) -> None:
 # Upgrade
 
 
-def test_an_upgrade_replaces_every_role_clients_before_what_they_use(tmp_path: Path) -> None:
+def test_an_upgrade_replaces_every_role_readers_of_the_journal_first_and_clients_before_what_they_use(
+    tmp_path: Path,
+) -> None:
     specs = planner(with_ports(Layout(journal_replicas=1, archive=str(tmp_path))), Directory(tmp_path)).specs()
     order = upgrade.in_order({spec.name: spec.role for spec in specs})
     assert sorted(order) == sorted(spec.name for spec in specs)
     place = {name: index for index, name in enumerate(order)}
-    assert place["api-2"] < place["worker-0-1"] < place["patroni-0-1"] < place["redis-journal"] < place["etcd"]
+    assert max(place["worker-0-1"], place["spill-worker-1"]) < place["api-1"]
+    assert place["api-2"] < place["patroni-0-1"] < place["redis-journal"] < place["etcd"]
 
 
 def test_a_change_of_the_product_is_none_of_the_programs_and_the_other_way_round(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.support.http import assert_problem
 
 SINGLES, BODIES = 3, 1  # for each of two servers
 SINGLE, BODY = "/v1/counters/a:b@c/increments", "/v1/increments"
+LIKE, EVENTS = "/v1/likes/post/a:b@c/users/ann", "/v1/likes"
 
 
 class Api(BaseHTTPRequestHandler):
@@ -36,7 +37,7 @@ class Api(BaseHTTPRequestHandler):
     lock = Lock()
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.lock:
             self.waiting[self.path] += 1
         self.may.wait(30)
@@ -46,6 +47,9 @@ class Api(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(self.path)))
         self.end_headers()
         self.wfile.write(self.path.encode())
+
+    def do_PUT(self) -> None:
+        self.do_POST()
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -85,6 +89,8 @@ def clients(url: str) -> Iterator[Any]:
     with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(32) as pool:
 
         def send(path: str) -> Future[httpx.Response]:
+            if path.startswith(LIKE):
+                return pool.submit(client.put, path)
             return pool.submit(client.post, path, content=b"{}")
 
         yield send
@@ -93,7 +99,14 @@ def clients(url: str) -> Iterator[Any]:
 
 @pytest.mark.limit("TALLY_MAX_SINGLES", "TALLY_MAX_BODIES")
 @pytest.mark.parametrize(
-    ("path", "most"), [(SINGLE, 2 * SINGLES), (f"{SINGLE}?wait=0", 2 * SINGLES), (BODY, 2 * BODIES)]
+    ("path", "most"),
+    [
+        (SINGLE, 2 * SINGLES),
+        (f"{SINGLE}?wait=0", 2 * SINGLES),
+        (LIKE, 2 * SINGLES),
+        (BODY, 2 * BODIES),
+        (EVENTS, 2 * BODIES),
+    ],
 )
 def test_more_writes_than_the_api_can_take_are_refused_at_once(clients: Any, path: str, most: int) -> None:
     """By all API processes together, and only writes of that kind."""
@@ -102,8 +115,8 @@ def test_more_writes_than_the_api_can_take_are_refused_at_once(clients: Any, pat
     refused = clients(path).result(10)
     assert_problem(refused, 503, "unavailable")
     assert refused.headers["Retry-After"] == "1"
-    others = [clients(BODY if path.startswith(SINGLE) else SINGLE), clients("/v1/likes")]
-    waits = [clients(f"{SINGLE}?wait=2") for _ in range(4 * SINGLES)]
+    others = [clients(SINGLE if path in (BODY, EVENTS) else BODY), clients("/v1/other")]
+    waits = [*(clients(f"{SINGLE}?wait=2") for _ in range(4 * SINGLES)), clients(f"{LIKE}?wait=2")]
     eventually(lambda: Api.waiting[f"{SINGLE}?wait=2"] >= 4 * SINGLES)
     Api.may.set()
     answers = [one.result(30) for one in (*sent, *others, *waits)]

@@ -11,9 +11,10 @@ from django.core.exceptions import ValidationError
 
 from cluster.state import State
 from counters.api import media, problems, requests
+from counters.apply import arrays
 from counters.apply.loading import writes_of
 from counters.apply.plan import Placed, Planning
-from counters.apply.transaction import _bytea
+from counters.apply.transaction import _bits
 from counters.batch import FORMAT, Batch, Increments, Step
 from counters.keys import RESERVED, first_invalid, is_key, is_prefix
 from counters.models import check_name
@@ -73,9 +74,9 @@ def batch_of(*segments: tuple[int, Increments | Step]) -> Placed:
 
 def test_the_ledger_has_a_bit_for_each_write() -> None:
     one = Increments(["a"], [1])
-    assert _bytea(writes_of(batch_of().batch)) == r"\\x"
-    assert _bytea(writes_of(batch_of((0, one)).batch)) == r"\\x01"
-    assert _bytea(writes_of(batch_of((1, one), (9, one)).batch)) == r"\\x0202"
+    assert arrays.byteas([_bits(writes_of(batch_of().batch))]) == r"{\\x}"
+    assert arrays.byteas([_bits(writes_of(batch_of((0, one)).batch))]) == r"{\\x01}"
+    assert arrays.byteas([_bits(writes_of(batch_of((1, one), (9, one)).batch))]) == r"{\\x0202}"
 
 
 def test_a_rejected_operation_tells_of_how_many_it_is_one() -> None:

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from counters.batch import FORMAT, BadBatch, Batch, Increments, Operation, Step, Token, decode, encode, encode_segment
+from counters.batch import (
+    FORMAT,
+    BadBatch,
+    Batch,
+    Events,
+    Increments,
+    Operation,
+    Step,
+    Token,
+    decode,
+    encode,
+    encode_segment,
+)
 from counters.operations import MAX_VALUE, MIN_VALUE
 
 ID = UUID(int=7)
@@ -19,7 +31,12 @@ increments = st.dictionaries(texts, deltas).map(lambda folded: Increments(list(f
 steps = st.builds(
     Step, texts, st.sampled_from(["increment", "set", "reset"]), deltas, st.one_of(st.none(), st.integers(0, MAX_VALUE))
 )
-segments = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.one_of(increments, steps)))
+events = st.builds(
+    lambda pairs, awaited: Events("x", [key for key, _ in pairs], [other for _, other in pairs], [], awaited),
+    st.lists(st.tuples(texts, texts)),
+    st.booleans(),
+)
+segments = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.one_of(increments, steps, events)))
 tokens = st.lists(st.builds(Token, st.binary(max_size=20), st.binary(max_size=60)))
 
 
@@ -113,6 +130,8 @@ def test_a_damaged_batch_is_refused_or_still_fits(place: int, byte: int, cut: bo
         assert 0 <= index < 2**31
         if isinstance(operation, Increments):
             assert len(operation.keys) == len(operation.deltas)
+        elif isinstance(operation, Events):
+            assert len(operation.keys) == len(operation.others)
         else:
             assert MIN_VALUE <= operation.operand <= MAX_VALUE
 

@@ -72,7 +72,7 @@ def counts_of(run: Sequence[Placed]) -> dict[str, int]:
         for _, operation in one.segments:
             if isinstance(operation, Step):
                 counts[operation.key] = operation.operand
-            else:
+            elif isinstance(operation, Increments):
                 for key, delta in zip(operation.keys, operation.deltas, strict=True):
                     counts[key] += delta
     return counts

@@ -56,7 +56,9 @@ class Reference:
                 if isinstance(operation, Increments):
                     for key, delta in zip(operation.keys, operation.deltas, strict=True):
                         self._increment(batch, position, index, key, delta, waited=False)
-                elif operation.kind == "increment":
+                    continue
+                assert isinstance(operation, Step)
+                if operation.kind == "increment":
                     self._increment(batch, position, index, operation.key, operation.operand, waited=True)
                 else:
                     self._set(batch, position, index, operation)

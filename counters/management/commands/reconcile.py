@@ -16,6 +16,7 @@ from counters.api.digests import shown
 from counters.reconciliation import rounds
 from counters.reconciliation.rounds import Report, Untold
 from replication.digests import Busy
+from replication.tables import COUNTER
 from runtime import polling
 
 BUSY_SECONDS = 120.0
@@ -109,6 +110,11 @@ def _show(reports: list[Report]) -> None:
         cached = report.cache
         table.add_row(str(report.shard), f"{cached.checked:,}", f"{cached.stale:,}", f"{cached.wrong:,}")
     console.print(table)
+    table = Table("shard", "check", "rows", "wrong", title="rows, beside those that they belong to")
+    for report in reports:
+        for name, check in report.checks.items():
+            table.add_row(str(report.shard), name, f"{check.checked:,}", f"{check.wrong:,}")
+    console.print(table)
     for report in reports:
         for line in _lines(report):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -127,6 +133,8 @@ def _lines(report: Report) -> list[str]:
         if detail
     ]
     lines += [f"{where}: wrong in the cache: {key}" for key in report.cache.keys[:MOST_LINES]]
+    for name, check in report.checks.items():
+        lines += [f"{where}: {name}: {text}" for text in (check.detail, *check.some[:MOST_LINES]) if text]
     if report.replicas is None:
         return lines
     if altered := report.replicas.altered:
@@ -134,8 +142,9 @@ def _lines(report: Report) -> list[str]:
         lines.append(f"{where}: counters were changed, but not by Tally, since the last round, in slot {some}")
     for one in report.replicas.comparisons:
         lines += [f"{where}: {one.node}: {one.detail}"] if one.detail else []
-        for key, primary, replica in one.differences[:MOST_LINES]:
-            lines.append(f"{where}: {one.node}: {key} is {_held(replica)}, on the primary {_held(primary)}")
+        for key, primary, replica, table in one.differences[:MOST_LINES]:
+            name = key if table == COUNTER.name else f"{key} of {table}"
+            lines.append(f"{where}: {one.node}: {name} is {_held(replica)}, on the primary {_held(primary)}")
         if one.equal is False:
             lines.append(
                 f"{where}: {one.node} differs; if it does twice, Tally has it copied again; "
@@ -144,5 +153,5 @@ def _lines(report: Report) -> list[str]:
     return lines
 
 
-def _held(row: tuple[int, int] | None) -> str:
+def _held(row: tuple[Any, ...] | None) -> str:
     return "absent" if row is None else f"{row[0]} (version {row[1]})"

@@ -34,7 +34,8 @@ def as_arrow(_context: schemathesis.SerializationContext, value: Any) -> bytes:
     """An object's arrays as columns, or a byte that begins nothing for what Arrow cannot say."""
     sink = pa.BufferOutputStream()
     try:
-        columns = pa.record_batch({name: pa.array(column) for name, column in value.items()})
+        kinds = {"timestamp": pa.timestamp("us")}
+        columns = pa.record_batch({name: pa.array(column, kinds.get(name)) for name, column in value.items()})
         with pa.ipc.new_stream(sink, columns.schema) as writer:
             writer.write_batch(columns)
     except (AttributeError, TypeError, ValueError, OverflowError, pa.ArrowException):
@@ -75,9 +76,12 @@ def _without_whole_floats(value: Any) -> Any:
     return value
 
 
+_COLUMNS = ({"keys", "deltas"}, {"key", "delta"}, {"user_ids", "item_ids"}, {"user_id", "item_id"})
+
+
 def _of_one_length(value: Any) -> Any:
     """Columns as long as the shorter of them."""
-    if not isinstance(value, dict) or value.keys() not in ({"keys", "deltas"}, {"key", "delta"}):
+    if not isinstance(value, dict) or not any(value.keys() >= columns for columns in _COLUMNS):
         return value
     size = min(map(len, value.values()))
     return {name: column[:size] for name, column in value.items()}

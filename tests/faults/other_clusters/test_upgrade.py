@@ -22,7 +22,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.chaos.load import Load
-from benchmarks.chaos.mix import Mixer
+from benchmarks.chaos.mix import SHARES, Mixer
 from benchmarks.chaos.probes import Epoch, Pulse, Reader, Waiter
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.trial import Trial
@@ -113,7 +113,8 @@ def home_of(row: dict[str, Any]) -> str:
 
 @pytest.mark.timeout(900)  # it replaces everything, one after the other
 def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, directory: Path) -> None:
-    """The first one stops, at an API process that does not start; the second one continues and replaces everything."""
+    """The first one stops after the workers, at an API process that does not start; the second one continues and replaces
+    everything. Likes begin then: the version before has none."""
     before = rows(directory)
     assert home_of(before["api-1"]) == str(old_tree)
     subject = Subject(directory)
@@ -122,13 +123,20 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     threads: list[Mixer | Pulse | Waiter | Reader] = [*load.mixers, load.pulse, *load.waiters, *load.readers]
     for one in threads:
         one.pause *= 4  # seldom enough to leave the processor to the upgrade, often enough for gaps of seconds
+    for mixer in load.mixers:
+        mixer.shares = {**SHARES, "like": 0}
     timelines = [subject.timeline(shard) for shard in range(len(subject.shards))]
     load.start()
     started = time.monotonic()
     try:
         stopped = manage(broken_tree, directory, "upgrade")
         between = rows(directory)
+        workers = {name for name, row in between.items() if row["role"] in {"worker", "spill-worker"}}
+        homes = {home_of(between[name]) for name in workers}
         done = manage(ROOT, directory, "upgrade")
+        for mixer in load.mixers:
+            mixer.shares = SHARES
+        eventually(lambda: sum(one.likes.acknowledged for one in load.expected) > 100, 60)
     finally:
         load.stop()
 
@@ -136,7 +144,8 @@ def test_an_upgrade_under_load_is_exact(old_tree: Path, broken_tree: Path, direc
     assert "the upgrade stopped: api-1 ends as soon as it starts" in stopped.stderr
     assert "broken on purpose" in stopped.stderr
     assert "run `cluster upgrade` again" in stopped.stderr
-    unharmed = before.keys() - {"api-1"}
+    assert homes == {str(broken_tree)}
+    unharmed = before.keys() - workers - {"api-1"}
     assert {name: between[name]["pid"] for name in unharmed} == {name: before[name]["pid"] for name in unharmed}
 
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""Who likes what: each user once, with counts that are counters. See docs/likes.md."""
