@@ -1,7 +1,8 @@
 """A circuit breaker for each shard and role. All processes share its state through the cache's Redis.
 
 Connection errors count as failures, and damaged data: another server may have it whole. Any other error that PostgreSQL
-answers shows that the shard is up. Without the cache's Redis the breakers count as closed.
+answers shows that the shard is up. Without the cache's Redis the breakers count as closed. An ordered change of the primary
+closes the shard's breakers (`close`).
 """
 
 from __future__ import annotations
