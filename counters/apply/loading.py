@@ -15,19 +15,21 @@ read before the lane's lock is taken, so another shift may apply part or all of 
   is planned again.
 - Reading changes nothing, so a run may be discarded: after a failover, or to take batches one by one, the shift reads
   from another position.
+- A run is handed out when all copies of the journal have it (`intake.confirmed`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from counters import batch
 from counters.apply.plan import Placed, Plan, Planning, keys_to_read
 from counters.batch import Batch, Step
-from counters.intake.journal import Entry, Journal
+from counters.intake.confirmed import Confirmed
+from counters.intake.journal import Entry, Journal, JournalUnavailable
 from counters.intake.lease import WakeUps
 from sharding.lanes import STALE, Lane
 
@@ -139,15 +141,15 @@ class Loader:
     Of the batches in a stale queue it takes what was deferred: the rest was applied before they came there.
     """
 
-    def __init__(self, lane: Lane, wake_ups: WakeUps) -> None:
+    def __init__(self, lane: Lane, wake_ups: WakeUps, confirmed: Confirmed) -> None:
         self._journal, self._deferred = Journal(lane), lane.queue == STALE
-        self._wake_ups = wake_ups
-        self._next = Window(0, 0)
+        self._wake_ups, self._confirmed = wake_ups, confirmed
+        self._next, self._history = Window(0, 0), b""
 
     def take(self, after: int, most: int) -> Window:
         """Return at most `most` batches after a position. Batches appended before this call are seen.
 
-        Raises `RedisError`.
+        Raises `RedisError`, `JournalUnavailable`: not all copies of the journal have them.
         """
         self._wake_ups.forget()  # they announce what is read now
         if self._next.after != after or self._next.entries > most:
@@ -155,12 +157,25 @@ class Loader:
         while self._fill(most):
             pass
         taken, self._next = self._next, Window(self._next.end, self._next.end)
+        if taken.entries:
+            self._confirmed.check(self._history, taken.end)
         return taken
+
+    def take_late(self, late: Sequence[Entry]) -> Iterator[Window]:
+        """These entries, each in a window of its own. Raises as `take`."""
+        for entry in late:
+            history, found = self._journal.read(entry.position - 1, 1)
+            window = Window(0, 0)
+            for id, position, data in found:
+                if id == entry.id.bytes:  # else another shift has just completed it
+                    self._confirmed.check(history, position)
+                    window.add(id, position, data)
+            yield window
 
     def rest(self, seconds: float, most: int) -> None:
         """Let the next window grow and read it ahead, at most until a client waits for one of its results.
 
-        Raises `RedisError`.
+        Raises `RedisError`, `JournalUnavailable`.
         """
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self._next.awaited:
@@ -174,7 +189,10 @@ class Loader:
         room = min(_CHUNK, most - self._next.entries)
         if room <= 0 or self._next.size >= _MOST_BYTES:
             return False
-        found = self._journal.read(self._next.end, room)
+        history, found = self._journal.read(self._next.end, room)
+        if self._next.entries and history != self._history:
+            raise JournalUnavailable("the journal has another primary now; its entries are read again")
+        self._history = history
         for id, position, data in found:
             self._next.add(id, position, data, unconditional=self._deferred)
         return len(found) == room

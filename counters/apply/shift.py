@@ -43,6 +43,7 @@ from counters.apply.refresher import Refresher
 from counters.apply.report import Report
 from counters.apply.transaction import Committed
 from counters.intake import journal, outcomes
+from counters.intake.confirmed import Confirmed
 from counters.intake.journal import Entry, Journal, JournalUnavailable
 from counters.intake.lease import Lease, WakeUps
 from counters.intake.set_aside import SetAsideBatches
@@ -85,6 +86,7 @@ class Shift:
         connections: Connections,
         refresher: Refresher,
         waiting: Waiting,
+        confirmed: Confirmed,
         stopping: Event,
     ) -> None:
         self.lane = lane
@@ -92,7 +94,7 @@ class Shift:
         self._journal, self._lease = Journal(lane), Lease(lane)
         self._holder = f"{worker}#{uuid4().hex[:12]}"
         self._connections, self._refresher, self._stopping = connections, refresher, stopping
-        self._completion, self._waiting = Completion(lane), waiting
+        self._completion, self._waiting, self._confirmed = Completion(lane), waiting, confirmed
         self._window = Window(0, 0)  # the current one
         self._cursor = 0
         self._pace = Pace()
@@ -127,7 +129,7 @@ class Shift:
         """Work on one connection. Raises `_Failed` after a pause, `LeaseLost`."""
         try:
             with self._connections.of(self.lane.shard) as conn, closing(WakeUps(self.lane)) as self._wake_ups:
-                self._loader = Loader(self.lane, self._wake_ups)
+                self._loader = Loader(self.lane, self._wake_ups, self._confirmed)
                 more = self._work(conn)
         except LeaseLost:
             raise
@@ -209,9 +211,8 @@ class Shift:
 
     def _apply_late(self, conn: psycopg.Connection[Any], late: Sequence[Entry]) -> None:
         """Apply late batches one by one: they are few, and any may have to be set aside again."""
-        for entry, data in zip(late, self._journal.payloads([entry.id for entry in late]), strict=True):
-            window = self._window = Window(0, 0)
-            window.add(entry.id.bytes, entry.position, data)
+        for window in self._loader.take_late(late):
+            self._window = window
             self._apply(conn, window)
 
     def _end(self, conn: psycopg.Connection[Any]) -> bool:

@@ -1,5 +1,5 @@
 """What one worker process owns: its name, its shards, what its shifts share (connections, refresher, since when batches
-wait for replicas), and its watch.
+wait for replicas, what all copies of the journal have), and its watch.
 
 The watch is for lanes that no message reaches, because the broker is down or lost it. It looks at the worker's lanes
 every second, and runs a shift for each neglected one. As long as messages arrive, it finds none. Spill queues may wait:
@@ -29,6 +29,7 @@ from counters.apply.report import Report
 from counters.apply.shift import Shift
 from counters.apply.spill import SpillShift
 from counters.intake import copies, dispatch, journal
+from counters.intake.confirmed import Confirmed
 from counters.intake.journal import Journal, JournalUnavailable
 from counters.intake.lease import Lease
 from runtime import breaker_holds, heartbeats
@@ -56,7 +57,8 @@ class Worker:
         self._spill_places = Semaphore(SPILL_SHIFTS)
         self._consumed_at = -CONSUMES_SECONDS  # monotonic seconds
         self._shift_ended: dict[int, float] = {}  # by shard, monotonic seconds
-        self._connections, self._refresher, self._waiting = Connections(), Refresher(), Waiting()
+        self._connections, self._refresher = Connections(), Refresher()
+        self._waiting, self._confirmed = Waiting(), Confirmed()
         self._stopping = Event()
         self._watch = Thread(target=self._look, name="watch", daemon=True)
         self._shifts = ThreadPoolExecutor(MOST, thread_name_prefix="watch")
@@ -127,6 +129,7 @@ class Worker:
             connections=self._connections,
             refresher=self._refresher,
             waiting=self._waiting,
+            confirmed=self._confirmed,
             stopping=self._stopping,
         )
 

@@ -80,7 +80,7 @@ def test_what_differs_from_a_primary_that_once_differed_is_not_counted() -> None
 
 def test_one_process_looks_at_a_time() -> None:
     lock = redis.journal().lock("healing:lock", timeout=30)
-    assert lock.acquire(blocking_timeout=10)
+    assert lock.acquire(blocking_timeout=90), "a killed look's lock ends by itself within a minute"
     try:
         assert healing.look() == set()
     finally:

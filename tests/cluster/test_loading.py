@@ -23,6 +23,7 @@ from counters.apply.worker import Worker
 from counters.batch import Increments, Step
 from counters.intake import dispatch
 from counters.intake.append import Flush, Payload, append
+from counters.intake.confirmed import Confirmed
 from counters.intake.journal import Journal
 from counters.intake.lease import Lease, WakeUps
 from counters.intake.set_aside import SetAsideBatches
@@ -63,7 +64,7 @@ def loader(lane: Lane) -> Iterator[Callable[[], Loader]]:
 
     def make() -> Loader:
         made.append(WakeUps(lane))
-        return Loader(lane, made[-1])
+        return Loader(lane, made[-1], Confirmed())
 
     yield make
     for one in made:

@@ -40,6 +40,7 @@ from counters.imports.lines import Chunk
 from counters.intake import dispatch, journal
 from counters.intake.admission import Limits, Seen
 from counters.intake.append import Flush, Over, Payload, append
+from counters.intake.confirmed import Confirmed
 from counters.intake.intake import limits
 from counters.intake.journal import Journal
 from counters.intake.lease import WakeUps
@@ -491,7 +492,7 @@ def test_a_worker_that_dies_between_commit_and_move_has_lost_nothing(
         databases.connect(databases.primary(lane.shard), autocommit=True) as conn,
         closing(WakeUps(lane)) as wake_ups,
     ):
-        loader = Loader(lane, wake_ups)
+        loader = Loader(lane, wake_ups, Confirmed())
         window = loader.take(position - 1, 64).deferring(end)
         assert transaction.apply(conn, lane, window).deferred == {deferred.bytes}
         again = loader.take(position - 1, 64)  # another shift that read it before would defer nothing

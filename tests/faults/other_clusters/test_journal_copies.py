@@ -141,6 +141,43 @@ def test_a_write_that_the_replica_does_not_confirm_is_not_accepted(
     eventually(lambda: value_of(client, key) == 1)
 
 
+def test_what_a_failover_loses_was_applied_in_no_lane(journal: Journal, client: httpx.Client, key: str) -> None:
+    """The replica dies before it has read the write, the primary with its disk. The client repeats it: it is counted, once
+    in each lane."""
+    keys = [f"{key}:{n}" for n in range(40)]
+    body = {"keys": keys, "deltas": [1] * len(keys)}
+    token = {"Idempotency-Key": key}
+
+    def values() -> set[int]:
+        found = client.get("/v1/counters", params={"key": keys, "consistency": "primary"}).raise_for_status()
+        return {one["value"] for one in found.json()["results"]}
+
+    behind = journal.cluster.named(journal.replica)
+    client.post("/v1/increments", json=body).raise_for_status()
+    eventually(lambda: values() == {1}, pause=0.01)  # shifts of its lanes linger
+    with frozen(*behind):
+        answer = client.post("/v1/increments", json=body, headers=token)
+        assert answer.status_code == 503, answer.text
+        assert "may be counted" in answer.json()["detail"]
+        assert values() == {1}
+        journal.kill_primary(with_disk=True)
+        psutil.Process(behind[0]["pid"]).kill()  # what it had received and not read is gone
+    assert values() == {1}
+    eventually(lambda: client.post("/v1/increments", json=body, headers=token).status_code == 202, 60)
+    eventually(lambda: values() == {2})
+    journal.wait_for_copies()
+    assert values() == {2}
+
+
+def test_entries_of_another_primary_are_not_applied(journal: Journal, client: httpx.Client) -> None:
+    """They were read from a server that is the primary no more: what the present one has confirmed says nothing of them."""
+    client.get("/livez").raise_for_status()
+    check = "from counters.intake.confirmed import Confirmed; Confirmed().check(b'another', 1)"
+    done = journal.cluster.manage("shell", "-c", check, check=False)
+    assert done.returncode
+    assert "JournalUnavailable: the journal has another primary now" in done.stderr
+
+
 def test_that_a_replica_of_a_shard_differs_outlives_a_failover(journal: Journal, client: httpx.Client) -> None:
     """The mark is on both disks, or that is told: without it a promoted server would be copied from."""
     client.get("/livez").raise_for_status()

@@ -113,7 +113,8 @@ def test_the_strategy_chooses_the_replica(followed: Cluster, followers: httpx.Cl
     try:
         for one, delay in ((slow, "900ms"), (quick, "0ms")):
             address = f"/v1/shards/0/replicas/{one['node']}/delay"
-            assert followers.put(address, json={"delay": delay, "reason": "a test"}).status_code == 200
+            answer = followers.put(address, json={"delay": delay, "reason": "a test"})
+            assert answer.status_code == 200, answer.text
         with load(followed, key, clients=2) as running:
             running.goes_on(5)
             environment = {**clean(), **followed.env, "DJANGO_SETTINGS_MODULE": "counter_project.settings"}
