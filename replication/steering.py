@@ -42,7 +42,7 @@ SELECT current_setting('synchronous_standby_names'), current_setting('synchronou
 TRYING = ("restart", "starting", "changing")  # Patroni's first word while a node tries to start or to follow
 DELAY = "SELECT setting::integer FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
 _FORCE_SECONDS = 5.0
-_DELAY_SECONDS = 10.0
+_DELAY_SECONDS = 30.0  # Patroni rereads its configuration between two turns of its loop
 _LOOK_SECONDS = 0.1
 
 
