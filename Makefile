@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 
-.PHONY: run test check smoke demo words chaos bench lint types format lock install clean
+.PHONY: run test check smoke demo words chaos bench deploy-test lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -42,6 +42,9 @@ chaos: install  ## kill everything, again and again, under writes, then compare 
 bench: install  ## every figure beside its peers, in one run of about 30 minutes; ONLY=bulk,reads; ARGS="--repeats 1 --scale 0.2"
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
+deploy-test: install  ## docker-compose.production.yml on this machine's Docker engine, from the build to `down`; ARGS="--stand-ins" where no image can be pulled
+	$(BIN)/python -m deploy.test $(ARGS)
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -60,6 +63,7 @@ lock: install  ## pin the newest versions that pyproject.toml allows, with hashe
 	$(LOCK) $(UPGRADE) pyproject.toml -o requirements/production.txt
 	$(LOCK) $(UPGRADE) --all-extras --constraint requirements/production.txt pyproject.toml -o requirements/all.txt
 	$(LOCK) $(UPGRADE) --group build -o requirements/build.txt
+	$(LOCK) --constraint requirements/all.txt --group servers -o requirements/servers.txt
 
 clean:  ## the environment and caches; the cluster's data is destroyed by: manage.py cluster destroy
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,7 +6,8 @@ import json
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import yaml
 from replication import apply_delay
 from runtime.balancing import LEAST_CONN
 
-from . import archive_wal
+from . import ClusterError, archive_wal
 from .archive import Archive
 from .layout import ETCD_HOST, FLOWER_USER, PATRONI_USER, Directory, Layout
+from .redis import LOCAL
 
 CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
@@ -25,6 +27,8 @@ ROLE = "tally"
 REPLICATOR = "replicator"
 KEEP_CLIENTS_SECONDS = 2  # that nginx, when it reloads, serves a client's idle connection before it closes it
 MAX_CONNECTIONS = 200  # of each PostgreSQL
+JOURNAL_MEMORY = "1gb"
+CACHE_MEMORY = BROKER_MEMORY = "256mb"  # and what each of these may use
 ARCHIVE_SECONDS = 60  # after which a segment with new WAL is archived although it is not full
 
 
@@ -41,6 +45,29 @@ class NginxSettings:
     client_timeout_seconds: int = 10
     idle_timeout_seconds: int = 75
     trusted_proxies: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> NginxSettings:
+        """From the environment of Tally's processes. Raises `ClusterError`."""
+        given: dict[str, Any] = {}
+        for one in fields(cls):
+            text = environment.get(name := f"TALLY_{one.name.upper()}")
+            if text is None:
+                continue
+            if one.name == "trusted_proxies":
+                given[one.name] = _networks(name, text)
+            elif text.strip().isdecimal():
+                given[one.name] = int(text)
+            else:
+                raise ClusterError(f"{name}: {text!r} is no whole number")
+        return cls(**given)
+
+
+def _networks(name: str, text: str) -> list[str]:
+    try:
+        return [str(ip_network(one)) for one in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise ClusterError(f'{name}: {text!r} is no list of networks, as ["10.0.0.0/8"]') from error
 
 
 # nginx's own errors, as RFC 9457 problem documents: nginx's statuses → status, slug, title, detail.
@@ -85,6 +112,27 @@ PROBLEMS: tuple[tuple[tuple[int, ...], int, str, str, str], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Front:
+    """Where nginx listens, and the API processes behind it.
+
+    `listen`: lines of the main server. `servers`: address and options of each, without `max_conns`. `strategy`: how they
+    take turns. `resolver`: the DNS server that has their addresses, where they are names (`resolve`).
+    """
+
+    listen: str
+    servers: Mapping[str, str]
+    strategy: str = ""
+    resolver: str = ""
+
+    def upstream(self, name: str, limit: str = "") -> str:
+        """The lines of an upstream. One whose servers change keeps them in a zone."""
+        lines = [self.strategy] if self.strategy else []
+        lines += [f"zone {name} 256k;", f"resolver {self.resolver};"] if self.resolver else []
+        lines += [f"server {address}{limit} {options};" for address, options in self.servers.items()]
+        return "\n".join(f"        {line}" for line in lines)
+
+
 def nginx(  # noqa: PLR0913
     layout: Layout,
     directory: Directory,
@@ -98,11 +146,31 @@ def nginx(  # noqa: PLR0913
     """nginx.conf; paths in it are relative to its prefix, `<dir>/nginx`. An API process knows nginx by
     `proxy_secret`. `left_out`: API processes that get no requests. `keeps_clients`: this nginx can keep idle connections
     of clients for a while at a reload."""
-    settings = settings or NginxSettings()
+    front = Front(f"listen {LOCAL}:{layout.ports['nginx']} backlog=4096;", *_servers(layout, left_out))
+    return nginx_before(
+        front,
+        directory["static"],
+        proxy_secret,
+        settings or NginxSettings(),
+        user="user root;" if as_root else "",
+        keeps_clients=keeps_clients,
+    )
+
+
+def nginx_before(  # noqa: PLR0913
+    front: Front,
+    static: Path,
+    proxy_secret: str,
+    settings: NginxSettings,
+    *,
+    user: str = "",
+    keeps_clients: bool = True,
+) -> str:
+    """nginx.conf for any API processes, wherever they are; `static`: the folder of the static files."""
     return _filled(
         "nginx.conf.in",
-        USER="user root;" if as_root else "",
-        PORT=str(layout.ports["nginx"]),
+        USER=user,
+        LISTEN=front.listen,
         BODY_BYTES=str(settings.max_body_bytes),
         HEADER_BYTES=str(settings.max_header_bytes),
         CONNECTIONS=str(settings.connections_per_address),
@@ -111,21 +179,21 @@ def nginx(  # noqa: PLR0913
         PROXIES="\n".join(f"        {proxy} 1;" for proxy in settings.trusted_proxies),
         REAL_IP="\n".join(f"    set_real_ip_from {proxy};" for proxy in settings.trusted_proxies),
         PROXY_SECRET=proxy_secret,
-        STATIC=str(directory["static"]),
-        SERVERS=_servers(layout, left_out),
-        SINGLES_SERVERS=_servers(layout, left_out, f" max_conns={settings.max_singles}"),
-        BODIES_SERVERS=_servers(layout, left_out, f" max_conns={settings.max_bodies}"),
+        STATIC=str(static),
+        SERVERS=front.upstream("api"),
+        SINGLES_SERVERS=front.upstream("api_singles", f" max_conns={settings.max_singles}"),
+        BODIES_SERVERS=front.upstream("api_bodies", f" max_conns={settings.max_bodies}"),
         KEEP_CLIENTS=f"keepalive_min_timeout {KEEP_CLIENTS_SECONDS}s;" if keeps_clients else "",
     )
 
 
-def _servers(layout: Layout, left_out: Collection[str], limit: str = "") -> str:
-    """The strategy and the servers of an upstream."""
-    lines = ["least_conn;"] if layout.balancing == LEAST_CONN else []
+def _servers(layout: Layout, left_out: Collection[str]) -> tuple[dict[str, str], str]:
+    """The servers of an upstream, and its strategy."""
+    servers = {}
     for name in (f"api-{number}" for number in range(1, layout.scale["api"] + 1)):
         out = " down" if name in left_out else ""
-        lines.append(f"server 127.0.0.1:{layout.ports[name]} max_fails=1 fail_timeout=1s{limit}{out};")
-    return "\n".join(f"        {line}" for line in lines)
+        servers[f"{LOCAL}:{layout.ports[name]}"] = f"max_fails=1 fail_timeout=1s{out}"
+    return servers, "least_conn;" if layout.balancing == LEAST_CONN else ""
 
 
 def doors(layout: Layout, directory: Directory, token: str) -> str:
@@ -179,11 +247,11 @@ def _problem(status: int, slug: str, title: str, detail: str) -> str:
     )
 
 
-def redis_journal(port: int, password: str, directory: Path) -> str:
+def redis_journal(port: int, password: str, directory: Path, *, host: str = LOCAL, memory: str = JOURNAL_MEMORY) -> str:
     """Journal: an answered write is on the disk, and nothing is ever evicted. Its AOF can be cut at a moment."""
-    return _redis(port, password, directory) + (
+    return _redis(port, password, directory, host) + (
         "databases 4\nappendonly yes\nappendfsync always\nno-appendfsync-on-rewrite no\naof-timestamp-enabled yes\n"
-        "maxmemory 1gb\nmaxmemory-policy noeviction\n"
+        f"maxmemory {memory}\nmaxmemory-policy noeviction\n"
     )
 
 
@@ -196,24 +264,25 @@ def redis_journal_copy(port: int, password: str, directory: Path) -> str:
     )
 
 
-def redis_broker(port: int, password: str, directory: Path) -> str:
+def redis_broker(port: int, password: str, directory: Path, *, host: str = LOCAL, memory: str = BROKER_MEMORY) -> str:
     """Celery's broker: nothing on the disk, as messages may be lost (I4), and nothing is evicted."""
     return (
-        _redis(port, password, directory) + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy noeviction\n"
+        _redis(port, password, directory, host)
+        + f"databases 1\nappendonly no\nmaxmemory {memory}\nmaxmemory-policy noeviction\n"
     )
 
 
-def redis_cache(port: int, password: str, directory: Path) -> str:
+def redis_cache(port: int, password: str, directory: Path, *, host: str = LOCAL, memory: str = CACHE_MEMORY) -> str:
     """Cache: nothing on the disk, the least recently used goes first."""
     return (
-        _redis(port, password, directory)
-        + "databases 1\nappendonly no\nmaxmemory 256mb\nmaxmemory-policy allkeys-lru\n"
+        _redis(port, password, directory, host)
+        + f"databases 1\nappendonly no\nmaxmemory {memory}\nmaxmemory-policy allkeys-lru\n"
     )
 
 
-def _redis(port: int, password: str, directory: Path) -> str:
+def _redis(port: int, password: str, directory: Path, host: str) -> str:
     return (
-        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{directory}"\nsave ""\n'
+        f'bind {host}\nport {port}\nrequirepass {password}\ndir "{directory}"\nsave ""\n'
         'daemonize no\nprotected-mode yes\ntcp-keepalive 60\nloglevel notice\nlogfile ""\n'
     )
 
@@ -229,45 +298,80 @@ def patroni(  # noqa: PLR0913
     lz4: bool,
     delay: int = 0,
 ) -> str:
-    """patroni.yml of one node, with an apply delay (ms); ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own
-    rule.
+    """patroni.yml of one node of the local cluster, with an apply delay (ms)."""
+    postgres, rest = (f"{LOCAL}:{layout.ports[f'{kind}-{shard}-{node}']}" for kind in ("postgres", "patroni"))
+    member = Member(
+        shard,
+        node,
+        home=directory.node(shard, node),
+        bin_dir=bin_dir,
+        postgres=(postgres, postgres),
+        rest=(rest, rest),
+        etcd={"host": ETCD_HOST, "protocol": "http", "use_proxies": True},  # see `guarded_patroni`
+        wal_compression="lz4" if lz4 else "off",
+        parameters=_logging(directory, shard, node) | _archiving(layout, shard),
+        recovery_conf=_restoring(layout, shard),
+    )
+    return yaml.safe_dump(apply_delay.put(patroni_of(member, secrets), delay), sort_keys=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One PostgreSQL server with its Patroni. `home` has its data; `postgres` and `rest` (Patroni's API) are HOST:PORT, where
+    it listens and where the others find it. `network` is where the others are, as pg_hba.conf says it."""
+
+    shard: int = field(kw_only=False)
+    node: int = field(kw_only=False)
+    home: Path
+    bin_dir: Path
+    postgres: tuple[str, str]
+    rest: tuple[str, str]
+    etcd: Mapping[str, Any]
+    network: str = f"{LOCAL}/32"
+    shared_buffers: str = "128MB"
+    wal_compression: str = "lz4"
+    max_connections: int = MAX_CONNECTIONS
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # more of PostgreSQL's
+    recovery_conf: Mapping[str, str] = field(default_factory=dict)
+    post_bootstrap: str = ""  # command for a new shard's first primary
+
+
+def patroni_of(member: Member, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """patroni.yml of one server; ttl ≥ loop_wait + 2 * retry_timeout (seconds) is Patroni's own rule.
 
     What is steered at run time must not stand here: it would win over what Patroni keeps in etcd.
     """
-    home = directory.node(shard, node)
-    postgres_port = layout.ports[f"postgres-{shard}-{node}"]
-    rest = f"127.0.0.1:{layout.ports[f'patroni-{shard}-{node}']}"
-    config: dict[str, Any] = {
-        "scope": f"shard-{shard}",
+    return {
+        "scope": f"shard-{member.shard}",
         "namespace": "/tally/",
-        "name": f"shard-{shard}-node-{node}",
+        "name": f"shard-{member.shard}-node-{member.node}",
         "log": {"level": "INFO", "deduplicate_heartbeat_logs": True},
         "restapi": {
-            "listen": rest,
-            "connect_address": rest,
+            "listen": member.rest[0],
+            "connect_address": member.rest[1],
             "authentication": {"username": PATRONI_USER, "password": secrets["patroni"]},
         },
-        "etcd3": {"host": ETCD_HOST, "protocol": "http", "use_proxies": True},  # see `guarded_patroni`
-        "bootstrap": {"dcs": _dynamic(), "initdb": _initdb()},
+        "etcd3": dict(member.etcd),
+        "bootstrap": {"dcs": _dynamic(member.max_connections), "initdb": _initdb()}
+        | ({"post_bootstrap": member.post_bootstrap} if member.post_bootstrap else {}),
         "postgresql": {
-            "listen": f"127.0.0.1:{postgres_port}",
-            "connect_address": f"127.0.0.1:{postgres_port}",
-            "data_dir": str(home / "data"),
-            "bin_dir": str(bin_dir),
-            "pgpass": str(home / "pgpass"),
+            "listen": member.postgres[0],
+            "connect_address": member.postgres[1],
+            "data_dir": str(member.home / "data"),
+            "bin_dir": str(member.bin_dir),
+            "pgpass": str(member.home / "pgpass"),
             "authentication": {
                 "superuser": {"username": "postgres", "password": secrets["postgres"]},
                 "replication": {"username": REPLICATOR, "password": secrets["replication"]},
                 "rewind": {"username": "rewind", "password": secrets["rewind"]},
             },
             "basebackup": [{"checkpoint": "fast"}],
-            "pg_hba": _pg_hba(),
-            "parameters": _parameters(directory, shard, node, lz4=lz4) | _archiving(layout, shard),
-            "recovery_conf": _restoring(layout, shard),
+            "pg_hba": _pg_hba(member.network),
+            "parameters": _parameters(member) | dict(member.parameters),
+            "recovery_conf": dict(member.recovery_conf),
         },
         "watchdog": {"mode": "off"},
     }
-    return yaml.safe_dump(apply_delay.put(config, delay), sort_keys=False)
 
 
 def shared_settings() -> dict[str, Any]:
@@ -276,7 +380,7 @@ def shared_settings() -> dict[str, Any]:
     return {name: value for name, value in _dynamic().items() if name != "synchronous_mode"}
 
 
-def _dynamic() -> dict[str, Any]:
+def _dynamic(max_connections: int = MAX_CONNECTIONS) -> dict[str, Any]:
     """Settings shared by a shard's nodes, kept in etcd.
 
     A node that cannot be rewound is copied again. The slot of a member that is away is kept for `member_slots_ttl` seconds;
@@ -299,7 +403,7 @@ def _dynamic() -> dict[str, Any]:
             "remove_data_directory_on_rewind_failure": True,
             "remove_data_directory_on_diverged_timelines": True,
             "parameters": {
-                "max_connections": MAX_CONNECTIONS,
+                "max_connections": max_connections,
                 "max_wal_senders": 20,
                 "max_replication_slots": 20,
                 "wal_level": "replica",
@@ -322,24 +426,25 @@ def _initdb() -> list[Any]:
     ]
 
 
-def _pg_hba() -> list[str]:
+def _pg_hba(network: str) -> list[str]:
+    """The superuser connects from the server's own host only."""
     rules = (
-        ("all", "postgres"),
-        ("postgres", "rewind"),
-        ("replication", REPLICATOR),
-        (f"{DATABASE},{CONTROL_DATABASE}", ROLE),
+        ("all", "postgres", f"{LOCAL}/32"),
+        ("postgres", "rewind", network),
+        ("replication", REPLICATOR, network),
+        (f"{DATABASE},{CONTROL_DATABASE}", ROLE, network),
     )
-    return [f"host {database} {role} 127.0.0.1/32 scram-sha-256" for database, role in rules]
+    return [f"host {database} {role} {whence} scram-sha-256" for database, role, whence in rules]
 
 
-def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> dict[str, Any]:
+def _parameters(member: Member) -> dict[str, Any]:
     return {
         "unix_socket_directories": "",
         "password_encryption": "scram-sha-256",
-        "shared_buffers": "128MB",
+        "shared_buffers": member.shared_buffers,
         "hot_standby_feedback": "on",
         "wal_receiver_status_interval": "1s",  # that feedback's: until it comes, no old version of a row makes room for the next
-        "wal_compression": "lz4" if lz4 else "off",
+        "wal_compression": member.wal_compression,
         "max_wal_size": "2GB",
         "min_wal_size": "256MB",
         "checkpoint_timeout": "5min",
@@ -352,16 +457,22 @@ def _parameters(directory: Directory, shard: int, node: int, *, lz4: bool) -> di
         "shared_preload_libraries": "pg_stat_statements",
         "timezone": "UTC",
         "log_timezone": "UTC",
+        "log_line_prefix": "%m [%p] %q%u@%d %a ",
+        "log_checkpoints": "off",
+        "log_connections": "off",
+        "log_lock_waits": "on",
+    }
+
+
+def _logging(directory: Directory, shard: int, node: int) -> dict[str, Any]:
+    """Settings by which a server has a log file of its own."""
+    return {
         "logging_collector": "on",
         "log_directory": str(directory.logs),
         "log_filename": f"postgres-{shard}-{node}.log",
         "log_file_mode": "0600",
         "log_rotation_age": 0,
         "log_rotation_size": 0,
-        "log_line_prefix": "%m [%p] %q%u@%d %a ",
-        "log_checkpoints": "off",
-        "log_connections": "off",
-        "log_lock_waits": "on",
     }
 
 

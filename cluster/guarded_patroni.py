@@ -1,13 +1,13 @@
-"""Patroni as the local cluster runs it: `python -m cluster.guarded_patroni ETCD_SOCKET PATRONI_YML`.
+"""Patroni as Tally runs it: `python -m cluster.guarded_patroni PATRONI_YML [ETCD_SOCKET]`.
 
 Every user of the machine can connect to a port of 127.0.0.1, so two things are closed here that Patroni leaves open:
 
-- etcd is reached through a Unix socket in the cluster's directory. Passwords in etcd would not be enough: with its
+- The local cluster's etcd is reached through a Unix socket in its directory. Passwords in etcd would not be enough: with its
   authentication on, etcd 3.5 still lets anybody raise an alarm, compact, and grant leases (tried on the wheel's 3.5.1).
 - The REST API asks for its password on every call, not only on those that change something. /metrics takes the token
   of the scrapers instead (`TALLY_METRICS_TOKEN`).
 
-In production both are for TLS with client certificates (docs/operating.md).
+In production etcd asks for client certificates instead (docs/security.md).
 
 Patroni starts PostgreSQL through a child that imports this module first, and then the module of the function that it is to
 call. So that function is here, and everything else is imported where it is used: loading Patroni takes the processor longer
@@ -101,7 +101,8 @@ if __name__ == "__main__":
     from patroni.__main__ import main
 
     start_postgres_quickly()
-    reach_etcd_through(sys.argv.pop(1))
+    if len(sys.argv) > 2:
+        reach_etcd_through(sys.argv.pop())
     guard_api(os.environ["TALLY_METRICS_TOKEN"])
     garbage.begin()
     main()

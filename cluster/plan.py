@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sharding.connection_budget import SPILL_TASKS
-
-from . import probes
+from . import argv, probes
+from .argv import ANSWER_SECONDS
 from .layout import FLOWER_USER, PROJECT, Directory, Layout
 from .programs import Programs
 from .redis import LOCAL, Address
@@ -31,10 +30,6 @@ STOP_STAGES = (
 )
 # Variables by which the programs would take settings that are not this cluster's.
 FOREIGN = ("PATRONI_", "PG", "ETCD_", "UVICORN_", "WEB_CONCURRENCY", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
-KEEP_ALIVE_SECONDS = (
-    600  # longer than nginx keeps an idle connection to an API process, so nginx is the one that closes it
-)
-ANSWER_SECONDS = 35  # that an API process has to answer what it has taken: more than the longest `?wait=`
 MARK = "TALLY_CLUSTER_DIR"  # in the environment of every process of a cluster, so that a leftover is known
 
 
@@ -93,7 +88,7 @@ class Planner:
         """It listens on Unix sockets alone, which stand in its working directory. nginx shows its metrics."""
         socket = self.directory.socket("etcd")
         client, peer = f"unix://{socket.name}", f"unix://{self.directory.socket('etcd-peer').name}"
-        argv = (
+        command = (
             *(str(self.programs.etcd), "--name=etcd", f"--data-dir={self.directory['etcd']}", "--log-level=warn"),
             *(f"--listen-client-urls={client}", "--advertise-client-urls=http://etcd:0"),
             *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}"),
@@ -102,7 +97,7 @@ class Planner:
         return Spec(
             name="etcd",
             role="etcd",
-            argv=argv,
+            argv=command,
             ready=probes.Answers(socket, "/health", 200),
             metrics_port=self.layout.ports["etcd"],
             environment=self.base,
@@ -118,7 +113,7 @@ class Planner:
             shard=shard,
             argv=(
                 *(*self.programs.unprivileged, sys.executable, "-m", "cluster.guarded_patroni"),
-                *(str(self.directory.socket("etcd")), str(config)),
+                *(str(config), str(self.directory.socket("etcd"))),
             ),
             ready=probes.Answers(port, "/liveness"),
             after=("etcd", f"turn-{shard}-{node}"),
@@ -189,38 +184,20 @@ class Planner:
         )
 
     def _worker(self, shard: int, number: int) -> Spec:
-        """A worker of one shard; `TALLY_WORKER_CONCURRENCY` is the number of tasks that it runs at once."""
-        return self._celery_worker(f"worker-{shard}-{number}", "worker", shard, ("-Q", f"shard-{shard}"))
+        name = f"worker-{shard}-{number}"
+        return self._celery_worker(name, "worker", shard, argv.worker(name, f"shard-{shard}"))
 
     def _spill_worker(self, number: int) -> Spec:
-        """A worker of the queues that belong to no shard: what was spilled, upkeep, and what may take long."""
-        return self._celery_worker(
-            f"spill-worker-{number}",
-            "spill-worker",
-            None,
-            ("-Q", "spill,maintenance,low-priority", "-c", str(SPILL_TASKS)),
-        )
+        name = f"spill-worker-{number}"
+        return self._celery_worker(name, "spill-worker", None, argv.spill_worker(name))
 
-    def _celery_worker(self, name: str, role: str, shard: int | None, options: tuple[str, ...]) -> Spec:
-        """A worker; Celery puts the name of the host in place of `%h`."""
+    def _celery_worker(self, name: str, role: str, shard: int | None, command: tuple[str, ...]) -> Spec:
         port = self.layout.ports[name]
-        quiet = ("-E", "--without-gossip", "--without-mingle", "-l", "WARNING")
         return Spec(
             name=name,
             role=role,
             shard=shard,
-            argv=(
-                sys.executable,
-                "-m",
-                "counter_project",
-                "worker",
-                "-P",
-                "threads",
-                "-n",
-                f"{name}@%h",
-                *options,
-                *quiet,
-            ),
+            argv=command,
             ready=probes.Listens(port),
             after=self._application(),
             metrics_port=port,
@@ -230,11 +207,10 @@ class Planner:
 
     def _beat(self) -> Spec:
         port = self.layout.ports["beat"]
-        schedule = str(self.directory["beat"] / "schedule")
         return Spec(
             name="beat",
             role="beat",
-            argv=(sys.executable, "-m", "counter_project", "beat", "-s", schedule, "--pidfile=", "-l", "WARNING"),
+            argv=argv.beat(str(self.directory["beat"] / "schedule")),
             ready=probes.Listens(port),
             after=self._application(),
             metrics_port=port,
@@ -244,12 +220,11 @@ class Planner:
     def _flower(self) -> Spec:
         """It listens on a Unix socket. nginx asks for the password before it: Flower shows its metrics to everybody."""
         port, socket = self.layout.ports["flower"], self.directory.socket("flower")
-        flower = (sys.executable, "-m", "counter_project", "flower")
         login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.secrets['flower']}"}
         return Spec(
             name="flower",
             role="flower",
-            argv=(*flower, f"--unix-socket={socket}", "--persistent=False", "--max-tasks=10000"),
+            argv=argv.flower(f"--unix-socket={socket}"),
             ready=probes.Listens(socket),
             after=self._brokers(),
             port=port,
@@ -266,7 +241,7 @@ class Planner:
         return Spec(
             name="disks",
             role="disks",
-            argv=(sys.executable, "manage.py", "disks", *(f"{server}={path}" for server, path in places)),
+            argv=argv.manage("disks", *(f"{server}={path}" for server, path in places)),
             ready=probes.Listens(port),
             after=tuple(self.layout.journals),
             metrics_port=port,
@@ -276,17 +251,10 @@ class Planner:
     def _api(self, number: int) -> Spec:
         name = f"api-{number}"
         port = self.layout.ports[name]
-        argv = (
-            *(sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--ws", "none"),
-            *("--host", "127.0.0.1", "--port", str(port), "--backlog", "4096"),
-            *("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS), "--timeout-graceful-shutdown", str(ANSWER_SECONDS)),
-            *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--no-date-header"),
-            *("--log-level", "error", "counter_project.asgi:application"),
-        )
         return Spec(
             name=name,
             role="api",
-            argv=argv,
+            argv=argv.api(LOCAL, port),
             ready=probes.Answers(port, "/livez"),
             after=self._application(),
             port=port,

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import fields, replace
-from ipaddress import ip_network
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 import yaml
@@ -122,36 +120,13 @@ def write_nginx(plan: Planner, *, left_out: Collection[str] = ()) -> None:
         plan.directory,
         secrets["proxy"],
         as_root=os.geteuid() == 0,
-        settings=_nginx_settings(plan.environment),
+        settings=NginxSettings.of(plan.environment),
         left_out=left_out,
         keeps_clients=programs.version(plan.programs.nginx) >= KEEPS_CLIENTS,
     )
     layout.write_private(home / "nginx.conf", text)
     layout.write_private(home / "doors.conf", configs.doors(plan.layout, plan.directory, secrets["metrics"]))
     layout.write_private(home / "flower-users", configs.flower_users(secrets["flower"]))
-
-
-def _nginx_settings(environment: Mapping[str, str]) -> NginxSettings:
-    """The settings that are for nginx. Raises `ClusterError`."""
-    given: dict[str, Any] = {}
-    for field in fields(NginxSettings):
-        text = environment.get(name := f"TALLY_{field.name.upper()}")
-        if text is None:
-            continue
-        if field.name == "trusted_proxies":
-            given[field.name] = _networks(name, text)
-        elif text.strip().isdecimal():
-            given[field.name] = int(text)
-        else:
-            raise ClusterError(f"{name}: {text!r} is no whole number")
-    return NginxSettings(**given)
-
-
-def _networks(name: str, text: str) -> list[str]:
-    try:
-        return [str(ip_network(one)) for one in json.loads(text)]
-    except (TypeError, ValueError) as error:
-        raise ClusterError(f'{name}: {text!r} is no list of networks, as ["10.0.0.0/8"]') from error
 
 
 def check_connections(wanted: Layout, environment: Mapping[str, str]) -> None:

@@ -485,6 +485,9 @@ class Config(BaseSettings):
         le=65535,
         description="Port of this process's own /metrics (workers, beat); none: no server.",
     )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="The address that it listens on; `0.0.0.0` in a container."
+    )
     metrics_token: SecretStr = Field(
         default=SecretStr(""),
         description="Bearer token that every /metrics asks for; without one /metrics answers nobody.",

@@ -16,11 +16,11 @@ from runtime.scrapers import CHALLENGE, may_read
 
 
 class Server:
-    """Serves this process's /metrics on 127.0.0.1 to those who have the token, in a thread, from `open` to `close`."""
+    """Serves this process's /metrics to those who have the token, in a thread, from `open` to `close`."""
 
-    def __init__(self, port: int, token: str) -> None:
+    def __init__(self, host: str, port: int, token: str) -> None:
         """Raises `OSError` if the port is taken."""
-        self._server = make_server("127.0.0.1", port, _guarded(token), ThreadingWSGIServer, handler_class=_Silent)
+        self._server = make_server(host, port, _guarded(token), ThreadingWSGIServer, handler_class=_Silent)
         self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
 
     def open(self) -> None:
@@ -37,7 +37,7 @@ class Server:
 @owned(close=Server.close)
 def _server() -> Server:
     port: Any = settings.TALLY.metrics_port
-    return Server(port, settings.TALLY.metrics_token.get_secret_value())
+    return Server(settings.TALLY.metrics_host, port, settings.TALLY.metrics_token.get_secret_value())
 
 
 def serve() -> None:

@@ -120,7 +120,7 @@ def test_a_server_of_metrics_gives_its_port_back() -> None:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     for _ in range(2):
-        server: Any = metrics.Server(port, "token")
+        server: Any = metrics.Server("127.0.0.1", port, "token")
         server.open()
         with pytest.raises(HTTPError, match="401"):
             urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30)

@@ -1,0 +1,300 @@
+"""What a container of Tally runs: `python -m cluster.container ROLE [ARGUMENT…]` writes the configuration of one process from
+the environment and the secrets in `/run/secrets`, and becomes that process.
+
+docker-compose.production.yml has the roles and what each gets. Texts and command lines are those of the local cluster
+(configs.py, argv.py). Here is only what differs: others reach a container by its address, its secrets are files, and how
+much memory it may use says its limit. All that is written goes to `/tmp`, but what must stay: that is in `/srv/data`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from . import ClusterError, argv, configs
+from .configs import Front, Member, NginxSettings
+from .layout import FLOWER_USER, PROJECT, write_private
+
+SECRETS = Path("/run/secrets")
+TEMPORARY = Path("/tmp")  # noqa: S108 — a file system of the container's own
+DATA = Path("/srv/data")
+STATIC = Path("/srv/static")
+ANYWHERE = "0.0.0.0"  # noqa: S104 — who reaches the container, its networks say
+API_PORT, POSTGRES_PORT, PATRONI_PORT, REDIS_PORT, FLOWER_PORT = 8000, 5432, 8008, 6379, 5555
+NGINX_PORT, OPERATORS_PORT = 8080, 8081
+SHARED_BUFFERS_SHARE, JOURNAL_SHARE, CACHE_SHARE = 0.25, 0.5, 0.75  # of the container's memory
+LEAST_SHARED_BUFFERS = 32 * 1024**2  # bytes
+PRIMARY_SECONDS = 300.0  # for every shard to have a primary at the first start
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroup 2, cgroup 1
+_RESOLVER = "127.0.0.11 valid=1s ipv6=off"  # Docker's DNS: the addresses of all containers of a service
+
+Command = Sequence[str]
+
+
+def secret(name: str) -> str:
+    """Raises `ClusterError`."""
+    try:
+        return (SECRETS / name).read_text().strip()
+    except OSError as error:
+        raise ClusterError(
+            f"cannot read the secret {error.filename} ({error.strerror}); deploy/make-secrets makes it"
+        ) from error
+
+
+def setting(name: str) -> str:
+    """A variable of the environment. Raises `ClusterError`."""
+    if value := os.environ.get(name, "").strip():
+        return value
+    raise ClusterError(f"{name} is not set; docker-compose.production.yml has it")
+
+
+def memory(share: float, least: int = 1024**2) -> int:
+    """A share of the memory that this container may use, in bytes; of the machine's if it has no limit."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in map(Path, _LIMITS):
+        if path.exists() and (text := path.read_text().strip()).isdecimal():
+            found = min(found, int(text))
+    return max(least, int(found * share))
+
+
+def application(command: Command) -> Command:
+    """A process of Tally's own. Its name is unique, however many containers its service has."""
+    os.environ.setdefault("TALLY_NODE_ID", _name())
+    os.environ.setdefault("TALLY_STATIC_ROOT", str(STATIC))
+    return command
+
+
+def _name() -> str:
+    return f"{sys.argv[1]}-{socket.gethostname()}"
+
+
+def api() -> Command:
+    return application(argv.api(ANYWHERE, API_PORT))
+
+
+def worker(*shards: str) -> Command:
+    """A worker of these shards, or of all."""
+    count = len(json.loads(setting("TALLY_SHARDS")))
+    return application(argv.worker(_name(), ",".join(f"shard-{shard}" for shard in shards or range(count))))
+
+
+def spill_worker() -> Command:
+    return application(argv.spill_worker(_name()))
+
+
+def beat() -> Command:
+    return application(argv.beat(str(TEMPORARY / "schedule")))
+
+
+def flower() -> Command:
+    """nginx asks for its password first, and Flower again."""
+    os.environ["FLOWER_BASIC_AUTH"] = f"{FLOWER_USER}:{secret('operators')}"
+    return application(argv.flower(f"--address={ANYWHERE}", f"--port={FLOWER_PORT}", "--url-prefix=flower"))
+
+
+def manage(*command: str) -> Command:
+    return application(argv.manage(*command))
+
+
+def migrate() -> Command:
+    """Wait until every shard has a primary, then migrate."""
+    import psycopg
+
+    for number, shard in enumerate(json.loads(setting("TALLY_SHARDS"))):
+        hosts, ports = (",".join(str(node[key]) for node in shard["nodes"]) for key in ("host", "port"))
+        deadline = time.monotonic() + PRIMARY_SECONDS
+        while True:
+            try:
+                psycopg.connect(
+                    host=hosts,
+                    port=ports,
+                    dbname=configs.CONTROL_DATABASE if number == 0 else configs.DATABASE,
+                    user=configs.ROLE,
+                    password=secret("database"),
+                    target_session_attrs="primary",
+                    connect_timeout=2,
+                ).close()
+                break
+            except psycopg.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"shard {number} has no primary: {error}") from error
+                time.sleep(1)
+    return manage("set_up")
+
+
+def postgres() -> Command:
+    """A PostgreSQL server under Patroni. SHARD and NODE are its numbers, ADDRESS is its address for the others."""
+    home, address = DATA, setting("ADDRESS")
+    home.chmod(0o700)
+    shared = memory(SHARED_BUFFERS_SHARE, LEAST_SHARED_BUFFERS)
+    member = Member(
+        int(setting("SHARD")),
+        int(setting("NODE")),
+        home=home,
+        bin_dir=_postgres_programs(),
+        postgres=(f"{ANYWHERE}:{POSTGRES_PORT}", f"{address}:{POSTGRES_PORT}"),
+        rest=(f"{ANYWHERE}:{PATRONI_PORT}", f"{address}:{PATRONI_PORT}"),
+        etcd={
+            "hosts": setting("ETCD").split(","),
+            "protocol": "https",
+            **{name: str(SECRETS / f"etcd-{name}") for name in ("cacert", "cert", "key")},
+        },
+        network="samenet",
+        shared_buffers=f"{shared // 1024}kB",
+        max_connections=int(setting("MAX_CONNECTIONS")),
+        parameters={"effective_cache_size": f"{2 * shared // 1024}kB", "maintenance_work_mem": f"{shared // 4096}kB"},
+        post_bootstrap=f"{sys.executable} -m cluster.container provide",
+    )
+    names = ("postgres", "replication", "rewind", "patroni")
+    config = TEMPORARY / "patroni.yml"
+    write_private(config, yaml.safe_dump(configs.patroni_of(member, {name: secret(name) for name in names})))
+    os.environ["TALLY_METRICS_TOKEN"] = secret("metrics")
+    return (sys.executable, "-m", "cluster.guarded_patroni", str(config))
+
+
+def _postgres_programs() -> Path:
+    """The newest PostgreSQL of the image: Debian's packages and the official image have it in the same place."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    if not found:
+        raise ClusterError("there is no PostgreSQL in /usr/lib/postgresql")
+    return found[-1]
+
+
+def provide(*_url: str) -> Command:
+    """What Patroni runs when it has made a shard: Tally's role and databases."""
+    from .postgres import provide
+
+    asyncio.run(provide(POSTGRES_PORT, secret("postgres"), secret("database"), control=setting("SHARD") == "0"))
+    return ("true",)
+
+
+def journal() -> Command:
+    """A server of the journal: one of several with Sentinels (ADDRESS, PRIMARY, SENTINELS), or the only one."""
+    if os.environ.get("SENTINELS"):
+        os.environ["MAXMEMORY"] = str(memory(JOURNAL_SHARE))
+        return _start("journal", REDIS_PORT)
+    return _redis("journal", configs.redis_journal, DATA, JOURNAL_SHARE)
+
+
+def sentinel() -> Command:
+    return _start("sentinel", 26379)
+
+
+def begin() -> Command:
+    """Order that an empty journal begins: once, on the server that is PRIMARY (docs/journal.md)."""
+    (DATA / "begin").touch(mode=0o600)
+    return ("true",)
+
+
+def _start(kind: str, port: int) -> Command:
+    os.environ |= {
+        f"{kind.upper()}_ADDRESS": f"{setting('ADDRESS')}:{port}",
+        f"{kind.upper()}_DIRECTORY": str(DATA),
+        "JOURNAL_PASSWORD": secret("journal"),
+        "SENTINEL_PASSWORD": secret("sentinel"),
+        "PYTHON": sys.executable,
+    }
+    return (str(PROJECT / "deploy" / "journal" / "start"), kind)
+
+
+def cache() -> Command:
+    return _redis("cache", configs.redis_cache, TEMPORARY, CACHE_SHARE)
+
+
+def broker() -> Command:
+    return _redis("broker", configs.redis_broker, TEMPORARY, CACHE_SHARE)
+
+
+def _redis(name: str, render: Callable[..., str], directory: Path, share: float) -> Command:
+    config = TEMPORARY / "redis.conf"
+    write_private(config, render(REDIS_PORT, secret(name), directory, host=ANYWHERE, memory=str(memory(share))))
+    return ("valkey-server", str(config))
+
+
+def nginx() -> Command:
+    """Before the API processes, as many as there are: it asks Docker's DNS for their addresses every second."""
+    home = TEMPORARY / "nginx"
+    home.mkdir(exist_ok=True, mode=0o700)
+    servers = {f"{setting('API')}:{API_PORT}": "resolve max_fails=1 fail_timeout=1s"}
+    front = Front(_listen(NGINX_PORT), servers, resolver=_RESOLVER)
+    text = configs.nginx_before(front, STATIC, secret("proxy"), NginxSettings.of(os.environ))
+    write_private(home / "nginx.conf", text)
+    write_private(home / "doors.conf", _operators_door())
+    write_private(home / "operators", configs.flower_users(secret("operators")))
+    return ("nginx", "-p", f"{home}/", "-c", "nginx.conf", "-e", "stderr")
+
+
+def _listen(port: int) -> str:
+    if os.environ.get("TALLY_HTTPS") == "false":
+        return f"listen {port} backlog=4096;"
+    lines = (
+        f"listen {port} ssl backlog=4096;",
+        f"ssl_certificate {SECRETS}/tls-cert;",
+        f"ssl_certificate_key {SECRETS}/tls-key;",
+        "ssl_protocols TLSv1.2 TLSv1.3;",
+        "ssl_session_cache shared:tls:10m;",
+    )
+    return "\n        ".join(lines)
+
+
+def _operators_door() -> str:
+    """Flower, Prometheus and Grafana behind a password, whichever of them runs."""
+    lines = [
+        _listen(OPERATORS_PORT),
+        f"resolver {_RESOLVER};",
+        'auth_basic "Tally";',
+        "auth_basic_user_file operators;",
+    ]
+    for name, port in {"flower": FLOWER_PORT, "prometheus": 9090, "grafana": 3000}.items():
+        lines += [
+            f"location /{name}/ {{",
+            f"    set $place {name}:{port};",  # looked up at each request, so it need not run
+            "    proxy_set_header Host $http_host;",
+            "    proxy_pass http://$place;",
+            "}",
+        ]
+    return "\n    ".join(["server {", *lines]) + "\n}\n"
+
+
+ROLES: Mapping[str, Callable[..., Command]] = {
+    "api": api,
+    "worker": worker,
+    "spill-worker": spill_worker,
+    "beat": beat,
+    "flower": flower,
+    "manage": manage,
+    "migrate": migrate,
+    "postgres": postgres,
+    "provide": provide,
+    "journal": journal,
+    "begin": begin,
+    "sentinel": sentinel,
+    "cache": cache,
+    "broker": broker,
+    "nginx": nginx,
+}
+
+
+def main(role: str = "", *arguments: str) -> None:
+    """Become a process. Does not return. Raises `ClusterError`."""
+    if role not in ROLES:
+        raise ClusterError(f"say what to run: {', '.join(ROLES)}")
+    os.umask(0o077)
+    os.chdir(PROJECT)
+    command = ROLES[role](*arguments)
+    os.execvp(command[0], list(command))  # noqa: S606
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except ClusterError as error:
+        sys.exit(f"error: {error}")
