@@ -7,14 +7,13 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from replication.apply_delay import RULE, ApplyDelay
 from runtime import polling
@@ -26,6 +25,7 @@ from .plan import Planner
 from .supervisor import Supervisor
 
 STOP_SECONDS = 150.0
+DESTROY_SECONDS = (0.3, 1.0, STOP_SECONDS)  # after each signal of `destroy`; two that come at once count as one
 TAKEOVER_SECONDS = 10.0  # of an upgrade's supervisor, from having the lock until the state names it
 SCALE_SECONDS = 120.0
 BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
@@ -119,7 +119,7 @@ def down(_: argparse.Namespace, directory: Directory) -> int:
 
 
 def destroy(options: argparse.Namespace, directory: Directory) -> int:
-    """Stop the cluster and delete its directory."""
+    """Stop the cluster and delete its directory. It is killed, unless an archive is still to get the last of its data."""
     if not directory.root.exists():
         raise ClusterError(f"{directory.root} does not exist: nothing to destroy")
     if not (directory["layout.json"].exists() or directory["secrets.json"].exists() or directory["lock"].exists()):
@@ -129,7 +129,7 @@ def destroy(options: argparse.Namespace, directory: Directory) -> int:
             raise ClusterError(f"this deletes {directory.root} and all counts in it: say so with --yes")
         if input(f"Delete {directory.root} and all counts in it? [y/N] ").strip().lower() not in ("y", "yes"):
             return 1
-    _stop(directory, console.Console())
+    _stop(directory, console.Console(), at_once=not _is_archived(directory))
     shutil.rmtree(directory.root)
     console.Console().say(f"deleted {directory.root}")
     return 0
@@ -199,12 +199,20 @@ def _current(directory: Directory) -> state.State:
     return state.current(directory)
 
 
-def _stop(directory: Directory, screen: console.Console) -> None:
+def _is_archived(directory: Directory) -> bool:
+    """Whether the cluster has an archive, as far as can be told."""
+    with suppress(ClusterError):
+        stored = layout.load(directory)
+        return stored is not None and bool(stored.archive)
+    return False
+
+
+def _stop(directory: Directory, screen: console.Console, *, at_once: bool = False) -> None:
     if not directory.root.exists():
         raise ClusterError(f"there is no cluster in {directory.root}: nothing to stop")
     stopped = False
     for _ in polling.attempts(TAKEOVER_SECONDS, pause=0.1):
-        stopped |= _stop_supervisor(directory)
+        stopped |= _stop_supervisor(directory, DESTROY_SECONDS if at_once else (STOP_SECONDS,))
         with suppress(ClusterError):  # another supervisor is taking over: stop that one
             lock = prepare.lock(directory)
             break
@@ -215,16 +223,17 @@ def _stop(directory: Directory, screen: console.Console) -> None:
     screen.say("stopped" if stopped or left else "nothing was running")
 
 
-def _stop_supervisor(directory: Directory) -> bool:
-    """Stop the supervisor that the state names, if it runs. Returns whether it did."""
+def _stop_supervisor(directory: Directory, waits: Sequence[float]) -> bool:
+    """Stop the supervisor that the state names, if it runs. Returns whether it did. It stops the cluster in order, and kills
+    all at a second signal: there is one before each of the `waits` (seconds)."""
     supervisor = state.supervisor(state.read(directory))
     if supervisor is None:
         return False
-    with suppress(psutil.NoSuchProcess):
-        supervisor.terminate()
-    if processes.wait([supervisor], STOP_SECONDS):
-        raise ClusterError(f"pid {supervisor.pid} does not stop: see {directory.log('supervisor')}, or kill it")
-    return True
+    for seconds in waits:
+        processes.send([supervisor], signal.SIGTERM)
+        if not processes.wait([supervisor], seconds):
+            return True
+    raise ClusterError(f"pid {supervisor.pid} does not stop: see {directory.log('supervisor')}, or kill it")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from .plan import MARK, stages
 
 STOP_SECONDS = 15.0  # for SIGTERM, then SIGKILL
 PATRONI_STOP_SECONDS = 45.0
+KILLED_SECONDS = 5.0  # for servers to end after SIGKILL: until then they may make files
 
 
 def stop(directory: Directory) -> list[str]:
@@ -41,10 +42,12 @@ def marked(directory: Directory) -> list[psutil.Process]:
 
 
 def kill_all(directory: Directory) -> None:
-    """SIGKILL for everything, PostgreSQL included: the user has no patience left."""
+    """SIGKILL for everything, PostgreSQL included: the user has no patience left, or the data are to be deleted."""
     processes.send(marked(directory), signal.SIGKILL)  # Patroni first: it would start PostgreSQL again
     postmasters = [process for data in _data_directories(directory) if (process := postgres.postmaster(data))]
-    processes.send(postmasters, signal.SIGKILL)  # their children end with them
+    families = [member for process in postmasters for member in postgres.family(process)]
+    processes.send(families, signal.SIGKILL)
+    processes.wait(families, KILLED_SECONDS)
 
 
 def _data_directories(directory: Directory) -> list[Path]:

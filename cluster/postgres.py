@@ -114,20 +114,21 @@ def stop_orphan(data: Path) -> bool:
     process = postmaster(data)
     if process is None:
         return False
-    family = [process, *_children(process)]
+    servers = family(process)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
         processes.send([process], number)
         if not processes.wait([process], STOP_SECONDS):
             break
-    processes.send(processes.wait(family, 3), signal.SIGKILL)
+    processes.send(processes.wait(servers, 3), signal.SIGKILL)
     return True
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
+def family(postmaster: psutil.Process) -> list[psutil.Process]:
+    """A postmaster and its children."""
     try:
-        return process.children(recursive=True)
+        return [postmaster, *postmaster.children(recursive=True)]
     except psutil.Error:
-        return []
+        return [postmaster]
 
 
 async def provide(port: int, superuser_password: str, password: str, *, control: bool) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import fields, replace
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import ClusterError, configs, lanes, layout, plan, prepare, release, sentinels, state, upgrade
+from cluster import ClusterError, configs, lanes, layout, plan, prepare, processes, release, sentinels, state, upgrade
 from cluster.child import Backoff, last_line
 from cluster.commands import _parser, run
 from cluster.configs import NginxSettings
@@ -735,3 +736,36 @@ def test_a_change_of_the_product_is_none_of_the_programs_and_the_other_way_round
 def test_a_state_with_more_fields_than_this_version_knows_is_read(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(json.dumps({"phase": "ready", "of_a_later_version": 1}))
     assert state.read(Directory(tmp_path)).phase == "ready"
+
+
+# Destroy
+
+# Ends at the second signal, which asks a supervisor to kill everything, or a second after the first one. Its exit status is
+# the number of signals.
+SUPERVISOR = """
+import signal, sys, time
+signals = []
+signal.signal(signal.SIGTERM, lambda *_: signals.append(time.monotonic()))
+print(flush=True)
+while len(signals) < 2 and not (signals and time.monotonic() - signals[0] > 1):
+    time.sleep(0.01)
+sys.exit(len(signals))
+"""
+
+
+@pytest.mark.parametrize(("archive", "signals"), [("", 2), ("/archive", 1)], ids=["without an archive", "with one"])
+def test_a_cluster_is_killed_before_its_data_are_deleted_unless_it_has_an_archive(
+    tmp_path: Path, archive: str, signals: int
+) -> None:
+    """An archive is kept, and is to have all of it."""
+    directory = Directory(tmp_path / "cluster")
+    directory.prepare()
+    layout.save(directory, replace(with_ports(Layout()), archive=archive))
+    with subprocess.Popen([sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout
+        supervisor.stdout.readline()
+        known = {"pid": supervisor.pid, "create_time": processes.create_time(supervisor.pid)}
+        state.write(directory, state.State(supervisor=known))
+        assert run(["destroy", "--yes", "--dir", str(directory.root)]) == 0
+    assert supervisor.returncode == signals
+    assert not directory.root.exists()
