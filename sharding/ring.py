@@ -26,12 +26,20 @@ def _point(text: str) -> int:
 def _preferences(shards: int) -> list[list[int]]:
     """For each slot, the shards in the order in which they follow its point on the ring."""
     ring = sorted((_point(f"shard-{shard}/{node}"), shard) for shard in range(shards) for node in range(VIRTUAL_NODES))
+    following = _following([shard for _, shard in ring])
     points = [point for point, _ in ring]
-    order = []
-    for slot in range(SLOTS):
-        start = bisect(points, _point(f"slot-{slot}"))
-        order.append(list(dict.fromkeys(shard for _, shard in ring[start:] + ring[:start])))
-    return order
+    return [following[bisect(points, _point(f"slot-{slot}")) % len(ring)] for slot in range(SLOTS)]
+
+
+def _following(ring: Sequence[int]) -> list[list[int]]:
+    """For each place on the ring, the shards in the order in which they follow it: that of the next place, with the shard
+    of this one moved to the front. A first time round finds the order at the end."""
+    order: list[int] = []
+    orders: list[list[int]] = []
+    for shard in reversed([*ring, *ring]):
+        order = [shard, *(other for other in order if other != shard)]
+        orders.append(order)
+    return orders[: len(ring) - 1 : -1]
 
 
 def _shares(shards: int) -> list[int]:

@@ -6,8 +6,11 @@ import psycopg
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+from django.db.migrations import Migration
+from django.db.migrations.executor import MigrationExecutor
 
-from counters.apply import fill
+from counters.apply import fill, partitions
 from sharding import databases, topology
 
 
@@ -19,8 +22,9 @@ class Command(BaseCommand):
         for kind in (databases.BoundedConnection, databases.ControlConnection):
             kind.timeout = None  # migrations have no time-out
         shards = settings.TALLY.shard_count
-        for alias in [databases.CONTROL, *map(databases.primary, range(shards))]:
-            call_command("migrate", database=alias, interactive=False, verbosity=max(0, options["verbosity"] - 1))
+        call_command("migrate", interactive=False, verbosity=max(0, options["verbosity"] - 1))
+        for shard in range(shards):
+            migrate_shard(shard)
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
             refilled = sum(map(fill.put_in_force, range(shards)))
@@ -37,3 +41,17 @@ class Command(BaseCommand):
         self.stdout.write(
             f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard"
         )
+
+
+def migrate_shard(shard: int) -> None:
+    """Apply the migrations of the apps that have tables on shards, and make the time partitions that are due (beat makes
+    later ones). `migrate` would apply those of every app, which change nothing there and take a second."""
+    executor = MigrationExecutor(connections[databases.primary(shard)])
+    executor.loader.check_consistent_history(executor.connection)
+    apps = {app for (app, _), migration in executor.loader.disk_migrations.items() if is_for_shards(migration)}
+    executor.migrate([leaf for leaf in executor.loader.graph.leaf_nodes() if leaf[0] in apps])
+    partitions.create_ahead(shard)
+
+
+def is_for_shards(migration: Migration) -> bool:
+    return any(getattr(operation, "hints", {}).get("shard") for operation in migration.operations)
