@@ -18,19 +18,22 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
 from prometheus_client import Counter
-from pybreaker import (
-    STATE_CLOSED,
-    STATE_HALF_OPEN,
-    STATE_OPEN,
-    CircuitBreaker,
-    CircuitBreakerError,
-    CircuitBreakerListener,
-    CircuitMemoryStorage,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from runtime.hidden import hidden
 from runtime.resources import owned
+
+with hidden("tornado"):  # pybreaker imports it, if it can, for coroutines of another kind
+    from pybreaker import (
+        STATE_CLOSED,
+        STATE_HALF_OPEN,
+        STATE_OPEN,
+        CircuitBreaker,
+        CircuitBreakerError,
+        CircuitBreakerListener,
+        CircuitMemoryStorage,
+    )
 
 T = TypeVar("T")
 

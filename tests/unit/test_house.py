@@ -201,13 +201,14 @@ assert gc.get_freeze_count(), "what was loaded is not scanned for garbage"
 from counter_project.__main__ import app
 app.loader.import_default_modules()
 assert "counters.apply.tasks" in sys.modules
-print(*sorted({"counters.admin", "counters.api", "pygments", "rest_framework.views", "rich", "yaml"} & sys.modules.keys()))
+found = {"counters.admin", "counters.api", "pygments", "rest_framework.views", "rich", "tornado", "yaml"} & sys.modules.keys()
+print(*sorted(found))
 """
 API = """
 import sys
 import counter_project.asgi
 assert "pyarrow" in sys.modules
-print(*sorted({"numpy", "rich"} & sys.modules.keys()))
+print(*sorted({"numpy", "pygments", "requests", "rich", "tornado"} & sys.modules.keys()))
 """
 
 
