@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from django.conf import settings
 from django.http import HttpResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
@@ -141,9 +141,12 @@ class MetricsView(ProbeView):
 
     @schema.metrics
     def get(self, request: Request) -> HttpResponse:
-        """This process's metrics, in Prometheus' text format. Raises `Problem` 401 for anybody but the scrapers."""
+        """This process's metrics, in Prometheus' text format: all of them, or those that `name[]` names. Raises `Problem`
+        401 for anybody but the scrapers."""
         header = request._request.META.get("HTTP_AUTHORIZATION", "")
         if not scrapers.may_read(header, settings.TALLY.metrics_token.get_secret_value()):
             challenge = {"WWW-Authenticate": scrapers.CHALLENGE}
             raise Problem(401, "unauthorized", "This needs the token of the scrapers.", headers=challenge)
-        return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+        names = request.query_params.getlist("name[]")
+        registry = REGISTRY.restricted_registry(names) if names else REGISTRY
+        return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -389,6 +389,18 @@ def test_beat_has_metrics(cluster: Cluster) -> None:
     assert "beat" in {group["labels"]["process"] for group in targets(cluster.status())}
 
 
+def test_some_metrics_can_be_asked_for_by_name(cluster: Cluster) -> None:
+    """As of any client of Prometheus: without a look at what the others are read from."""
+    names = {"tally_writes_accepted_total", "tally_shard_copies"}
+    for process in (*cluster.processes("api"), *cluster.processes("spill-worker")):
+        told = {
+            line.partition("{")[0].split()[0]
+            for line in cluster.metrics(process, *names).splitlines()
+            if line[0] != "#"
+        }
+        assert told == ({*names} if process["role"] == "api" else {"tally_writes_accepted_total"})
+
+
 def test_status_says_who_is_primary(cluster: Cluster) -> None:
     modes = [(one["shard"], one["mode"]) for one in cluster.processes("postgres")]
     assert sorted(modes) == [(0, "primary"), (0, "replica"), (1, "primary"), (1, "replica")]

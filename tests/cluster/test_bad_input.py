@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -485,8 +486,10 @@ def apis(cluster: Cluster) -> Iterator[list[httpx.Client]]:
 def accepted(apis: list[httpx.Client]) -> float:
     """Writes that the API processes have accepted since they started."""
     headers = {"Authorization": f"Bearer {settings.TALLY.metrics_token.get_secret_value()}"}
-    lines = [line for api in apis for line in api.get("/metrics", headers=headers).text.splitlines()]
-    return sum(float(line.split()[1]) for line in lines if line.startswith("tally_writes_accepted_total "))
+    name = "tally_writes_accepted_total"
+    texts = [api.get("/metrics", params={"name[]": name}, headers=headers).text for api in apis]
+    counts = [re.findall(rf"^{name} (\S+)$", text, re.MULTILINE) for text in texts]
+    return sum(float(count) for (count,) in counts)
 
 
 @pytest.fixture(scope="module")

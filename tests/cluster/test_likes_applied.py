@@ -273,8 +273,9 @@ def test_the_age_of_what_reaches_the_copy_by_user_is_a_metric(cluster: Cluster) 
     user = next(str(n) for n in range(999) if lane_of(liker_key(str(n))).shard == shard)
 
     def observed() -> float:
-        pattern = rf'tally_likes_copy_lag_seconds_count{{shard="{shard}"}} (\S+)'
-        texts = [cluster.metrics(worker) for worker in cluster.processes("worker", shard)]
+        name = "tally_likes_copy_lag_seconds_count"
+        pattern = rf'{name}{{shard="{shard}"}} (\S+)'
+        texts = [cluster.metrics(worker, name) for worker in cluster.processes("worker", shard)]
         return sum(float(count) for text in texts for count in re.findall(pattern, text))
 
     before = observed()

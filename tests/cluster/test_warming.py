@@ -35,8 +35,9 @@ def own_turn() -> Iterator[None]:
 
 def warmed(cluster: Cluster) -> float:
     """Counters that the API processes have read to warm the cache."""
-    lines = [line for api in cluster.processes("api") for line in cluster.metrics(api).splitlines()]
-    return sum(float(line.split()[1]) for line in lines if line.startswith("tally_cache_warmed_total "))
+    name = "tally_cache_warmed_total"
+    lines = [line for api in cluster.processes("api") for line in cluster.metrics(api, name).splitlines()]
+    return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 def test_an_emptied_cache_is_warmed_with_what_was_read(

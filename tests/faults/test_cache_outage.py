@@ -119,7 +119,8 @@ def test_nobody_is_limited_while_the_cache_stands_still_and_that_is_told(cluster
     headers = {"Authorization": f"Api-Key {api_key}"}
 
     def let_through() -> float:
-        found = re.search(r"^tally_limits_let_through_total (\S+)$", cluster.metrics(process), re.MULTILINE)
+        name = "tally_limits_let_through_total"
+        found = re.search(rf"^{name} (\S+)$", cluster.metrics(process, name), re.MULTILINE)
         assert found
         return float(found[1])
 

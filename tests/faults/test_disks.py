@@ -81,8 +81,9 @@ def disks_in(client: httpx.Client) -> tuple[str, str, str]:
 
 
 def refused(cluster: Cluster) -> float:
-    texts = [cluster.metrics(api) for api in cluster.processes("api")]
-    found = [re.search(r'^tally_writes_refused_total{reason="disk"} (\S+)$', text, re.MULTILINE) for text in texts]
+    name = "tally_writes_refused_total"
+    texts = [cluster.metrics(api, name) for api in cluster.processes("api")]
+    found = [re.search(rf'^{name}{{reason="disk"}} (\S+)$', text, re.MULTILINE) for text in texts]
     return sum(float(one[1]) for one in found if one)
 
 

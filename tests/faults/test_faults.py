@@ -152,8 +152,9 @@ def statuses(client: httpx.Client, key: str, until: float) -> list[int]:
 
 def attempts(cluster: Cluster) -> float:
     """Calls of shard 1 that the API processes have waited for in vain."""
-    text = "\n".join(cluster.metrics(api) for api in cluster.processes("api"))
-    return sum(map(float, re.findall(r'^tally_component_failures_total\{component="shard-1.*"\} (\S+)$', text, re.M)))
+    name = "tally_component_failures_total"
+    text = "\n".join(cluster.metrics(api, name) for api in cluster.processes("api"))
+    return sum(map(float, re.findall(rf'^{name}\{{component="shard-1.*"\}} (\S+)$', text, re.M)))
 
 
 def is_on_shard_one(key: str) -> bool:

@@ -86,10 +86,11 @@ class Cluster:
         headers = {"Authorization": f"Api-Key {key}"} if key else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, **options)
 
-    def metrics(self, process: dict[str, Any]) -> str:
-        """What a process answers to a scraper."""
+    def metrics(self, process: dict[str, Any], *names: str) -> str:
+        """What a process answers to a scraper: all of its metrics, or those of these names. Some ask every server."""
         headers = {"Authorization": f"Bearer {self.env['TALLY_METRICS_TOKEN']}"}
-        answer = httpx.get(f"http://127.0.0.1:{process['metrics_port']}/metrics", headers=headers, timeout=10)
+        address, params = f"http://127.0.0.1:{process['metrics_port']}/metrics", {"name[]": list(names)}
+        answer = httpx.get(address, params=params, headers=headers, timeout=10)
         return answer.raise_for_status().text
 
     def from_address(self, address: str) -> dict[str, str]:

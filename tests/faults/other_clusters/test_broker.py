@@ -39,7 +39,7 @@ class Subject:
     def metric(self, name: str, role: str) -> float:
         """The sum of a metric over processes of a role and its labels."""
         running = [one for one in self.cluster.processes(role) if one["state"] == "running"]
-        texts = [self.cluster.metrics(one) for one in running]
+        texts = [self.cluster.metrics(one, name) for one in running]
         return sum(
             float(value) for text in texts for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
         )
