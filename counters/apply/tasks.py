@@ -76,7 +76,7 @@ def _end_if_too_large() -> None:
         state.should_stop = 0  # type: ignore[assignment]
 
 
-@shared_task(name="counters.relay", ignore_result=True)
+@shared_task(name="counters.relay", ignore_result=True, send_events=False)  # one every two seconds, for ever
 def relay_overdue() -> None:
     """Dispatch overdue lanes again. One process at a time: a second one returns at once."""
     lock = redis.journal().lock("journal:relay", timeout=30, blocking=False)

@@ -30,7 +30,7 @@ def reconcile(self: Any, shards: Sequence[int] | None = None, asked: float = 0.0
         raise self.retry(exc=busy, countdown=_AGAIN_SECONDS) from busy
 
 
-@shared_task(name="counters.heal", ignore_result=True)
+@shared_task(name="counters.heal", ignore_result=True, send_events=False)  # one every two seconds, for ever
 def heal() -> None:
     """Look at every replica once, and have one copied again if that is due (`replication.healing`). Shards whose replica
     is back after it differed are compared."""
