@@ -92,7 +92,7 @@ def test_nothing_is_wrong_while_likes_and_unlikes_go_on() -> None:
                 for _ in range(50)
             ]
             submit(writes.write(events))
-            stop.wait(0.01)
+            stop.wait(0.04)
 
     thread = threading.Thread(target=run)
     thread.start()
