@@ -11,8 +11,6 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from replication import apply_delay
 from runtime.balancing import LEAST_CONN
 
@@ -312,6 +310,8 @@ def patroni(  # noqa: PLR0913
         parameters=_logging(directory, shard, node) | _archiving(layout, shard),
         recovery_conf=_restoring(layout, shard),
     )
+    import yaml
+
     return yaml.safe_dump(apply_delay.put(patroni_of(member, secrets), delay), sort_keys=False)
 
 

@@ -17,8 +17,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from redis.exceptions import RedisError
-
 from runtime import balancing
 from runtime.balancing import State
 
@@ -140,7 +138,7 @@ class Front:
         """Say what is in force, and take an order."""
         try:
             asked = await asyncio.to_thread(self._exchange)
-        except (RedisError, OSError):
+        except (redis.errors(), OSError):
             self._redis = None
             return
         plan = self._running.plan

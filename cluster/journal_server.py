@@ -27,8 +27,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis.exceptions import RedisError
-
 from . import ClusterError, redis, sentinels
 from .layout import write_private
 from .redis import Address
@@ -148,7 +146,7 @@ def _make_promotable(address: Address, password: str) -> None:
                 ):
                     server.config_set("replica-priority", 100)
                     return
-        except (RedisError, KeyError, OSError):
+        except (redis.errors(), KeyError, OSError):
             continue
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from redis.exceptions import RedisError
-
 from sharding.lanes import MOST, Lane
 
 from . import ClusterError, layout, redis, sentinels
@@ -46,7 +44,7 @@ def read(directory: Directory) -> dict[str, list[int]]:
         secrets = layout.load_secrets(directory)
         port = sentinels.journal_port(stored, secrets)
         return {} if port is None else by_worker(*_leases(port, secrets["redis-journal"], stored.shards))
-    except (ClusterError, RedisError, OSError):
+    except (ClusterError, redis.errors(), OSError):
         return {}
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import psycopg
-import urllib3
-from psycopg import sql
 
 from . import probes, processes
 from .configs import CONTROL_DATABASE, DATABASE, ROLE
 from .layout import PATRONI_USER
+
+if TYPE_CHECKING:
+    import psycopg
 
 STOP_SECONDS = 20.0  # for a fast shutdown, then for an immediate one
 
@@ -65,6 +65,8 @@ class Node:
 
     def tell_patroni(self, method: str, path: str, body: Mapping[str, Any], seconds: float) -> tuple[int, str]:
         """Call its Patroni's REST API. Status and text of the answer; 0 and the reason if none comes within `seconds`."""
+        import urllib3
+
         login = urllib3.make_headers(basic_auth=f"{PATRONI_USER}:{self._patroni_password}")
         url = f"http://127.0.0.1:{self.patroni_port}{path}"
         try:
@@ -133,6 +135,9 @@ def family(postmaster: psutil.Process) -> list[psutil.Process]:
 
 async def provide(port: int, superuser_password: str, password: str, *, control: bool) -> None:
     """Role and databases of Tally on a primary, where they are not there yet; `control` with Django's own database."""
+    import psycopg
+    from psycopg import sql
+
     databases = [DATABASE, CONTROL_DATABASE] if control else [DATABASE]
     login: Callable[[str], str] = lambda name: psycopg.conninfo.make_conninfo(  # noqa: E731
         host="127.0.0.1", port=port, user="postgres", password=superuser_password, dbname=name, connect_timeout=5
@@ -155,6 +160,8 @@ async def _exists(connection: psycopg.AsyncConnection, query: str, name: str) ->
 
 async def _create_role(connection: psycopg.AsyncConnection, password: str) -> None:
     """The password goes out as its SCRAM verifier, so that no log shows it."""
+    from psycopg import sql
+
     verifier = connection.pgconn.encrypt_password(password.encode(), ROLE.encode(), b"scram-sha-256").decode()
     role = sql.Identifier(ROLE)
     create = sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}")

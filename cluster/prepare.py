@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-import yaml
 
 from replication import apply_delay
 from replication.apply_delay import ApplyDelay
@@ -216,7 +215,11 @@ def _delay(config: Path, asked: ApplyDelay | None) -> int:
     """The apply delay (ms) of a node: one out of the range that is asked for, or the one that it has."""
     if asked is not None:
         return asked.choose()
-    return apply_delay.of(yaml.safe_load(config.read_text())) if config.exists() else 0
+    if not config.exists():
+        return 0
+    import yaml
+
+    return apply_delay.of(yaml.safe_load(config.read_text()))
 
 
 def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | None) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 LOCAL = "127.0.0.1"  # where all of the local cluster listens
 TIMEOUT_SECONDS = 0.5  # to connect, and for each answer
 
@@ -30,6 +26,10 @@ class Address(NamedTuple):
 
 def client(port: int, password: str, host: str = LOCAL) -> Any:
     """The caller closes it. Its answers are text, and have no useful types."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     return Redis(
         host=host,
         port=port,
@@ -40,3 +40,10 @@ def client(port: int, password: str, host: str = LOCAL) -> Any:
         decode_responses=True,
         encoding_errors="replace",
     )
+
+
+def errors() -> type[Exception]:
+    """What a client raises: `RedisError`."""
+    from redis.exceptions import RedisError
+
+    return RedisError

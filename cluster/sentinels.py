@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from runtime import polling
 
 from . import redis
@@ -94,7 +92,7 @@ def _primary(sentinel: Address, password: str) -> Address | None:
         with redis.client(sentinel.port, password, sentinel.host) as asked:
             host, port = asked.sentinel_get_master_addr_by_name(SERVICE)
         return Address(host, int(port))
-    except (RedisError, TypeError, OSError):
+    except (redis.errors(), TypeError, OSError):
         return None
 
 
@@ -105,7 +103,7 @@ def last_heard_ms(sentinels: Iterable[Address], password: str, server: Address) 
         try:
             with redis.client(sentinel.port, password, sentinel.host) as asked:
                 replicas: list[dict[str, Any]] = asked.sentinel_slaves(SERVICE)
-        except (RedisError, OSError):
+        except (redis.errors(), OSError):
             continue
         refreshed = [int(one["info-refresh"]) for one in replicas if Address(one["ip"], int(one["port"])) == server]
         times += [milliseconds for milliseconds in refreshed if milliseconds]  # 0: never
@@ -116,7 +114,7 @@ def look_often(sentinels: Iterable[Address], password: str) -> None:
     """Let these Sentinels look at the servers each second. They learn from the primary which replicas there are. One that
     they do not know when it dies can not be promoted, and they do not learn of it any more."""
     for sentinel in sentinels:
-        with suppress(RedisError, OSError), redis.client(sentinel.port, password, sentinel.host) as asked:
+        with suppress(redis.errors(), OSError), redis.client(sentinel.port, password, sentinel.host) as asked:
             asked.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", LOOK_MS)
 
 
@@ -130,7 +128,7 @@ def all_follow(layout: Layout, secrets: Mapping[str, str]) -> bool:
             and all(others <= _known(layout.ports[name], secrets["sentinel"]) for name in layout.sentinels)
             and all(_follows(other, port, secrets["redis-journal"]) for other in others)
         )
-    except (RedisError, KeyError, OSError):
+    except (redis.errors(), KeyError, OSError):
         return False
 
 
@@ -163,7 +161,7 @@ def fail_over(layout: Layout, password: str) -> bool:
     try:
         with redis.client(layout.ports[layout.sentinels[0]], password) as asked:
             asked.execute_command("SENTINEL", "FAILOVER", SERVICE)
-    except (RedisError, OSError):
+    except (redis.errors(), OSError):
         return False
     looks = polling.attempts(FAILED_OVER_SECONDS, pause=0.1)
     return any(primary(layout, password) not in (None, before) for _ in looks)

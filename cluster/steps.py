@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
-
 from . import ClusterError, configs, probes, sentinels
 from .child import said, size
 from .layout import PROJECT, write_private
@@ -22,7 +20,6 @@ from .plan import Planner
 from .postgres import Node, provide
 from .prepare import schema
 from .processes import kill_group
-from .restore import RESTORED
 
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
@@ -86,6 +83,8 @@ class Steps:
 
     def _databases(self, shard: int) -> Callable[[], Awaitable[None]]:
         async def run() -> None:
+            import psycopg
+
             secrets = self.plan.secrets
             deadline = time.monotonic() + PRIMARY_SECONDS
             while True:
@@ -174,6 +173,8 @@ class Steps:
 
     async def _set_up(self) -> None:
         """One command does all of it: loading Django costs a second of processor time."""
+        from .restore import RESTORED
+
         mark, digest, key = self.plan.directory["migrated"], schema(PROJECT), self.plan.directory["api-key"]
         mark.unlink(missing_ok=True)
         said = await self._manage("set_up", *(() if key.exists() else ("--key", "local-cluster")))

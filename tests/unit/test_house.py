@@ -212,7 +212,14 @@ print(*sorted({"numpy", "pygments", "requests", "rich", "tornado"} & sys.modules
 """
 
 
-@pytest.mark.parametrize("program", [WORKER, API], ids=["worker", "api"])
+COMMAND = """
+import sys
+import cluster.commands
+print(*sorted({"psycopg", "redis", "urllib3", "yaml"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("program", [WORKER, API, COMMAND], ids=["worker", "api", "cluster"])
 def test_a_process_loads_what_it_needs(program: str) -> None:
     """Processes are started again and again, as after each kill: loading takes most of that."""
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
