@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,6 +169,7 @@ class Past:
     then: dict[str, int]
     digests: list[tuple[str, int]]
     ledgers: list[list[tuple[Any, ...]]]
+    end: ExitStack = field(default_factory=ExitStack)  # of the source
     later: dict[str, Any] = field(default_factory=dict)
     queued: dict[str, Any] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
@@ -187,12 +188,12 @@ def past(tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], No
     """A cluster with an archive and a replica of its journal. While it is backed up, a primary dies; after that, the journal
     fails over."""
     directory, archive = tmp_path_factory.mktemp("source"), Archive(tmp_path_factory.mktemp("archive"))
-    try:
-        options = ("--shards", "2", "--replicas", "1", "--journal-replicas", "1", "--archive", str(archive.root))
-        with opened(directory, *options) as source:
-            yield live(source, archive)
-    finally:
-        put_away(directory)
+    options = ("--shards", "2", "--replicas", "1", "--journal-replicas", "1", "--archive", str(archive.root))
+    with ExitStack() as end:
+        end.callback(put_away, directory)
+        found = live(end.enter_context(opened(directory, *options)), archive)
+        found.end = end
+        yield found
 
 
 def live(source: Subject, archive: Archive) -> Past:
@@ -240,11 +241,12 @@ def restored(past: Past, tmp_path_factory: pytest.TempPathFactory, put_away: Cal
 def mixed(
     past: Past, restored: Path, tmp_path_factory: pytest.TempPathFactory, put_away: Callable[[Path], None]
 ) -> Iterator[tuple[Subject, Path]]:
-    """Shard 0 as of the moment, everything else newer. Also: the journal of that moment."""
+    """Shard 0 as of the moment, everything else newer. Also: the journal of that moment. The source is needed no more."""
     directory = tmp_path_factory.mktemp("mixed") / "cluster"
     with past.source.worker_away(0):
         past.queued = past.source.add_all(on(0), 7, "queued")
         run("restore", past.archive.root, "--to", directory, "--replicas", "0", "--journal-replicas", "0")
+    past.end.close()
     shutil.rmtree(directory / "shards" / "0")
     shutil.copytree(restored / "shards" / "0", directory / "shards" / "0")
     older = tmp_path_factory.mktemp("older") / aof.DIRECTORY
