@@ -177,6 +177,11 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
         """Number of folded operations: one for each key of a write."""
         return sum([len(operation.keys) for _, operation in self.segments])
 
+    @property
+    def events(self) -> int:
+        """Number of events."""
+        return sum([len(operation.keys) for _, operation in self.segments if isinstance(operation, Events)])
+
 
 class _Encoded(msgspec.Struct, array_like=True, frozen=True):
     format: int

@@ -6,14 +6,24 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import NamedTuple
 
 from benchmarks.chaos.subject import Subject
 from benchmarks.chaos.wire import Wire
-from benchmarks.context import PATIENCE_SECONDS, SHARES, Context, ExpectedCounts, Shares, cpu_used, note
+from benchmarks.context import (
+    PATIENCE_SECONDS,
+    SHARES,
+    WARM_SECONDS,
+    Address,
+    Context,
+    ExpectedCounts,
+    Shares,
+    cpu_used,
+    note,
+)
 from benchmarks.document import Figure, Goal, Part, figure, median_and_spread
 from benchmarks.figures.convergence import PAUSE_SECONDS, Probe
 from benchmarks.load import likes as events
@@ -33,6 +43,8 @@ IDLE_SECONDS = 5.0
 CONNECTIONS, SINGLES, SINGLE_SECONDS = 8, 64, 6.0
 MOST_SECONDS = 300.0  # of a load that ends with its last body
 NEW, MIXED, REPEATED, HOT, SINGLE = "all new", "nine of ten repeated", "repeats only", "one item", "one like a request"
+READS, PUTS, GETS = "cached count", "one like a request, half of the maximum", "cached count, half of the maximum"
+EMPTY = "an empty Django view, at the same rate"
 UPSERT, COPY, NAIVE = (
     "upserts into the same tables",
     "COPY into the same tables",
@@ -52,6 +64,8 @@ class Likes:
         self.likers = Likers([f"{context.run}-{n}" for n in range(items)], USERS, context.rng)
         self.expected = ExpectedCounts(context, self.prefix, part, context.subject)
         self.shares: dict[str, Shares] = {}
+        # Of single likes: seconds from the last answer until the replicas had all.
+        self.behind: dict[str, list[float]] = {}
         self._headers = {**context.authorization, "Content-Type": ARROW}
 
     def bodies(self, number: int) -> list[list[Event]]:
@@ -127,13 +141,14 @@ def run(context: Context) -> Part:
                 NAIVE: peers.naive,
             }
         )
-    latencies = _latencies(likes, median_and_spread(samples[SINGLE])[0])
+        latencies = _latencies(likes, median_and_spread(samples[SINGLE])[0], peers.empty)
     convergence = _convergence(likes, median_and_spread(samples[NEW])[0])
     hot = _hot(likes)
     context.tell("every like")
     likes.compare()
     part.figures = _figures(samples, latencies, convergence, hot)
     part.details[SHARES] = {name: some.medians() for name, some in likes.shares.items()}
+    part.details["seconds until the replicas had it all"] = likes.behind
     return part
 
 
@@ -163,11 +178,11 @@ def _repeated(likes: Likes) -> float:
     return likes.send(REPEATED, [known[n : n + BODY] for n in range(0, len(known), BODY)], times=REPEATS)[0]
 
 
-def _single(likes: Likes, rate: float = 0) -> float:
-    return _put(likes, rate).rate
+def _single(likes: Likes) -> float:
+    return _put(likes, SINGLE).rate
 
 
-def _put(likes: Likes, rate: float = 0) -> Result:
+def _put(likes: Likes, name: str, rate: float = 0) -> Result:
     """A request for each like; likes that were drawn and not sent are taken back."""
     context = likes.context
     seconds = SINGLE_SECONDS * context.scale
@@ -176,35 +191,51 @@ def _put(likes: Likes, rate: float = 0) -> Result:
         wire.http("PUT", f"/v1/likes/{TYPE}/{one.item}/users/{one.user}", headers=context.authorization)
         for one in drawn
     ]
-    result = context.load(
-        context.addresses(),
-        requests,
-        connections=SINGLES,
-        seconds=SINGLE_SECONDS,
-        rate=rate,
-        status=202,
-        most=len(requests),
-    )
+    with cpu_used(context.subject) as used:
+        result = context.load(
+            context.addresses(),
+            requests,
+            connections=SINGLES,
+            seconds=SINGLE_SECONDS,
+            rate=rate,
+            status=202,
+            most=len(requests),
+        )
+        answered = result.started + result.seconds
     likes.likers.take_back([one for one, times in zip(drawn, result.answered, strict=True) if not times])
-    likes.settled()
+    likes.behind.setdefault(name, []).append(max(0.0, likes.settled() - answered))
+    likes.shares.setdefault(name, Shares()).add(used, result, result.seconds)
     return result
 
 
-def _latencies(likes: Likes, most: float) -> dict[str, float]:
-    """p99 in ms of single likes, and of cached counts, each at half of its maximum."""
+def _latencies(likes: Likes, most: float, empty: Sequence[Address]) -> dict[str, list[float]]:
+    """p99 in ms of single likes, and of cached counts, each at half of its maximum, in turns after a warm-up; beside cached
+    counts an empty view at the same rate. And reads a second of cached counts."""
     context = likes.context
-    context.tell("single likes at half of the maximum")
-    put = _put(likes, most / 2)
-    reads = [
-        wire.http("GET", f"/v1/likes/{TYPE}/{item}", headers=context.authorization)
-        for item in likes.likers.items[:1000]
-    ]
-    load = partial(context.load, context.addresses(), reads, connections=SINGLES, seconds=SINGLE_SECONDS)
-    context.tell("cached counts")
-    load()
-    whole = load()
-    half = load(rate=whole.rate / 2)
-    return {"put": 1000 * put.quantile(0.99), "get": 1000 * half.quantile(0.99), "reads": whole.rate}
+    items = likes.likers.items[:1000]
+    reads = [wire.http("GET", f"/v1/likes/{TYPE}/{item}", headers=context.authorization) for item in items]
+    load = partial(context.load, connections=SINGLES, seconds=SINGLE_SECONDS)
+    mine = partial(load, context.addresses(), reads)
+    context.tell("warm-up")
+    mine()
+    whole = context.interleaved({READS: lambda: mine().rate})[READS]
+    rate = median_and_spread(whole)[0] / 2
+    sides: dict[str, Callable[[], float]] = {
+        PUTS: partial(_p99, context, partial(_put, likes, PUTS), most / 2),
+        GETS: partial(_p99, context, mine, rate),
+        EMPTY: partial(
+            _p99, context, partial(load, empty, [wire.http("GET", f"/counters/{item}") for item in items]), rate
+        ),
+    }
+    context.tell("warm-up")
+    for side in sides.values():
+        side()
+    return {READS: whole} | context.interleaved(sides)
+
+
+def _p99(context: Context, side: Callable[..., Result], rate: float) -> float:
+    """In ms, at a rate. The beginning of a run is left out: tasks are sent then, and shifts start."""
+    return 1000 * side(rate=rate).quantile(0.99, after=round(rate * WARM_SECONDS * context.scale))
 
 
 class _Probe(Probe):
@@ -295,7 +326,8 @@ def _hot(likes: Likes) -> _Hot:
 
 
 class _Peers:
-    """PostgreSQL as it is, and an application without Tally, each with a database of its own on the primary of shard 0."""
+    """PostgreSQL as it is, and an application without Tally, each with a database of its own on the primary of shard 0; and
+    where an empty view is."""
 
     def __init__(self, context: Context, stack: contextlib.ExitStack) -> None:
         self._context, self._stack = context, stack
@@ -306,6 +338,9 @@ class _Peers:
         )
         self._addresses = stack.enter_context(
             house.server(context, "benchmarks.peers.naive_likes:application", house.GRANIAN, naive.environment)
+        )
+        self.empty = stack.enter_context(
+            house.server(context, "benchmarks.peers.empty_view:application", house.UVICORN)
         )
 
     def raw(self, write: raw_likes.Write) -> float:
@@ -324,7 +359,7 @@ class _Peers:
 
 
 def _figures(
-    samples: dict[str, list[float]], latencies: dict[str, float], convergence: _Probe, hot: _Hot
+    samples: dict[str, list[float]], latencies: dict[str, list[float]], convergence: _Probe, hot: _Hot
 ) -> list[Figure]:
     unit, bodies = "likes/s", f"Arrow bodies of {BODY:,}"
     beside: list[tuple[str, str, str, Goal | None]] = [
@@ -349,10 +384,15 @@ def _figures(
             goal=Goal("value", "≤", 2000),
             note=f"{hot.idle.p99():.0f} ms before; {hot.beside.refused} refused and sent again",
         ),
-        figure(f"{TITLE}, {SINGLE}, p99 at half of the maximum", "ms", [latencies["put"]], goal=Goal("value", "≤", 20)),
-        figure(f"{TITLE}, cached count", "reads/s", [latencies["reads"]]),
+        figure(f"{TITLE}, {SINGLE}, p99 at half of the maximum", "ms", latencies[PUTS], goal=Goal("value", "≤", 20)),
+        figure(f"{TITLE}, {READS}", "reads/s", latencies[READS]),
         figure(
-            f"{TITLE}, cached count, p99 at half of the maximum", "ms", [latencies["get"]], goal=Goal("value", "≤", 5)
+            f"{TITLE}, {READS}, p99 at half of the maximum",
+            "ms",
+            latencies[GETS],
+            peer=EMPTY,
+            peer_samples=latencies[EMPTY],
+            goal=Goal("value", "≤", 5),
         ),
         figure(
             f"{TITLE}, 202 to the count on the replica, p99 at half of the maximum",

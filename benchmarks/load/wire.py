@@ -65,9 +65,9 @@ class Result(msgspec.Struct, array_like=True, kw_only=True):
         """Good answers a second."""
         return self.count / self.seconds if self.seconds else 0.0
 
-    def quantile(self, share: float) -> float:
-        """Latency in seconds that `share` of all answers do not exceed; NaN if there are none."""
-        latencies = sorted(memoryview(self.latencies).cast("f"))
+    def quantile(self, share: float, after: int = 0) -> float:
+        """Latency in seconds that `share` of all answers `after` the first so many do not exceed; NaN if there are none."""
+        latencies = sorted(memoryview(self.latencies).cast("f")[after:])
         return float(latencies[min(len(latencies) - 1, int(share * len(latencies)))]) if latencies else float("nan")
 
 

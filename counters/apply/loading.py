@@ -33,8 +33,12 @@ from counters.intake.journal import Entry, Journal, JournalUnavailable
 from counters.intake.lease import WakeUps
 from sharding.lanes import STALE, Lane
 
-_CHUNK = 64  # batches read at once
+# Batches, and bytes of them, that are read at once: the journal takes no writes meanwhile.
+_CHUNK, _CHUNK_BYTES = 64, 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024  # of batches in a window
+# With so many events a window takes no further batch: each writes rows of its own, while increments of many batches fold
+# into few, and what comes to the lane meanwhile would wait for all of them.
+_MOST_EVENTS = 4000
 _LOOK_SECONDS = 0.1  # between looks at the journal during a rest
 
 
@@ -43,8 +47,8 @@ class Window:
     """Batches after the position `after`, up to `end`, in order; `size` is in bytes.
 
     `undecodable` are to be set aside, each with the reason. `reads` are the keys whose rows are needed whatever the
-    shard has. `awaited`: a client waits for a result. `deferred` has the writes that are left to the stale queue (one bit
-    each) by batch; the batches are without them.
+    shard has. `awaited`: a client waits for a result. `events`: how many the batches have. `deferred` has the writes that
+    are left to the stale queue (one bit each) by batch; the batches are without them.
     """
 
     after: int
@@ -54,6 +58,7 @@ class Window:
     size: int = 0
     reads: set[str] = field(default_factory=set)
     awaited: bool = False
+    events: int = 0
     deferred: dict[bytes, int] = field(default_factory=dict)
     _planning: Planning = field(default_factory=lambda: Planning({}, frozenset()))
 
@@ -66,6 +71,11 @@ class Window:
     def entries(self) -> int:
         """Number of entries, decodable or not."""
         return len(self.batches) + len(self.undecodable)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more, even of few batches."""
+        return self.size >= _MOST_BYTES or self.events >= _MOST_EVENTS
 
     def deferring(self, before: int, decided: Set[bytes] = frozenset()) -> Window:
         """The same window without what is unconditional in batches before a position: that is deferred.
@@ -111,6 +121,7 @@ class Window:
     def _take(self, placed: Placed) -> None:
         self.batches.append(placed)
         self.awaited = self.awaited or placed.batch.reply_to is not None
+        self.events += placed.batch.events
         self.reads |= keys_to_read([placed], 0)
         if not self.reads and self._planning.complete:
             self._planning.take(placed)
@@ -164,7 +175,7 @@ class Loader:
     def take_late(self, late: Sequence[Entry]) -> Iterator[Window]:
         """These entries, each in a window of its own. Raises as `take`."""
         for entry in late:
-            history, found = self._journal.read(entry.position - 1, 1)
+            history, found = self._journal.read(entry.position - 1, 1, 1)
             window = Window(0, 0)
             for id, position, data in found:
                 if id == entry.id.bytes:  # else another shift has just completed it
@@ -173,12 +184,12 @@ class Loader:
             yield window
 
     def rest(self, seconds: float, most: int) -> None:
-        """Let the next window grow and read it ahead, at most until a client waits for one of its results.
+        """Let the next window grow and read it ahead, at most until a client waits for one of its results or it is full.
 
         Raises `RedisError`, `JournalUnavailable`.
         """
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._next.awaited:
+        while (left := until - time.monotonic()) > 0 and not (self._next.awaited or self._next.is_full):
             if self._wake_ups.wait(min(left, _LOOK_SECONDS)):
                 return
             while self._fill(most):
@@ -187,12 +198,12 @@ class Loader:
     def _fill(self, most: int) -> bool:
         """Read one chunk of the next window. Returns whether more is likely."""
         room = min(_CHUNK, most - self._next.entries)
-        if room <= 0 or self._next.size >= _MOST_BYTES:
+        if room <= 0 or self._next.is_full:
             return False
-        history, found = self._journal.read(self._next.end, room)
+        history, found = self._journal.read(self._next.end, room, _CHUNK_BYTES)
         if self._next.entries and history != self._history:
             raise JournalUnavailable("the journal has another primary now; its entries are read again")
         self._history = history
         for id, position, data in found:
             self._next.add(id, position, data, unconditional=self._deferred)
-        return len(found) == room
+        return len(found) == room or sum(len(data or b"") for _, _, data in found) >= _CHUNK_BYTES

@@ -278,7 +278,7 @@ class Shift:
         """Rest after a window that took `seconds`, so that the next one grows, unless a client waits for a result."""
         TRANSACTION.labels(self.lane.shard).observe(seconds)
         self._pace.took(seconds)
-        if window.entries >= self._pace.most or window.awaited or self._stopping.is_set():
+        if window.entries >= self._pace.most or window.is_full or window.awaited or self._stopping.is_set():
             return
         pause = rest(window.entries, seconds, topology.lane_count(self.lane.shard))
         if time.monotonic() + pause < self._ends:

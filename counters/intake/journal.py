@@ -103,10 +103,11 @@ class Journal:
         found = redis.journal().zrange(self.positions_key, *scores, byscore=True, offset=0, num=limit, withscores=True)
         return [Entry(UUID(bytes=bytes(id)), int(score)) for id, score in found]
 
-    def read(self, after: int, most: int) -> tuple[bytes, list[tuple[bytes, int, bytes | None]]]:
-        """The next entries after a position: id, position and bytes (None if just removed). Before them, the history that
-        they are of: Redis' replication id, or nothing if the journal has no replicas."""
-        arguments = [f"({after}", most, settings.TALLY.journal_replicas]
+    def read(self, after: int, most: int, most_bytes: int) -> tuple[bytes, list[tuple[bytes, int, bytes | None]]]:
+        """The next entries after a position: id, position and bytes (None if just removed). At most `most`, and none after
+        the one with which they have `most_bytes`. Before them, the history that they are of: Redis' replication id, or
+        nothing if the journal has no replicas."""
+        arguments = [f"({after}", most, most_bytes, settings.TALLY.journal_replicas]
         history, *found = registered("read")([self.positions_key, self.batches_key], arguments)
         return history, list(zip(found[::3], map(int, found[1::3]), found[2::3], strict=True))
 

@@ -1,7 +1,8 @@
 """`?pending=true`: what accepted writes will add to a counter once they are applied.
 
-A process keeps the tail of a lane's journals while somebody asks for it: each batch is fetched and decoded once. Readers of
-50 ms share a fetch. What is completed leaves the tail with its journal.
+A process keeps the tail of a lane's journals while somebody asks for it: each batch is fetched and decoded once. A tail is
+good for 50 ms. It is fetched again when half of that is over and it is still asked for, so only the first reader of a lane
+waits. One round trip fetches all tails that are due. What is completed leaves the tail with its journal.
 
 The value that was read names its version, and a lane's fresh queue is applied in order: so what is pending are the
 operations behind that version, and all that is in the lane's spill queues. It is an estimate. A batch that is applied stays
@@ -27,16 +28,15 @@ from counters.batch import BadBatch, Batch, Events, Increments, Operation
 from counters.intake.journal import Journal
 from counters.reading.reads import Counter
 from runtime import breakers, redis
-from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
 from sharding import topology
 from sharding.lanes import FRESH, QUEUES, STALE, Lane
 
 MOST_BYTES = 8 * 1024 * 1024  # of a lane's journals: of a lane that has more, nobody is told what is pending
-_FETCH_SECONDS = 0.05
+_GOOD_SECONDS, _DUE_SECONDS = 0.05, 0.025  # ages of a tail up to which it is told, and from which it is fetched again
+_FETCHES = 3  # that a reader waits for; on a process that is too slow for good tails, an older one is told
 _KEPT_SECONDS = 30.0  # without a reader
 _ON_LOOP_BYTES = 64 * 1024  # so much is decoded on the loop, more in a thread
-_MOST = 1000  # readers that share a fetch
 _NEVER = 2**63  # after every position
 log = structlog.get_logger(__name__)
 
@@ -130,12 +130,21 @@ def _of_operation(version: int, operation: Operation) -> Iterator[tuple[str, _Pa
 
 
 class _Tail:
-    """The tails of all queues of one lane. `known`: they are complete."""
+    """The tails of all queues of one lane. `known`: they are complete. `changes`: a thread makes them so."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.asked_at = self.fetched_at = 0.0  # monotonic seconds
+        self.changes = False
         self.forget()
+
+    def is_good(self, now: float) -> bool:
+        """Whether its readers need not wait."""
+        return now - self.fetched_at < _GOOD_SECONDS and not self.changes
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is to be fetched, if somebody asks for it."""
+        return now - self.fetched_at >= _DUE_SECONDS
 
     def forget(self) -> None:
         """Know nothing."""
@@ -181,11 +190,6 @@ class _Tail:
         return value - counter.value + sum(effect.delta for effect in newest.values())
 
 
-class _Asked(NamedTuple):
-    lanes: frozenset[Lane]
-    fetched: asyncio.Future[None]
-
-
 class Pending:
     """Belongs to the event loop that it was created on. The topology must be loaded."""
 
@@ -193,56 +197,87 @@ class Pending:
         self._journal = journal
         self._text = redis.script(Path(batch.__file__).parent / "intake", "tail")
         self._tails: dict[Lane, _Tail] = {}
-        self._fetches: GroupCommit[_Asked] = GroupCommit(self._fetch, most=_MOST)
+        self._fetch: asyncio.Task[None] | None = None
 
     async def of(self, counters: Sequence[Counter]) -> list[int | None]:
         """What is pending for each counter, as it was read. None: too much waits in its lane, or the journal does not
         answer."""
         lane_of = topology.current().lane_of
         lanes = [lane_of(counter.key) for counter in counters]
-        asked = _Asked(frozenset(lanes), asyncio.get_running_loop().create_future())
-        self._fetches.put(asked)
-        await asked.fetched
-        return [self._tails[lane].pending(counter) for lane, counter in zip(lanes, counters, strict=True)]
+        tails = self._asked(lanes)
+        for _ in range(_FETCHES):
+            if all(tail.is_good(time.monotonic()) for tail in tails):
+                break
+            await asyncio.shield(self._fetching())  # the request may be cancelled
+            tails = self._asked(lanes)
+        if any(tail.is_due(time.monotonic()) for tail in tails):
+            self._fetching()
+        known = zip(tails, counters, strict=True)
+        return [None if tail.changes else tail.pending(counter) for tail, counter in known]
 
     async def close(self) -> None:
-        await self._fetches.drain()
+        if self._fetch:
+            await self._fetch
         await self._journal.close()
 
-    async def _fetch(self, asked: list[_Asked]) -> None:
-        """Bring the tails of these lanes up to date."""
+    def _asked(self, lanes: Sequence[Lane]) -> list[_Tail]:
         now = time.monotonic()
-        for lane in {lane for one in asked for lane in one.lanes}:
-            tail = self._tails.setdefault(lane, _Tail(lane))
+        tails = [self._tails.setdefault(lane, _Tail(lane)) for lane in lanes]
+        for tail in tails:
             tail.asked_at = now
-            if now - tail.fetched_at >= _FETCH_SECONDS:
-                await self._update(tail)
-        for lane, tail in list(self._tails.items()):
-            if now - tail.asked_at > _KEPT_SECONDS:
-                del self._tails[lane]
-        for one in asked:
-            if not one.fetched.done():  # the request may have been cancelled
-                one.fetched.set_result(None)
+        return tails
 
-    async def _update(self, tail: _Tail) -> None:
+    def _fetching(self) -> asyncio.Task[None]:
+        """The fetch under way, or a new one."""
+        if self._fetch is None or self._fetch.done():
+            self._fetch = asyncio.get_running_loop().create_task(self._fetch_due())
+        return self._fetch
+
+    async def _fetch_due(self) -> None:
+        """Bring the tails up to date that are due and that somebody has asked for since they were fetched."""
+        now = time.monotonic()
+        self._tails = {lane: tail for lane, tail in self._tails.items() if now - tail.asked_at < _KEPT_SECONDS}
+        due = [tail for tail in self._tails.values() if tail.is_due(now) and tail.asked_at >= tail.fetched_at]
         try:
             with breakers.journal().calling():
-                if not await self._take(tail):
-                    await self._take(tail)
+                if again := await self._take(due):
+                    await self._take(again)
         except RedisError as error:
             log.debug("pending_unknown", error=str(error))
-            tail.forget()
-        except Exception:  # otherwise the readers would wait for ever
+            _forget(due)
+        except Exception:  # otherwise the readers would ask for ever
             log.exception("pending_unknown")
-            tail.forget()
-        tail.fetched_at = time.monotonic()
+            _forget(due)
+        for tail in due:
+            tail.fetched_at = time.monotonic()
 
-    async def _take(self, tail: _Tail) -> bool:
-        keys = [name for queue in tail.queues for name in _names(queue.lane)]
-        arguments = [MOST_BYTES, tail.lane.number, *(queue.newest for queue in tail.queues)]
-        reply = await self._journal.evaluate(self._text, keys, arguments)
-        size = sum(len(data) for queue in reply[1:] for data in queue[4::3] if data)
-        return tail.take(reply) if size <= _ON_LOOP_BYTES else await asyncio.to_thread(tail.take, reply)
+    async def _take(self, tails: Sequence[_Tail]) -> list[_Tail]:
+        """Returns those that must be fetched again."""
+        calls = [
+            (
+                [name for queue in tail.queues for name in _names(queue.lane)],
+                [MOST_BYTES, tail.lane.number, *(queue.newest for queue in tail.queues)],
+            )
+            for tail in tails
+        ]
+        replies = await self._journal.evaluate_each(self._text, calls)
+        return [tail for tail, reply in zip(tails, replies, strict=True) if not await _taken(tail, reply)]
+
+
+def _forget(tails: Iterable[_Tail]) -> None:
+    for tail in tails:
+        tail.forget()
+
+
+async def _taken(tail: _Tail, reply: Any) -> bool:
+    """As `_Tail.take`, in a thread if the reply is long."""
+    if sum(len(data) for queue in reply[1:] for data in queue[4::3] if data) <= _ON_LOOP_BYTES:
+        return tail.take(reply)
+    tail.changes = True
+    try:
+        return await asyncio.to_thread(tail.take, reply)
+    finally:
+        tail.changes = False
 
 
 def _names(lane: Lane) -> tuple[str, str, str]:

@@ -84,7 +84,7 @@ class LikeCalls:
         return answers.state(pair, found)
 
     async def _count(self, request: Request, item: str) -> Answer | None:
-        if request.query:
+        if request.query not in (b"", b"pending=false"):
             return None
         found = await self._service.lookups.get([count_key(item)])
-        return answers.count(found, await self._service.pending.of(found))
+        return answers.count(found, [None] if request.query else await self._service.pending.of(found))

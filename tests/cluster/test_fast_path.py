@@ -276,6 +276,7 @@ def plain(
         plain("DELETE", "/v1/likes/test/fast/users/u"),
         plain("GET", "/v1/likes/test/fast/users/u"),
         plain("GET", "/v1/likes/test/fast"),
+        plain("GET", "/v1/likes/test/fast", query=b"pending=false"),
         plain("POST", "/v1/likes", b'{"events": [%b]}' % EVENT.replace(b"{}", b"fast")),
     ],
 )

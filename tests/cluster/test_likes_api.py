@@ -121,7 +121,8 @@ def test_a_count_after_a_write(client: httpx.Client, item: str) -> None:
     found = answer.raise_for_status().json()
     assert (found["type"], found["item"], found["count"]) == (TYPE, item, 1)
     assert answer.headers["ETag"] == f'"{found["version"]}"'
-    assert read(client, f"{TYPE}/{item}", pending="false", consistency="primary")["pending"] is None
+    for more in ({}, {"consistency": "primary"}):
+        assert read(client, f"{TYPE}/{item}", pending="false", **more)["pending"] is None
     assert_problem(client.get(f"/v1/counters/%2Flikes%2F{TYPE}%2F{item}"), 400, "invalid-request")
 
 
@@ -394,6 +395,18 @@ def test_what_is_no_name(client: httpx.Client, path: str, field: str, rule: str)
     (told,) = assert_problem(client.get(path), 400, "invalid-request")["errors"]
     assert told["field"] == field
     assert rule in told["rule"]
+
+
+def test_writes_ignore_the_parameters_of_reads(client: httpx.Client, item: str, key: str) -> None:
+    """Of likes as of counters."""
+    like_path, asked = f"/v1/likes/{TYPE}/{item}/users/ann", {"consistency": "x", "pending": "x"}
+    answers = [
+        *(client.request(method, like_path, params=asked) for method in ("PUT", "DELETE")),
+        client.put(f"/v1/counters/{key}", params=asked, json={"value": 1}),
+        client.post(f"/v1/counters/{key}/increments", params=asked, json={"delta": 1}),
+        client.delete(f"/v1/counters/{key}", params=asked),
+    ]
+    assert [answer.status_code for answer in answers] == [202, 202, 200, 202, 200]
 
 
 def test_names_that_look_like_calls(client: httpx.Client) -> None:

@@ -22,7 +22,7 @@ from counters.intake.set_aside import SetAsideBatches
 from counters.intake.writes import Write, without
 from counters.reading import write_status
 from counters.write_id import WriteId
-from likes import reading, upkeep, writes
+from likes import applying, reading, upkeep, writes
 from likes.events import NOW, Event
 from likes.names import count_key, liker_key
 from sharding import databases, topology
@@ -266,6 +266,27 @@ def test_a_page_of_a_list_is_a_range_of_an_index(query: str, own: str) -> None:
         plan = "\n".join(row[0] for row in conn.execute(f"EXPLAIN {query}", arguments).fetchall())
     assert "Sort" not in plan, plan
     assert re.search(r"Index Cond: .*COALESCE\(since, at\) <= ", plan), plan
+
+
+@pytest.mark.parametrize("there", [0, 20_000])
+@pytest.mark.parametrize(("read", "table"), [("read_likes", "user_likes"), ("read_liked", "liked_items")])
+def test_a_row_that_a_window_meets_is_one_probe_of_the_primary_key(read: str, table: str, there: int) -> None:
+    """The planner would read a small table as a whole for each row that is looked for, and a larger one once for a hash."""
+    wanted = [f"n{n}" for n in range(10_000)]
+    with databases.connect(databases.primary(0)) as conn:
+        conn.execute(f"CREATE TEMPORARY TABLE {table} (LIKE {table} INCLUDING ALL) ON COMMIT DROP")
+        conn.execute(
+            f"INSERT INTO {table} (item, user_id, slot, at, liked, event) "
+            "SELECT 'n' || n, 'n' || n, mod(n, 1024), n, true, '' FROM generate_series(1, %s) AS n",
+            (there,),
+        )
+        conn.execute(f"ANALYZE {table}")
+        conn.execute(applying.PROBES)
+        arguments = {"items": wanted, "users": wanted, "slots": [5] * len(wanted)}
+        plan = "\n".join(row[0] for row in conn.execute(f"EXPLAIN {applying._SQL[read]}", arguments).fetchall())
+    assert re.search(r"Index Cond: .*item = .*user_id = |Index Cond: .*user_id = .*item = ", plan), plan
+    assert "Nested Loop" in plan, plan
+    assert not re.search(r"Hash|Merge|Seq Scan", plan), plan
 
 
 def test_the_age_of_what_reaches_the_copy_by_user_is_a_metric(cluster: Cluster) -> None:

@@ -17,10 +17,10 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from counters import batch
-from counters.apply import transaction
+from counters.apply import loading, transaction
 from counters.apply.loading import Loader, Window
 from counters.apply.worker import Worker
-from counters.batch import Increments, Step
+from counters.batch import Events, Increments, Step
 from counters.intake import dispatch
 from counters.intake.append import Flush, Payload, append
 from counters.intake.confirmed import Confirmed
@@ -129,6 +129,43 @@ def test_a_window_that_does_not_continue_the_cursor_is_read_again(
     assert one._next.batches, "read ahead"
     assert positions(one.take(0, 1)) == placed[:1]
     assert positions(one.take(taken.end, 64)) == placed[2:]
+
+
+def test_events_of_many_batches_do_not_share_a_window(
+    lane: Lane, loader: Callable[[], Loader], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each writes rows of its own, so what comes meanwhile would wait for all of them. Increments do, and a rest ends as soon
+    as the next window is full."""
+    monkeypatch.setattr(loading, "_MOST_EVENTS", 20)
+    monkeypatch.setattr(loading, "_CHUNK", 2)
+    events = Events("nobody's", [key] * 8, ["other"] * 8, [], False)
+    first = put_in_journal(lane, Increments([key], [1]))[1]
+    try:
+        placed = [first, *(put_in_journal(lane, events)[1] for _ in range(8))]
+        one = loader()
+        window = one.take(first - 1, 512)
+        assert (positions(window), window.events, window.is_full) == (placed[:4], 24, True), "no more after 20 events"
+        began = time.monotonic()
+        one.rest(30, 512)
+        assert time.monotonic() - began < 10
+        assert positions(one.take(window.end, 512)) == placed[4:8]
+        rest = one.take(placed[7], 512)
+        assert (positions(rest), rest.is_full) == (placed[8:], False)
+    finally:  # no room applies them
+        Journal(lane).remove([entry.id.bytes for entry in Journal(lane).entries(after=first)], [])
+
+
+def test_a_read_of_the_journal_ends_with_the_batch_that_fills_it(
+    lane: Lane, loader: Callable[[], Loader], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal takes no writes meanwhile. A window takes several reads."""
+    placed = [put_in_journal(lane, Increments([f"{key}{n}" for n in range(50)], [1] * 50))[1] for _ in range(4)]
+    size = len(Journal(lane).read(placed[0] - 1, 1, 1)[1][0][2] or b"")
+    for most, count in ((1, 1), (size, 1), (size + 1, 2), (3 * size, 3), (2**40, 4)):
+        _, found = Journal(lane).read(placed[0] - 1, 64, most)
+        assert [position for _, position, _ in found] == placed[:count]
+    monkeypatch.setattr(loading, "_CHUNK_BYTES", size + 1)
+    assert positions(loader().take(placed[0] - 1, 64)) == placed
 
 
 def test_reading_changes_nothing(lane: Lane, loader: Callable[[], Loader]) -> None:
