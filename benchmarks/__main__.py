@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import document, pages, pictures
+from benchmarks import capacity, document, pages, pictures
 from benchmarks.chaos import subject
 from benchmarks.chaos.subject import Subject
 from benchmarks.context import LIMITS, Context, fresh
@@ -113,6 +113,7 @@ def main() -> int:
     if options.write:
         pictures.draw(found, names)
         pages.write(found)
+        capacity.write(found)
     return 1 if any(part.wrong for part in parts.values()) else 0
 
 

@@ -6,9 +6,11 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +21,19 @@ from replication.apply_delay import RULE, ApplyDelay
 from runtime import polling
 from runtime.balancing import STRATEGIES
 
-from . import ClusterError, background, console, lanes, layout, leftovers, prepare, processes, state, takeover
+from . import (
+    ClusterError,
+    autoscaling,
+    background,
+    console,
+    lanes,
+    layout,
+    leftovers,
+    prepare,
+    processes,
+    state,
+    takeover,
+)
 from .layout import Asked, Directory, Layout
 from .plan import Planner
 from .supervisor import Supervisor
@@ -28,6 +42,7 @@ STOP_SECONDS = 150.0
 DESTROY_SECONDS = (0.3, 1.0, STOP_SECONDS)  # after each signal of `destroy`; two that come at once count as one
 TAKEOVER_SECONDS = 10.0  # of an upgrade's supervisor, from having the lock until the state names it
 SCALE_SECONDS = 120.0
+LOOK_SECONDS = 1.0  # between two looks of `autoscale`
 BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
 SCALED = f"{', '.join(layout.SCALABLE)} or, for one shard, worker-SHARD"
 
@@ -145,6 +160,43 @@ def scale(options: argparse.Namespace, directory: Directory) -> int:
     return 0
 
 
+def autoscale(options: argparse.Namespace, directory: Directory) -> int:
+    """Run as many workers of each shard as it needs, by the age of its journal, until Ctrl-C."""
+    least, most = options.worker
+    try:
+        rule = autoscaling.Rule(
+            least=least,
+            most=most,
+            late=options.late,
+            early=options.early,
+            up_seconds=options.up,
+            down_seconds=options.down,
+        )
+    except ValueError as error:
+        raise ClusterError(str(error)) from error
+    screen = console.Console()
+    courses: dict[int, autoscaling.Course] = {}
+    while state.supervisor(_current(directory)) is not None:
+        stored, ages = _stored(directory), lanes.ages(directory)
+        for shard in range(stored.shards):
+            running, age = stored.workers(shard), ages[shard] if ages else None
+            course = courses.get(shard)
+            if course is None or course.workers != running:  # of `cluster scale`, or an order that failed
+                course = autoscaling.Course(running, since=time.monotonic())
+            courses[shard] = autoscaling.look(rule, course, time.monotonic(), age)
+            if (wanted := courses[shard].workers) != running:
+                name = f"worker-{shard}"
+                try:
+                    _order(
+                        directory, layout.scaled(stored, name, wanted), f"{name}={wanted}", {"counts": {name: wanted}}
+                    )
+                    screen.say(f"{name}={wanted}: the journal's oldest entry waits for {age or 0:.1f} s")
+                except ClusterError as error:
+                    screen.say(str(error))
+        time.sleep(LOOK_SECONDS)
+    raise ClusterError("the cluster does not run")
+
+
 def balance(options: argparse.Namespace, directory: Directory) -> int:
     """Show how nginx spreads requests over the API processes. With STRATEGY, change that, now and at later starts."""
     stored, now = _stored(directory), _current(directory)
@@ -238,7 +290,9 @@ def _stop_supervisor(directory: Directory, waits: Sequence[float]) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manage.py cluster", description="The local cluster of Tally.")
-    commands = parser.add_subparsers(required=True, metavar="up | status | down | destroy | scale | upgrade")
+    commands = parser.add_subparsers(
+        required=True, metavar="up | status | down | destroy | scale | autoscale | upgrade"
+    )
 
     def add(name: str, command: Callable[[argparse.Namespace, Directory], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__)
@@ -287,6 +341,24 @@ def _parser() -> argparse.ArgumentParser:
     add("scale", scale).add_argument(
         "count", type=_role_count, metavar="ROLE=N", help=f"{SCALED}; `worker` is for every shard"
     )
+    scaling = add("autoscale", autoscale)
+    scaling.add_argument(
+        "--worker",
+        type=_bounds,
+        default=(1, 4),
+        metavar="N-M",
+        help="workers of each shard, at least and at most (default: 1-4)",
+    )
+    usual = autoscaling.Rule(least=1, most=1)
+    for name, value, what in (
+        ("late", usual.late, "an entry that waits for so many seconds asks for a worker more"),
+        ("early", usual.early, "with entries that wait for less there may be a worker less"),
+        ("up", usual.up_seconds, "seconds of the one before there is a worker more"),
+        ("down", usual.down_seconds, "seconds of the other before there is a worker less"),
+    ):
+        scaling.add_argument(
+            f"--{name}", type=_seconds, default=value, metavar="SECONDS", help=f"{what} (default: {value:g})"
+        )
     upgrading = add("upgrade", upgrade)
     upgrading.add_argument(
         "--all", action="store_true", help="replace also what runs this code, with these programs and settings, already"
@@ -312,6 +384,18 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    least, _, most = text.partition("-")
+    whole = _whole(1, layout.SCALABLE["worker"][1])
+    return whole(least), whole(most or least)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return float(text)
 
 
 def _broker(text: str) -> str:

@@ -253,6 +253,14 @@ def redis_journal(port: int, password: str, directory: Path, *, host: str = LOCA
     )
 
 
+def redis_tls(port: int, tls: Tls | None) -> str:
+    """More of the configuration of a server or Sentinel that speaks nothing but TLS; "" without."""
+    if tls is None:
+        return ""
+    files = f"tls-ca-cert-file {tls.authority}\ntls-cert-file {tls.certificate}\ntls-key-file {tls.key}\n"
+    return f"port 0\ntls-port {port}\n{files}tls-auth-clients no\ntls-replication yes\n"
+
+
 def redis_journal_copy(port: int, password: str, directory: Path) -> str:
     """A server of a replicated journal, to which `journal_server` adds its role. A replica keeps its old copy until it has
     the whole new one (`repl-diskless-load`)."""
@@ -315,6 +323,15 @@ def patroni(  # noqa: PLR0913
     return yaml.safe_dump(apply_delay.put(patroni_of(member, secrets), delay), sort_keys=False)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """Files of a server: its certificate, its key, and the certificate of who signed those of all servers."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """One PostgreSQL server with its Patroni. `home` has its data; `postgres` and `rest` (Patroni's API) are HOST:PORT, where
@@ -334,6 +351,7 @@ class Member:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # more of PostgreSQL's
     recovery_conf: Mapping[str, str] = field(default_factory=dict)
     post_bootstrap: str = ""  # command for a new shard's first primary
+    tls: Tls | None = None  # with it, nobody connects from other hosts without
 
 
 def patroni_of(member: Member, secrets: Mapping[str, str]) -> dict[str, Any]:
@@ -341,6 +359,7 @@ def patroni_of(member: Member, secrets: Mapping[str, str]) -> dict[str, Any]:
 
     What is steered at run time must not stand here: it would win over what Patroni keeps in etcd.
     """
+    verified = {"sslmode": "verify-ca", "sslrootcert": str(member.tls.authority)} if member.tls else {}
     return {
         "scope": f"shard-{member.shard}",
         "namespace": "/tally/",
@@ -362,11 +381,11 @@ def patroni_of(member: Member, secrets: Mapping[str, str]) -> dict[str, Any]:
             "pgpass": str(member.home / "pgpass"),
             "authentication": {
                 "superuser": {"username": "postgres", "password": secrets["postgres"]},
-                "replication": {"username": REPLICATOR, "password": secrets["replication"]},
-                "rewind": {"username": "rewind", "password": secrets["rewind"]},
+                "replication": {"username": REPLICATOR, "password": secrets["replication"], **verified},
+                "rewind": {"username": "rewind", "password": secrets["rewind"], **verified},
             },
             "basebackup": [{"checkpoint": "fast"}],
-            "pg_hba": _pg_hba(member.network),
+            "pg_hba": _pg_hba(member.network, "hostssl" if member.tls else "host"),
             "parameters": _parameters(member) | dict(member.parameters),
             "recovery_conf": dict(member.recovery_conf),
         },
@@ -426,15 +445,15 @@ def _initdb() -> list[Any]:
     ]
 
 
-def _pg_hba(network: str) -> list[str]:
-    """The superuser connects from the server's own host only."""
+def _pg_hba(network: str, kind: str) -> list[str]:
+    """The superuser connects from the server's own host only. `kind`: of the others' connections."""
     rules = (
-        ("all", "postgres", f"{LOCAL}/32"),
-        ("postgres", "rewind", network),
-        ("replication", REPLICATOR, network),
-        (f"{DATABASE},{CONTROL_DATABASE}", ROLE, network),
+        ("host", "all", "postgres", f"{LOCAL}/32"),
+        (kind, "postgres", "rewind", network),
+        (kind, "replication", REPLICATOR, network),
+        (kind, f"{DATABASE},{CONTROL_DATABASE}", ROLE, network),
     )
-    return [f"host {database} {role} {whence} scram-sha-256" for database, role, whence in rules]
+    return [f"{kind} {database} {role} {whence} scram-sha-256" for kind, database, role, whence in rules]
 
 
 def _parameters(member: Member) -> dict[str, Any]:
@@ -454,6 +473,7 @@ def _parameters(member: Member) -> dict[str, Any]:
         "tcp_keepalives_idle": 5,
         "tcp_keepalives_interval": 2,
         "tcp_keepalives_count": 3,
+        **_tls(member.tls),
         "shared_preload_libraries": "pg_stat_statements",
         "timezone": "UTC",
         "log_timezone": "UTC",
@@ -462,6 +482,10 @@ def _parameters(member: Member) -> dict[str, Any]:
         "log_connections": "off",
         "log_lock_waits": "on",
     }
+
+
+def _tls(tls: Tls | None) -> dict[str, str]:
+    return {"ssl": "on", "ssl_cert_file": str(tls.certificate), "ssl_key_file": str(tls.key)} if tls else {}
 
 
 def _logging(directory: Directory, shard: int, node: int) -> dict[str, Any]:

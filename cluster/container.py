@@ -3,7 +3,8 @@ the environment and the secrets in `/run/secrets`, and becomes that process.
 
 docker-compose.production.yml has the roles and what each gets. Texts and command lines are those of the local cluster
 (configs.py, argv.py). Here is only what differs: others reach a container by its address, its secrets are files, and how
-much memory it may use says its limit. All that is written goes to `/tmp`, but what must stay: that is in `/srv/data`.
+much memory it may use says its limit. With TLS set, all between processes and stores is TLS of the authority in the
+secrets. All that is written goes to `/tmp`, but what must stay: that is in `/srv/data`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from . import ClusterError, argv, configs
-from .configs import Front, Member, NginxSettings
+from .configs import Front, Member, NginxSettings, Tls
 from .layout import FLOWER_USER, PROJECT, write_private
 
 SECRETS = Path("/run/secrets")
 TEMPORARY = Path("/tmp")  # noqa: S108 — a file system of the container's own
 DATA = Path("/srv/data")
 STATIC = Path("/srv/static")
+AUTHORITY = SECRETS / "authority"
 ANYWHERE = "0.0.0.0"  # noqa: S104 — who reaches the container, its networks say
 API_PORT, POSTGRES_PORT, PATRONI_PORT, REDIS_PORT, FLOWER_PORT = 8000, 5432, 8008, 6379, 5555
 NGINX_PORT, OPERATORS_PORT = 8080, 8081
@@ -34,7 +37,7 @@ SHARED_BUFFERS_SHARE, JOURNAL_SHARE, CACHE_SHARE = 0.25, 0.5, 0.75  # of the con
 LEAST_SHARED_BUFFERS = 32 * 1024**2  # bytes
 PRIMARY_SECONDS = 300.0  # for every shard to have a primary at the first start
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroup 2, cgroup 1
-_RESOLVER = "127.0.0.11 valid=1s ipv6=off"  # Docker's DNS: the addresses of all containers of a service
+_RESOLV_CONF = Path("/etc/resolv.conf")
 
 Command = Sequence[str]
 
@@ -69,7 +72,17 @@ def application(command: Command) -> Command:
     """A process of Tally's own. Its name is unique, however many containers its service has."""
     os.environ.setdefault("TALLY_NODE_ID", _name())
     os.environ.setdefault("TALLY_STATIC_ROOT", str(STATIC))
+    if _has_tls():
+        os.environ |= {"PGSSLMODE": "verify-ca", "PGSSLROOTCERT": str(AUTHORITY)}
     return command
+
+
+def _has_tls() -> bool:
+    return bool(os.environ.get("TLS"))
+
+
+def _certificate(name: str) -> Tls | None:
+    return Tls(SECRETS / f"{name}-cert", SECRETS / f"{name}-key", AUTHORITY) if _has_tls() else None
 
 
 def _name() -> str:
@@ -108,6 +121,7 @@ def migrate() -> Command:
     """Wait until every shard has a primary, then migrate."""
     import psycopg
 
+    command = manage("set_up")
     for number, shard in enumerate(json.loads(setting("TALLY_SHARDS"))):
         hosts, ports = (",".join(str(node[key]) for node in shard["nodes"]) for key in ("host", "port"))
         deadline = time.monotonic() + PRIMARY_SECONDS
@@ -127,14 +141,20 @@ def migrate() -> Command:
                 if time.monotonic() > deadline:
                     raise ClusterError(f"shard {number} has no primary: {error}") from error
                 time.sleep(1)
-    return manage("set_up")
+    return command
 
 
 def postgres() -> Command:
-    """A PostgreSQL server under Patroni. SHARD and NODE are its numbers, ADDRESS is its address for the others."""
+    """A PostgreSQL server under Patroni. SHARD and NODE are its numbers, ADDRESS is its address for the others, NETWORK
+    says where these are, as in pg_hba.conf."""
     home, address = DATA, setting("ADDRESS")
-    home.chmod(0o700)
+    if home.stat().st_uid == os.geteuid():  # a volume of Kubernetes is root's
+        home.chmod(0o700)
     shared = memory(SHARED_BUFFERS_SHARE, LEAST_SHARED_BUFFERS)
+    tls = _certificate("postgres")
+    if tls:  # PostgreSQL wants its key for itself
+        write_private(TEMPORARY / "key", tls.key.read_text())
+        tls = replace(tls, key=TEMPORARY / "key")
     member = Member(
         int(setting("SHARD")),
         int(setting("NODE")),
@@ -145,13 +165,15 @@ def postgres() -> Command:
         etcd={
             "hosts": setting("ETCD").split(","),
             "protocol": "https",
-            **{name: str(SECRETS / f"etcd-{name}") for name in ("cacert", "cert", "key")},
+            "cacert": str(AUTHORITY),
+            **{name: str(SECRETS / f"etcd-{name}") for name in ("cert", "key")},
         },
-        network="samenet",
+        network=os.environ.get("NETWORK", "samenet"),
         shared_buffers=f"{shared // 1024}kB",
         max_connections=int(setting("MAX_CONNECTIONS")),
         parameters={"effective_cache_size": f"{2 * shared // 1024}kB", "maintenance_work_mem": f"{shared // 4096}kB"},
         post_bootstrap=f"{sys.executable} -m cluster.container provide",
+        tls=tls,
     )
     names = ("postgres", "replication", "rewind", "patroni")
     config = TEMPORARY / "patroni.yml"
@@ -202,6 +224,9 @@ def _start(kind: str, port: int) -> Command:
         "SENTINEL_PASSWORD": secret("sentinel"),
         "PYTHON": sys.executable,
     }
+    if tls := _certificate("valkey"):
+        named = {"AUTHORITY": tls.authority, "CERTIFICATE": tls.certificate, "KEY": tls.key}
+        os.environ |= {f"TLS_{name}": str(path) for name, path in named.items()}
     return (str(PROJECT / "deploy" / "journal" / "start"), kind)
 
 
@@ -215,21 +240,36 @@ def broker() -> Command:
 
 def _redis(name: str, render: Callable[..., str], directory: Path, share: float) -> Command:
     config = TEMPORARY / "redis.conf"
-    write_private(config, render(REDIS_PORT, secret(name), directory, host=ANYWHERE, memory=str(memory(share))))
+    text = render(REDIS_PORT, secret(name), directory, host=ANYWHERE, memory=str(memory(share)))
+    write_private(config, text + configs.redis_tls(REDIS_PORT, _certificate("valkey")))
     return ("valkey-server", str(config))
 
 
 def nginx() -> Command:
-    """Before the API processes, as many as there are: it asks Docker's DNS for their addresses every second."""
+    """Before the API processes, as many as there are: it asks the DNS for their addresses every second."""
     home = TEMPORARY / "nginx"
     home.mkdir(exist_ok=True, mode=0o700)
-    servers = {f"{setting('API')}:{API_PORT}": "resolve max_fails=1 fail_timeout=1s"}
-    front = Front(_listen(NGINX_PORT), servers, resolver=_RESOLVER)
+    servers = {f"{_whole('app')}:{API_PORT}": "resolve max_fails=1 fail_timeout=1s"}
+    front = Front(_listen(NGINX_PORT), servers, resolver=resolver(_RESOLV_CONF.read_text()))
     text = configs.nginx_before(front, STATIC, secret("proxy"), NginxSettings.of(os.environ))
     write_private(home / "nginx.conf", text)
     write_private(home / "doors.conf", _operators_door())
     write_private(home / "operators", configs.flower_users(secret("operators")))
     return ("nginx", "-p", f"{home}/", "-c", "nginx.conf", "-e", "stderr")
+
+
+def resolver(resolv_conf: str) -> str:
+    """The DNS servers of a resolv.conf, for nginx, which has none of its own. Raises `ClusterError`."""
+    lines = (line.split() for line in resolv_conf.splitlines())
+    found = [words[1] for words in lines if len(words) == 2 and words[0] == "nameserver"]
+    if not found:
+        raise ClusterError("there is no nameserver in /etc/resolv.conf")
+    return " ".join(f"[{one}]" if ":" in one else one for one in found) + " valid=1s ipv6=off"
+
+
+def _whole(service: str) -> str:
+    """The name of a service as nginx has to ask for it: it does not know the domains to search (DOMAIN)."""
+    return f"{service}{os.environ.get('DOMAIN', '')}"
 
 
 def _listen(port: int) -> str:
@@ -249,14 +289,14 @@ def _operators_door() -> str:
     """Flower, Prometheus and Grafana behind a password, whichever of them runs."""
     lines = [
         _listen(OPERATORS_PORT),
-        f"resolver {_RESOLVER};",
+        f"resolver {resolver(_RESOLV_CONF.read_text())};",
         'auth_basic "Tally";',
         "auth_basic_user_file operators;",
     ]
     for name, port in {"flower": FLOWER_PORT, "prometheus": 9090, "grafana": 3000}.items():
         lines += [
             f"location /{name}/ {{",
-            f"    set $place {name}:{port};",  # looked up at each request, so it need not run
+            f"    set $place {_whole(name)}:{port};",  # looked up at each request, so it need not run
             "    proxy_set_header Host $http_host;",
             "    proxy_pass http://$place;",
             "}",

@@ -79,7 +79,8 @@ def _sentinels(kind: Callable[..., Any], retry: Callable[..., Any]) -> Any:
     addresses = [(host, int(port)) for host, _, port in (one.rpartition(":") for one in config.journal_sentinels)]
     password = config.journal_sentinel_password.get_secret_value() or None
     options = _options(SENTINEL_TIMEOUT_SECONDS) | {"retry": retry(NoBackoff(), 0), "password": password}
-    return kind(addresses, sentinel_kwargs=options)
+    tls = {name: value for name, value in _of_primary().items() if name.startswith("ssl")}
+    return kind(addresses, sentinel_kwargs=options | tls)
 
 
 def sentinels() -> Any:
@@ -88,7 +89,8 @@ def sentinels() -> Any:
 
 
 def _of_primary() -> dict[str, Any]:
-    """What the journal's URL says of a connection, but for the address, which the Sentinels know."""
+    """What the journal's URL says of a connection, but for the address, which the Sentinels know. They speak TLS if the
+    journal does."""
     url = settings.TALLY.journal_url.get_secret_value()
     options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
     secure = options.pop("connection_class", None) is not None

@@ -209,7 +209,7 @@ def walk(deployment: Deployment, home: Path, key: str) -> None:
         'header = "Content-Type: application/json"',
         'write-out = "\\n"',
     )
-    more = ("no-progress-meter", 'noproxy = "*"', f'cacert = "{deployment.secrets}/etcd-cacert"')
+    more = ("no-progress-meter", 'noproxy = "*"', f'cacert = "{deployment.secrets}/authority"')
     (home / ".curlrc").write_text("\n".join((*curl, *more)) + "\n")
     environment = {**os.environ, "url": deployment.url, "CURL_HOME": str(home), "LC_ALL": "C"}
     steps = {step.title: step for step in page.parse((ROOT / "docs" / "demo.md").read_text(encoding="utf-8"))}
@@ -313,7 +313,7 @@ def go(deployment: Deployment, home: Path, options: argparse.Namespace) -> None:
     deployment.up()
     said = deployment.compose("run", "--rm", "-T", "--no-deps", "migrate", "manage", "make_key", "test", *_scopes())
     key = said.split()[-1]
-    with Load(deployment.url, key, deployment.secrets / "etcd-cacert") as load:
+    with Load(deployment.url, key, deployment.secrets / "authority") as load:
         eventually("all is well", lambda: is_well(load), HEALTHY_SECONDS)
         say(f"  up and well after {time.monotonic() - began:.0f} s")
         say("the first steps of docs/demo.md")

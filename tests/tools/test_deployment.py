@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import alive, configs, container
+from cluster import ClusterError, alive, configs, container
 from cluster.argv import ANSWER_SECONDS
 from cluster.configs import Front, NginxSettings
 from counter_project.config import Config
@@ -28,7 +28,8 @@ from tests.support.commands import ROOT
 PRODUCTION = ROOT / "docker-compose.production.yml"
 MADE_BY_SCRIPT = ROOT / "deploy" / "make-secrets"
 STATEFUL = re.compile("db-|etcd-|journal-|sentinel-")
-_VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^}]*)\}")
+_VARIABLE = re.compile(r"\$\{([A-Z_0-9]+):-([^}]*)\}")
+_IF_SET = re.compile(r"\$\{[A-Z_]+:\+[^}]*\}")
 
 
 class Loader(yaml.SafeLoader):
@@ -41,7 +42,7 @@ for tag in ("!reset", "!override"):
 
 def production() -> dict[str, Any]:
     """The file with the default of every variable in its place."""
-    file: dict[str, Any] = yaml.load(_VARIABLE.sub(r"\2", PRODUCTION.read_text()), Loader)
+    file: dict[str, Any] = yaml.load(_VARIABLE.sub(r"\2", _IF_SET.sub("", PRODUCTION.read_text())), Loader)
     return file
 
 
@@ -125,11 +126,11 @@ def test_each_secret_is_made_once_and_for_the_owner(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in home.iterdir()} == before
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     passwords = [value for name, value in before.items() if re.fullmatch("[0-9a-f]{64}\n", value)]
-    assert len(set(passwords)) == len(passwords) >= 13
+    assert len(set(passwords)) == len(passwords) >= 14
     assert json.loads(before["redis-passwords"])["redis://cache:6379"] == before["cache"].strip()
     for name in ("etcd", "tls"):
         subprocess.run(
-            ["openssl", "verify", "-x509_strict", "-CAfile", home / "etcd-cacert", home / f"{name}-cert"], check=True
+            ["openssl", "verify", "-x509_strict", "-CAfile", home / "authority", home / f"{name}-cert"], check=True
         )
 
 
@@ -183,20 +184,72 @@ def test_the_roles_exist() -> None:
             assert service["command"][0] in container.ROLES
 
 
+def test_swarm_has_what_keeps_no_data() -> None:
+    file = yaml.safe_load((ROOT / "deploy" / "swarm.yml").read_text())
+    known = {f"TALLY_{field.upper()}" for field in Config.model_fields}
+    for name, service in file["services"].items():
+        assert service["command"][0] in container.ROLES
+        assert {one.removesuffix("_FILE") for one in service["environment"]} <= known
+        assert {"cpus", "memory"} <= service["deploy"]["resources"]["limits"].keys()
+        assert not any("/srv/data" in volume for volume in service.get("volumes", ()))
+        assert set(service["secrets"]) <= {*file["secrets"]} <= {*FILE["secrets"]}
+        assert ("ports" in service) == (name == "nginx")
+    assert file["services"]["beat"]["deploy"]["replicas"] == 1
+    assert file["services"]["app"]["deploy"]["endpoint_mode"] == "dnsrr"
+
+
 @pytest.mark.skipif(shutil.which("docker") is None, reason="there is no docker")
 @pytest.mark.parametrize(
     "options", [["-f", str(PRODUCTION), "--profile", "*"], ["--env-file", "deploy/followers.env"], []]
 )
-def test_compose_reads_the_files(options: list[str], tmp_path: Path) -> None:
+def test_compose_reads_the_files(options: list[str]) -> None:
+    assert {"nginx", "app", "worker", "db-0-1", "db-1-1"} <= composed(*options)["services"].keys()
+
+
+def composed(*options: str, **variables: str) -> dict[str, Any]:
+    """What Compose makes of the files, without a word of complaint."""
     if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("there is no Compose")
     command = ["docker", "compose", *options, "config", "--format", "json"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "SECRETS": str(tmp_path)}
-    )
-    services = json.loads(done.stdout)["services"]
-    assert {"nginx", "app", "worker", "db-0-1", "db-1-1"} <= services.keys()
+    environment = {**os.environ, "SECRETS": "/secrets", **variables}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == ""
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="there is no docker")
+def test_data_tls_is_for_servers_clients_and_checks_alike() -> None:
+    found = composed("-f", str(PRODUCTION), "--profile", "*", DATA_TLS="require")
+    services, secrets = found["services"], found["secrets"]
+    for name, service in services.items():
+        if name.startswith(("db-", "journal-", "sentinel-", "cache", "broker")) or "TALLY_SHARDS" in service.get(
+            "environment", {}
+        ):
+            assert service["environment"]["TLS"] == "require", name
+            assert "authority" in {one["source"] for one in service["secrets"]}, name
+        if "DATA_SOURCE_URI" in service.get("environment", {}):
+            assert service["environment"]["DATA_SOURCE_URI"].endswith("sslmode=require")
+    assert all(secrets[f"{name}-url"]["file"] == f"/secrets/{name}-url-tls" for name in ("journal", "cache", "broker"))
+    for name in ("cache", "broker", "journal-1", "journal-2"):
+        assert services[name]["healthcheck"]["test"][5].startswith("rediss://")
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="there is no docker")
+def test_rabbitmq_takes_the_brokers_place() -> None:
+    found = composed("-f", str(PRODUCTION), "-f", "deploy/rabbitmq.yml")
+    broker = found["services"]["broker"]
+    assert broker["image"] == "rabbitmq:4"
+    assert not {"build", "command", "volumes"} & {name for name, value in broker.items() if value}
+    assert [one["source"] for one in broker["secrets"]] == ["rabbitmq-conf"]
+    assert found["secrets"]["broker-url"]["file"] == "/secrets/broker-url-rabbitmq"
+
+
+def test_each_shard_may_have_workers_of_its_own() -> None:
+    shards = json.loads(SERVICES["worker"]["environment"]["TALLY_SHARDS"])
+    commands = [SERVICES[f"worker-{shard}"]["command"] for shard in range(len(shards))]
+    assert commands == [["worker", str(shard)] for shard in range(len(shards))]
+    assert {tuple(SERVICES[f"worker-{shard}"]["profiles"]) for shard in range(len(shards))} == {("worker-a-shard",)}
 
 
 def test_nginx_follows_the_service() -> None:
@@ -207,6 +260,22 @@ def test_nginx_follows_the_service() -> None:
     assert zones == ["api", "api_singles", "api_bodies"]
     assert text.count("resolver 127.0.0.11 valid=1s;") == 3
     assert not re.findall("@[A-Z_]+@", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("search a.b\nnameserver 127.0.0.11\noptions ndots:0\n", "127.0.0.11"),
+        ("# nameserver 9.9.9.9\nnameserver 10.96.0.10\nnameserver fd00::a\n", "10.96.0.10 [fd00::a]"),
+    ],
+)
+def test_nginx_asks_the_servers_of_its_container(text: str, servers: str) -> None:
+    assert container.resolver(text) == f"{servers} valid=1s ipv6=off"
+
+
+def test_without_a_dns_server_nginx_does_not_start() -> None:
+    with pytest.raises(ClusterError, match="no nameserver"):
+        container.resolver("search a.b\n")
 
 
 @pytest.fixture

@@ -51,7 +51,8 @@ def journal_in_production() -> dict[Path, str]:
     sentinel = sentinels.text(port, primary, down_after, home, secrets)
     names = {"127.0.0.1 2222": "@PRIMARY_HOST@ @PRIMARY_PORT@", "127.0.0.1": "@HOST@", "1111": "@PORT@"}
     names |= {"maxmemory 1gb": "maxmemory @MAXMEMORY@", "3333": "@DOWN_AFTER_MS@"}
-    texts = {"journal": server, "sentinel": sentinel}
+    files = configs.Tls(Path("@CERTIFICATE@"), Path("@KEY@"), Path("@AUTHORITY@"))
+    texts = {"journal": server, "sentinel": sentinel, "tls": configs.redis_tls(port, files)}
     for value, name in names.items():
         texts = {one: text.replace(value, name) for one, text in texts.items()}
     return {ROOT / "deploy" / "journal" / f"{one}.conf.in": text for one, text in texts.items()}
