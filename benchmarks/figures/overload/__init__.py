@@ -91,7 +91,7 @@ def overloaded(context: Context, part: Part, kind: Kind, probes: Sequence[Probe]
         kind,
         most,
         offered=sum(one.offered for one in told) / seconds,
-        accepted=sum(one.accepted for one in told) / main.result.seconds,
+        accepted=sum(one.accepted for one in told) / max(seconds, main.result.seconds),
         p99=calmly.result.quantile(0.99),
         back=back,
         memory=samples,
