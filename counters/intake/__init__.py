@@ -4,5 +4,6 @@
                                                  └─ `dispatch` (a Celery task for a lane that has none; it may be lost: I4)
 
 May be imported: `submit` and the builders in `writes`, `outcomes` (to wait for a result), `dispatch`; for a lane
-`Journal`, `Lease` and `SetAsideBatches` (I7: batches that cannot be applied are kept).
+`Journal`, `Lease`, `Confirmed` (what all copies of the journal have) and `SetAsideBatches` (I7: batches that cannot be
+applied are kept).
 """

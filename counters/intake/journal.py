@@ -13,8 +13,9 @@ changed. So a version does not depend on how batches are grouped into transactio
 again after a failover (I5).
 
 If Redis loses its data, the clock is gone. No write is accepted until the clock is past every version in the shards. A
-replica that was promoted has all that was acknowledged, but may lack a write that the old primary alone had and a shard
-has applied already. So its clock is also set past the versions of the shards that answer before it takes a write.
+replica that was promoted has all that was acknowledged or applied (`confirmed`), unless the old primary had accepted
+writes with one copy and was given up. So its clock is also set past the versions of the shards that answer before it
+takes a write.
 
 Each lane also has a lease (`lease`) and set-aside batches (`set_aside`).
 """
