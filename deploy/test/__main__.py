@@ -221,9 +221,9 @@ def walk(deployment: Deployment, home: Path, key: str) -> None:
 
 
 def primary_of(load: Load, shard: int) -> str:
-    """The service that is a shard's primary: Patroni calls `db-0-1` `shard-0-node-1`."""
+    """The service that is a shard's primary, "" if there is none: Patroni calls `db-0-1` `shard-0-node-1`."""
     name = next(one["primary"] for one in load.get("/v1/shards")["results"] if one["shard"] == shard)
-    return str(name).replace("shard", "db").replace("-node", "")
+    return (name or "").replace("shard", "db").replace("-node", "")
 
 
 def kill_primary(deployment: Deployment, load: Load) -> None:
