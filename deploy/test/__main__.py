@@ -152,7 +152,7 @@ def stand_ins(home: Path, options: argparse.Namespace) -> dict[str, str]:
             "--include=ca-certificates",
             "trixie",
             str(home / "debian"),
-            options.mirror,
+            *filter(None, [options.mirror]),
         )
         archive = home / "debian.tar"
         run("tar", "-C", str(home / "debian"), "-cf", str(archive), ".")
@@ -340,7 +340,7 @@ def _scopes() -> Sequence[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make deploy-test", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--stand-ins", action="store_true", help="build the base images from Debian's packages")
-    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="of Debian, for debootstrap")
+    parser.add_argument("--mirror", default="", help="of Debian, instead of the one that debootstrap takes by itself")
     parser.add_argument("--build-network", default="", help="that builds use, e.g. host")
     parser.add_argument("--only", default="", help=f"of {','.join(FAULTS)}, with commas between")
     parser.add_argument("--no-build", action="store_true", help="use the images of an earlier test")
