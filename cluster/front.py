@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import msgspec
+
 from runtime import balancing
 from runtime.balancing import State
 
@@ -156,7 +158,8 @@ class Front:
                 return None
             self._redis = redis.client(port, plan.secrets["redis-journal"])
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.set(balancing.STATE, balancing.encoded(self._in_force), ex=balancing.STATE_SECONDS)
+            now = msgspec.structs.replace(self._in_force, runs=self._running.children["nginx"].state == "running")
+            pipe.set(balancing.STATE, balancing.encoded(now), ex=balancing.STATE_SECONDS)
             pipe.getdel(balancing.ORDER)
             _, asked = pipe.execute()
         found: str | None = asked

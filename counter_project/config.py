@@ -77,6 +77,11 @@ class Config(BaseSettings):
         default=False,
         description="Serve /demo/likes, where anybody may like a few items of the type `demo`; on in the local cluster.",
     )
+    flower_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where Flower is, for the link that /status shows to staff; empty: no link.",
+    )
     node_id: str = Field(
         default="local",
         pattern="^[!-~]{1,100}$",
@@ -215,7 +220,7 @@ class Config(BaseSettings):
     )
     pages_rate: str = _limit(
         "pages in a time",
-        "Of one address: the front page and the admin; more get 429.",
+        "Of one address: the front page, /status and the admin; more get 429.",
         default="600/m",
         pattern=_RATE,
     )
@@ -271,6 +276,9 @@ class Config(BaseSettings):
         ge=1024,
     )
     max_body_bytes: int = _limit("bytes", "Largest request body; more gets 413.", default=16 * 1024 * 1024, ge=1024)
+    status_viewers: int = _limit(
+        "viewers", "Of a process that /status sends news to at once; more get 503.", default=100, ge=1, le=10_000
+    )
     max_increments: int = _limit(
         "increments", "Most increments in one bulk request; more gets 413.", default=100_000, ge=1
     )

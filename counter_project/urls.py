@@ -6,7 +6,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from counters.admin.login import login
-from counters.api import pages, probes
+from counters.api import pages, probes, status
 
 admin.autodiscover()
 handler400 = "counters.api.problems.bad_request"
@@ -18,6 +18,8 @@ urlpatterns = [
     path("v1/", include("likes.api.urls")),
     path("", pages.index, name="index"),
     path("favicon.ico", pages.favicon),
+    path("status", status.page, name="status"),
+    path("status/live", status.live),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/login/", login),  # before the admin's own log-in, which has no rate limit
     path("admin/", admin.site.urls),

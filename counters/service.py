@@ -50,11 +50,11 @@ class Service:
         self._subscriptions = redis.open_cache()
         self._listener = Listener(self._subscriptions)
         self._guard = Guard()
-        popularity = Popularity(settings.TALLY.warm_keys, Random())  # noqa: S311 - which reads are counted
-        self._warmer = Warmer(popularity)
+        self.popularity = Popularity(settings.TALLY.warm_keys, Random())  # noqa: S311 - which reads are counted
+        self._warmer = Warmer(self.popularity)
         self._keeping: list[asyncio.Task[None]] = []
         self.intake = Intake(self._journal, self._listener, self._guard)
-        self.lookups = Lookups(self._cache, Misses(self._leases, self._warmer.notice), popularity)
+        self.lookups = Lookups(self._cache, Misses(self._leases, self._warmer.notice), self.popularity)
         self.pending = Pending(redis.journal_connection())
         self.limits = Limiter(redis.cache_connection())
 

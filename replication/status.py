@@ -120,13 +120,23 @@ def replicas(shard: int) -> list[Replica]:
     return known + gone
 
 
+def lags(shard: int, seconds: float | None = None) -> dict[str, Lag]:
+    """How far each connected replica is behind in replaying, by name. An answer takes `seconds` at most. Raises
+    `psycopg.Error`."""
+    return {name: sender.replay for name, sender in _ask_senders(shard, seconds).items()}
+
+
 def _senders(shard: int) -> dict[str, _Sender]:
     try:
-        with databases.connection(databases.primary(shard)) as conn:
-            return {name: _sender(sync_state, *lags) for name, sync_state, *lags in conn.execute(SENDERS)}
+        return _ask_senders(shard)
     except psycopg.Error as error:
         log.warning("senders_unseen", shard=shard, error=str(error).strip())
         return {}
+
+
+def _ask_senders(shard: int, seconds: float | None = None) -> dict[str, _Sender]:
+    with databases.connection(databases.primary(shard), seconds) as conn:
+        return {name: _sender(sync_state, *lags) for name, sync_state, *lags in conn.execute(SENDERS)}
 
 
 def _sender(sync_state: str, *lags: Any) -> _Sender:

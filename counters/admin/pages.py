@@ -1,7 +1,7 @@
 """Pages for people, limited by the address that asks: `TALLY_PAGES_RATE`, kept by django-ratelimit in the cache's Redis.
 
-They are the front page, the demo pages and the admin; the documentation counts as a call of the API. While the cache is down, every page
-is let through, and that is logged.
+They are the front page, /status, the demo pages and the admin; the documentation counts as a call of the API. While the
+cache is down, every page is let through, and that is logged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PagesLimit:
         self._seldom = Seldom()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.path != "/" and not request.path.startswith(("/admin", "/demo")):
+        if request.path != "/" and not request.path.startswith(("/admin", "/demo", "/status")):
             return self._get_response(request)
         seconds = seconds_over(request, "pages", of_request(request), settings.TALLY.pages_rate)
         if seconds is None:

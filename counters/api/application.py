@@ -10,9 +10,10 @@ runs all synchronous code in one thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import cache as once
 from functools import lru_cache
 from io import BytesIO
@@ -33,6 +34,7 @@ from counters.api.media import too_large_body
 from counters.api.problems import Problem
 from counters.limits.limiter import QuotaExceeded
 from counters.limits.policies import Policy
+from counters.operators.recording import Recorder
 from counters.service import Service
 from runtime import garbage
 from runtime.resources import Resources
@@ -44,6 +46,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 NODE = "Tally-Node"  # header of every answer
 _LOAD_SECONDS = 1.0  # between tries to load the topology and the keys
+_TAKEN_SECONDS = 30.0  # for a client to take the next piece of a stream
 _MOST_REFUSALS = 1000  # answers to requests over a quota that are kept encoded
 _HELPERS = 40  # threads for coroutines' short work, such as a query to a shard, beside those that wait for a write
 REQUESTS = Counter(
@@ -112,7 +115,11 @@ class Application:
         except Problem as problem:
             await self._send(_raw(problems.response(problem)), send)
             return
-        await self._send(await self.answer(scope, body), send)
+        answer = await self.answer(scope, body)
+        if answer.stream is None:
+            await self._send(answer, send)
+        else:
+            await self._stream(answer, answer.stream, receive, send)
 
     async def answer(self, scope: Scope, body: bytes) -> Raw:
         """Answer a request. Code for every request belongs here: limits and metrics."""
@@ -146,10 +153,30 @@ class Application:
 
     async def _send(self, answer: Raw, send: Send) -> None:
         """Send an answer, whoever made it. Each says which process it comes from."""
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, self._tally_node]}
-        )
+        await send(self._start(answer))
         await send({"type": "http.response.body", "body": answer.body})
+
+    def _start(self, answer: Raw) -> dict[str, Any]:
+        return {"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, self._tally_node]}
+
+    async def _stream(self, answer: Raw, pieces: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
+        """Send an answer whose body comes by and by, until it ends, the client has gone, or the server is to stop: it
+        would wait for the end of the answer."""
+        await send(self._start(answer))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            async with aclosing(pieces), asyncio.timeout(None) as patience:
+                async for piece in pieces:
+                    if gone.done() or is_server_stopping():
+                        break
+                    patience.reschedule(asyncio.get_running_loop().time() + _TAKEN_SECONDS)
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    patience.reschedule(None)
+            await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            log.debug("stream_not_taken", seconds=_TAKEN_SECONDS)
+        finally:
+            gone.cancel()
 
     async def open(self) -> None:
         """Open what the process holds, and load what the fast path needs: now if the databases answer, otherwise once
@@ -163,7 +190,9 @@ class Application:
         self._service.open()
         self._rooms = [make(self._service) for make in self._makers]
         loaded = asyncio.Event()
-        self._keeping = [loop.create_task(keyring().keep()), loop.create_task(self._load(loaded))]
+        recorder = Recorder(REQUESTS, self._service.popularity)
+        keeping = keyring().keep(), self._load(loaded), recorder.keep()
+        self._keeping = [loop.create_task(work) for work in keeping]
         with suppress(TimeoutError):
             await asyncio.wait_for(loaded.wait(), _LOAD_SECONDS)
         garbage.begin()
@@ -218,12 +247,27 @@ def _requests(way: str, status: int) -> Counter:
 
 def _raw(response: Any) -> Raw:
     """Convert a Django response."""
-    content = b"".join(response) if response.streaming else response.content
+    stream: AsyncGenerator[bytes, None] | None = (
+        response.streaming_content if getattr(response, "is_async", False) else None
+    )
+    content = b"" if stream else b"".join(response) if response.streaming else response.content
     headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
     headers += [(b"Set-Cookie", cookie.OutputString().encode()) for cookie in response.cookies.values()]
-    if "Content-Length" not in response:  # for example, a middleware refused the request
+    if "Content-Length" not in response and not stream:  # for example, a middleware refused the request
         headers.append((b"Content-Length", b"%d" % len(content)))
-    return Raw(response.status_code, headers, content)
+    return Raw(response.status_code, headers, content, stream)
+
+
+def is_server_stopping() -> bool:
+    """Whether the server has got the signal to stop. uvicorn tells an application only after its last answer, so this
+    asks the one whose method is the signal's handler."""
+    return bool(getattr(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), "should_exit", False))
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _authorization(scope: Scope) -> str:
@@ -236,9 +280,9 @@ def _authorization(scope: Scope) -> str:
 
 
 def _refused(error: QuotaExceeded) -> Raw:
-    problem, (status, headers, body) = _refusal(error.policy, error.seconds)
+    problem, answer = _refusal(error.policy, error.seconds)
     problems.count(problem)
-    return Raw(status, headers.copy(), body)
+    return answer._replace(headers=answer.headers.copy())
 
 
 @lru_cache(_MOST_REFUSALS)

@@ -14,7 +14,7 @@ application.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -54,11 +54,12 @@ class Request(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """An answer in the form that the server sends."""
+    """An answer in the form that the server sends. `stream`: what follows the body, piece by piece."""
 
     status: int
     headers: Headers
     body: bytes
+    stream: AsyncGenerator[bytes, None] | None = None
 
 
 class Common(NamedTuple):

@@ -7,14 +7,14 @@ from functools import wraps
 from secrets import token_urlsafe
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import TemplateResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from counters.api import problems
 from counters.api.problems import Problem
 
-View = Callable[[HttpRequest], HttpResponse]
+View = Callable[[HttpRequest], HttpResponseBase]
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M3 2v12M6 2v12M9 2v12M12 2v12M1 12 15 4" '
     'stroke="#0f766e" stroke-width="1.6" stroke-linecap="round"/></svg>'
@@ -26,7 +26,7 @@ def read_only(view: View) -> View:
 
     @csrf_exempt
     @wraps(view)
-    def checked(request: HttpRequest) -> HttpResponse:
+    def checked(request: HttpRequest) -> HttpResponseBase:
         if request.method in ("GET", "HEAD"):
             return view(request)
         detail = f'Method "{request.method}" not allowed.'

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from counters.apply.completion import Waiting
 from counters.apply.connections import Connections
 from counters.apply.refresher import Refresher
-from counters.apply.report import Report
+from counters.apply.report import APPLIED, ROWS, Report
 from counters.apply.shift import Shift
 from counters.apply.spill import SpillShift
 from counters.intake import copies, dispatch, journal
@@ -33,6 +33,7 @@ from counters.intake.confirmed import Confirmed
 from counters.intake.journal import Journal, JournalUnavailable
 from counters.intake.lease import Lease
 from runtime import breaker_holds, heartbeats
+from runtime.pulses import Teller
 from sharding.connection_budget import SPILL_SHIFTS
 from sharding.lanes import FRESH, MOST, Lane
 
@@ -135,6 +136,7 @@ class Worker:
 
     def _look(self) -> None:
         keeper = copies.Keeper()
+        teller = Teller("worker", self.name, {"batches": (APPLIED,), "rows": (ROWS,)})
         with suppress(RedisError):
             self._take_over()
         while not self._stopping.wait(LOOK_SECONDS):
@@ -148,6 +150,8 @@ class Worker:
                 self._ask_for_spilled()
             except (RedisError, JournalUnavailable) as error:
                 log.debug("watch_blind", error=str(error))
+            with suppress(RedisError):
+                teller.tell()
 
     def _heartbeats(self) -> dict[str, float]:
         """Names and ages in seconds."""

@@ -39,6 +39,9 @@ from sharding import topology
 from sharding.lanes import Lane
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
+ACCEPTED_INCREMENTS = Counter(
+    "tally_increments_accepted_total", "Increments, and events of likes, that are in the journal"
+)
 REFUSED = Counter("tally_writes_refused_total", "Writes that the journal could not take", ["reason"])
 SPILLED = Counter("tally_increments_spilled_total", "Increments accepted into the excess queues", ["shard"])
 LIMITED = Counter("tally_keys_limited_total", "Keys of writes that were refused with 429, by the limit", ["rule"])
@@ -205,6 +208,7 @@ class Intake:
         for one, write_id in zip(writes, ids, strict=True):
             one.answer(Accepted(write_id, one.shed, version=appended.position + write_id.index))
         ACCEPTED.inc(len(writes))
+        ACCEPTED_INCREMENTS.inc(sum(sum(one.write.increments.values()) for one in writes))
         self._untold.keep(counts, told)
         for lane in appended.unattended:
             dispatch.send_soon(lane)

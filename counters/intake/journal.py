@@ -22,7 +22,7 @@ Each lane also has a lease (`lease`) and set-aside batches (`set_aside`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,9 +182,9 @@ class Journal:
     def tell_degraded(self, degraded: bool) -> None:
         """Record whether batches have left this journal that too few replicas have."""
         if degraded:
-            redis.journal().sadd(_degraded_key(self.lane.shard), self.lane.place)
+            redis.journal().sadd(degraded_key(self.lane.shard), self.lane.place)
         else:
-            redis.journal().srem(_degraded_key(self.lane.shard), self.lane.place)
+            redis.journal().srem(degraded_key(self.lane.shard), self.lane.place)
 
 
 class Backlog(NamedTuple):
@@ -196,7 +196,11 @@ class Backlog(NamedTuple):
 
 def backlog(shard: int, queue: Queue = FRESH) -> Backlog:
     """What a queue of a shard has, over all lanes. Raises `RedisError`."""
-    fields = redis.journal().hgetall(_backlog_key(shard, queue))
+    return backlog_of(redis.journal().hgetall(_backlog_key(shard, queue)))
+
+
+def backlog_of(fields: Mapping[bytes, bytes]) -> Backlog:
+    """The sum of a queue's hash, see the top of this module."""
     size = sum(int(value) for field, value in fields.items() if field.endswith(b":bytes"))
     return Backlog(sum(map(int, fields.values())) - size, size)
 
@@ -260,10 +264,11 @@ def lanes_with(shard: int, key_of: Callable[[Lane], str], queues: Sequence[Queue
 
 def is_degraded(shard: int) -> bool:
     """Whether any of the shard's lanes is degraded, see `counters.apply.completion`. Raises `RedisError`."""
-    return bool(redis.journal().exists(_degraded_key(shard)))
+    return bool(redis.journal().exists(degraded_key(shard)))
 
 
-def _degraded_key(shard: int) -> str:
+def degraded_key(shard: int) -> str:
+    """Set: places of the shard's lanes that are degraded."""
     return f"journal:{shard}:degraded_lanes"
 
 

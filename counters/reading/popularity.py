@@ -8,6 +8,8 @@ Twice as many keys are counted as are wanted; where there are more, the less pop
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nlargest
+from math import log
 from random import Random
 
 SAMPLES = 1000  # in a second
@@ -46,6 +48,13 @@ class Popularity:
     def hottest(self) -> list[str]:
         """The keys that are read most, the first of them most."""
         return sorted(self._counts, key=self._counts.__getitem__, reverse=True)[: self._most]
+
+    def rates(self, most: int) -> dict[str, float]:
+        """Reads a second of the keys that are read most, so many at most. The average over the last minutes: a key that
+        is read evenly at this rate has this count."""
+        share = log(2) / HALF_LIFE_SECONDS / self._weight
+        top = nlargest(most, self._counts.items(), key=lambda item: item[1])
+        return {key: count * share for key, count in top}
 
     def _sample(self, key: str) -> None:
         self._skip += self._rng.randrange(1, 2 * self._stride)  # the stride, on average

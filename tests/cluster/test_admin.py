@@ -234,7 +234,7 @@ def test_nobody_locks_another_out(cluster: Cluster, browse: Callable[..., Browse
 def test_front_page_needs_nothing_from_elsewhere(cluster: Cluster) -> None:
     page = httpx.get(cluster.url + "/")
     assert page.status_code == 200
-    for link in ("/v1/docs", "/admin/", "/health"):
+    for link in ("/v1/docs", "/admin/", "/status", "/health"):
         assert f'href="{link}"' in page.text
     assert f"curl {cluster.url}/v1/counters/" in page.text
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page.text)

@@ -424,6 +424,8 @@ ADDRESSES = [
             ("GET", "/v1/increments"),
             ("DELETE", f"/v1/writes/{BATCH}-0-0"),
             ("POST", "/health"),
+            ("POST", "/status"),
+            ("DELETE", "/status/live"),
             ("PUT", "/v1/schema"),
             ("POST", "/v1/docs"),
             ("BREW", f"/v1/counters/{KEY}"),
@@ -598,6 +600,7 @@ def test_options_tell_the_methods(clients: dict[str, httpx.Client], path: str, m
         ("/readyz", 200),
         ("/health", 200),
         ("/v1/docs", 200),
+        ("/status", 200),
     ],
 )
 def test_head_is_get_without_a_body(client: httpx.Client, path: str, status: int) -> None:

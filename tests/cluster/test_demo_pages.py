@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from likes import demo
+from tests.support.chromium import chromium, needs_chromium, opened
 from tests.support.cluster import Cluster, eventually
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+__all__ = ["chromium"]
 ITEM = "bicycle"
 CLICK = f"/demo/likes/{ITEM}"
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 
 
 @pytest.fixture
@@ -76,14 +71,6 @@ def test_only_the_items_of_the_page(guest: httpx.Client) -> None:
     assert answer.json()["errors"][0]["field"] == "item"
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
-
-
 @needs_chromium
 def test_two_browsers_see_each_others_likes(chromium: Browser, cluster: Cluster) -> None:
     wide = _opened(chromium, cluster, width=900, height=760)
@@ -113,7 +100,6 @@ def test_the_page_says_that_the_api_is_away(chromium: Browser, cluster: Cluster)
 
 
 def _opened(chromium: Browser, cluster: Cluster, *, width: int, height: int) -> Page:
-    page = chromium.new_context(viewport={"width": width, "height": height}).new_page()
-    page.goto(f"{cluster.url}/demo/likes")
+    page = opened(chromium, f"{cluster.url}/demo/likes", width=width, height=height)
     expect(page.locator("#monday-count")).to_have_text("0", timeout=30_000)
     return page

@@ -70,7 +70,12 @@ def test_so_does_an_application(cluster: Cluster, key: str) -> None:
         for _ in range(2):
             thread.run(application.open())
             eventually(lambda: application._fast_path is not None)
-            for method, path in (("GET", f"/v1/counters/{key}"), ("GET", "/v1/schema"), ("GET", "/health")):
+            for method, path in (
+                ("GET", f"/v1/counters/{key}"),
+                ("GET", "/v1/schema"),
+                ("GET", "/health"),
+                ("GET", "/status"),
+            ):
                 answer = thread.run(application.answer(_scope(method, path), b""))
                 assert answer.status == 200, answer
             assert len(held() - around) > 9

@@ -325,7 +325,12 @@ def test_pages_and_log_ins_are_limited_by_the_settings(cluster: Cluster) -> None
     with override_settings(TALLY=own):
         page = PagesLimit(lambda _: HttpResponse("a page"))
         headers = cluster.from_address(fresh_address())
-        for path, statuses in (("/admin/", [200, 200, 429]), ("/", [429]), ("/favicon.ico", [200])):
+        for path, statuses in (
+            ("/admin/", [200, 200, 429]),
+            ("/", [429]),
+            ("/status/live", [429]),
+            ("/favicon.ico", [200]),
+        ):
             asked = [page(RequestFactory().get(path, headers=headers | {"Accept": "text/html"})) for _ in statuses]
             assert [one.status_code for one in asked] == statuses, path
         refused = page(RequestFactory().get("/", headers=headers))

@@ -12,12 +12,17 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import expect
 
 from sharding import topology
+from tests.support.browser import Browser
+from tests.support.chromium import chromium, needs_chromium, opened
 from tests.support.cluster import Cluster, eventually, frozen, value_of
 from tests.support.load import assert_exact, load
 from tests.support.shards import primary_of
 
+__all__ = ["chromium"]
 pytestmark = pytest.mark.usefixtures("whole")
 
 
@@ -71,6 +76,46 @@ def test_exact_after_a_primary_was_killed(cluster: Cluster, client: httpx.Client
         running.goes_on()
     assert_exact(client, running)
     eventually(lambda: cluster.all_running("postgres"), 90)
+
+
+# What the headline has said, since the page was opened.
+RECORD = """() => {
+    const now = document.getElementById("now");
+    window.said = [now.innerText];
+    new MutationObserver(() => said.push(now.innerText)).observe(now, {childList: true, subtree: true});
+}"""
+
+
+@needs_chromium
+def test_the_status_page_shows_that_a_primary_was_killed(
+    cluster: Cluster, client: httpx.Client, key: str, root: Browser, chromium: Chromium
+) -> None:
+    """Under load, to staff, in a real browser that is open all the time."""
+    page = opened(chromium, f"{cluster.url}/status", width=1280, height=900)
+    page.context.add_cookies(
+        [{"name": name, "value": value, "url": cluster.url} for name, value in root.cookies.items()]
+    )
+    page.reload()
+    expect(page.locator("#now")).to_contain_text("Everything is up", timeout=30_000)
+    page.evaluate(RECORD)
+    old = primary_of(cluster, 1)
+    with load(cluster, key) as running:
+        running.goes_on()
+        for _ in range(50):
+            client.get(f"/v1/counters/{key}").raise_for_status()
+        os.kill(old["pid"], signal.SIGKILL)
+        expect(page.locator("#now")).to_contain_text("shard-1", timeout=30_000)
+        new = eventually(lambda: (found := primary_of(cluster, 1))["name"] != old["name"] and found, 60)
+        names = [one["name"].replace("postgres-1-", "shard-1-node-") for one in (old, new)]
+        expect(page.locator("#events")).to_contain_text(" → ".join(names), timeout=60_000)
+        expect(page.locator("#now")).to_contain_text("Everything is up", timeout=90_000)
+        running.goes_on()
+    assert_exact(client, running)
+    said = page.evaluate("said")
+    assert not [one for one in said if "shard-0" in one or "journal" in one], said
+    assert f"127.0.0.1:{new['port']}" in page.locator("#shards").inner_text()
+    assert "test:" in page.locator("#staff").inner_text(), "keys that are read much"
+    assert page.locator("#trouble").inner_text() == ""
 
 
 @pytest.mark.parametrize("role", ["redis-journal", "redis-cache"])

@@ -1,4 +1,5 @@
-"""/health while things hang or are gone: it answers in time, names what is down, and counts the copies that are left."""
+"""/health and /status while things hang or are gone: they answer in time, name what is down, and count the copies that are
+left."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from counters.operators import health
+from counters.operators import health, status
 from tests.support.admin import field
 from tests.support.browser import Browser
 from tests.support.cluster import Cluster, eventually, frozen
@@ -18,6 +19,7 @@ from tests.support.http import assert_problem
 from tests.support.shards import SHARD, replica_away
 
 BOUND = health.SECONDS + 1.0  # for an answer, on a busy machine
+STATUS_BOUND = status.SECONDS + 1.0
 COMPONENTS = "/admin/counters/component/"
 
 
@@ -31,12 +33,12 @@ def api(cluster: Cluster) -> Iterator[httpx.Client]:
         yield client
 
 
-def asked(api: httpx.Client, path: str = "/health") -> httpx.Response:
+def asked(api: httpx.Client, path: str = "/health", bound: float = BOUND) -> httpx.Response:
     """The answer, which comes in time."""
     began = time.monotonic()
     answer = api.get(path)
     took = time.monotonic() - began
-    assert took < BOUND, f"{path} took {took:.2f} s"
+    assert took < bound, f"{path} took {took:.2f} s"
     return answer
 
 
@@ -46,8 +48,13 @@ def trouble(api: httpx.Client) -> dict[str, str]:
     return {one["name"]: one["status"] for one in asked(api).json()["components"] if one["status"] != "up"}
 
 
+def told(api: httpx.Client) -> set[str]:
+    """What /status lists as not up."""
+    return set(re.findall(r"<li><b>([^<]+)</b>", asked(api, "/status", STATUS_BOUND).text))
+
+
 def until(api: httpx.Client, wanted: dict[str, str]) -> None:
-    """Wait until this is not up, and nothing else."""
+    """Wait until this is not up, and nothing else, and the status page names all of it."""
     seen: dict[str, str] = {}
 
     def is_so() -> bool:
@@ -59,6 +66,7 @@ def until(api: httpx.Client, wanted: dict[str, str]) -> None:
         eventually(is_so)
     except AssertionError as error:
         raise AssertionError(f"{seen} instead of {wanted}") from error
+    eventually(lambda: told(api) >= wanted.keys())
 
 
 def test_what_hangs_is_named_and_delays_no_answer(cluster: Cluster, api: httpx.Client, root: Browser) -> None:
@@ -79,6 +87,7 @@ def test_what_hangs_is_named_and_delays_no_answer(cluster: Cluster, api: httpx.C
         details = {one["name"]: one.get("detail") for one in now.json()["components"]}
         assert details["shard-0-worker"] == details["spill-worker"] == "no worker runs"
         assert asked(api, "/readyz").status_code == 200
+        assert "The cache&#x27;s Redis does not answer" in asked(api, "/status", STATUS_BOUND).text
         page = root.get(COMPONENTS)
         down = [name for name, state in zip(field(page, "name"), field(page, "status"), strict=True) if state != "up"]
         assert down == ["cache", f"shard-0-node-{replica[-1]}"]

@@ -84,3 +84,13 @@ def test_only_so_many_are_known() -> None:
     nothing = popularity(0)
     nothing.count(KEYS)
     assert nothing.hottest() == []
+
+
+def test_a_key_that_is_read_evenly_has_that_rate() -> None:
+    found = popularity(100)
+    for _ in range(3000):  # ten half-lives
+        found.count(["often"] * 20 + ["seldom"] * 2)
+        found.tick(1.0)
+    rates = found.rates(1)
+    assert rates == {"often": pytest.approx(20, rel=0.05)}
+    assert found.rates(2)["seldom"] == pytest.approx(2, rel=0.05)
