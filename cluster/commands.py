@@ -34,7 +34,7 @@ from . import (
     state,
     takeover,
 )
-from .layout import Asked, Directory, Layout
+from .layout import FLOWER_USER, Asked, Directory, Layout
 from .plan import Planner
 from .supervisor import Supervisor
 
@@ -120,6 +120,9 @@ def status(options: argparse.Namespace, directory: Directory) -> int:
         screen = console.Console()
         screen.say(f"{now.phase}: {now.url or directory.root}")
         screen.table(now.processes, now.primary_names, applied)
+        if running and now.url:
+            port = next(row["port"] for row in now.processes if row["role"] == "flower")
+            screen.say(f"Flower, each task: http://127.0.0.1:{port}/, user {FLOWER_USER}, password in secrets.json")
         if now.connections:
             screen.say(
                 "connections at most: {most} of {limit}, to the primary of shard {shard}".format(**now.connections)

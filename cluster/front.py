@@ -158,7 +158,9 @@ class Front:
                 return None
             self._redis = redis.client(port, plan.secrets["redis-journal"])
         with self._redis.pipeline(transaction=False) as pipe:
-            now = msgspec.structs.replace(self._in_force, runs=self._running.children["nginx"].state == "running")
+            stopped = [name for name, child in self._running.children.items() if child.state != "running"]
+            apis = [name for name in stopped if name in (*self._in_force.serving, *self._in_force.left_out)]
+            now = msgspec.structs.replace(self._in_force, runs="nginx" not in stopped, stopped=apis)
             pipe.set(balancing.STATE, balancing.encoded(now), ex=balancing.STATE_SECONDS)
             pipe.getdel(balancing.ORDER)
             _, asked = pipe.execute()

@@ -7,7 +7,14 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from celery.signals import after_task_publish, beat_init, setup_logging, worker_init, worker_shutdown
+from celery.signals import (
+    after_task_publish,
+    beat_init,
+    celeryd_after_setup,
+    setup_logging,
+    worker_init,
+    worker_shutdown,
+)
 
 from runtime import garbage, metrics
 from runtime.resources import Resources
@@ -33,6 +40,15 @@ def open_resources(**_: Any) -> None:
     resources.open()
     metrics.serve()
     garbage.begin()
+
+
+@celeryd_after_setup.connect
+def begin_recording(sender: str, instance: Any, **_: Any) -> None:
+    """Have this worker record the last minutes for /status, in turn with others, if it does the odd jobs."""
+    if app.conf.task_default_queue in instance.app.amqp.queues.consume_from:
+        from counters.operators import recording
+
+        recording.recorder().open(sender)
 
 
 @worker_shutdown.connect

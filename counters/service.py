@@ -48,19 +48,19 @@ class Service:
             redis.cache_connection(),
         )
         self._subscriptions = redis.open_cache()
-        self._listener = Listener(self._subscriptions)
+        self.listener = Listener(self._subscriptions)
         self._guard = Guard()
         self.popularity = Popularity(settings.TALLY.warm_keys, Random())  # noqa: S311 - which reads are counted
         self._warmer = Warmer(self.popularity)
         self._keeping: list[asyncio.Task[None]] = []
-        self.intake = Intake(self._journal, self._listener, self._guard)
+        self.intake = Intake(self._journal, self.listener, self._guard)
         self.lookups = Lookups(self._cache, Misses(self._leases, self._warmer.notice), self.popularity)
         self.pending = Pending(redis.journal_connection())
         self.limits = Limiter(redis.cache_connection())
 
     def open(self) -> None:
         """Open the service, which `current` then returns."""
-        self._listener.open()
+        self.listener.open()
         keeping = self._guard.keep(), self._warmer.keep(), self.limits.keep(), _follow_holds()
         self._keeping = [self.loop.create_task(work) for work in keeping]
         _serving().service = self
@@ -73,7 +73,7 @@ class Service:
             task.cancel()
         await self.limits.close()
         await self.pending.close()
-        await self._listener.close()
+        await self.listener.close()
         for connection in (self._journal, self._cache, self._leases):
             await connection.close()
         await self._subscriptions.aclose()

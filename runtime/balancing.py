@@ -16,12 +16,13 @@ STATE_SECONDS = ORDER_SECONDS = 5  # after which each is outdated
 
 class State(msgspec.Struct, frozen=True):
     """What is in force. `left_out`: why a process gets no requests ("sick", "starting or ending"), by its name; `serving`: the
-    names of the others. `runs`: whether nginx does."""
+    names of the others. `runs`: whether nginx does; `stopped`: the processes that do not."""
 
     strategy: str
     serving: list[str]
     left_out: dict[str, str]
     runs: bool = True
+    stopped: list[str] = []
 
 
 def encoded(state: State) -> bytes:

@@ -1,4 +1,5 @@
-"""Pulses: about once a second each process tells what it has done, so that others can show it.
+"""Pulses: processes tell what they have done, so that others can show it. Workers do so about once a second, API
+processes when somebody asks.
 
 They are a stream in the cache's Redis, by the clock of that Redis. A pulse is a hint (I4): it is for people, nothing is
 decided by it, and it is lost with the cache and missing while that is down.
@@ -17,6 +18,8 @@ from prometheus_client.metrics_core import Metric
 from runtime import redis
 
 KEPT_SECONDS = 330
+ASKED = "pulses:asked"  # a channel of the cache's Redis
+_FORGOTTEN_SECONDS = 5.0  # after which what was gained since the last time is not told: it was not gained now
 _KEY = "pulses"
 _PAGE = 2000  # pulses of one answer
 
@@ -55,10 +58,12 @@ class Teller:
         self._told, self._told_at = self._totals(), time.monotonic()
 
     def tell(self, hot: Mapping[str, float] | None = None) -> None:
-        """Tell what was gained since the last time that worked. Raises `RedisError`."""
+        """Tell what was gained since the last time that worked, if that was just now. Raises `RedisError`."""
         totals, now = self._totals(), time.monotonic()
-        gains = {name: total - self._told[name] for name, total in totals.items() if total > self._told[name]}
-        tell(Pulse(self._kind, self._process, now - self._told_at, gains, hot=dict(hot or {})))
+        seconds = now - self._told_at
+        gains = {name: total - self._told[name] for name, total in totals.items()}
+        is_recent = seconds < _FORGOTTEN_SECONDS
+        tell(Pulse(self._kind, self._process, seconds, gains if is_recent else {}, hot=dict(hot or {})))
         self._told, self._told_at = totals, now
 
     def _totals(self) -> dict[str, float]:
@@ -68,6 +73,11 @@ class Teller:
 def tell(pulse: Pulse) -> None:
     """Raises `RedisError`."""
     redis.cache_script(Path(__file__).parent, "pulse")([_KEY], [msgspec.json.encode(pulse), KEPT_SECONDS])
+
+
+def ask() -> None:
+    """Have the API processes tell. Raises `RedisError`."""
+    redis.cache().publish(ASKED, b"")
 
 
 def since(id: str) -> tuple[str, list[Heard]]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 RESERVED = 3  # PostgreSQL keeps them for superusers (`superuser_reserved_connections`)
 PATRONI = 3  # each Patroni's to its own server
-COMMANDS = 10  # `manage.py`, psql, a probe
+COMMANDS = 8  # `manage.py`, psql, a probe
 API_LOOKS = 4  # of an API process to each server: statistics, the archiver, what operators ask
 SPILL_TASKS = 8  # that a spill worker runs at once
+SPILL_LOOKS = 2  # of a spill worker, for the status page: to the shard, and to the control database
 SPILL_SHIFTS = 4  # of these, those that apply a spill queue: each keeps a connection of its own for a while
 ELSEWHERE = 1  # of a worker to every shard: it reads the topology
 
@@ -59,7 +60,7 @@ def of(fleet: Fleet, shard: int) -> Budget:
         shard,
         api=fleet.api * _of_api(fleet, has_control=has_control),
         workers=fleet.workers[shard] * (fleet.worker_concurrency + ELSEWHERE) + others * ELSEWHERE,
-        spill_workers=fleet.spill_workers * ((2 + has_control) * SPILL_TASKS + SPILL_SHIFTS),
+        spill_workers=fleet.spill_workers * ((2 + has_control) * SPILL_TASKS + SPILL_SHIFTS + SPILL_LOOKS),
         commands=COMMANDS,
         limit=fleet.max_connections - RESERVED - PATRONI,
     )

@@ -32,11 +32,11 @@ from counters.api.calls import CounterCalls
 from counters.api.fast_path import Calls, FastPath, Headers, Raw, Request
 from counters.api.media import too_large_body
 from counters.api.problems import Problem
+from counters.api.telling import Telling
 from counters.limits.limiter import QuotaExceeded
 from counters.limits.policies import Policy
-from counters.operators.recording import Recorder
 from counters.service import Service
-from runtime import garbage
+from runtime import garbage, pulses
 from runtime.resources import Resources
 from sharding import topology
 
@@ -187,11 +187,12 @@ class Application:
         self._helpers = ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper")
         loop.set_default_executor(self._helpers)
         self._service = Service()
+        self._telling = Telling(REQUESTS, self._service.popularity)
+        self._service.listener.also(pulses.ASKED, self._telling.asked)
         self._service.open()
         self._rooms = [make(self._service) for make in self._makers]
         loaded = asyncio.Event()
-        recorder = Recorder(REQUESTS, self._service.popularity)
-        keeping = keyring().keep(), self._load(loaded), recorder.keep()
+        keeping = keyring().keep(), self._load(loaded)
         self._keeping = [loop.create_task(work) for work in keeping]
         with suppress(TimeoutError):
             await asyncio.wait_for(loaded.wait(), _LOAD_SECONDS)
@@ -202,6 +203,7 @@ class Application:
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
+        self._telling.close()
         self._fast_path = None
         if self._service is not None:
             await self._service.close()

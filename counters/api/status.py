@@ -24,7 +24,7 @@ from counters.api import pages, problems
 from counters.api.live import Frames, Live
 from counters.api.pages import read_only
 from counters.api.problems import unavailable
-from counters.operators import status
+from counters.operators import recording, status
 from counters.operators.status import Figure
 from runtime.resources import owned
 
@@ -70,7 +70,14 @@ def live(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
 
 @owned
 def _live() -> Live:
-    return Live(settings.TALLY.status_viewers, frames)
+    return Live(settings.TALLY.status_viewers, _watched)
+
+
+def _watched(staff: bool) -> Frames:
+    """The frames. Nobody else may be there to record what has changed."""
+    shown = frames(staff)
+    recording.stand_in(f"viewed by {settings.TALLY.node_id}", status.look().result())
+    return shown
 
 
 def is_staff(request: HttpRequest) -> bool:

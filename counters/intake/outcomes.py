@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from concurrent.futures import Future
 from uuid import UUID, uuid4
 
@@ -43,8 +44,13 @@ class Listener:
         self.channel = f"outcomes:{os.getpid()}:{uuid4().hex}"
         self._cache = cache
         self._futures: dict[tuple[bytes, int], Future[Outcome]] = {}
+        self._others: dict[str, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_open = False
+
+    def also(self, channel: str, call: Callable[[], None]) -> None:
+        """Call this, on the event loop, for each message of another channel. Before `open`."""
+        self._others[channel] = call
 
     def open(self) -> None:
         """Start listening."""
@@ -66,6 +72,12 @@ class Listener:
         """Drop a future that is no longer awaited."""
         self._futures.pop((batch.bytes, index), None)
 
+    def _hear(self, channel: str, data: bytes) -> None:
+        if channel == self.channel:
+            self._resolve(data)
+        else:
+            self._others[channel]()
+
     def _resolve(self, data: bytes) -> None:
         for outcome in _outcomes.decode(data):
             future = self._futures.pop((outcome.batch, outcome.index), None)
@@ -76,11 +88,11 @@ class Listener:
         while self._is_open:
             try:
                 async with self._cache.pubsub(ignore_subscribe_messages=True) as messages:
-                    await messages.subscribe(self.channel)
+                    await messages.subscribe(self.channel, *self._others)
                     while self._is_open:
                         message = await messages.get_message(timeout=_LOOK_SECONDS)
                         if message:
-                            self._resolve(message["data"])
+                            self._hear(message["channel"].decode(), message["data"])
             except (RedisError, OSError, ValueError) as error:
                 log.warning("outcomes_unheard", error=str(error))
                 await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,7 +1,7 @@
 """What has changed lately in the system: a capped list in the cache's Redis.
 
-About every four seconds one of the API processes looks at everything and compares it with the look before, so events are
-there when somebody opens /status, and last as long as the cache. A hint (I4), like the pulses.
+Every few seconds one process looks at everything and compares it with the look before (`recording`), so events are there
+when somebody opens /status, and last as long as the cache. A hint (I4), like the pulses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from counters.operators.history import Change, changes
 from runtime import redis
 
 MOST = 50
-_TURN_SECONDS = 3.5  # so that each step of the history has a look
 _EVENTS, _STATES, _TURN = "events", "events:states", "events:turn"
 
 
@@ -21,9 +20,13 @@ def last() -> list[Change]:
     return [msgspec.json.decode(one, type=Change) for one in redis.cache().lrange(_EVENTS, 0, MOST - 1)]
 
 
-def take_turn() -> bool:
-    """Whether the caller, of all processes, is to look now. Raises `RedisError`."""
-    return bool(redis.cache().set(_TURN, 1, nx=True, px=int(_TURN_SECONDS * 1000)))
+def take_turn(name: str, seconds: float) -> bool:
+    """Whether the process of this name is the one that looks, for so many seconds from now on: nobody else does, or it did
+    already. Raises `RedisError`."""
+    lasts = int(seconds * 1000)
+    if redis.cache().set(_TURN, name, nx=True, px=lasts):
+        return True
+    return redis.cache().get(_TURN) == name.encode() and bool(redis.cache().pexpire(_TURN, lasts))
 
 
 def note(states: dict[str, tuple[str, str]], at: float) -> list[Change]:

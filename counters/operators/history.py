@@ -39,14 +39,15 @@ class History:
         self._levels: dict[int, dict[str, float]] = {}
         self._last: dict[tuple[str, str], Heard] = {}  # by kind and process
         self._hot: dict[str, Heard] = {}
-        self._newest = self._resumed = -TELLS_SECONDS
+        self._newest: dict[str, float] = {}  # by kind
+        self._resumed: dict[str, float] = {}
 
     def add(self, heard: Iterable[Heard]) -> None:
         """Take pulses, in their order."""
         for at, pulse in heard:
-            if at - self._newest > TELLS_SECONDS:
-                self._resumed = at
-            self._newest = at
+            if at - self._newest.get(pulse.kind, -TELLS_SECONDS) > TELLS_SECONDS:
+                self._resumed[pulse.kind] = at
+            self._newest[pulse.kind] = at
             bucket = int(at // BUCKET_SECONDS)
             self._gains.setdefault(bucket, Counter()).update(pulse.gains)
             levels = self._levels.setdefault(bucket, {})
@@ -68,27 +69,30 @@ class History:
     def rates(self, name: str, now: float) -> list[float | None]:
         """What was gained in a second, by bucket, the oldest first; the one that runs is left out. None where nobody has
         told."""
-        return [
-            self._gains[bucket][name] / BUCKET_SECONDS if bucket in self._gains else None for bucket in _buckets(now)
-        ]
+        gained = (self._gains.get(bucket, Counter()).get(name) for bucket in _buckets(now))
+        return [None if gain is None else gain / BUCKET_SECONDS for gain in gained]
 
     def levels(self, name: str, now: float) -> list[float | None]:
         """The highest level by bucket, as `rates`."""
         return [self._levels.get(bucket, {}).get(name) for bucket in _buckets(now)]
 
-    def rate(self, name: str, now: float) -> float:
-        """What all processes gain in a second now."""
+    def rate(self, name: str, now: float) -> float | None:
+        """What all processes gain in a second now; None if nobody tells."""
         last = (heard.pulse for heard in self._last.values() if now - heard.at < TELLS_SECONDS)
-        return sum(_rates(pulse).get(name, 0.0) for pulse in last)
+        found = [rate for pulse in last if (rate := _rates(pulse).get(name)) is not None]
+        return sum(found) if found else None
 
-    def listened(self, now: float) -> float:
-        """For how many seconds somebody has told something: nobody is silent for longer, as nobody could tell before."""
-        return max(0.0, now - self._resumed)
+    def listened(self, kind: str, now: float) -> float:
+        """For how many seconds processes of a kind have told: none of them is silent for longer, as it could not tell
+        before, or nobody asked it; 0 if none tells."""
+        if now - self._newest.get(kind, -TELLS_SECONDS) > TELLS_SECONDS:
+            return 0.0
+        return max(0.0, now - self._resumed[kind])
 
     def processes(self, now: float) -> list[Process]:
         """Those that have told within the last minutes, by kind and name."""
         return [
-            Process(kind, name, min(max(0.0, now - heard.at), self.listened(now)), _rates(heard.pulse))
+            Process(kind, name, max(0.0, now - heard.at), _rates(heard.pulse))
             for (kind, name), heard in sorted(self._last.items())
         ]
 

@@ -1,58 +1,75 @@
-"""Recording of the last minutes, for /status, whether somebody watches or not: this API process tells what it has done,
-and in turn with the others looks at the whole system."""
+"""Recording of the last minutes, for /status, whether somebody watches or not: every few seconds one process looks at the
+whole system and keeps the levels and the events.
+
+One of the workers that do the odd jobs does so, and takes its turn again and again. While none of them runs, a process
+does whose /status is watched (`stand_in`).
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from threading import Event, Thread
 
 import structlog
-from django.conf import settings
 from redis.exceptions import RedisError
 
-from counters.intake import intake
-from counters.limits import limiter
 from counters.operators import events, status
-from counters.reading.popularity import Popularity
+from counters.operators.status import Snapshot
 from runtime import pulses
-from runtime.pulses import Collects, Pulse, Teller
+from runtime.pulses import Pulse
+from runtime.resources import owned
 
-PULSE_SECONDS = 1.0
-_HOT_EVERY = 5  # pulses
+LOOK_SECONDS = 4.0  # so that each step of the history has a look
+_TURN_SECONDS = 10.0  # after its last look, in which nobody else looks
+_STAND_IN_SECONDS = 3.0  # shorter than a look of a worker that comes back
 log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """Of one API process. `requests` counts those that it has answered."""
+    """Of one worker, in a thread of its own, from `open` to `close`."""
 
-    def __init__(self, requests: Collects, popularity: Popularity) -> None:
-        counters: Mapping[str, tuple[Collects, ...]] = {
-            "requests": (requests,),
-            "increments": (intake.ACCEPTED_INCREMENTS,),
-            "refused": (intake.REFUSED, intake.LIMITED, limiter.LIMITED),
-        }
-        self._teller = Teller("api", settings.TALLY.node_id, counters)
-        self._popularity = popularity
+    def __init__(self) -> None:
+        self._name = ""
+        self._closing = Event()
+        self._thread = Thread(target=self._keep, name="recorder", daemon=True)
 
-    async def keep(self) -> None:
-        """Record until this is cancelled. While the cache is down nothing is recorded."""
-        number = 0
-        while True:
-            await asyncio.sleep(PULSE_SECONDS)
-            number += 1
-            hot = {} if number % _HOT_EVERY else self._popularity.rates(status.HOTTEST)
+    def open(self, name: str) -> None:
+        """Start, as the worker of this name."""
+        self._name = name
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait for the look that runs."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._closing.wait(LOOK_SECONDS):
             try:
-                await asyncio.to_thread(self._record, hot)
-            except RedisError as error:
+                if events.take_turn(self._name, _TURN_SECONDS):
+                    _record(self._name, status.look_to_record().result())
+            except RedisError as error:  # nothing is recorded while the cache is down
                 log.debug("status_unrecorded", error=str(error))
             except Exception:
                 log.exception("recording_failed")
-                await asyncio.sleep(_HOT_EVERY)
 
-    def _record(self, hot: Mapping[str, float]) -> None:
-        """Raises `RedisError`."""
-        self._teller.tell(hot)
-        if events.take_turn():
-            found = status.look().result()
-            pulses.tell(Pulse("look", settings.TALLY.node_id, levels=status.levels(found)))
-            events.note(status.states(found), found.at)
+
+@owned(close=Recorder.close)
+def recorder() -> Recorder:
+    """That of this process."""
+    return Recorder()
+
+
+def stand_in(name: str, found: Snapshot) -> None:
+    """Record what a process sees whose page is watched, if no worker records."""
+    try:
+        if events.take_turn(name, _STAND_IN_SECONDS):
+            _record(name, found)
+    except RedisError as error:
+        log.debug("status_unrecorded", error=str(error))
+
+
+def _record(name: str, found: Snapshot) -> None:
+    """Raises `RedisError`."""
+    pulses.tell(Pulse("look", name, levels=status.levels(found)))
+    events.note(status.states(found), found.at)

@@ -3,10 +3,12 @@
 `look` asks every source at once and shares the answers (`runtime.looks`), so a source that hangs or is down delays
 nothing; what only it could say is missing, and `Snapshot.missing` says so. What happened before somebody looked comes
 from the pulses (`runtime.pulses`) and from the events that `recording` keeps, both in the cache's Redis.
+`look_to_record` asks only what `recording` needs.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -24,7 +26,7 @@ from counters.operators.processes import WORKS_SECONDS
 from counters.operators.queues import LaneQueue, Queues
 from replication import copies, status
 from replication.status import Lag
-from runtime import pulses, redis
+from runtime import balancing, pulses, redis
 from runtime.looks import Late, Looks, Result
 from runtime.resources import owned
 from sharding import databases, nodes
@@ -35,6 +37,7 @@ HOTTEST = 10
 _ORDERS = 10
 _REMEMBERED_SECONDS = 300.0  # for which a worker that has stopped is listed
 _LAG_SECONDS = 0.8
+_ANSWER_SECONDS = 0.1  # for the API processes to tell; who is later is heard by the next look
 INTERVENTIONS = f"""
 SELECT extract(epoch FROM at)::float8, shard, action, node, by, reason, outcome
 FROM replication_intervention ORDER BY at DESC LIMIT {_ORDERS}"""  # noqa: S608 - a constant; the index on `at`
@@ -177,6 +180,11 @@ def look() -> Future[Snapshot]:
     return _looks().look()
 
 
+def look_to_record() -> Future[Snapshot]:
+    """As `look`, without what is not recorded, and without asking API processes."""
+    return _looks_to_record().look()
+
+
 class Recorded(NamedTuple):
     """What the cache's Redis says of the last minutes: its time, the pulses, and the last events."""
 
@@ -186,10 +194,16 @@ class Recorded(NamedTuple):
 
 
 class _Listener:
-    """Follows the pulses while somebody looks."""
+    """Follows the pulses."""
 
     def __init__(self) -> None:
         self._place, self._history = "0", History()
+
+    def ask(self) -> Recorded:
+        """Have the API processes tell theirs. Raises `RedisError`."""
+        pulses.ask()
+        time.sleep(_ANSWER_SECONDS)
+        return self.hear()
 
     def hear(self) -> Recorded:
         """Raises `RedisError`."""
@@ -200,14 +214,23 @@ class _Listener:
         return Recorded(now[0] + now[1] / 1e6, self._history, events.last())
 
 
-@owned(close=Looks.close)
-def _looks() -> Looks[Snapshot]:
-    listener = _Listener()
-    checks: dict[str, Callable[[], Any]] = {
+def _checks(recorded: Callable[[], Recorded]) -> dict[str, Callable[[], Any]]:
+    return {
         "health": lambda: health.look().result(),
         "queues": queues.look,
-        "recorded": listener.hear,
+        "recorded": recorded,
         "breakers": breakers.states,
+    }
+
+
+@owned(close=Looks.close)
+def _looks_to_record() -> Looks[Snapshot]:
+    return Looks(_checks(_Listener().hear), of, seconds=SECONDS, fresh_seconds=FRESH_SECONDS)
+
+
+@owned(close=Looks.close)
+def _looks() -> Looks[Snapshot]:
+    checks = _checks(_Listener().ask) | {
         "orders": _orders,
         "written": partial(hottest.written, HOTTEST),
     }
@@ -223,17 +246,17 @@ def _orders() -> list[Order]:
 
 
 def of(results: Mapping[str, Result], began: float) -> Snapshot:
-    """The snapshot of a look's results; `began` is Unix time."""
-    view: View = _known(results["health"]) or View([], Redundancy(0, 0, []), "")
-    waiting: Queues | None = _known(results["queues"])
-    recorded: Recorded | None = _known(results["recorded"])
+    """The snapshot of a look's results; `began` is Unix time. What was not asked is not known."""
+    view: View = _known(results.get("health")) or View([], Redundancy(0, 0, []), "")
+    waiting: Queues | None = _known(results.get("queues"))
+    recorded: Recorded | None = _known(results.get("recorded"))
     lags = {
         name: lag
         for key, found in results.items()
         if key.startswith("lags ")
         for name, lag in (_known(found) or {}).items()
     }
-    states = _known(results["breakers"])
+    states = _known(results.get("breakers"))
     servers = {one.name for one in view.components if one.role}
     return Snapshot(
         at=began,
@@ -246,8 +269,8 @@ def of(results: Mapping[str, Result], began: float) -> Snapshot:
         breakers=None if states is None else [Breaker(*one) for one in states],
         figures=_figures(recorded, waiting, view),
         events=recorded.events if recorded else None,
-        orders=_known(results["orders"]),
-        hottest=_hottest(recorded, _known(results["written"]) or {}),
+        orders=_known(results.get("orders")),
+        hottest=_hottest(recorded, _known(results.get("written")) or {}),
         missing=list(_missing(results)),
     )
 
@@ -268,7 +291,7 @@ SOURCES = {
 
 def _missing(results: Mapping[str, Result]) -> Iterable[str]:
     for name, sentence in SOURCES.items():
-        if isinstance(error := results[name], BaseException):
+        if isinstance(error := results.get(name), BaseException):
             reason = "no answer in time" if isinstance(error, Late) else type(error).__name__
             log.debug("status_source_unseen", source=name, error=str(error).strip())
             yield f"{sentence} ({reason})."
@@ -331,29 +354,32 @@ def _server(one: Component, address: str, behind: Lag | None) -> Server:
 
 
 def _apis(recorded: Recorded | None, waiting: Queues | None) -> list[Part] | None:
-    """The API processes that tell, and those that the load balancer knows. One that is silent is down if it is still
-    wanted: the local cluster's load balancer knows, elsewhere nobody does."""
+    """The API processes that tell, and those that the load balancer knows: the local cluster's does, elsewhere one that
+    is stopped is listed as down for some minutes. They tell only while somebody watches, so none is silent before it
+    was asked for a while."""
+    balancer = waiting.balancer if waiting else None
+    told: dict[str, Process] = {}
+    listened = 0.0
+    if recorded:
+        told = {one.name: one for one in recorded.history.processes(recorded.now) if one.kind == "api"}
+        listened = recorded.history.listened("api", recorded.now)
+    if balancer:
+        wanted = {*balancer.serving, *balancer.left_out}
+        return [_api(name, told.get(name), balancer, listened) for name in sorted(wanted)]
     if recorded is None:
         return None
-    balancer = waiting.balancer if waiting else None
-    told = {one.name: one for one in recorded.history.processes(recorded.now) if one.kind == "api"}
-    wanted = {*balancer.serving, *balancer.left_out} if balancer else set(told)
-    listened = recorded.history.listened(recorded.now)
-    return [
-        _api(name, told.get(name), balancer.left_out.get(name, "") if balancer else "", listened)
-        for name in sorted(wanted)
-    ]
+    return [_api(one.name, one, None, listened) for one in told.values() if one.tells or listened >= TELLS_SECONDS]
 
 
-def _api(name: str, told: Process | None, left_out: str, listened: float) -> Part:
+def _api(name: str, told: Process | None, balancer: balancing.State | None, listened: float) -> Part:
     figures = f"{told.rates.get('requests', 0.0):,.0f} requests/s" if told and told.tells else ""
-    if left_out:
+    if balancer and name in balancer.stopped:
+        return Part(name, "down", "it does not run")
+    if balancer and (left_out := balancer.left_out.get(name)):
         return Part(name, "down", f"the load balancer leaves it out: {left_out}", figures=figures)
-    if told and told.tells:
+    if listened < TELLS_SECONDS or (told and told.tells):
         return Part(name, "up", figures=figures)
-    if listened < TELLS_SECONDS:
-        return Part(name, "unknown", "not heard yet")
-    return Part(name, "down", f"silent for {told.silent:.0f} s" if told else "silent")
+    return Part(name, "down", f"silent for {min(told.silent, listened):.0f} s" if told else "silent")
 
 
 def _workers(recorded: Recorded | None, waiting: Queues | None) -> list[Part] | None:
@@ -413,10 +439,7 @@ def _figures(recorded: Recorded | None, waiting: Queues | None, view: View) -> l
         "age": waiting.age if waiting else None,
         "missing": float(missing_copies(view.redundancy)) if view.components else None,
     }
-    rates = [
-        Figure(*told, history.rate(told.name, now) if recorded else None, history.rates(told.name, now))
-        for told in RATES
-    ]
+    rates = [Figure(*told, history.rate(told.name, now), history.rates(told.name, now)) for told in RATES]
     return rates + [Figure(*told, current[told.name], history.levels(told.name, now)) for told in LEVELS]
 
 
@@ -445,6 +468,9 @@ def states(found: Snapshot) -> dict[str, tuple[str, str]]:
         }
         if shard.waiting is not None:
             known[f"journal entries of shard {shard.shard}"] = ("degraded" if shard.degraded else "replicated", "")
+            excess = shard.waiting.get("excess", 0)
+            spilled = ("spilling", f"{excess:,} increments in the excess queue") if excess else ("quiet", "")
+            known[f"limits of shard {shard.shard}"] = spilled
     known |= {f"breaker of {one.name}": ("held open" if one.held else one.state, "") for one in found.breakers or ()}
     refused = next((one.now for one in found.figures if one.name == "refused"), None)
     if refused is not None:

@@ -57,3 +57,4 @@ def test_a_worker_has_the_lanes_whose_leases_name_it(cluster: Cluster) -> None:
     assert 15 in lanes["worker-1-1"]
     assert not any(applied for name, applied in lanes.items() if not name.startswith("worker-"))
     assert next(line for line in table.splitlines() if line.startswith("worker-1-1")).split()[-1] == "15"
+    assert f"Flower, each task: http://127.0.0.1:{cluster.named('flower')[0]['port']}/" in table

@@ -16,8 +16,10 @@ from html import unescape
 import httpx
 import pytest
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
+from counters.operators import events
+from runtime import pulses
 from tests.support.browser import Browser
 from tests.support.chromium import chromium, needs_chromium, opened
 from tests.support.cluster import Cluster, eventually, wait_applied
@@ -66,6 +68,9 @@ def test_staff_see_names_and_addresses(cluster: Cluster, root: Browser) -> None:
     assert f"127.0.0.1:{cluster.named('postgres-0-1')[0]['port']}" in shown
     assert "worker-0-1@" in shown
     assert "Hottest counters" in shown
+    flower = f'href="http://127.0.0.1:{cluster.named("flower")[0]["port"]}/"'
+    assert flower in root.get("/status").text
+    assert flower not in httpx.get(f"{cluster.url}/status").text
     assert "Orders of operators" in shown
     cookies = "; ".join(f"{name}={value}" for name, value in root.cookies.items())
     assert "worker-0-1@" in next(frames(cluster.url, {"Cookie": cookies}))["processes"]
@@ -99,6 +104,39 @@ def test_what_is_done_shows(cluster: Cluster, client: httpx.Client, key: str) ->
         return bool(re.search(r"Increments accepted [\d.,]+/s at most (?!0/s)", figures))
 
     eventually(is_told, 20, pause=0.5)
+
+
+def test_an_api_process_tells_nothing_while_nobody_watches(cluster: Cluster) -> None:
+    def telling(place: str) -> tuple[str, set[str]]:
+        place, heard = pulses.since(place)
+        return place, {one.pulse.process for one in heard if one.pulse.kind == "api"}
+
+    def is_quiet() -> bool:
+        """Whether nobody has told for three seconds: tests before may have left a browser open."""
+        place, _ = telling("0")
+        time.sleep(3)
+        return not telling(place)[1]
+
+    eventually(is_quiet)
+    place, _ = telling("0")
+    httpx.get(f"{cluster.url}/status").raise_for_status()
+    eventually(lambda: telling(place)[1] == {"api-1", "api-2"})
+
+
+def test_one_process_records_and_another_when_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_TURN", "test:turn")
+    assert events.take_turn("one", 0.5)
+    assert not events.take_turn("another", 0.5)
+    assert events.take_turn("one", 0.5), "it goes on"
+    eventually(lambda: events.take_turn("another", 0.5))
+    assert not events.take_turn("one", 0.5)
+
+
+def test_a_worker_records_while_nobody_watches(cluster: Cluster) -> None:
+    place, _ = pulses.since("0")
+    looks = eventually(lambda: [one.pulse for one in pulses.since(place)[1] if one.pulse.kind == "look"])
+    assert {one.process.partition("@")[0] for one in looks} == {"spill-worker-1"}
+    assert {"backlog", "age", "missing"} <= looks[0].levels.keys()
 
 
 def test_other_methods(cluster: Cluster) -> None:
@@ -150,17 +188,6 @@ def test_in_a_browser(chromium: Chromium, cluster: Cluster) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.locator("#figures svg[role=img]").count() == 7
     assert troubles == []
-    goes_on_after_an_outage(page)
-
-
-def goes_on_after_an_outage(page: Page) -> None:
-    """The page says that no news comes, and goes on by itself."""
-    page.context.set_offline(True)
-    page.evaluate("source.close(); last -= 60000")  # a connection that is there outlives that
-    expect(page.locator("#trouble")).to_contain_text("No news since", timeout=30_000)
-    page.context.set_offline(False)
-    page.evaluate("connect()")
-    expect(page.locator("#trouble")).to_be_empty(timeout=30_000)
 
 
 @needs_chromium

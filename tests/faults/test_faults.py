@@ -8,12 +8,13 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from sharding import topology
 from tests.support.browser import Browser
@@ -111,11 +112,21 @@ def test_the_status_page_shows_that_a_primary_was_killed(
         expect(page.locator("#now")).to_contain_text("Everything is up", timeout=90_000)
         running.goes_on()
     assert_exact(client, running)
+    says_that_nginx_is_down(cluster, page)
     said = page.evaluate("said")
     assert not [one for one in said if "shard-0" in one or "journal" in one], said
     assert f"127.0.0.1:{new['port']}" in page.locator("#shards").inner_text()
     assert "test:" in page.locator("#staff").inner_text(), "keys that are read much"
-    assert page.locator("#trouble").inner_text() == ""
+
+
+def says_that_nginx_is_down(cluster: Cluster, page: Page) -> None:
+    """A page that is open says that it has lost nginx, goes on by itself, and then says since when and why."""
+    trouble, host = page.locator("#trouble"), urlsplit(cluster.url).netloc
+    assert trouble.inner_text() == ""
+    with frozen(*cluster.processes("nginx")):
+        expect(trouble).to_contain_text(f"nginx at {host} takes connections but does not answer", timeout=30_000)
+    expect(trouble).to_be_empty(timeout=30_000)
+    expect(page.locator("#gap")).to_have_text(re.compile(r"no news from \S+ UTC to \S+ UTC: nginx at "))
 
 
 @pytest.mark.parametrize("role", ["redis-journal", "redis-cache"])

@@ -36,7 +36,7 @@ def fits(fleet: Fleet) -> bool:
 def test_the_local_cluster_fits_with_room_to_grow() -> None:
     budget = connection_budget.worst(USUAL)
     assert (budget.shard, budget.api, budget.limit) == (0, 68, 194)
-    assert budget.most == 68 + 10 + 28 + 10
+    assert budget.most == 68 + 10 + 30 + 8
     assert fits(replace(USUAL, api=4, workers=(2, 2)))
 
 

@@ -40,7 +40,9 @@ def recorded() -> Recorded:
     history = History()
     history.add([Heard(NOW - 60, Pulse("api", "api-2")), Heard(NOW - 60, Pulse("api", "api-9"))])
     history.add(Heard(NOW - ago, Pulse("worker", "worker-0-1@host")) for ago in range(59, 1, -1))
-    history.add([Heard(NOW - 1, Pulse("api", "api-1", gains={"requests": 3.0}, hot={"secret:key": 2.0}))])
+    history.add(Heard(NOW - ago, Pulse("api", "api-1")) for ago in range(60, 1, -1))
+    last = Pulse("api", "api-1", gains={"requests": 3.0, "refused": 0.0}, hot={"secret:key": 2.0})
+    history.add([Heard(NOW - 1, last)])
     return Recorded(NOW, history, [Change(NOW, "cache", "up", "down")])
 
 
@@ -66,6 +68,34 @@ def test_trouble_is_what_is_down_and_wanted() -> None:
         status.Part("api-1", "up", figures="3 requests/s"),
         status.Part("api-2", "down", "silent for 60 s"),
     ]
+
+
+def test_an_api_process_that_was_not_asked_is_not_silent() -> None:
+    """They tell only while somebody watches: who opens the page sees none of them as down."""
+    history = History()
+    history.add(Heard(NOW - ago, Pulse("api", name)) for ago in (100, 99) for name in ("api-1", "api-2"))
+    unheard = snapshot(recorded=Recorded(NOW, history, []))
+    history.add([Heard(NOW - 1, Pulse("api", "api-1"))])
+    heard = snapshot(recorded=Recorded(NOW, history, []))
+    for found in (unheard, heard):
+        assert [(one.name, one.status) for one in found.apis or ()] == [("api-1", "up"), ("api-2", "up")]
+
+
+def test_an_api_process_that_does_not_run_is_down() -> None:
+    balancer = State("round_robin", ["api-1", "api-2"], {}, stopped=["api-2"])
+    found = snapshot(queues=msgspec.structs.replace(QUEUES, balancer=balancer), recorded=Late())
+    assert found.apis == [status.Part("api-1", "up"), status.Part("api-2", "down", "it does not run")]
+
+
+def test_what_nobody_tells_is_not_nothing() -> None:
+    """A worker's look does not ask the API processes."""
+    found = snapshot(recorded=Recorded(NOW, History(), []))
+    assert {one.name: one.now for one in found.figures if one.name in ("requests", "refused")} == {
+        "requests": None,
+        "refused": None,
+    }
+    assert "limits" not in status.states(found)
+    assert status.states(found)["limits of shard 0"] == ("spilling", "2 increments in the excess queue")
 
 
 def test_the_journal_away_is_down() -> None:
