@@ -257,8 +257,9 @@ class ApiKeyAuthentication(BaseAuthentication):
 
 
 def scope_of(view: Any, method: str | None) -> str | None:
-    """The scope that a method of a view needs, if any."""
-    default = None if method in ("GET", "HEAD", "OPTIONS") else Scope.WRITE
+    """The scope that a method of a view needs, if any: HEAD needs what GET does."""
+    method = "GET" if method == "HEAD" else method
+    default = None if method in ("GET", "OPTIONS") else Scope.WRITE
     return getattr(view, "scopes", {}).get(method, default)
 
 

@@ -51,7 +51,7 @@ class UserView(LikedView):
 class RemovalView(ApiView):
     """One removal."""
 
-    scopes: ClassVar[dict[str, str]] = dict.fromkeys(("GET", "HEAD"), Scope.STAFF)
+    scopes: ClassVar[dict[str, str]] = {"GET": Scope.STAFF}
 
     @schema.removal
     def get(self, _request: Request, id: str) -> Response:
