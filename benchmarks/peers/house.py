@@ -21,7 +21,7 @@ from redis import Redis
 from benchmarks.chaos.subject import Subject
 from benchmarks.context import Address, Context
 from benchmarks.document import ROOT
-from cluster import configs, programs
+from cluster import argv, configs, programs
 from cluster.layout import Directory, Layout, port_is_free, random_start
 from runtime import polling
 
@@ -40,7 +40,12 @@ GRANIAN = (
     "--backpressure",
     "256",
 )
-UVICORN = ("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
+# As Tally's own processes keep idle connections. By uvicorn's default of 5 s it may close one just as nginx sends a
+# request there; nginx leaves such a server out for a second, and answers 503 when it has no other.
+UVICORN = (
+    *("-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
+    *("--timeout-keep-alive", str(argv.KEEP_ALIVE_SECONDS)),
+)
 
 
 def free_ports(count: int) -> list[int]:
