@@ -37,9 +37,10 @@ from tests.support.shards import rows
 
 @pytest.fixture
 def lane(cluster: Cluster, key: str) -> Iterator[Lane]:
-    """The lane of `key`, whose own workers stand still until the test has ended."""
+    """The lane of `key`, whose own workers stand still until the test has ended. None of them waits for more there, so
+    nothing wakes the lane but what the test does."""
     lane = lane_of(key)
-    eventually(lambda: is_drained(lane.shard))
+    eventually(lambda: is_drained(lane.shard) and Lease(lane).holder() is None)
     workers = [psutil.Process(one["pid"]) for one in cluster.processes("worker", lane.shard)]
     for worker in workers:
         worker.suspend()
