@@ -7,11 +7,10 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
-from django.db.migrations import Migration
 from django.db.migrations.executor import MigrationExecutor
 
 from counters.apply import fill, partitions
-from sharding import databases, topology
+from sharding import databases, migrating, topology
 
 
 class Command(BaseCommand):
@@ -48,10 +47,5 @@ def migrate_shard(shard: int) -> None:
     later ones). `migrate` would apply those of every app, which change nothing there and take a second."""
     executor = MigrationExecutor(connections[databases.primary(shard)])
     executor.loader.check_consistent_history(executor.connection)
-    apps = {app for (app, _), migration in executor.loader.disk_migrations.items() if is_for_shards(migration)}
-    executor.migrate([leaf for leaf in executor.loader.graph.leaf_nodes() if leaf[0] in apps])
+    executor.migrate(migrating.targets(executor))
     partitions.create_ahead(shard)
-
-
-def is_for_shards(migration: Migration) -> bool:
-    return any(getattr(operation, "hints", {}).get("shard") for operation in migration.operations)
