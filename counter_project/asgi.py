@@ -13,14 +13,18 @@ django.setup()
 
 from counters.api import bulk  # noqa: E402 - needs the settings
 from counters.api.application import Application  # noqa: E402
-from counters.operators.gauges import ArchiveCollector, BalancerCollector, BreakerCollector, CopiesCollector  # noqa: E402
+from counters.operators import gauges  # noqa: E402
 from likes.api import bulk as likes_bulk  # noqa: E402
 from likes.api.calls import LikeCalls  # noqa: E402
 
-REGISTRY.register(CopiesCollector())
-REGISTRY.register(ArchiveCollector())
-REGISTRY.register(BalancerCollector())
-REGISTRY.register(BreakerCollector())
+for collector in (
+    gauges.CopiesCollector,
+    gauges.LagCollector,
+    gauges.ArchiveCollector,
+    gauges.BalancerCollector,
+    gauges.BreakerCollector,
+):
+    REGISTRY.register(collector())
 application = Application([LikeCalls])
 bulk.prepare()
 likes_bulk.prepare()

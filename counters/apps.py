@@ -4,13 +4,14 @@ from django.apps import AppConfig
 
 
 class CountersConfig(AppConfig):
-    """Registers the journal's gauges."""
+    """Registers the gauges of every process."""
 
     name = "counters"
 
     def ready(self) -> None:
         from prometheus_client import REGISTRY
 
-        from counters.operators.gauges import JournalCollector
+        from counters.operators.gauges import JournalCollector, PoolCollector
 
         REGISTRY.register(JournalCollector())
+        REGISTRY.register(PoolCollector())

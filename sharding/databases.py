@@ -14,11 +14,12 @@ import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from django.conf import settings
 from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 
 from runtime.resources import owned
 from sharding import replica_choice as replica_choices
@@ -167,6 +168,24 @@ def connection(alias: str, seconds: float | None = None) -> Iterator[BoundedConn
     finally:
         conn.timeout = type(conn).timeout
         pool.putconn(conn)
+
+
+class PoolState(NamedTuple):
+    """Connections of this process's pool that are in use, those that are idle, and requests that wait for one."""
+
+    used: int
+    idle: int
+    waiting: int
+
+
+def pools() -> dict[str, PoolState]:
+    """The pools that this process has opened, by alias."""
+    found = {}
+    for alias, pool in dict(DatabaseWrapper._connection_pools).items():  # type: ignore[attr-defined]
+        stats = pool.get_stats()
+        size, idle = stats.get("pool_size", 0), stats.get("pool_available", 0)
+        found[alias] = PoolState(size - idle, idle, stats.get("requests_waiting", 0))
+    return found
 
 
 def is_stale(conn: psycopg.Connection[Any]) -> bool:

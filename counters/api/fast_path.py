@@ -54,19 +54,23 @@ class Request(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """An answer in the form that the server sends. `stream`: what follows the body, piece by piece."""
+    """An answer in the form that the server sends. `stream`: what follows the body, piece by piece. `route`: the pattern
+    of the URL, "" if none fits or nobody looked."""
 
     status: int
     headers: Headers
     body: bytes
     stream: AsyncGenerator[bytes, None] | None = None
+    route: str = ""
 
 
 class Common(NamedTuple):
-    """The headers that Django's middleware and DRF add to every answer of a view, by the request's scheme."""
+    """The headers that Django's middleware and DRF add to every answer of a view, by the request's scheme; and the view's
+    route."""
 
     http: Headers
     https: Headers
+    route: str
 
 
 class Plain(NamedTuple):
@@ -112,13 +116,11 @@ class Calls(Protocol):
 
 
 class FastPath:
-    """`headers_of(path, is_https)` returns the common headers of a path's view."""
+    """`common_of(path)` returns what all answers of a path's view have in common."""
 
-    def __init__(self, rooms: Sequence[Calls], headers_of: Callable[[str, bool], Headers]) -> None:
+    def __init__(self, rooms: Sequence[Calls], common_of: Callable[[str], Common]) -> None:
         self._rooms = [(room.paths, room) for room in rooms]
-        self._common = {
-            path: Common(headers_of(path, False), headers_of(path, True)) for room in rooms for path in room.views
-        }
+        self._common = {path: common_of(path) for room in rooms for path in room.views}
         self._good_hosts: set[bytes] = set()
         # Django's middleware deletes or replaces these cookies if they are invalid.
         self._cookies = (settings.SESSION_COOKIE_NAME.encode(), settings.CSRF_COOKIE_NAME.encode())
@@ -133,7 +135,7 @@ class FastPath:
             if plain is None or call is None:
                 return None
             common = self._common[call.view]
-            return await _answered(call.answer, common.https if plain.is_https else common.http)
+            return await _answered(call.answer, common.https if plain.is_https else common.http, common.route)
         return None
 
     def _plain(self, headers: Headers, caller: Caller | None) -> Plain | None:
@@ -181,20 +183,20 @@ def seconds(query: bytes) -> float:
     return waiting.parsed(value)
 
 
-async def _answered(call: Awaitable[Answer | None], common: Headers) -> Raw | None:
+async def _answered(call: Awaitable[Answer | None], common: Headers, route: str) -> Raw | None:
     """The answer of a call, or the problem it raises. After an exception the call may have acted, so the view must not
     act again."""
     try:
         answer = await call
     except Exception as error:
         problem = problems.response_to(error)
-        return _raw(problem.status_code, common, problem.items(), problem.content)
+        return _raw(problem.status_code, common, problem.items(), problem.content, route)
     if answer is None:
         return None
     own = [("Content-Type", media.JSON), *answer.headers.items()]
-    return _raw(answer.status, common, own, msgspec.json.encode(answer.data))
+    return _raw(answer.status, common, own, msgspec.json.encode(answer.data), route)
 
 
-def _raw(status: int, common: Headers, own: Iterable[tuple[str, str]], body: bytes) -> Raw:
+def _raw(status: int, common: Headers, own: Iterable[tuple[str, str]], body: bytes, route: str) -> Raw:
     encoded = [(name.encode("ascii"), value.encode("latin-1")) for name, value in own]
-    return Raw(status, [*common, *encoded, (b"Content-Length", b"%d" % len(body))], body)
+    return Raw(status, [*common, *encoded, (b"Content-Length", b"%d" % len(body))], body, route=route)

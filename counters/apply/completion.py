@@ -25,7 +25,7 @@ from uuid import UUID
 import psycopg
 import structlog
 from django.conf import settings
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from counters import batch as codec
 from counters.batch import Batch
@@ -46,6 +46,12 @@ PENDING = Gauge(
     "tally_batches_uncompleted",
     "Batches applied and not yet flushed by the replicas required, as a shift last saw them",
     ["shard", "lane"],
+)
+CONVERGENCE = Histogram(
+    "tally_convergence_seconds",
+    "From a batch's acceptance until the replicas required have it, by the queue that it was in",
+    ["shard", "queue"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
 )
 log = structlog.get_logger(__name__)
 _MOST = 4096
@@ -168,7 +174,9 @@ class Completion:
         ids = [id for commit in commits for id in commit.ids]
         tokens = [token for commit in commits for token in commit.tokens or ()]
         unknown = [id for commit in commits if commit.tokens is None for id in commit.ids]
-        self._journal.remove(ids, [*tokens, *self._tokens_of(unknown)])
+        took = CONVERGENCE.labels(self.lane.shard, self.lane.queue)
+        for age in self._journal.remove(ids, [*tokens, *self._tokens_of(unknown)]):
+            took.observe(age)
         self._defer([id for commit in commits for id in commit.deferred])
         for commit in commits:
             self._commits.popleft()

@@ -146,15 +146,19 @@ class Journal:
         """Memory that the batches take, in bytes, as Redis estimates it."""
         return int(redis.journal().memory_usage(self.batches_key) or 0)
 
-    def remove(self, ids: Sequence[bytes], tokens: Iterable[bytes]) -> None:
-        """Remove completed batches, and let their idempotency tokens expire some time later."""
+    def remove(self, ids: Sequence[bytes], tokens: Iterable[bytes]) -> list[float]:
+        """Remove completed batches, and let their idempotency tokens expire some time later. Returns the ages in seconds
+        of those that were there, by the journal's clock."""
         if not ids:
-            return
+            return []
         with redis.journal().pipeline(transaction=True) as pipe:
+            pipe.time()
+            pipe.zmscore(self.positions_key, ids)
             self.remove_in(pipe, ids)
             for token in tokens:
                 pipe.expire(token_key(token), settings.TALLY.idempotency_redis_seconds, lt=True)
-            pipe.execute()
+            (seconds, micros), positions, *_ = pipe.execute()
+        return [seconds + (micros - position) / 1e6 for position in positions if position is not None]
 
     def remove_in(self, pipe: Any, ids: Sequence[bytes]) -> None:
         """Remove batches as part of a pipeline."""

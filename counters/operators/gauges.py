@@ -24,19 +24,19 @@ from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
 from counters.operators import balancing, health
 from counters.operators import breakers as operated
-from replication import archiving, healing
+from replication import archiving, healing, status
 from replication.archiving import Archiving
 from replication.outage import Outage
 from runtime import breakers
 from runtime.breakers import STATES
 from runtime.looks import Looks, Result
 from runtime.resources import NotOpen, owned
-from sharding import nodes
+from sharding import databases, nodes
 from sharding.lanes import FRESH, QUEUES, Queue
 
 log = structlog.get_logger(__name__)
 
-_ARCHIVERS_FRESH_SECONDS = 5.0  # for which a look at the archivers is shared
+_SERVERS_FRESH_SECONDS = 5.0  # for which a look at the servers is shared
 
 
 def _entries(shard: int) -> float:
@@ -230,6 +230,65 @@ class CopiesCollector(Collector):
         return families
 
 
+class LagCollector(Collector):
+    """How far replicas are behind, as their primaries see it. Nothing for a replica that is not connected. For API
+    processes."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values: registration needs no server."""
+        return [
+            GaugeMetricFamily(
+                "tally_replica_lag_seconds",
+                "How long the replica took to replay what it replayed last; 0 if it has replayed all",
+                labels=["shard", "node"],
+            ),
+            GaugeMetricFamily(
+                "tally_replica_lag_bytes", "WAL that the replica has not replayed yet", labels=["shard", "node"]
+            ),
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values."""
+        seconds, size = families = list(self.describe())
+        for shard, lags in _lags().look().result().items():
+            for node, lag in {} if isinstance(lags, BaseException) else lags.items():
+                seconds.add_metric([shard, node], lag.seconds or 0.0)
+                size.add_metric([shard, node], lag.bytes or 0)
+        return families
+
+
+@owned(close=Looks.close)
+def _lags() -> Looks[Mapping[str, Result]]:
+    checks = {str(shard): partial(status.lags, shard, health.SECONDS) for shard in range(settings.TALLY.shard_count)}
+    return Looks(checks, lambda results, _began: results, seconds=health.SECONDS, fresh_seconds=_SERVERS_FRESH_SECONDS)
+
+
+class PoolCollector(Collector):
+    """This process's pools of connections to PostgreSQL."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values."""
+        return [
+            GaugeMetricFamily(
+                "tally_pool_connections",
+                "Connections of this process to a database, those in use and idle ones",
+                labels=["database", "state"],
+            ),
+            GaugeMetricFamily(
+                "tally_pool_waiting", "Queries that wait for a connection of the pool", labels=["database"]
+            ),
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values."""
+        connections, waiting = families = list(self.describe())
+        for alias, state in databases.pools().items():
+            connections.add_metric([alias, "used"], state.used)
+            connections.add_metric([alias, "idle"], state.idle)
+            waiting.add_metric([alias], state.waiting)
+        return families
+
+
 class ArchiveCollector(Collector):
     """What the servers' archivers say. Nothing for servers that archive no WAL, or do not answer. For API processes."""
 
@@ -261,6 +320,4 @@ def _archivers() -> Looks[Mapping[str, Result]]:
         for shard in range(settings.TALLY.shard_count)
         for number, node in enumerate(nodes.of(shard))
     }
-    return Looks(
-        checks, lambda results, _began: results, seconds=health.SECONDS, fresh_seconds=_ARCHIVERS_FRESH_SECONDS
-    )
+    return Looks(checks, lambda results, _began: results, seconds=health.SECONDS, fresh_seconds=_SERVERS_FRESH_SECONDS)

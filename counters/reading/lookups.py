@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
+from prometheus_client import Counter as Metric
 
 from counters.reading import cache, reads
 from counters.reading.misses import Misses
@@ -22,6 +23,9 @@ from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
 from sharding import topology
 
+LOOKED_UP = Metric(
+    "tally_cache_looked_up_total", "Keys of reads that the cache was asked for; see tally_cache_missed_total"
+)
 log = structlog.get_logger(__name__)
 
 _MOST = 64  # reads that share a look-up: the cache serves nothing else meanwhile
@@ -52,6 +56,7 @@ class Lookups:
     async def _look_up(self, lookups: list[_Asked]) -> None:
         keys = [key for asked in lookups for key in asked.keys]
         self._popularity.count(keys)
+        LOOKED_UP.inc(len(keys))
         entries, due = await cache.get_many_on(self._connection, keys)
         left = []
         for asked in lookups:

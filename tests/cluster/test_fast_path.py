@@ -330,7 +330,9 @@ def test_what_is_not_plain_declines_before_it_has_acted(
 
 def test_django_tells_the_headers_of_each_scheme(cluster: Cluster) -> None:
     django = Django()
-    http, https = (dict(django.common_headers("/v1/increments", is_https)) for is_https in (False, True))
+    common = django.common("/v1/increments")
+    http, https = dict(common.http), dict(common.https)
+    assert common.route == "v1/increments"
     assert http[b"Allow"] == b"POST, OPTIONS"
     assert http[b"X-Content-Type-Options"] == b"nosniff"
     assert http.items() <= https.items()

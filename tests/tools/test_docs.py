@@ -9,17 +9,22 @@ import pytest
 
 from cluster import configs, sentinels
 from counter_project import config
+from monitoring import reference
 from tests.support.commands import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = ("runtime", "sharding", "replication", "counters", "counter_project")
 
 
-TABLES = {"settings": config.markdown, "limits": config.limits_markdown}  # by page, and by the marks around it
+TABLES = {
+    "settings": config.markdown,
+    "limits": config.limits_markdown,
+    "metrics": reference.markdown,
+}  # by page, and by the marks around it
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_setting_and_limit_is_documented(name: str) -> None:
+def test_every_setting_limit_and_metric_is_documented(name: str) -> None:
     """To write it anew: python -c "import tests.tools.test_docs as t; t.write_settings()"."""
     found = table(name).search((ROOT / "docs" / f"{name}.md").read_text())
     assert found

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from counters.apply import dead_letters, partitions, tasks
 from monitoring.targets import targets
-from tests.support.cluster import Cluster, frozen
+from tests.support.cluster import Cluster, eventually, frozen
 from tests.support.commands import ROOT
 
 HOME = ROOT / "monitoring"
@@ -60,6 +61,46 @@ def test_every_process_with_metrics_is_a_target_and_answers(cluster: Cluster) ->
         group["labels"]["of_shard"] for group in targets(cluster.status()) if group["labels"]["role"] == "worker"
     }
     assert workers == {"0", "1"}
+
+
+def total(cluster: Cluster, name: str, **labels: str) -> float:
+    """The sum of the samples with these labels, over all processes that have them."""
+    return sum(
+        sample.value
+        for text in exposed(cluster).values()
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+@pytest.mark.parametrize(("way", "headers"), [("fast path", {}), ("view", {"X-Unknown": "1"})])
+def test_a_request_is_counted_once_whichever_way_it_takes(
+    cluster: Cluster, client: httpx.Client, key: str, way: str, headers: dict[str, str]
+) -> None:
+    of_it = {"method": "POST", "route": "/v1/counters/{key}/increments"}
+
+    def counted() -> tuple[float, float, float]:
+        took = total(cluster, "tally_request_seconds_count", **of_it)
+        return (
+            took,
+            total(cluster, "tally_requests_total", **of_it, status="202"),
+            total(cluster, "tally_requests_total", **of_it, way=way),
+        )
+
+    before = counted()
+    for _ in range(3):
+        client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, headers=headers).raise_for_status()
+    assert counted() == tuple(number + 3 for number in before)
+
+
+def test_a_batch_tells_how_long_its_replicas_took(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    count, age = "tally_convergence_seconds_count", "tally_convergence_seconds_sum"
+    before, aged, began = total(cluster, count), total(cluster, age), time.monotonic()
+    client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 10}).raise_for_status()
+    eventually(lambda: total(cluster, count) > before)
+    number, seconds = total(cluster, count) - before, total(cluster, age) - aged
+    assert 0 < seconds < number * (time.monotonic() - began)
 
 
 def test_what_waits_for_an_operator_is_told_by_every_process_at_once(cluster: Cluster, key: str) -> None:

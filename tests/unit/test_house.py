@@ -258,9 +258,10 @@ KEPT = {
 }
 # Functions whose results are kept for ever: they depend on the arguments alone, and hold nothing.
 MEMOS = {
-    "counters.api.application": {"_refusal", "_requests"},
+    "counters.api.application": {"_refusal"},
     "counters.api.base": {"_allowed"},
     "counters.api.media": {"_json", "_msgpack"},
+    "counters.api.request_metrics": {"_series"},
     "counters.intake.append": {"_append_keys"},
     "counters.limits.addresses": {"_network"},
     "runtime.redis": {"_digest"},
