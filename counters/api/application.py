@@ -26,12 +26,13 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.urls import resolve
 
-from counters.api import problems, quotas, request_metrics
+from counters.api import problems, quotas
 from counters.api.authentication import Caller, keyring
 from counters.api.calls import CounterCalls
 from counters.api.fast_path import Calls, Common, FastPath, Headers, Raw, Request
 from counters.api.media import too_large_body
 from counters.api.problems import Problem
+from counters.api.request_metrics import REQUESTS, Way
 from counters.api.telling import Telling
 from counters.limits.limiter import QuotaExceeded
 from counters.limits.policies import Policy
@@ -115,7 +116,7 @@ class Application:
             body = await _body(scope, receive)
         except Problem as problem:
             answer = _raw(problems.response(problem))
-            request_metrics.count(scope["method"], answer.route, "body", answer.status)
+            REQUESTS.count(scope["method"], answer.route, "body", answer.status)
             await self._send(answer, send)
             return
         answer = await self.answer(scope, body)
@@ -141,12 +142,11 @@ class Application:
             else:
                 answer, way = await self._answered(scope, body, caller, authorization)
             answer.headers.extend(limits.headers(user.quotas, user.name))
-        request_metrics.count(scope["method"], answer.route, way, answer.status, time.perf_counter() - began)
+        seconds = None if way == "limit" else time.perf_counter() - began
+        REQUESTS.count(scope["method"], answer.route, way, answer.status, seconds)
         return answer
 
-    async def _answered(
-        self, scope: Scope, body: bytes, caller: Caller | None, authorization: str
-    ) -> tuple[Raw, request_metrics.Way]:
+    async def _answered(self, scope: Scope, body: bytes, caller: Caller | None, authorization: str) -> tuple[Raw, Way]:
         """The answer, and the way that gave it."""
         if self._fast_path is not None:
             request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body, caller)
@@ -193,7 +193,7 @@ class Application:
         self._helpers = ThreadPoolExecutor(settings.TALLY.max_waiting + _HELPERS, thread_name_prefix="helper")
         loop.set_default_executor(self._helpers)
         self._service = Service()
-        self._telling = Telling(request_metrics.REQUESTS, self._service.popularity)
+        self._telling = Telling(REQUESTS, self._service.popularity)
         self._service.listener.also(pulses.ASKED, self._telling.asked)
         self._service.open()
         self._rooms = [make(self._service) for make in self._makers]

@@ -261,7 +261,6 @@ MEMOS = {
     "counters.api.application": {"_refusal"},
     "counters.api.base": {"_allowed"},
     "counters.api.media": {"_json", "_msgpack"},
-    "counters.api.request_metrics": {"_series"},
     "counters.intake.append": {"_append_keys"},
     "counters.limits.addresses": {"_network"},
     "runtime.redis": {"_digest"},
