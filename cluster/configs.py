@@ -25,6 +25,7 @@ ROLE = "tally"
 REPLICATOR = "replicator"
 KEEP_CLIENTS_SECONDS = 2  # that nginx, when it reloads, serves a client's idle connection before it closes it
 MAX_CONNECTIONS = 200  # of each PostgreSQL
+ACCESS_LOG = "/dev/stdout"  # of nginx: beside its errors, where its supervisor has both
 JOURNAL_MEMORY = "1gb"
 CACHE_MEMORY = BROKER_MEMORY = "256mb"  # and what each of these may use
 ARCHIVE_SECONDS = 60  # after which a segment with new WAL is archived although it is not full
@@ -42,6 +43,7 @@ class NginxSettings:
     max_bodies: int = 16
     client_timeout_seconds: int = 10
     idle_timeout_seconds: int = 75
+    access_log_percent: int = 0
     trusted_proxies: Sequence[str] = ()
 
     @classmethod
@@ -181,6 +183,8 @@ def nginx_before(  # noqa: PLR0913
         SERVERS=front.upstream("api"),
         SINGLES_SERVERS=front.upstream("api_singles", f" max_conns={settings.max_singles}"),
         BODIES_SERVERS=front.upstream("api_bodies", f" max_conns={settings.max_bodies}"),
+        LOGGED=f"        {settings.access_log_percent}% 1;" if settings.access_log_percent else "",
+        ACCESS_LOG=f"{ACCESS_LOG} tally buffer=32k flush=1s if=$tally_logged" if settings.access_log_percent else "off",
         KEEP_CLIENTS=f"keepalive_min_timeout {KEEP_CLIENTS_SECONDS}s;" if keeps_clients else "",
     )
 
@@ -227,14 +231,16 @@ def _error_page(codes: Sequence[int], status: int) -> str:
 
 
 def _problem(status: int, slug: str, title: str, detail: str) -> str:
-    body = json.dumps({"type": f"urn:tally:problem:{slug}", "title": title, "status": status, "detail": detail})
+    document = {"type": f"urn:tally:problem:{slug}", "title": title, "status": status, "detail": detail}
+    body = json.dumps(document | {"request_id": "$tally_request_id"})
     header = {
         401: "WWW-Authenticate 'Bearer realm=\"metrics\"'",
         429: 'Retry-After "1"',
         503: 'Retry-After "1"',
         405: 'Allow "GET, HEAD, POST, PUT, DELETE, OPTIONS"',
     }.get(status)
-    headers = "".join(f"            add_header {one} always;\n" for one in (header, "Tally-Node nginx") if one)
+    own = ("Tally-Node nginx", "X-Request-ID $tally_request_id")
+    headers = "".join(f"            add_header {one} always;\n" for one in (header, *own) if one)
     return (
         f"        location = /.problem/{status} {{\n"
         "            internal;\n"

@@ -503,6 +503,12 @@ class Config(BaseSettings):
     log_level: str = Field(
         default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged."
     )
+    access_log_percent: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="Share of the requests that nginx logs, in percent: a line of JSON each. For nginx.",
+    )
     log_format: str = Field(
         default="json", pattern="^(json|console)$", description="One JSON object a line, or for people."
     )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from runtime import request_id
+
 if TYPE_CHECKING:
     from counter_project.config import Config
 
@@ -22,6 +24,7 @@ def logging_config(config: Config) -> None:
     """Format events of structlog and of the standard library's loggers in the same way."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        request_id.to_log,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

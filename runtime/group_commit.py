@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from runtime import request_id
+
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -39,7 +41,7 @@ class GroupCommit(Generic[T]):
         else:
             self._items.append(item)
         if self._running is None:
-            self._running = asyncio.get_running_loop().create_task(self._run())
+            self._running = asyncio.get_running_loop().create_task(self._run(), context=request_id.nobody())
 
     @property
     def waiting(self) -> int:

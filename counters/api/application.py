@@ -15,7 +15,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from contextvars import copy_context
 from functools import lru_cache
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
@@ -37,7 +39,7 @@ from counters.api.telling import Telling
 from counters.limits.limiter import QuotaExceeded
 from counters.limits.policies import Policy
 from counters.service import Service
-from runtime import garbage, pulses
+from runtime import garbage, pulses, request_id
 from runtime.resources import Resources
 from sharding import topology
 
@@ -45,6 +47,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+_REQUEST_ID = request_id.HEADER.encode()
+_PROBLEM = problems.MEDIA_TYPE.encode()
 NODE = "Tally-Node"  # header of every answer
 _LOAD_SECONDS = 1.0  # between tries to load the topology and the keys
 _TAKEN_SECONDS = 30.0  # for a client to take the next piece of a stream
@@ -112,14 +116,15 @@ class Application:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        id = request_id.begin(scope["headers"])
         try:
             body = await _body(scope, receive)
         except Problem as problem:
             answer = _raw(problems.response(problem))
             REQUESTS.count(scope["method"], answer.route, "body", answer.status)
-            await self._send(answer, send)
-            return
-        answer = await self.answer(scope, body)
+        else:
+            answer = await self.answer(scope, body)
+        answer = _named(answer, id.encode())
         if answer.stream is None:
             await self._send(answer, send)
         else:
@@ -154,8 +159,8 @@ class Application:
             if answer is not None:
                 return answer, "fast path"
         await keyring().look_for(authorization)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._django.answer, scope, body), "view"
+        loop, context = asyncio.get_running_loop(), copy_context()
+        return await loop.run_in_executor(self._threads, context.run, self._django.answer, scope, body), "view"
 
     async def _send(self, answer: Raw, send: Send) -> None:
         """Send an answer, whoever made it. Each says which process it comes from."""
@@ -258,6 +263,20 @@ def _raw(response: Any) -> Raw:
     if "Content-Length" not in response and not stream:  # for example, a middleware refused the request
         headers.append((b"Content-Length", b"%d" % len(content)))
     return Raw(response.status_code, headers, content, stream)
+
+
+def _named(answer: Raw, id: bytes) -> Raw:
+    """An answer with the request's id: as a header, and in a problem document, too."""
+    answer.headers.append((_REQUEST_ID, id))
+    if answer.status < HTTPStatus.BAD_REQUEST or not answer.body.endswith(b"}") or not _is_problem(answer.headers):
+        return answer
+    body = b'%b,"request_id":"%b"}' % (answer.body[:-1], id)
+    headers = [header for header in answer.headers if header[0].lower() != b"content-length"]
+    return answer._replace(headers=[*headers, (b"Content-Length", b"%d" % len(body))], body=body)
+
+
+def _is_problem(headers: Headers) -> bool:
+    return any(name.lower() == b"content-type" and value == _PROBLEM for name, value in headers)
 
 
 def is_server_stopping() -> bool:

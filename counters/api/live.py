@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 
 import structlog
 
+from runtime import request_id
+
 Frames = Mapping[str, str]  # HTML by the id of the element that it is the content of
 LOOK_SECONDS = 1.0
 STREAM_SECONDS = 300.0  # after which a stream ends and its browser asks again: who asks is checked anew
@@ -59,7 +61,7 @@ class Live:
         """The next frames of each audience."""
         if self._task is None or self._next is None:
             self._next = loop.create_future()
-            self._task = loop.create_task(self._keep(loop))
+            self._task = loop.create_task(self._keep(loop), context=request_id.nobody())
         return await asyncio.shield(self._next)
 
     async def _keep(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -253,12 +253,13 @@ class FieldError(msgspec.Struct):
 
 
 class ProblemDocument(msgspec.Struct, omit_defaults=True):
-    """RFC 9457."""
+    """RFC 9457. `request_id` is that of the header X-Request-ID: name it to whoever operates Tally."""
 
     type: str
     title: str
     status: int
     detail: str
+    request_id: str
     errors: list[FieldError] = []
 
 

@@ -72,7 +72,12 @@ _NODE = {
         "description": "The process that answered: an API process, or `nginx`.",
         "required": True,
         "schema": {"type": "string"},
-    }
+    },
+    "X-Request-ID": {
+        "description": "The id of the request: the caller's X-Request-ID, the trace id of its `traceparent`, or a new one.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
 }
 _LIMIT_HEADERS = {
     "RateLimit-Policy": {

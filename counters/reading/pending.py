@@ -27,7 +27,7 @@ from counters import batch
 from counters.batch import BadBatch, Batch, Events, Increments, Operation
 from counters.intake.journal import Journal
 from counters.reading.reads import Counter
-from runtime import breakers, redis
+from runtime import breakers, redis, request_id
 from runtime.redis import LoopConnection
 from sharding import topology
 from sharding.lanes import FRESH, QUEUES, STALE, Lane
@@ -230,7 +230,8 @@ class Pending:
     def _fetching(self) -> asyncio.Task[None]:
         """The fetch under way, or a new one."""
         if self._fetch is None or self._fetch.done():
-            self._fetch = asyncio.get_running_loop().create_task(self._fetch_due())
+            loop = asyncio.get_running_loop()
+            self._fetch = loop.create_task(self._fetch_due(), context=request_id.nobody())
         return self._fetch
 
     async def _fetch_due(self) -> None:

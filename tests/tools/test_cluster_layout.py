@@ -627,7 +627,7 @@ def test_errors_of_nginx_are_problem_documents(tmp_path: Path) -> None:
     text = configs.nginx(with_ports(Layout()), Directory(tmp_path), SECRETS["proxy"], as_root=False)
     documents = [json.loads(body) for body in re.findall(r"return \d+ '(.*)';", text)]
     assert {document["status"] for document in documents} >= {400, 413, 414, 431, 503}
-    assert all(set(document) == {"type", "title", "status", "detail"} for document in documents)
+    assert all(set(document) == {"type", "title", "status", "detail", "request_id"} for document in documents)
 
 
 # Options

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -26,6 +27,7 @@ from tests.support.http import assert_problem
 
 SECONDS = 1  # for a client, and between its requests
 LATE = SECONDS + 4.0  # the machine may be slow
+LOG = "stdout"
 LARGE = 16 * 1024 * 1024  # bytes, more than sockets hold
 OFFICE = ["127.0.0.1", "10.0.0.0/8"]
 
@@ -76,7 +78,8 @@ def nginx(folder: Path, upstream: int, settings: NginxSettings) -> Iterator[str]
     text = configs.nginx(layout, directory, "secret", as_root=os.geteuid() == 0, settings=settings)
     (directory["nginx"] / "nginx.conf").write_text(text)
     command = [str(programs.find().nginx), "-p", f"{directory['nginx']}/", "-c", "nginx.conf", "-e", "stderr"]
-    process = subprocess.Popen(command)
+    with (folder / LOG).open("wb") as output:
+        process = subprocess.Popen(command, stdout=output)
     try:
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: httpx.get(url).status_code == 200)
@@ -100,6 +103,14 @@ def behind(tmp_path_factory: pytest.TempPathFactory, upstream: int) -> Iterator[
     settings = NginxSettings(trusted_proxies=OFFICE, connections_per_address=2)
     with nginx(tmp_path_factory.mktemp("n"), upstream, settings) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory, upstream: int) -> Iterator[tuple[str, Path]]:
+    """An nginx that logs every request, and its log."""
+    folder = tmp_path_factory.mktemp("n")
+    with nginx(folder, upstream, NginxSettings(access_log_percent=100)) as url:
+        yield url, folder / LOG
 
 
 def told(url: str, **headers: str) -> dict[str, str]:
@@ -213,3 +224,51 @@ def test_an_address_has_so_many_requests_under_way_at_most(behind: str) -> None:
         for calm in ("2001:db8:0:2::1", "2001:db8::1", "192.0.2.7", "192.0.2.8", "::1"):
             assert ask(calm).status_code == 200
     eventually(lambda: httpx.get(behind, headers={"X-Forwarded-For": "2001:db8:0:1::1"}).status_code == 200)
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("headers", "id"),
+    [
+        ({"X_Request_ID": "order-7:retry.2"}, "order-7:retry.2"),
+        ({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, TRACE),
+        ({"X_Request_ID": "mine", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, "mine"),
+        ({"X_Request_ID": "two words"}, None),
+        ({"X_Request_ID": "x" * 129}, None),
+        ({"traceparent": "00-abc-00f067aa0ba902b7-01"}, None),
+        ({}, None),
+    ],
+)
+def test_a_request_has_its_callers_id_or_a_new_one(direct: str, headers: dict[str, str], id: str | None) -> None:
+    found = told(direct, **headers)["x-request-id"]
+    assert found == id if id else re.fullmatch("[0-9a-f]{32}", found)
+
+
+def test_what_nginx_refuses_has_the_id_too(direct: str) -> None:
+    answer = httpx.get(f"{direct}/metrics", headers={"X-Request-ID": "mine"})
+    assert answer.status_code == 404
+    assert answer.headers["X-Request-ID"] == answer.json()["request_id"] == "mine"
+
+
+def test_requests_are_logged_as_json(logged: tuple[str, Path]) -> None:
+    url, log = logged
+    httpx.get(f'{url}/any?q="', headers={"X-Request-ID": "mine"}).raise_for_status()
+    httpx.get(f"{url}/metrics")
+
+    def lines() -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in log.read_text().splitlines()]
+        return [one for one in found if one["uri"] != "/"]
+
+    eventually(lambda: len(lines()) == 2)
+    passed, refused = lines()
+    assert (passed["request_id"], passed["method"], passed["status"]) == ("mine", "GET", 200)
+    assert passed["client"] == "127.0.0.1"
+    assert passed["seconds"] >= float(passed["api_seconds"]) >= 0
+    assert (refused["status"], refused["api"], refused["node"]) == (404, "", "nginx")
+
+
+def test_nothing_is_logged_by_default(tmp_path: Path) -> None:
+    layout = Layout(ports={"nginx": 1, "api-1": 2}, scale={"api": 1})
+    assert "access_log off;" in configs.nginx(layout, Directory(tmp_path), "secret", as_root=False)

@@ -1,0 +1,69 @@
+"""Which request code works for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from contextvars import copy_context
+from io import StringIO
+
+import pytest
+import structlog
+
+from runtime import request_id
+from runtime.group_commit import GroupCommit
+
+
+def begun(*values: bytes) -> str:
+    """The id of a request with these headers."""
+    headers = [(b"host", b"here"), *((b"x-request-id", value) for value in values)]
+    return copy_context().run(request_id.begin, headers)
+
+
+def test_a_good_id_is_kept() -> None:
+    assert begun(b"order-7:retry.2_a") == "order-7:retry.2_a"
+    assert begun(b"x" * 128) == "x" * 128
+
+
+@pytest.mark.parametrize("value", [b"", b"two words", b"x" * 129, b"a\nb", "ü".encode(), b'"', b"{}"])
+def test_any_other_is_replaced(value: bytes) -> None:
+    assert re.fullmatch("[0-9a-f]{32}", begun(value))
+    assert begun(value) != begun(value)
+
+
+def test_a_log_line_has_it() -> None:
+    """Those of structlog, and those of other libraries."""
+    (handler,) = (one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler)
+    before = handler.setStream(written := StringIO())
+
+    def work() -> None:
+        request_id.begin([(b"x-request-id", b"mine")])
+        structlog.get_logger("of a test").warning("told")
+        logging.getLogger("another").warning("told as well")
+
+    try:
+        copy_context().run(work)
+        structlog.get_logger("of a test").warning("nobody")
+    finally:
+        handler.setStream(before)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [one.get("request_id") for one in lines] == ["mine", "mine", None]
+
+
+def test_what_requests_share_belongs_to_none() -> None:
+    seen: list[tuple[str, list[str]]] = []
+
+    async def flush(items: list[str]) -> None:
+        seen.append((request_id.CURRENT.get(), items))
+
+    async def work() -> None:
+        together: GroupCommit[str] = GroupCommit(flush, most=8)
+        request_id.begin([(b"x-request-id", b"mine")])
+        together.put("a write")
+        await together.drain()
+        assert request_id.CURRENT.get() == "mine"
+
+    asyncio.run(work())
+    assert seen == [("", ["a write"])]
