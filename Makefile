@@ -1,13 +1,14 @@
 # Every target installs what it needs into .venv (Python >= 3.11 is all that must be there).
 PYTHON ?= python3
 VENV := .venv
+DOCS := .venv-docs
 UPGRADE := --upgrade
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 
-.PHONY: run test check smoke demo words chaos bench deploy-test lint types format lock install clean
+.PHONY: run test check smoke docs demo words chaos bench deploy-test lint types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -32,6 +33,13 @@ types: install
 
 demo: install  ## walk through docs/demo.md in a small cluster of its own: every command is run, every output compared
 	$(BIN)/python -m benchmarks.demo $(ARGS)
+
+docs: install $(DOCS)/.installed  ## the documentation as a site: .site/html/index.html; a link that leads nowhere is an error
+	mkdir -p .site
+	env $$(grep -v '^#' .env.example | tr '\n' ' ') $(BIN)/python manage.py spectacular --file .site/openapi.yaml
+	$(BIN)/python -m docs.site.pages .site/openapi.yaml .site/source
+	$(DOCS)/bin/python -m sphinx -q -W --keep-going -E -b html -d .site/doctrees -c docs/site .site/source .site/html
+	@echo "built: .site/html/index.html"
 
 words: install  ## count every word of the standard library, on the running cluster
 	$(BIN)/python -m benchmarks.words $(ARGS)
@@ -59,11 +67,18 @@ $(STAMP): requirements/build.txt requirements/all.txt
 	$(PIP_INSTALL) --only-binary :all: --no-binary python-etcd,ydiff --no-build-isolation --use-pep517 -r requirements/all.txt
 	@touch $@
 
+# Sphinx is nothing that Tally runs with, or that its tests need.
+$(DOCS)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@touch $@
+
 lock: install  ## pin the newest versions that pyproject.toml allows, with hashes and without addresses; UPGRADE= keeps the versions there are
 	$(LOCK) $(UPGRADE) pyproject.toml -o requirements/production.txt
 	$(LOCK) $(UPGRADE) --all-extras --constraint requirements/production.txt pyproject.toml -o requirements/all.txt
 	$(LOCK) $(UPGRADE) --group build -o requirements/build.txt
+	$(LOCK) $(UPGRADE) --group docs -o requirements/docs.txt
 	$(LOCK) --constraint requirements/all.txt --group servers -o requirements/servers.txt
 
 clean:  ## the environment and caches; the cluster's data is destroyed by: manage.py cluster destroy
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) .site .mypy_cache .ruff_cache .pytest_cache .hypothesis
