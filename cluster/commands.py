@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import re
@@ -43,6 +44,8 @@ DESTROY_SECONDS = (0.3, 1.0, STOP_SECONDS)  # after each signal of `destroy`; tw
 TAKEOVER_SECONDS = 10.0  # of an upgrade's supervisor, from having the lock until the state names it
 SCALE_SECONDS = 120.0
 LOOK_SECONDS = 1.0  # between two looks of `autoscale`
+# Of `autoscale`, in parts of a processor. One process less of two has at most twice `low`, still less than `high`.
+API = autoscaling.Rule(least=2, most=4, high=0.7, low=0.3)
 BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
 SCALED = f"{', '.join(layout.SCALABLE)} or, for one shard, worker-SHARD"
 
@@ -164,40 +167,46 @@ def scale(options: argparse.Namespace, directory: Directory) -> int:
 
 
 def autoscale(options: argparse.Namespace, directory: Directory) -> int:
-    """Run as many workers of each shard as it needs, by the age of its journal, until Ctrl-C."""
-    least, most = options.worker
+    """Run as many workers of each shard as it needs, by the age of its journal, and as many API processes, by the processor
+    time that they use, until Ctrl-C."""
+    waits = {"up_seconds": options.up, "down_seconds": options.down}
     try:
-        rule = autoscaling.Rule(
-            least=least,
-            most=most,
-            late=options.late,
-            early=options.early,
-            up_seconds=options.up,
-            down_seconds=options.down,
-        )
+        workers = _rule(options.worker, high=options.late, low=options.early, **waits)
+        api = _rule(options.api, high=options.busy, low=options.idle, **waits)
     except ValueError as error:
         raise ClusterError(str(error)) from error
-    screen = console.Console()
-    courses: dict[int, autoscaling.Course] = {}
-    while state.supervisor(_current(directory)) is not None:
+    screen, usage = console.Console(), autoscaling.Usage()
+    courses: dict[str, autoscaling.Course] = {}
+
+    def look(name: str, rule: autoscaling.Rule, running: int, load: float | None, why: str) -> None:
+        course = courses.get(name)
+        if course is None or course.running != running:  # of `cluster scale`, or an order that failed
+            course = autoscaling.Course(running, since=time.monotonic())
+        courses[name] = autoscaling.look(rule, course, time.monotonic(), load)
+        if (wanted := courses[name].running) == running:
+            return
+        try:
+            wish = layout.scaled(_stored(directory), name, wanted)
+            _order(directory, wish, f"{name}={wanted}", {"counts": {name: wanted}})
+            screen.say(f"{name}={wanted}: {why}")
+        except ClusterError as error:
+            screen.say(str(error))
+
+    while state.supervisor(now := _current(directory)) is not None:
         stored, ages = _stored(directory), lanes.ages(directory)
         for shard in range(stored.shards):
-            running, age = stored.workers(shard), ages[shard] if ages else None
-            course = courses.get(shard)
-            if course is None or course.workers != running:  # of `cluster scale`, or an order that failed
-                course = autoscaling.Course(running, since=time.monotonic())
-            courses[shard] = autoscaling.look(rule, course, time.monotonic(), age)
-            if (wanted := courses[shard].workers) != running:
-                name = f"worker-{shard}"
-                try:
-                    _order(
-                        directory, layout.scaled(stored, name, wanted), f"{name}={wanted}", {"counts": {name: wanted}}
-                    )
-                    screen.say(f"{name}={wanted}: the journal's oldest entry waits for {age or 0:.1f} s")
-                except ClusterError as error:
-                    screen.say(str(error))
+            age = ages[shard] if ages else None
+            why = f"the journal's oldest entry waits for {age or 0:.1f} s"
+            look(f"worker-{shard}", workers, stored.workers(shard), age, why)
+        part = usage.look(time.monotonic(), state.processor_seconds(now, "api"))
+        look("api", api, stored.scale["api"], part, f"each uses {part or 0:.0%} of a processor")
         time.sleep(LOOK_SECONDS)
     raise ClusterError("the cluster does not run")
+
+
+def _rule(bounds: tuple[int, int], **more: float) -> autoscaling.Rule:
+    least, most = bounds
+    return autoscaling.Rule(least=least, most=most, **more)
 
 
 def balance(options: argparse.Namespace, directory: Directory) -> int:
@@ -345,19 +354,30 @@ def _parser() -> argparse.ArgumentParser:
         "count", type=_role_count, metavar="ROLE=N", help=f"{SCALED}; `worker` is for every shard"
     )
     scaling = add("autoscale", autoscale)
-    scaling.add_argument(
-        "--worker",
-        type=_bounds,
-        default=(1, 4),
-        metavar="N-M",
-        help="workers of each shard, at least and at most (default: 1-4)",
-    )
+    for role, bounds, what in (
+        ("worker", (1, 4), "workers of each shard"),
+        ("api", (API.least, API.most), "API processes"),
+    ):
+        scaling.add_argument(
+            f"--{role}",
+            type=functools.partial(_bounds, role),
+            default=bounds,
+            metavar="N-M",
+            help=f"{what}, at least and at most (default: {bounds[0]}-{bounds[1]})",
+        )
+    for name, value, what in (
+        ("busy", API.high, "API processes that each use more than this part of a processor ask for one more"),
+        ("idle", API.low, "API processes that each use less may be one less"),
+    ):
+        scaling.add_argument(
+            f"--{name}", type=_seconds, default=value, metavar="PART", help=f"{what} (default: {value:g})"
+        )
     usual = autoscaling.Rule(least=1, most=1)
     for name, value, what in (
-        ("late", usual.late, "an entry that waits for so many seconds asks for a worker more"),
-        ("early", usual.early, "with entries that wait for less there may be a worker less"),
-        ("up", usual.up_seconds, "seconds of the one before there is a worker more"),
-        ("down", usual.down_seconds, "seconds of the other before there is a worker less"),
+        ("late", usual.high, "an entry that waits for so many seconds asks for a worker more"),
+        ("early", usual.low, "with entries that wait for less there may be a worker less"),
+        ("up", usual.up_seconds, "seconds of too much before there is a process more"),
+        ("down", usual.down_seconds, "seconds of too little before there is a process less"),
     ):
         scaling.add_argument(
             f"--{name}", type=_seconds, default=value, metavar="SECONDS", help=f"{what} (default: {value:g})"
@@ -389,9 +409,9 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
-def _bounds(text: str) -> tuple[int, int]:
+def _bounds(role: str, text: str) -> tuple[int, int]:
     least, _, most = text.partition("-")
-    whole = _whole(1, layout.SCALABLE["worker"][1])
+    whole = _whole(1, layout.SCALABLE[role][1])
     return whole(least), whole(most or least)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -91,6 +92,17 @@ def write(directory: Directory, state: State) -> None:
 def supervisor(state: State) -> psutil.Process | None:
     """The supervisor that wrote this state, if it still runs."""
     return known(state.supervisor)
+
+
+def processor_seconds(state: State, role: str) -> dict[int, float]:
+    """The processor time in seconds that each running process of a role has used since it began, by its process id."""
+    used: dict[int, float] = {}
+    for row in state.processes:
+        if row["role"] == role and row["state"] == "running" and (process := known(row)) is not None:
+            with suppress(psutil.Error):  # it ended just now
+                times = process.cpu_times()
+                used[process.pid] = times.user + times.system
+    return used
 
 
 def current(directory: Directory) -> State:

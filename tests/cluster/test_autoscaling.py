@@ -1,9 +1,12 @@
-"""`cluster autoscale` with real workers: one more while a worker stands still, and one less afterwards."""
+"""`cluster autoscale` with real processes: a worker more while one stands still, and one less afterwards; an API process more
+while they are busy."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 
@@ -12,23 +15,48 @@ from tests.support.commands import MANAGE, ROOT, clean
 from tests.support.journal import lane_of
 
 SHARD = 1
-QUICK = ("--late", "0.5", "--early", "0.4", "--up", "0.5", "--down", "0.5", "--worker", "1-2")
+
+
+@contextmanager
+def autoscaling(cluster: Cluster, *options: str) -> Iterator[list[str]]:
+    """`cluster autoscale` for as long. The list has what it said, afterwards."""
+    said: list[str] = []
+    command = [*MANAGE, "cluster", "autoscale", "--dir", str(cluster.dir), "--up", "0.5", *options]
+    with subprocess.Popen(command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, text=True) as scaling:
+        try:
+            yield said
+        finally:
+            scaling.send_signal(signal.SIGINT)
+            said.append(scaling.communicate(timeout=30)[0])
 
 
 def test_a_shard_whose_journal_grows_old_gets_another_worker_for_as_long(
     cluster: Cluster, client: httpx.Client, key: str
 ) -> None:
     key = next(one for n in range(99) if lane_of(one := f"{key}:{n}").shard == SHARD)
-    command = [*MANAGE, "cluster", "autoscale", "--dir", str(cluster.dir), *QUICK]
-    workers = cluster.processes("worker", SHARD)
-    with subprocess.Popen(command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, text=True) as scaling:
-        try:
-            with frozen(*workers):
-                client.post(f"/v1/counters/{key}/increments", json={"delta": 3}).raise_for_status()
-                eventually(lambda: value_of(client, key) == 3)  # by a worker that was not there
-            names = [row["name"] for row in workers]
-            eventually(lambda: [row["name"] for row in cluster.processes("worker", SHARD)] == names)
-        finally:
-            scaling.send_signal(signal.SIGINT)
-        said = scaling.communicate(timeout=30)[0]
-    assert f"worker-{SHARD}=2: the journal's oldest entry waits for" in said
+    workers, api = cluster.processes("worker", SHARD), len(cluster.processes("api"))
+    quick = ("--late", "0.5", "--early", "0.4", "--down", "0.5", "--worker", "1-2", "--api", str(api))
+    with autoscaling(cluster, *quick) as said:
+        with frozen(*workers):
+            client.post(f"/v1/counters/{key}/increments", json={"delta": 3}).raise_for_status()
+            eventually(lambda: value_of(client, key) == 3)  # by a worker that was not there
+        names = [row["name"] for row in workers]
+        eventually(lambda: [row["name"] for row in cluster.processes("worker", SHARD)] == names)
+    assert f"worker-{SHARD}=2: the journal's oldest entry waits for" in said[0]
+
+
+def test_api_processes_that_are_busy_get_another_one(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    api, workers = len(cluster.processes("api")), len(cluster.processes("worker", SHARD))
+    bounds = ("--api", f"{api}-{api + 1}", "--worker", str(workers), "--late", "999")
+    try:
+        with autoscaling(cluster, *bounds, "--busy", "0.02", "--idle", "0") as said:
+            answered: set[str] = set()
+
+            def another_one_serves() -> bool:
+                answered.update(client.get(f"/v1/counters/{key}").headers["Tally-Node"] for _ in range(100))
+                return len(answered) == api + 1
+
+            eventually(another_one_serves, seconds=60)
+        assert f"api={api + 1}: each uses" in said[0]
+    finally:
+        cluster.manage("cluster", "scale", f"api={api}", "--dir", str(cluster.dir))
