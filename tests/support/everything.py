@@ -37,14 +37,15 @@ def modules(folder: str) -> list[str]:
 
 
 def runs() -> list[list[str]]:
-    """Every test module, in runs that take about as long as each other: tests on the cluster, those that need none,
-    two that break the cluster, and those of clusters with another layout."""
+    """Every test module, in runs that take about as long as each other: tests on the cluster, those that need none and a
+    few long ones, two that break the cluster, and those of clusters with another layout."""
     faults = ("healing", "keys", "likes", "steering", "switchover", "timelines", "write_quorum")
     third = [f"tests/cluster/test_{name}.py" for name in ("ingest", "reads_after", "reconciliation")]
     third += [f"tests/faults/test_{name}.py" for name in faults]
     without_cluster = ("archive", "cluster_layout", "demo", "front", "journal_in_production", "nginx", "programs")
     alone = [f"{OTHER_CLUSTERS}/test_{name}.py" for name in ("backup", "barman", "full_disk")]
     second = [*modules("tests/unit"), *alone, *(f"tests/tools/test_{name}.py" for name in without_cluster)]
+    second += ["tests/tools/test_bench.py", *(f"tests/cluster/test_{name}.py" for name in ("contract", "tutorial"))]
     fifth = [path for path in modules(OTHER_CLUSTERS) if path not in second]
     others = (*second, *third, *fifth)
     fourth = [path for path in modules("tests/faults") if path not in others]
