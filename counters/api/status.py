@@ -142,8 +142,9 @@ class Chart(NamedTuple):
 
 
 def chart(figure: Figure) -> Chart:
-    """The drawing of a figure; a gap where it is not known."""
-    known = [value for value in figure.values if value is not None]
+    """The drawing of a figure; a gap where it is not known. The highest value may be the one of now, which no bucket has
+    yet."""
+    known = [value for value in (*figure.values, figure.now) if value is not None]
     most = max(known, default=0.0)
     runs = _runs(figure.values, most or 1.0)
     line = " ".join(f"M{' L'.join(f'{x:g} {y:g}' for x, y in run)}" for run in runs)

@@ -177,6 +177,12 @@ def test_a_chart_stays_in_its_box_and_has_gaps() -> None:
     assert {(0 <= float(x) <= WIDTH, 0 <= float(y) <= HEIGHT) for x, y in points} == {(True, True)}
 
 
+def test_the_highest_value_may_be_that_of_now() -> None:
+    drawn = chart(Figure("x", "Title", "s", 4.0, [0.0, 1.0]))
+    assert (drawn.now, drawn.most) == ("4 s", "4 s")
+    assert drawn.line == "M0 62 L300 47"
+
+
 def test_a_chart_of_what_nobody_knows() -> None:
     assert chart(Figure("x", "Title", "", None, [None] * 3)) == ("Title", "unknown", "unknown", "", "")
 
