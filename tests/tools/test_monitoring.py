@@ -20,6 +20,7 @@ from tests.support.cluster import Cluster, eventually, frozen
 from tests.support.commands import ROOT
 
 HOME = ROOT / "monitoring"
+RUNBOOK = ROOT / "docs" / "runbook.md"
 METRIC = re.compile(r"\b(?:tally|patroni|etcd|flower)_\w+")
 
 
@@ -44,6 +45,29 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["annotations"]["summary"]
         assert len(rule["annotations"]["description"]) > 40
+
+
+def test_each_alert_has_its_section_in_the_runbook() -> None:
+    sections = re.findall(r"^### (\w+)\n\n(.*?)(?=^#|\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
+    assert sorted(name for name, _ in sections) == sorted(rule["alert"] for rule in rules())
+    severities = {rule["alert"]: rule["labels"]["severity"] for rule in rules()}
+    for name, text in sections:
+        assert re.findall(r"^- \*\*(\w+):\*\*", text, re.MULTILINE) == ["Means", "Look", "Do"], name
+        assert text.startswith(f"- **Means:** {severities[name]}. "), name
+    for rule in rules():
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+def test_each_alert_has_a_test_in_which_it_fires() -> None:
+    """promtool runs them: test_promtool_agrees."""
+    expected = {
+        name
+        for test in yaml.safe_load((HOME / "alerts.test.yml").read_text())["tests"]
+        for one in test["promql_expr_test"]
+        for sample in one["exp_samples"]
+        for name in re.findall(r'alertname="(\w+)"', one["expr"] + sample["labels"])
+    }
+    assert expected == {rule["alert"] for rule in rules()}
 
 
 def test_every_metric_of_an_alert_is_exposed_by_a_running_cluster(cluster: Cluster) -> None:
