@@ -326,7 +326,7 @@ def _upkeep(facts: Facts) -> Iterator[Finding]:
                 f"shard-{shard}-partitions",
                 "warning",
                 f"Its partitions by time were last made {age / 3600:.0f} hours ago. Some days are made ahead; after them "
-                "no write can be applied.",
+                "rows go to the default partition, and old rows stay.",
                 "See that beat and a spill worker run: `manage.py cluster status`.",
             )
 
