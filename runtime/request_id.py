@@ -1,7 +1,8 @@
 """Which request this code works for: its id is in the answer, in every problem document and in every log line.
 
-nginx passes on the caller's `X-Request-ID`, or the trace id of its `traceparent`, or makes one. Work that many requests
-share belongs to none: it begins in a context of `nobody`.
+It is the caller's `X-Request-ID`, or the trace id of its `traceparent`, or a new one; nginx, which goes by the same rules,
+passes it on. Work that many requests share belongs to none: it begins in a context of `nobody`. What leads from a request to
+such work is the id of its write (`Made`).
 """
 
 from __future__ import annotations
@@ -14,19 +15,35 @@ from typing import Any
 HEADER = "X-Request-ID"
 _KEY = HEADER.lower().encode()
 _GOOD = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 CURRENT: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class Made:
+    """What a request has made: the id of its write, "" if there is none (yet)."""
+
+    __slots__ = ("write",)
+
+    def __init__(self) -> None:
+        self.write = ""
+
+
+MADE: ContextVar[Made | None] = ContextVar("made", default=None)
 
 
 def begin(headers: list[tuple[bytes, bytes]]) -> str:
     """The id of a request with these headers, from here on that of this context: its own, or a new one if it has none
-    that is good."""
-    found = ""
+    that is good. Nothing is made yet."""
+    found = trace = ""
     for name, value in headers:
         if name == _KEY and _GOOD.fullmatch(value):
             found = value.decode()
             break
-    found = found or secrets.token_hex(16)
+        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
+            trace = match[1].decode()
+    found = found or trace or secrets.token_hex(16)
     CURRENT.set(found)
+    MADE.set(Made())
     return found
 
 

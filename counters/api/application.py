@@ -50,6 +50,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _REQUEST_ID = request_id.HEADER.encode()
 _PROBLEM = problems.MEDIA_TYPE.encode()
 NODE = "Tally-Node"  # header of every answer
+_WRITE = b"Tally-Write"  # header of the answer to a write: its id, by which nginx' log leads to the batch
 _LOAD_SECONDS = 1.0  # between tries to load the topology and the keys
 _TAKEN_SECONDS = 30.0  # for a client to take the next piece of a stream
 _MOST_REFUSALS = 1000  # answers to requests over a quota that are kept encoded
@@ -266,8 +267,10 @@ def _raw(response: Any) -> Raw:
 
 
 def _named(answer: Raw, id: bytes) -> Raw:
-    """An answer with the request's id: as a header, and in a problem document, too."""
+    """An answer with the request's id: as a header, and in a problem document, too; and with the id of its write."""
     answer.headers.append((_REQUEST_ID, id))
+    if (made := request_id.MADE.get()) is not None and made.write:
+        answer.headers.append((_WRITE, made.write.encode()))
     if answer.status < HTTPStatus.BAD_REQUEST or not answer.body.endswith(b"}") or not _is_problem(answer.headers):
         return answer
     body = b'%b,"request_id":"%b"}' % (answer.body[:-1], id)

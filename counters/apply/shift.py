@@ -21,6 +21,7 @@ spill queues are in `spill`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence, Set
 from contextlib import closing, suppress
@@ -63,6 +64,7 @@ CURRENT = f"SELECT key, value, version FROM {WANTED}"  # noqa: S608 - a constant
 CURSOR = "SELECT last_version FROM apply_state WHERE lane = %s"
 APPLIED_BEFORE = "SELECT id, deferred IS NOT NULL FROM ledger WHERE lane = %s AND id = ANY(%s) ORDER BY position"
 
+_MOST_NAMED = 20  # batches of a transaction that a log line names
 _FAREWELL_SECONDS = 0.05  # how long an ending shift waits for the replicas of its last commits
 _WAIT_AFTER_FAILURE = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 
@@ -149,10 +151,15 @@ class Shift:
         RETRIES.labels(self.lane.shard).inc()
         pause = _WAIT_AFTER_FAILURE[min(self._failures, len(_WAIT_AFTER_FAILURE) - 1)]
         self._failures += 1
-        log.warning(
-            "apply_retry", shard=self.lane.shard, lane=self.lane.number, error=str(error).strip(), seconds=pause
-        )
+        window = self._window if self._window.end > self._cursor else Window(0, 0)  # that one is applied
+        log.warning("apply_retry", **self._named(window), error=str(error).strip(), seconds=pause)
         self._stopping.wait(pause)
+
+    def _named(self, window: Window) -> dict[str, Any]:
+        """Fields of a log line on a transaction: its lane, how many batches it has, and the ids of the first."""
+        batches = window.batches
+        named = [placed.batch.id.hex() for placed in batches[:_MOST_NAMED]]
+        return {"shard": self.lane.shard, "lane": self.lane.number, "count": len(batches), "batches": named}
 
     def _renew(self) -> None:
         """Take or renew the lease. Raises `LeaseLost`."""
@@ -256,6 +263,8 @@ class Shift:
         if window.batches:
             window = self._window = self._without_stale(window)
             done = transaction.apply(conn, self.lane, window)
+            if log.is_enabled_for(logging.DEBUG):
+                log.debug("batches_applied", **self._named(window), new=len(done.fresh))
             self._after_commit(conn, window, done)
             batches = [placed.batch for placed in window.batches]
             self._completion.add(batches, window.size, done.written, done.deferred)

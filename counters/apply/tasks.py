@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 import psycopg
 import structlog
-from celery import shared_task
+from celery import current_task, shared_task
 from celery.signals import celeryd_after_setup, heartbeat_sent, worker_process_init, worker_shutting_down
 from celery.worker import state
 from django.conf import settings
@@ -62,7 +62,8 @@ def apply(shard: int, lane: int, queue: str = FRESH) -> dict[str, int | str]:
     worker = _setup().worker
     if worker is None or not worker.takes(named):
         raise ValueError(f"this worker does not apply lane {named}")
-    report = worker.apply(named)
+    with structlog.contextvars.bound_contextvars(task=current_task.request.id):
+        report = worker.apply(named)
     _end_if_too_large()
     return report.as_dict()
 

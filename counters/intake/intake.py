@@ -9,6 +9,7 @@ what of each write is spilled or refused, and the flush is sent again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -33,8 +34,10 @@ from counters.intake.room import Guard, NoRoom
 from counters.intake.turns import Turns
 from counters.intake.writes import Accepted, Write, without
 from counters.write_id import WriteId
+from runtime import request_id
 from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
+from runtime.request_id import Made
 from sharding import topology
 from sharding.lanes import Lane
 
@@ -48,6 +51,7 @@ LIMITED = Counter("tally_keys_limited_total", "Keys of writes that were refused 
 FLUSH_SIZE = Histogram(
     "tally_flush_writes", "Writes in one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
 )
+_MOST_NAMED = 20  # requests of a flush that a log line names
 _MOST_TRIES = 100  # of a flush that exceeds limits: each time, other processes have taken what was left
 log = structlog.get_logger(__name__)
 
@@ -66,15 +70,19 @@ def limits() -> Limits:
 
 @dataclass(slots=True, eq=False)
 class _Submitted:
-    """`write` is what is to be appended: `asked`, without `shed`."""
+    """`write` is what is to be appended: `asked`, without `shed`. `request` and `made`: whose it is, if a request's."""
 
     asked: Write
     accepted: asyncio.Future[Accepted]
     write: Write
     since: float  # by the loop's clock
+    request: str
+    made: Made | None
     shed: Shed = NOTHING_SHED
 
     def answer(self, accepted: Accepted) -> None:
+        if self.made is not None:
+            self.made.write = str(accepted.id)
         if not self.accepted.done():  # the request may have been cancelled
             self.accepted.set_result(accepted)
 
@@ -118,7 +126,8 @@ class Intake:
         if self._flushes.waiting >= settings.TALLY.max_writing:
             REFUSED.labels("overload").inc()
             raise JournalUnavailable("the journal is slow, and too many writes wait for it; this one was not taken")
-        submitted = _Submitted(write, self._loop.create_future(), write, self._loop.time())
+        request, made = request_id.CURRENT.get(), request_id.MADE.get()
+        submitted = _Submitted(write, self._loop.create_future(), write, self._loop.time(), request, made)
         self._flushes.put(submitted, write.size)
         return submitted.accepted
 
@@ -135,7 +144,7 @@ class Intake:
                 writes = await self._flush_distinct(writes)
         except Exception as error:
             if not isinstance(error, JournalUnavailable):
-                log.exception("flush_failed", writes=len(writes))
+                log.exception("flush_failed", writes=len(writes), requests=_requests(writes))
             for one in writes:
                 if not one.accepted.done():
                     REFUSED.labels("journal").inc()
@@ -210,6 +219,8 @@ class Intake:
         ACCEPTED.inc(len(writes))
         ACCEPTED_INCREMENTS.inc(sum(sum(one.write.increments.values()) for one in writes))
         self._untold.keep(counts, told)
+        if log.is_enabled_for(logging.DEBUG):
+            log.debug("batch_appended", batch=id.hex, writes=len(writes), requests=_requests(writes))
         for lane in appended.unattended:
             dispatch.send_soon(lane)
 
@@ -285,6 +296,11 @@ class _Untold:
                 self.by_key.pop(key, None)
             else:
                 self.by_key[key] = self.by_key.get(key, 0) + count
+
+
+def _requests(writes: list[_Submitted]) -> list[str]:
+    """The ids of the first requests of a flush."""
+    return [one.request for one in writes[:_MOST_NAMED]]
 
 
 def _count(one: _Submitted) -> None:

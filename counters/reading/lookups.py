@@ -19,6 +19,7 @@ from counters.reading import cache, reads
 from counters.reading.misses import Misses
 from counters.reading.popularity import Popularity
 from counters.reading.reads import Counter
+from runtime import request_id
 from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
 from sharding import topology
@@ -96,7 +97,7 @@ class Lookups:
             self._refresh = None
 
     def _started(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=request_id.nobody())
         self._running.add(task)  # the loop keeps no strong reference
         task.add_done_callback(self._running.discard)
         return task

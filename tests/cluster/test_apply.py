@@ -109,6 +109,9 @@ def test_a_bad_batch_is_set_aside_and_the_lane_goes_on(cluster: Cluster, client:
         assert "format" in kept[list(bad)[1]].reason
         shown = json.loads(cluster.manage("journal", "--json").stdout)[lane.shard]["set_aside"]
         assert {(one["lane"], one["id"]) for one in shown} >= {(str(lane), id.hex) for id in bad}
+        logs = "".join(log.read_text() for log in (cluster.dir / "logs").glob("worker-*.log"))
+        lines = [json.loads(line) for line in logs.splitlines() if '"batch_set_aside"' in line]
+        assert {line["batch"] for line in lines} >= {id.hex for id in bad}
     finally:
         said = [cluster.command("journal", "--discard", id.hex) for id in bad]
     assert said == [f"forgotten: {id.hex}" for id in bad]

@@ -47,3 +47,21 @@ def test_a_body_that_is_too_large_is_named_too(cluster: Cluster) -> None:
     answer = httpx.post(f"http://127.0.0.1:{port}/v1/increments", content=body, headers={"X-Request-ID": "large"})
     assert answer.status_code == 413
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"] == "large"
+
+
+@WAYS
+def test_the_answer_to_a_write_names_it(client: httpx.Client, key: str, way: dict[str, str]) -> None:
+    """nginx' log leads from the request to the batch by this header."""
+    path = f"/v1/counters/{key}"
+    one = client.post(f"{path}/increments", json={"delta": 1}, headers={**way, "Idempotency-Key": key})
+    again = client.post(f"{path}/increments", json={"delta": 1}, headers={**way, "Idempotency-Key": key})
+    many = client.post("/v1/increments", json={"keys": [key, f"{key}:b"], "deltas": [1, 2]}, headers=way)
+    for answer in (one, again, many):
+        assert answer.raise_for_status().headers["Tally-Write"] == answer.json()["id"]
+    assert one.headers["Tally-Write"] == again.headers["Tally-Write"]
+    put = client.put(path, json={"value": 7}, headers=way).raise_for_status()
+    assert client.get(f"/v1/writes/{put.headers['Tally-Write']}").json()["status"] == "applied"
+    refused = client.put(path, json={"value": 8}, headers={**way, "If-Match": '"1"'})
+    assert refused.status_code == 412
+    assert refused.headers["Tally-Write"] == refused.json()["id"]
+    assert "Tally-Write" not in client.get(path, headers=way).headers

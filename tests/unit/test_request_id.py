@@ -15,6 +15,8 @@ import structlog
 from runtime import request_id
 from runtime.group_commit import GroupCommit
 
+TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
+
 
 def begun(*values: bytes) -> str:
     """The id of a request with these headers."""
@@ -31,6 +33,20 @@ def test_a_good_id_is_kept() -> None:
 def test_any_other_is_replaced(value: bytes) -> None:
     assert re.fullmatch("[0-9a-f]{32}", begun(value))
     assert begun(value) != begun(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "id"),
+    [
+        ([], TRACE),
+        ([(b"x-request-id", b"mine")], b"mine"),
+        ([(b"x-request-id", b"two words")], TRACE),
+    ],
+)
+def test_a_trace_is_an_id_unless_the_caller_has_another(given: list[tuple[bytes, bytes]], id: bytes) -> None:
+    trace = (b"traceparent", b"00-" + TRACE + b"-00f067aa0ba902b7-01")
+    for headers in ([trace, *given], [*given, trace]):
+        assert copy_context().run(request_id.begin, headers) == id.decode()
 
 
 def test_a_log_line_has_it() -> None:
