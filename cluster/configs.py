@@ -46,6 +46,10 @@ class NginxSettings:
     access_log_percent: int = 0
     trusted_proxies: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.access_log_percent <= 100:
+            raise ClusterError(f"TALLY_ACCESS_LOG_PERCENT: {self.access_log_percent} is not from 0 to 100")
+
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> NginxSettings:
         """From the environment of Tally's processes. Raises `ClusterError`."""

@@ -618,6 +618,10 @@ def test_nginx_limits_clients_as_the_settings_say(tmp_path: Path, monkeypatch: p
     text = (directory["nginx"] / "nginx.conf").read_text()
     assert "limit_conn addresses 7;" in text
     assert re.findall(r"set_real_ip_from (\S+);", text) == ["192.0.2.0/24", "2001:db8::1/128"]
+    monkeypatch.setenv("TALLY_ACCESS_LOG_PERCENT", "101")
+    with pytest.raises(ClusterError, match="TALLY_ACCESS_LOG_PERCENT: 101 is not from 0 to 100"):
+        prepare.planner(directory, Asked(port=0))
+    monkeypatch.setenv("TALLY_ACCESS_LOG_PERCENT", "7")
     monkeypatch.setenv("TALLY_TRUSTED_PROXIES", '"everybody"')
     with pytest.raises(ClusterError, match="TALLY_TRUSTED_PROXIES: '\"everybody\"' is no list of networks"):
         prepare.planner(directory, Asked(port=0))
