@@ -95,6 +95,13 @@ _LIMIT_HEADERS = {
         "schema": {"type": "integer", "minimum": 1},
     },
 }
+WRITING = ("/v1/counters", "/v1/increments", "/v1/likes")  # how the paths of calls that write begin
+_WRITE = {
+    "Tally-Write": {
+        "description": "The id of the write that the request has made: `GET /v1/writes/{write_id}` says what became of it.",
+        "schema": {"type": "string"},
+    }
+}
 _HOST = "The Host is not one that is served here."
 
 
@@ -123,20 +130,22 @@ def add_components(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     request body as required."""
     components = result.setdefault("components", {})
     components.setdefault("schemas", {}).update(COMPONENTS)
-    components.setdefault("headers", {}).update(_NODE | _LIMIT_HEADERS)
+    components.setdefault("headers", {}).update(_NODE | _LIMIT_HEADERS | _WRITE)
     for path, calls in result["paths"].items():
-        for call in calls.values():
+        for method, call in calls.items():
             if "requestBody" in call:
                 call["requestBody"]["required"] = True
             for status, answer in call["responses"].items():
-                references = {name: {"$ref": f"#/components/headers/{name}"} for name in _headers(path, status)}
+                references = {name: {"$ref": f"#/components/headers/{name}"} for name in _headers(method, path, status)}
                 answer.setdefault("headers", {}).update(references)
     return result
 
 
-def _headers(path: str, status: str) -> list[str]:
-    """The headers that every such answer of a path has."""
+def _headers(method: str, path: str, status: str) -> list[str]:
+    """The headers that such an answer of a path has."""
     names = list(_NODE)
+    if method != "get" and path.startswith(WRITING) and status in ("200", "202"):
+        names += _WRITE
     if path.startswith(COUNTED):
         names += [name for name in _LIMIT_HEADERS if name != "Retry-After" or status == "429"]
     return names

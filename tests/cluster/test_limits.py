@@ -375,4 +375,4 @@ def test_the_schema_tells_of_limits_where_there_are_some(client: httpx.Client) -
                 assert ({"RateLimit", "RateLimit-Policy"} <= named) == is_counted
                 assert ("Retry-After" in named) == (status == "429")
     of_limits = {"RateLimit", "RateLimit-Policy", "Retry-After"}
-    assert set(document["components"]["headers"]) == of_limits | {"Tally-Node", "X-Request-ID"}
+    assert set(document["components"]["headers"]) == of_limits | {"Tally-Node", "Tally-Write", "X-Request-ID"}
