@@ -48,6 +48,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _REQUEST_ID = request_id.HEADER.encode()
+_OUTCOMES = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED}
 _PROBLEM = problems.MEDIA_TYPE.encode()
 NODE = "Tally-Node"  # header of every answer
 _WRITE = b"Tally-Write"  # header of the answer to a write: its id, by which nginx' log leads to the batch
@@ -267,11 +268,14 @@ def _raw(response: Any) -> Raw:
 
 
 def _named(answer: Raw, id: bytes) -> Raw:
-    """An answer with the request's id: as a header, and in a problem document, too; and with the id of its write."""
+    """An answer with the request's id: as a header, and in a problem document, too; and with the id of its write. What has
+    become of a write (`_OUTCOMES`) is the same document whoever asks: a repeat with its `Idempotency-Key` gets it again."""
     answer.headers.append((_REQUEST_ID, id))
     if (made := request_id.MADE.get()) is not None and made.write:
         answer.headers.append((_WRITE, made.write.encode()))
-    if answer.status < HTTPStatus.BAD_REQUEST or not answer.body.endswith(b"}") or not _is_problem(answer.headers):
+    if answer.status < HTTPStatus.BAD_REQUEST or answer.status in _OUTCOMES or not answer.body.endswith(b"}"):
+        return answer
+    if not _is_problem(answer.headers):
         return answer
     body = b'%b,"request_id":"%b"}' % (answer.body[:-1], id)
     headers = [header for header in answer.headers if header[0].lower() != b"content-length"]

@@ -253,13 +253,14 @@ class FieldError(msgspec.Struct):
 
 
 class ProblemDocument(msgspec.Struct, omit_defaults=True):
-    """RFC 9457. `request_id` is that of the header X-Request-ID: name it to whoever operates Tally."""
+    """RFC 9457. `request_id` is that of the header X-Request-ID: name it to whoever operates Tally. The outcome of a write
+    (409, 412) has the write's `id` instead."""
 
     type: str
     title: str
     status: int
     detail: str
-    request_id: str
+    request_id: str = ""
     errors: list[FieldError] = []
 
 
