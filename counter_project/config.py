@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_network
@@ -51,6 +52,11 @@ def _limit(unit: str, description: str, *, in_admin: bool = False, **field: Any)
     return Field(description=description, json_schema_extra={"unit": unit, "in_admin": in_admin}, **field)
 
 
+def _host_name() -> str:
+    """The host's name, as far as a process may be called so."""
+    return re.sub(r"[^!-~]", "", socket.gethostname())[:100] or "local"
+
+
 class _Environment(EnvSettingsSource):
     """The environment. A setting missing from it is read from the file that `<NAME>_FILE` names."""
 
@@ -83,9 +89,10 @@ class Config(BaseSettings):
         description="Where Flower is, for the link that /status shows to staff; empty: no link.",
     )
     node_id: str = Field(
-        default="local",
+        default_factory=_host_name,
         pattern="^[!-~]{1,100}$",
-        description="Name of this process in `Tally-Node`, /health, logs and metrics: 1 to 100 printable ASCII characters, no spaces.",
+        description="Name of this process in `Tally-Node`, /health, logs and metrics: 1 to 100 printable ASCII characters, no spaces. "
+        "The host's name by default.",
     )
     proxy_secret: SecretStr = Field(
         default=SecretStr(""),
@@ -621,7 +628,7 @@ def markdown() -> str:
     """The table of all settings in docs/settings.md."""
     rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
     for name, field in Config.model_fields.items():
-        default = "required" if field.is_required() else f"`{field.default}`"
+        default = "required" if field.is_required() else "" if field.default_factory else f"`{field.default}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
 

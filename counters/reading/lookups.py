@@ -57,7 +57,7 @@ class Lookups:
     async def _look_up(self, lookups: list[_Asked]) -> None:
         keys = [key for asked in lookups for key in asked.keys]
         self._popularity.count(keys)
-        LOOKED_UP.inc(len(keys))
+        LOOKED_UP.inc(len(set(keys)))  # as often as those that are missed are counted
         entries, due = await cache.get_many_on(self._connection, keys)
         left = []
         for asked in lookups:

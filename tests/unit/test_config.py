@@ -168,3 +168,15 @@ def test_a_command_stops_with_the_sentence() -> None:
     assert done.returncode == 1
     assert "TALLY_LOG_LEVEL" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("app-7", "app-7"), ("büro pc", "bropc"), ("x" * 200, "x" * 100), ("é", "local")]
+)
+def test_a_process_is_called_as_its_host_unless_told_otherwise(
+    environ: pytest.MonkeyPatch, host: str, name: str
+) -> None:
+    environ.setattr("socket.gethostname", lambda: host)
+    assert load().node_id == name
+    environ.setenv("TALLY_NODE_ID", "api-1")
+    assert load().node_id == "api-1"
