@@ -20,6 +20,7 @@ from likes.api.calls import LikeCalls  # noqa: E402
 for collector in (
     gauges.CopiesCollector,
     gauges.LagCollector,
+    gauges.LaneCollector,
     gauges.ArchiveCollector,
     gauges.BalancerCollector,
     gauges.BreakerCollector,

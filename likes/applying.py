@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import psycopg
 from django.conf import settings
+from prometheus_client import Counter as Metric
 from prometheus_client import Histogram
 
 from counters.apply import arrays
@@ -31,6 +32,11 @@ LAG = Histogram(
     "Age of the oldest event in a transaction of the copy by user, from its acceptance to the commit",
     ["shard"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
+)
+EVENTS = Metric(
+    "tally_likes_events_total",
+    "Events of likes that were applied, late ones and repeats among them",
+    ["shard", "action"],
 )
 # Without it, a plan made while a table is small would read all of it for each row that is looked for, also when it has grown.
 PROBES, ANY_SCAN = "SET LOCAL enable_seqscan = off", "SET LOCAL enable_seqscan TO DEFAULT"
@@ -186,6 +192,13 @@ class Likes:
         by_user = (version for version, events in found if any(key.startswith(LIKERS) for key in events.keys))
         if (oldest := next(by_user, None)) is not None:
             LAG.labels(shard).observe(max(0, now - oldest) / 1e6)
+        likes = unlikes = 0
+        for _, events in found:
+            said = [liked for key, liked in zip(events.keys, events.columns[1], strict=True) if key.startswith(COUNTS)]
+            likes += sum(said)
+            unlikes += len(said) - sum(said)
+        EVENTS.labels(shard, "like").inc(likes)
+        EVENTS.labels(shard, "unlike").inc(unlikes)
 
 
 def _columns(events: Events) -> _Columns:

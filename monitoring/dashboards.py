@@ -103,6 +103,15 @@ DASHBOARDS: dict[str, tuple[Panel, ...]] = {
             f"{rate('tally_increments_accepted_total')} / {rate('tally_rows_written_total')}",
             "folded",
         ),
+        Panel(
+            "Oldest batch of each lane", "s", greatest("tally_lane_age_seconds", "shard, lane"), "{{shard}}.{{lane}}"
+        ),
+        Panel(
+            "Lanes of each worker",
+            "short",
+            "sum by (worker) (max by (shard, lane, worker) (tally_lane_worker))",
+            "{{worker}}",
+        ),
         Panel("Batches not yet replicated", "short", "sum by (shard) (tally_batches_uncompleted)", "shard {{shard}}"),
         Panel("Transactions repeated", "ops", rate("tally_apply_retries_total", "shard"), "shard {{shard}}"),
         Panel(
@@ -141,6 +150,7 @@ DASHBOARDS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "p99 until it is shown to the user", "s", p99("tally_likes_copy_lag_seconds", "shard"), "shard {{shard}}"
         ),
+        Panel("Events applied", "ops", rate("tally_likes_events_total", "shard, action"), "shard {{shard}} {{action}}"),
         Panel("Repeats, not written again", "ops", rate("tally_likes_repeats_total"), "repeats"),
     ),
     "overload": (

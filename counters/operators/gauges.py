@@ -22,7 +22,7 @@ from counters.apply import dead_letters, partitions
 from counters.intake import copies, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
-from counters.operators import balancing, health
+from counters.operators import balancing, health, queues
 from counters.operators import breakers as operated
 from replication import archiving, healing, status
 from replication.archiving import Archiving
@@ -261,6 +261,34 @@ class LagCollector(Collector):
 def _lags() -> Looks[Mapping[str, Result]]:
     checks = {str(shard): partial(status.lags, shard, health.SECONDS) for shard in range(settings.TALLY.shard_count)}
     return Looks(checks, lambda results, _began: results, seconds=health.SECONDS, fresh_seconds=_SERVERS_FRESH_SECONDS)
+
+
+class LaneCollector(Collector):
+    """The lanes: what waits in each, and who applies it. For API processes."""
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without values: registration needs no Redis."""
+        return [
+            GaugeMetricFamily("tally_lane_entries", "Batches in the lane's fresh queue", labels=["shard", "lane"]),
+            GaugeMetricFamily(
+                "tally_lane_age_seconds", "Age of the oldest of them; 0 if there is none", labels=["shard", "lane"]
+            ),
+            GaugeMetricFamily(
+                "tally_lane_worker", "1 for the worker that applies the lane now", labels=["shard", "lane", "worker"]
+            ),
+        ]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with their values, or without while Redis is down."""
+        entries, ages, workers = families = list(self.describe())
+        with suppress(RedisError):
+            for one in breakers.journal().call(queues.look).lanes:
+                shard, _, lane = one.lane.partition(".")
+                entries.add_metric([shard, lane], one.batches)
+                ages.add_metric([shard, lane], one.age)
+                if one.holder:
+                    workers.add_metric([shard, lane, one.holder], 1)
+        return families
 
 
 class PoolCollector(Collector):

@@ -37,21 +37,20 @@ def modules(folder: str) -> list[str]:
 
 
 def runs() -> list[list[str]]:
-    """Every test module, in runs that take about as long as each other: tests on the cluster, those that need none and a
-    few long ones, two that break the cluster, and those of clusters with another layout."""
-    faults = ("healing", "keys", "likes", "steering", "switchover", "timelines", "write_quorum")
+    """Every test module, in runs that take about as long as each other. More than four do not end earlier: they use both
+    processors as it is."""
+    faults = ("healing", "keys", "likes", "steering", "stops", "switchover", "timelines", "write_quorum")
     third = [f"tests/cluster/test_{name}.py" for name in ("ingest", "reads_after", "reconciliation")]
-    third += [f"tests/faults/test_{name}.py" for name in faults]
+    third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
+    moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
+    second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
     without_cluster = ("archive", "cluster_layout", "demo", "front", "journal_in_production", "nginx", "programs")
-    alone = [f"{OTHER_CLUSTERS}/test_{name}.py" for name in ("backup", "barman", "full_disk")]
-    second = [*modules("tests/unit"), *alone, *(f"tests/tools/test_{name}.py" for name in without_cluster)]
-    second += ["tests/tools/test_bench.py", *(f"tests/cluster/test_{name}.py" for name in ("contract", "tutorial"))]
-    fifth = [path for path in modules(OTHER_CLUSTERS) if path not in second]
-    others = (*second, *third, *fifth)
-    fourth = [path for path in modules("tests/faults") if path not in others]
+    second += [f"tests/tools/test_{name}.py" for name in without_cluster]
+    fourth = [path for path in modules("tests/faults") if path not in (*second, *third)]
     fourth.append("tests/cluster/test_lanes.py")
-    first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in (*others, *fourth)]
-    return [first, second, third, fourth, fifth]
+    others = (*second, *third, *fourth)
+    first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in others]
+    return [first, second, third, fourth]
 
 
 def environment(mark: str) -> dict[str, str]:
