@@ -57,6 +57,7 @@ class ApiKey(AbstractAPIKey):
     increments_rate = models.BigIntegerField(
         "increments a minute", null=True, blank=True, validators=QUOTA, help_text="Empty: as for every other key."
     )
+    last_used = models.DateTimeField(null=True, editable=False, help_text="To the hour; empty: never.")
 
     class Meta(AbstractAPIKey.Meta):
         verbose_name = "API key"

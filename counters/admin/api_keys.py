@@ -19,7 +19,7 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     form = ApiKeyForm
     list_display: tuple[str, ...] = (  # type: ignore[assignment]
         *("name", "state", "prefix", "scope_names", "requests_rate", "increments_rate"),
-        *("created", "expiry_date"),
+        *("created", "expiry_date", "last_used"),
     )
     list_filter = ("revoked",)
     actions = ("revoke",)
@@ -38,12 +38,12 @@ class ApiKeyAdmin(APIKeyModelAdmin):
         return (
             ["name", "scopes", *quotas, "expiry_date"]
             if obj is None
-            else ["name", "prefix", "scopes", *quotas, "created", "expiry_date", "revoked"]
+            else ["name", "prefix", "scopes", *quotas, "created", "expiry_date", "last_used", "revoked"]
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:  # noqa: ARG002
-        """Only the action changes `revoked`."""
-        return ("prefix", "created", "revoked")
+        """Only the action changes `revoked`, and only a use `last_used`."""
+        return ("prefix", "created", "last_used", "revoked")
 
     @admin.display(description="scopes")
     def scope_names(self, key: ApiKey) -> str:

@@ -2,21 +2,25 @@
 
 The keys are few, and every request needs one, so each process holds all of them, and the limits of callers with them. It
 rereads them twice in each `TALLY_API_KEY_TTL_SECONDS`, idle or not, and when it sees an unknown key, at most twice a
-second. While the control database is down it uses what it has.
+second. While the control database is down it uses what it has. With a read it writes which keys were used, one statement for
+all of them, at most once an hour for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
@@ -34,6 +38,7 @@ _UNKNOWN_KEY_SECONDS = 0.5
 _READ_SECONDS = 1.0  # how long a request with an unknown key waits for a read
 _LEAST_SECONDS = 0.1  # between two reads, whatever the setting
 _MOST_CHECKED = 10_000
+_USE_KEPT = timedelta(hours=1)  # between two writes of a key's last use, by all processes together
 log = structlog.get_logger(__name__)
 
 
@@ -75,6 +80,7 @@ class Keyring:
 
     def __init__(self) -> None:
         self._keys: _Keys | None = None
+        self._used: set[str] = set()  # prefixes whose use is not written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys")
         self._reading: asyncio.Future[None] | None = None
         self._began = float("-inf")  # when the last read began
@@ -94,7 +100,7 @@ class Keyring:
     def known(self, key: str) -> Caller | None:
         """The key's caller, if the key was checked before and is still valid. Does no I/O."""
         found, caller = self._keys.checked.get(key, (None, None)) if self._keys else (None, None)
-        return None if found is None or _has_expired(found) else caller
+        return None if found is None or _has_expired(found) else self._use(caller)
 
     def caller(self, key: str) -> Caller | None:
         """The key's caller; None if the key is unknown, revoked or expired. Does no I/O: `look_for` comes first.
@@ -108,14 +114,14 @@ class Keyring:
             raise unavailable(
                 "keys-unavailable", "The control database does not answer, and this API key is not known yet."
             )
-        return _checked(keys, key)
+        return self._use(_checked(keys, key))
 
     def holder(self, header: str) -> Caller | None:
         """The caller of an `Authorization` header, if the last read found its key. Does no I/O."""
         if self._keys is None:
             return None
         key = _key_in(header)
-        return self.known(key) or _checked(self._keys, key)
+        return self.known(key) or self._use(_checked(self._keys, key))
 
     @property
     def anonymous(self) -> Quotas:
@@ -152,6 +158,11 @@ class Keyring:
         """Wait for the read that runs. There is none afterwards."""
         self._thread.shutdown()
 
+    def _use(self, caller: Caller | None) -> Caller | None:
+        if caller is not None:
+            self._used.add(caller.prefix)
+        return caller
+
     def _read_soon(self) -> asyncio.Future[None]:
         """The read that is running, or a new one."""
         if self._reading is None:
@@ -172,6 +183,7 @@ class Keyring:
             anonymous = of_address(limits.anonymous_rate or settings.TALLY.anonymous_rate)
             self._keys = _Keys(found, checked, limits, anonymous)
             self._failed = False
+            self._write_uses(found)
         except DatabaseError as error:
             self._failed = True
             log.warning("keys_unread", error=str(error).strip())
@@ -180,6 +192,34 @@ class Keyring:
             log.exception("keys_unread")
         finally:
             connection.close()  # back to the pool: Django only does this for threads that serve requests
+
+    def _write_uses(self, keys: dict[str, ApiKey]) -> None:
+        """Write when the keys were used whose last written use is old. What fails is tried again with the next read."""
+        used, now = self._used.copy(), timezone.now()
+        due = [prefix for prefix in used if prefix in keys and _is_old(keys[prefix].last_used, now)]
+        try:
+            if due:
+                write_uses(due, now)
+            self._used -= used
+        except DatabaseError as error:
+            log.warning("key_uses_unwritten", error=str(error).strip())
+
+
+def write_uses(prefixes: Collection[str], now: datetime) -> int:
+    """Write that keys are used now, but for those where another process has done so within the hour. Returns how many.
+
+    It delays no read of the keys: it waits neither for a row that somebody has locked nor for replicas.
+    """
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL synchronous_commit = off")
+        old = ApiKey.objects.filter(Q(last_used=None) | Q(last_used__lte=now - _USE_KEPT), prefix__in=prefixes)
+        free = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True))
+        return ApiKey.objects.filter(pk__in=free).update(last_used=now)
+
+
+def _is_old(last_used: datetime | None, now: datetime) -> bool:
+    return last_used is None or last_used <= now - _USE_KEPT
 
 
 def _prefix(key: str) -> str:
