@@ -9,7 +9,7 @@ import pytest
 
 from cluster import configs, sentinels
 from counter_project import config
-from monitoring import reference
+from monitoring import dashboards, reference
 from tests.support.commands import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +20,7 @@ TABLES = {
     "settings": config.markdown,
     "limits": config.limits_markdown,
     "metrics": reference.markdown,
+    "dashboards": dashboards.markdown,
 }  # by page, and by the marks around it
 
 
