@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 DOCS := .venv-docs
+AUDIT := .venv-audit
 UPGRADE := --upgrade
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 
-.PHONY: run test check smoke docs demo words chaos bench deploy-test lint types format lock install clean
+.PHONY: run test check smoke docs demo words chaos bench deploy-test lint audit types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -24,9 +25,15 @@ smoke: install
 	TALLY_TEST_CLUSTER=.cluster-test $(BIN)/python -m pytest -q -m smoke $(ARGS)
 
 lint: install
+	.ci/secrets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory types
+
+audit:  ## whether a pinned package has a known vulnerability; asks the advisories of PyPI, so it needs the Internet
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	set -e; for lock in requirements/*.txt; do $(AUDIT)/bin/pip-audit --disable-pip --require-hashes --requirement $$lock; done
 
 types: install
 	env $$(grep -v '^#' .env.example | tr '\n' ' ') $(BIN)/mypy .
@@ -81,4 +88,4 @@ lock: install  ## pin the newest versions that pyproject.toml allows, with hashe
 	$(LOCK) --constraint requirements/all.txt --group servers -o requirements/servers.txt
 
 clean:  ## the environment and caches; the cluster's data is destroyed by: manage.py cluster destroy
-	rm -rf $(VENV) $(DOCS) .site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) $(AUDIT) .site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-SECRET = "correct-horse-battery-staple-0123456789"
+SECRET = "correct-horse-battery-staple-0123456789"  # not-a-secret: no process runs with it
 LEAST = {
     "TALLY_SECRET_KEY": SECRET,
     "TALLY_SHARDS": json.dumps(
