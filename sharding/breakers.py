@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from runtime import redis
 from runtime.breakers import SKEW, Breaker, unless_future
 from runtime.resources import owned
+from runtime.seldom import Seldom
 from sharding import databases
 from sharding.databases import ShardUnavailable, shard_of
 
@@ -34,6 +35,15 @@ FAILURES = (
 )
 _WHOLE = timedelta(seconds=1)  # by which `opened_at` is rounded up at most
 log = structlog.get_logger(__name__)
+_seldom = Seldom()
+
+
+class _Unshared:
+    """pybreaker's logger: it tells of every call, with a traceback, that Redis has no state. The cache's own breaker says
+    why."""
+
+    def exception(self, text: str) -> None:
+        _seldom.log(log.warning, "breaker_state_unshared", error=text)
 
 
 class SharedStorage(CircuitRedisStorage):
@@ -43,13 +53,13 @@ class SharedStorage(CircuitRedisStorage):
     pybreaker keeps whole seconds. They are rounded up, so a breaker stays open for at least as long as it should.
     """
 
-    logger = structlog.get_logger(__name__).bind(event_of="breaker")
+    logger = _Unshared()
 
     def _initialize_redis_state(self, state: str) -> None:
         try:
             super()._initialize_redis_state(state)
         except RedisError as error:
-            log.warning("breaker_state_unshared", error=str(error))
+            _seldom.log(log.warning, "breaker_state_unshared", error=str(error))
 
     @property
     def opened_at(self) -> datetime | None:
@@ -61,7 +71,7 @@ class SharedStorage(CircuitRedisStorage):
         try:
             self._redis.set(self._namespace("opened_at"), ceil(at.timestamp()))
         except RedisError as error:
-            log.warning("breaker_state_unshared", error=str(error))
+            _seldom.log(log.warning, "breaker_state_unshared", error=str(error))
 
     def may_probe(self, seconds: int) -> bool:
         """One call of all processes, or one of each while Redis does not answer."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,3 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if needs_cluster(item):
                 raise pytest.UsageError(f"{item.nodeid} uses the cluster: it belongs into tests/cluster")
             item.add_marker("smoke")
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The log lines that this process has written since the test began, as they would be on standard error."""
+    (handler,) = (one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler)
+    before = handler.setStream(written := StringIO())
+    yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+    handler.setStream(before)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN
+from redis import Redis
 
 from runtime.breakers import Breaker, MemoryStorage, held
+from runtime.seldom import Seldom
+from sharding import breakers
+from sharding.breakers import SharedStorage
 
 
 class Down(Exception):
@@ -105,3 +111,20 @@ def test_what_an_operator_holds_open_lets_no_call_through_until_its_time_is_over
         assert breaker.call(lambda: 1) == 1
     finally:
         held().until = {}
+
+
+def test_a_redis_that_is_away_leaves_a_breaker_closed_and_fills_no_log(
+    logged: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breakers, "_seldom", Seldom())
+    nobody: Redis = Redis(port=1, retry=None)
+    storage = SharedStorage(STATE_CLOSED, nobody, namespace="test")
+    for _ in range(50):
+        assert storage.state == STATE_CLOSED
+        assert storage.opened_at is None
+        storage.increment_counter()
+        storage.opened_at = datetime.now(UTC)
+    lines = logged()
+    assert {line["event"] for line in lines} == {"breaker_state_unshared"}
+    assert 1 <= len(lines) <= 5
+    assert not any("exception" in line for line in lines)

@@ -246,6 +246,7 @@ def test_what_starts_postgres_loads_no_patroni() -> None:
 
 # What is kept at module level and changes. Everything else is a part of `runtime.resources.Resources`.
 KEPT = {
+    "sharding.breakers": {"_seldom"},
     "runtime.resources": {"_open", "_closers", "_of_parents"},
     "counters.admin.login": {"_seldom"},  # how often a line was logged
     "counters.api.problems": {"_seldom"},

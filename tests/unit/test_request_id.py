@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
+from collections.abc import Callable
 from contextvars import copy_context
-from io import StringIO
+from typing import Any
 
 import pytest
 import structlog
@@ -49,23 +49,17 @@ def test_a_trace_is_an_id_unless_the_caller_has_another(given: list[tuple[bytes,
         assert copy_context().run(request_id.begin, headers) == id.decode()
 
 
-def test_a_log_line_has_it() -> None:
+def test_a_log_line_has_it(logged: Callable[[], list[dict[str, Any]]]) -> None:
     """Those of structlog, and those of other libraries."""
-    (handler,) = (one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler)
-    before = handler.setStream(written := StringIO())
 
     def work() -> None:
         request_id.begin([(b"x-request-id", b"mine")])
         structlog.get_logger("of a test").warning("told")
         logging.getLogger("another").warning("told as well")
 
-    try:
-        copy_context().run(work)
-        structlog.get_logger("of a test").warning("nobody")
-    finally:
-        handler.setStream(before)
-    lines = [json.loads(line) for line in written.getvalue().splitlines()]
-    assert [one.get("request_id") for one in lines] == ["mine", "mine", None]
+    copy_context().run(work)
+    structlog.get_logger("of a test").warning("nobody")
+    assert [one.get("request_id") for one in logged()] == ["mine", "mine", None]
 
 
 def test_what_requests_share_belongs_to_none() -> None:
