@@ -53,7 +53,7 @@ class SharedStorage(CircuitRedisStorage):
     pybreaker keeps whole seconds. They are rounded up, so a breaker stays open for at least as long as it should.
     """
 
-    logger = _Unshared()
+    logger = _Unshared()  # type: ignore[assignment]
 
     def _initialize_redis_state(self, state: str) -> None:
         try:

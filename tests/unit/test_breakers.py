@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from runtime.breakers import Breaker, MemoryStorage, held
 from runtime.seldom import Seldom
@@ -117,7 +119,7 @@ def test_a_redis_that_is_away_leaves_a_breaker_closed_and_fills_no_log(
     logged: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breakers, "_seldom", Seldom())
-    nobody: Redis = Redis(port=1, retry=None)
+    nobody = Redis(port=1, retry=Retry(NoBackoff(), 0))
     storage = SharedStorage(STATE_CLOSED, nobody, namespace="test")
     for _ in range(50):
         assert storage.state == STATE_CLOSED
