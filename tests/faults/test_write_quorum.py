@@ -23,18 +23,16 @@ from tests.support.shards import SHARD, URL, key_on, one_of, primary_of, replica
 def test_a_quorum_is_in_force_within_three_seconds_and_survives_a_failover(
     cluster: Cluster, client: httpx.Client, key: str
 ) -> None:
-    took = []
     for number, names in ((1, "ANY 1 ("), (0, ""), (1, "ANY 1 (")):
         started = time.monotonic()
         answer = client.put(f"{URL}/quorum", json={"quorum": number})
-        took.append(time.monotonic() - started)
+        assert time.monotonic() - started < 3
         assert answer.status_code == 200, answer.text
         said = answer.json()
         assert (said["quorum"], said["confirming"], said["in_force"], said["following"]) == (number, number, True, 1)
         assert shown(SHARD, "synchronous_standby_names").startswith(names)
         assert bool(shown(SHARD, "synchronous_standby_names")) is bool(number)
         assert shown(0, "synchronous_standby_names") == "", "the other shard is left alone"
-    assert min(took) < 3, "a busy machine may delay one of them"
     assert one_of(client, "replica")["sync_state"] == "quorum"
     # Patroni notes about a second later who may follow. Until then it starts a primary that dies again, in its place.
     eventually(lambda: "quorum_standby" in {member.role for member in patroni.members(SHARD)})
