@@ -28,8 +28,9 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="for programs")
-        parser.add_argument(
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="for programs")
+        form.add_argument(
             "--watch", type=float, metavar="SECONDS", help="look again and again, with this pause, until Ctrl-C"
         )
 
