@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from counters.intake.idempotency import Claim
 from counters.intake.intake import Intake
 from counters.intake.outcomes import Listener
 from counters.intake.room import Guard
@@ -26,7 +27,7 @@ from counters.reading.pending import Pending
 from counters.reading.popularity import Popularity
 from counters.reading.reads import Counter
 from counters.reading.warming import Warmer
-from runtime import breaker_holds, redis
+from runtime import breaker_holds, redis, request_id
 from runtime.event_loop import LoopThread
 from runtime.resources import owned
 
@@ -80,9 +81,15 @@ class Service:
 
     def submit(self, write: Write, charge: Charge | None = None) -> Accepted:
         """As `submitted`, from a thread. A repeated write is charged nothing."""
-        if write.claim and (earlier := write.claim.find()):
-            return Accepted(*earlier, repeated=True)
-        return self.run(self.submitted(write, charge))
+        return self.earlier(write.claim) or self.run(self.submitted(write, charge))
+
+    def earlier(self, claim: Claim | None) -> Accepted | None:
+        """The write of an earlier request with the same claim, if it is applied, from a thread. Raises
+        `idempotency.Mismatch`, `ShardUnavailable`."""
+        if claim is None or (found := claim.find()) is None:
+            return None
+        request_id.made(found[0])
+        return Accepted(*found, repeated=True)
 
     async def submitted(self, write: Write, charge: Charge | None = None) -> Accepted:
         """Put a write into the journal. Returns once it is on disk.

@@ -13,14 +13,12 @@ import structlog
 from redis.exceptions import RedisError
 
 from counters.api import bodies
-from counters.intake.admission import Shed
 from counters.intake.idempotency import Claim
 from counters.intake.journal import Journal
 from counters.intake.writes import Accepted, Write
 from counters.limits.limiter import Charge
 from counters.reading.queries import Queries
 from counters.service import NotOpen, Service
-from counters.write_id import WriteId
 from likes import reading, recent, writes
 from likes.events import Event, Received
 from likes.known import Known
@@ -209,11 +207,6 @@ def _sure(received: Received, taken: Taken) -> Sequence[bytes]:
         return ()
     pairs = zip(received.events, received.prints, strict=True)
     return [one for event, one in pairs if event.id or event.at <= accepted.version]
-
-
-def repeated(events: Sequence[Event], earlier: tuple[WriteId, Shed]) -> Taken:
-    """What became of events that an earlier request with the same idempotency key made."""
-    return Taken(events, 0, Accepted(*earlier, repeated=True))
 
 
 class _Serving:

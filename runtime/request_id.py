@@ -31,6 +31,12 @@ class Made:
 MADE: ContextVar[Made | None] = ContextVar("made", default=None)
 
 
+def made(write: object) -> None:
+    """Note the id of the write that this context's request has made, or made once, if there is a request."""
+    if (current := MADE.get()) is not None:
+        current.write = str(write)
+
+
 def begin(headers: list[tuple[bytes, bytes]]) -> str:
     """The id of a request with these headers, from here on that of this context: its own, or a new one if it has none
     that is good. Nothing is made yet."""

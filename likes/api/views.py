@@ -135,8 +135,8 @@ class EventsView(ApiView):
         with service.current().intake.turns.taken():
             received = bulk.decode(media.media_type(http), media.body(http))
         claim, charge = claim_of(request), charge_of(request, received.number)
-        if claim and (earlier := claim.find()):  # a repeated write is charged nothing
-            return Response(*answers.events(likes.repeated(received.events, earlier)))
+        if earlier := serving.service.earlier(claim):  # a repeated write is charged nothing
+            return Response(*answers.events(likes.Taken(received.events, 0, earlier)))
         taken = serving.service.run(serving.take(received, charge, queue_of(request), claim=claim))
         return Response(*answers.events(taken))
 

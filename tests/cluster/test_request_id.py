@@ -7,7 +7,8 @@ import re
 import httpx
 import pytest
 
-from tests.support.cluster import Cluster
+from sharding import databases, topology
+from tests.support.cluster import Cluster, eventually
 
 WAYS = pytest.mark.parametrize("way", [{}, {"X-Unknown": "1"}], ids=["fast path", "view"])
 
@@ -49,6 +50,13 @@ def test_a_body_that_is_too_large_is_named_too(cluster: Cluster) -> None:
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"] == "large"
 
 
+def _is_on_replica(key: str, value: int) -> bool:
+    alias = databases.replica(topology.current().shard_of(key))
+    assert alias, "the shard has no replica"
+    with databases.connection(alias) as conn:
+        return conn.execute("SELECT FROM counter WHERE key = %s AND value = %s", (key, value)).rowcount == 1
+
+
 @WAYS
 def test_the_answer_to_a_write_names_it(client: httpx.Client, key: str, way: dict[str, str]) -> None:
     """nginx' log leads from the request to the batch by this header."""
@@ -56,9 +64,11 @@ def test_the_answer_to_a_write_names_it(client: httpx.Client, key: str, way: dic
     one = client.post(f"{path}/increments", json={"delta": 1}, headers={**way, "Idempotency-Key": key})
     again = client.post(f"{path}/increments", json={"delta": 1}, headers={**way, "Idempotency-Key": key})
     many = client.post("/v1/increments", json={"keys": [key, f"{key}:b"], "deltas": [1, 2]}, headers=way)
-    for answer in (one, again, many):
+    eventually(lambda: _is_on_replica(key, 2))
+    applied = client.post(f"{path}/increments", json={"delta": 1}, headers={**way, "Idempotency-Key": key})
+    for answer in (one, again, many, applied):
         assert answer.raise_for_status().headers["Tally-Write"] == answer.json()["id"]
-    assert one.headers["Tally-Write"] == again.headers["Tally-Write"]
+    assert one.headers["Tally-Write"] == again.headers["Tally-Write"] == applied.headers["Tally-Write"]
     put = client.put(path, json={"value": 7}, headers=way).raise_for_status()
     assert client.get(f"/v1/writes/{put.headers['Tally-Write']}").json()["status"] == "applied"
     refused = client.put(path, json={"value": 8}, headers={**way, "If-Match": '"1"'})
