@@ -15,7 +15,8 @@ from typing import Any
 HEADER = "X-Request-ID"
 _KEY = HEADER.lower().encode()
 _GOOD = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# A trace or a span that is all zeros, and the version ff, are none (W3C Trace Context, 3.2).
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 CURRENT: ContextVar[str] = ContextVar("request_id", default="")
 
 

@@ -150,7 +150,7 @@ class Application:
                 answer, way = await self._answered(scope, body, caller, authorization)
             answer.headers.extend(limits.headers(user.quotas, user.name))
         seconds = None if way == "limit" else time.perf_counter() - began
-        REQUESTS.count(scope["method"], answer.route, way, answer.status, seconds)
+        REQUESTS.count(scope["method"], answer.route, way, answer.status, seconds, request_id.CURRENT.get())
         return answer
 
     async def _answered(self, scope: Scope, body: bytes, caller: Caller | None, authorization: str) -> tuple[Raw, Way]:

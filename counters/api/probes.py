@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from django.conf import settings
 from django.http import HttpResponse
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
@@ -128,25 +129,33 @@ class HealthView(ProbeView):
 
 
 class PrometheusRenderer(BaseRenderer):
-    """Makes DRF accept a scraper's Accept header."""
+    """Makes DRF accept a scraper's Accept header. The client library chooses between the two formats."""
 
     media_type = "text/plain"
     format = "prometheus"
 
 
+class OpenMetricsRenderer(BaseRenderer):
+    """The same for the other format."""
+
+    media_type = "application/openmetrics-text"
+    format = "openmetrics"
+
+
 class MetricsView(ProbeView):
     """This process's metrics."""
 
-    renderer_classes = (PrometheusRenderer,)
+    renderer_classes = (PrometheusRenderer, OpenMetricsRenderer)
 
     @schema.metrics
     def get(self, request: Request) -> HttpResponse:
-        """This process's metrics, in Prometheus' text format: all of them, or those that `name[]` names. Raises `Problem`
-        401 for anybody but the scrapers."""
+        """This process's metrics, all of them or those that `name[]` names: as OpenMetrics, with exemplars, for those who
+        accept that, or in Prometheus' older text format. Raises `Problem` 401 for anybody but the scrapers."""
         header = request._request.META.get("HTTP_AUTHORIZATION", "")
         if not scrapers.may_read(header, settings.TALLY.metrics_token.get_secret_value()):
             challenge = {"WWW-Authenticate": scrapers.CHALLENGE}
             raise Problem(401, "unauthorized", "This needs the token of the scrapers.", headers=challenge)
         names = request.query_params.getlist("name[]")
         registry = REGISTRY.restricted_registry(names) if names else REGISTRY
-        return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+        encode, content_type = choose_encoder(request._request.META.get("HTTP_ACCEPT", ""))
+        return HttpResponse(encode(registry), content_type=content_type)

@@ -285,7 +285,8 @@ class Shift:
 
     def _rest(self, window: Window, seconds: float) -> None:
         """Rest after a window that took `seconds`, so that the next one grows, unless a client waits for a result."""
-        TRANSACTION.labels(self.lane.shard).observe(seconds)
+        exemplar = {"batch": window.batches[0].batch.id.hex()}
+        TRANSACTION.labels(self.lane.shard).observe(seconds, exemplar)
         self._pace.took(seconds)
         if window.entries >= self._pace.most or window.is_full or window.awaited or self._stopping.is_set():
             return

@@ -401,6 +401,29 @@ def test_some_metrics_can_be_asked_for_by_name(cluster: Cluster) -> None:
         assert told == ({*names} if process["role"] == "api" else {"tally_writes_accepted_total"})
 
 
+def test_a_scraper_of_openmetrics_gets_exemplars(cluster: Cluster, client: httpx.Client, key: str) -> None:
+    """The last request of a bucket, and the batch that a transaction began with. Others get the older text, without."""
+    written = client.post(f"/v1/counters/{key}/increments", json={"delta": 1}, params={"wait": 30})
+    headers = {"Authorization": f"Bearer {cluster.env['TALLY_METRICS_TOKEN']}"}
+
+    def told(accept: str) -> str:
+        answers = [
+            httpx.get(f"http://127.0.0.1:{one['metrics_port']}/metrics", headers={**headers, "Accept": accept})
+            for one in (*cluster.processes("api"), *cluster.processes("worker"))
+        ]
+        kind = accept.partition(";")[0]
+        assert all(one.raise_for_status().headers["Content-Type"].startswith(kind) for one in answers)
+        return "".join(one.text for one in answers)
+
+    def both() -> bool:
+        text = told("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+        request, batch = written.headers["X-Request-ID"], written.headers["Tally-Write"].partition("-")[0]
+        return f'# {{request_id="{request}"}}' in text and f'# {{batch="{batch}"}}' in text
+
+    eventually(both)
+    assert " # {" not in told("text/plain;version=0.0.4")
+
+
 def test_status_says_who_is_primary(cluster: Cluster) -> None:
     modes = [(one["shard"], one["mode"]) for one in cluster.processes("postgres")]
     assert sorted(modes) == [(0, "primary"), (0, "replica"), (1, "primary"), (1, "replica")]

@@ -238,6 +238,9 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
         ({"X_Request_ID": "two words"}, None),
         ({"X_Request_ID": "x" * 129}, None),
         ({"traceparent": "00-abc-00f067aa0ba902b7-01"}, None),
+        ({"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"}, None),
+        ({"traceparent": f"00-{TRACE}-{'0' * 16}-01"}, None),
+        ({"traceparent": f"ff-{TRACE}-00f067aa0ba902b7-01"}, None),
         ({}, None),
     ],
 )

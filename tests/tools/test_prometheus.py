@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ AFTER_A_FAILURE = {
 WITH_AN_ARCHIVE = {"tally_wal_unarchived_files"}  # the cluster of the tests has none
 WHILE_A_LANE_IS_APPLIED = {"tally_lane_worker"}
 
+EXEMPLARS = "--enable-feature=exemplar-storage"
+
 
 @pytest.fixture
 def prometheus(cluster: Cluster, tmp_path: Path) -> Iterator[httpx.Client]:
@@ -46,7 +49,7 @@ def prometheus(cluster: Cluster, tmp_path: Path) -> Iterator[httpx.Client]:
         (home / name).write_text((ROOT / "monitoring" / name).read_text().replace("_interval: 15s", "_interval: 1s"))
     (home / "targets.json").write_text(json.dumps(targets(cluster.status())))
     shutil.copy(cluster.dir / "metrics-token", home)
-    command = [program, f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    command = [program, f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data", EXEMPLARS]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
     try:
@@ -91,5 +94,9 @@ def test_every_panel_has_series_and_every_target_is_up(
         assert without() == []
         raise
     assert series(prometheus, "up == 0") == []
+    span = {"start": time.time() - 300, "end": time.time()}
+    for metric, label in (("tally_request_seconds_bucket", "request_id"), ("tally_apply_seconds_bucket", "batch")):
+        found = prometheus.get("/query_exemplars", params={"query": metric, **span}).raise_for_status().json()["data"]
+        assert {name for one in found for exemplar in one["exemplars"] for name in exemplar["labels"]} == {label}
     rules = [rule for group in prometheus.get("/rules").json()["data"]["groups"] for rule in group["rules"]]
     assert [(rule["name"], rule["lastError"]) for rule in rules if rule["health"] != "ok"] == []

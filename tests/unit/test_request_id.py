@@ -49,6 +49,23 @@ def test_a_trace_is_an_id_unless_the_caller_has_another(given: list[tuple[bytes,
         assert copy_context().run(request_id.begin, headers) == id.decode()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"00-" + b"0" * 32 + b"-00f067aa0ba902b7-01",
+        b"00-" + TRACE + b"-" + b"0" * 16 + b"-01",
+        b"ff-" + TRACE + b"-00f067aa0ba902b7-01",
+        b"00-" + TRACE.upper() + b"-00f067aa0ba902b7-01",
+    ],
+)
+def test_what_names_no_trace_is_no_id(value: bytes) -> None:
+    """Two requests with it would have one id."""
+    ids = {copy_context().run(request_id.begin, [(b"traceparent", value)]) for _ in range(2)}
+    assert len(ids) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", id) and int(id, 16) for id in ids - {TRACE.decode()})
+    assert TRACE.decode() not in ids
+
+
 def test_a_log_line_has_it(logged: Callable[[], list[dict[str, Any]]]) -> None:
     """Those of structlog, and those of other libraries."""
 

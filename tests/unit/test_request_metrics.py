@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.utils import floatToGoString
 
 from counters.api import request_metrics
@@ -60,3 +62,19 @@ def test_a_refusal_has_no_time(counted: tuple[Requests, CollectorRegistry]) -> N
     labels = {"method": "GET", "route": "unknown", "way": "limit"}
     assert registry.get_sample_value("tally_requests_total", {**labels, "status": "429"}) == 1
     assert registry.get_sample_value("tally_request_seconds_count", labels) is None
+
+
+def test_a_bucket_names_its_last_request(counted: tuple[Requests, CollectorRegistry]) -> None:
+    """One whose id is too long for OpenMetrics is not named."""
+    requests, registry = counted
+    for id, seconds in (("first", 0.004), ("last", 0.003), ("slow", 31.0), ("x" * 119, 0.2), ("y" * 118, 0.7)):
+        requests.count("GET", "v1/counters", "view", 200, seconds, id)
+    text = generate_latest(registry).decode()  # type: ignore[no-untyped-call]
+    families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    samples = [one for family in families for one in family.samples if one.exemplar]
+    found = {one.labels["le"]: (one.exemplar.labels, one.exemplar.value) for one in samples if one.exemplar}
+    assert found == {
+        "0.005": ({"request_id": "last"}, 0.003),
+        "1.0": ({"request_id": "y" * 118}, 0.7),
+        "+Inf": ({"request_id": "slow"}, 31.0),
+    }
