@@ -11,6 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.document import ROOT
 from benchmarks.pages import number
@@ -173,6 +174,42 @@ def _workers(_figures: Sequence[Found], curves: Found) -> Canvas:
     return canvas
 
 
+def _autoscale(_figures: Sequence[Found], curves: Found) -> Canvas:
+    """The load, what processes are counted by with the bounds, and how many there are, over time."""
+    canvas, grid = plt.subplots(
+        3, 2, figsize=(9.5, 5.2), sharex=True, height_ratios=(2, 3, 3), squeeze=False, layout="constrained"
+    )
+    canvas.suptitle("A load that rises and falls", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    course, bounds = curves["course"], curves["bounds"]
+    seconds = [one["second"] for one in course]
+    sides = (
+        ("API processes", "api", "usage", "part of a processor, each", bounds["busy"], bounds["idle"]),
+        ("Workers of both shards", "workers", "age", "age of the oldest entry, s", bounds["late"], bounds["early"]),
+    )
+    for (load, cause, count), (title, role, column, label, high, low) in zip(grid.T, sides, strict=True):
+        load.fill_between(seconds, [one["share"] for one in course], color=PEER, step="post", lw=0)
+        load.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
+        load.set_title(title, loc="left", fontsize=10)
+        values = [float("nan") if one[column] is None else one[column] for one in course]
+        cause.plot(seconds, values, color=THIRD, lw=1.4)
+        for bound, text in ((high, "one more"), (low, "one less")):
+            cause.axhline(bound, color=MUTED, lw=0.9, ls="--")
+            cause.annotate(
+                text, (seconds[-1], bound), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8
+            )
+        cause.set_ylabel(label, fontsize=8)
+        count.step(seconds, [one[role] for one in course], color=TALLY, lw=1.8, where="post")
+        count.set_ylabel("processes", fontsize=8)
+        count.yaxis.set_major_locator(MaxNLocator(integer=True))
+        count.set_xlabel("seconds")
+        for axes in (load, cause, count):
+            axes.set_ylim(bottom=0)
+            axes.grid(axis="y", color=GRID, lw=0.7)
+            axes.tick_params(length=0)
+    grid[0][0].set_ylabel("load", fontsize=8)
+    return canvas
+
+
 def _growth(_figures: Sequence[Found], curves: Found) -> Canvas:
     canvas, grid = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
     canvas.suptitle("Growth: what one operation costs", x=0.01, ha="left", fontsize=12, fontweight="bold")
@@ -319,6 +356,7 @@ PAINTERS: dict[str, Callable[[Sequence[Found], Found], Canvas]] = {
     "convergence": _convergence,
     "reduction": _reduction,
     "workers": _workers,
+    "autoscale": _autoscale,
     "copies": _copies,
     "growth": _growth,
     "memory": _memory,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from benchmarks.figures import (
+    autoscale,
     bulk,
     convergence,
     copies,
@@ -33,6 +34,7 @@ _MODULES = (
     convergence,
     reduction,
     workers,
+    autoscale,
     growth,
     memory,
     overload,

@@ -17,6 +17,7 @@ from benchmarks.load.wire import Load, Lost, Result
 
 PATIENCE_SECONDS = 60.0  # for the answers that are still to come when the time is over
 BUFFER = 1 << 20
+_HEAD_BYTES = 2048  # that the headers of an answer fit in
 NICE = -10  # of a flood, which is not to wait for what it floods; for root only
 clock = time.monotonic
 
@@ -54,6 +55,11 @@ class Connection:
     def body(self) -> bytes:
         """Of the answer that is whole."""
         return self._data.partition(b"\r\n\r\n")[2]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the server closes the connection after this answer, as nginx does when it reads its configuration anew."""
+        return b"\r\nconnection: close\r\n" in self._data[:_HEAD_BYTES].lower()
 
 
 def _http_status(data: bytes) -> str | None:
@@ -166,6 +172,8 @@ class Generator:
                 refused.append(now - self._started)
             else:
                 self._failures[status] += 1
+            if not self._load.lines and connection.is_last:
+                self._replace(connection, "")
         return some
 
     def _note(self, connection: Connection, at: float) -> None:
