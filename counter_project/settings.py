@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from csp.constants import NONCE, NONE, SELF
 from kombu import Exchange, Queue
 
+import counters
 from counter_project import config
 from counter_project.databases import django_databases
 from counter_project.logs import logging_config
@@ -55,6 +58,7 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [Path(counters.__file__).parent / "templates"],  # before Django's: the look of every page of the admin
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -129,6 +129,34 @@ class JournalEntry(models.Model):
         return f"batch {batch} of lane {lane}"
 
 
+class LaneQueue(models.Model):
+    """A lane, for the admin; its id is the lane as it is printed. No table: see `counters.operators.lanes`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+        verbose_name = "lane"
+
+    def __str__(self) -> str:
+        return f"lane {self.id}"
+
+
+class SpillQueue(models.Model):
+    """A spill queue of a lane, for the admin; its id is the queue as it is printed. No table: see
+    `counters.operators.lanes`."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+
+    def __str__(self) -> str:
+        return f"spill queue {self.id}"
+
+
 class DeadLetter(models.Model):
     """A message that no task could process, for the admin. No table: see `counters.apply.dead_letters`."""
 

@@ -40,3 +40,13 @@ class Removal(models.Model):
 
     def __str__(self) -> str:
         return f"removal {self.id}"
+
+
+class Like(models.Model):
+    """The permission to see who likes what. No table here: likes are in the shards, see `likes.reading`."""
+
+    id = models.CharField(max_length=400, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)

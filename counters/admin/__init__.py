@@ -1,5 +1,5 @@
 """The admin: counters across the shards, writes by id, API keys and their quotas, limits of callers, users; for
-operators the journal, dead letters, rejected operations and forwarded batches, reconciliation, statistics of the
+operators the journal, lanes, spill queues, dead letters, rejected operations and forwarded batches, reconciliation, statistics of the
 components, the shards and their servers, breakers and the load balancer. It changes counters through `counters.intake` and
 servers through `replication.steering`."""
 
@@ -15,6 +15,7 @@ from counters.admin.components import ComponentAdmin
 from counters.admin.counters import CounterAdmin
 from counters.admin.dead_letters import DeadLetterAdmin
 from counters.admin.journal import JournalAdmin
+from counters.admin.lanes import LanesAdmin, SpillQueueAdmin
 from counters.admin.limits import LimitsAdmin
 from counters.admin.reconciliation import ReconciliationAdmin
 from counters.admin.replicas import InterventionAdmin, ReplicaAdmin, ShardAdmin
@@ -27,6 +28,8 @@ admin.site.register(models.ApiKey, ApiKeyAdmin)
 admin.site.register(models.Component, ComponentAdmin)
 admin.site.register(models.Counter, CounterAdmin)
 admin.site.register(models.JournalEntry, JournalAdmin)
+admin.site.register(models.LaneQueue, LanesAdmin)
+admin.site.register(models.SpillQueue, SpillQueueAdmin)
 admin.site.register(models.Limits, LimitsAdmin)
 admin.site.register(models.DeadLetter, DeadLetterAdmin)
 admin.site.register(models.RejectedOperation, RejectedOperationAdmin)

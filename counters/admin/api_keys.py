@@ -5,12 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from rest_framework_api_key.admin import APIKeyModelAdmin
 
 from counters.admin.forms import ApiKeyForm
 from counters.models import ApiKey, Scope
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Keys by whether they still work, and are used."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """The choices."""
+        return [(state, state) for state in ("active", "never used", "expired", "revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> QuerySet[ApiKey]:  # noqa: ARG002
+        """The keys of the chosen state."""
+        expired = Q(expiry_date__lte=timezone.now())
+        match self.value():
+            case "active":
+                return queryset.filter(revoked=False).exclude(expired)
+            case "never used":
+                return queryset.filter(revoked=False, last_used=None).exclude(expired)
+            case "expired":
+                return queryset.filter(expired, revoked=False)
+            case "revoked":
+                return queryset.filter(revoked=True)
+        return queryset
 
 
 class ApiKeyAdmin(APIKeyModelAdmin):
@@ -18,10 +44,9 @@ class ApiKeyAdmin(APIKeyModelAdmin):
 
     form = ApiKeyForm
     list_display: tuple[str, ...] = (  # type: ignore[assignment]
-        *("name", "state", "prefix", "scope_names", "requests_rate", "increments_rate"),
-        *("created", "expiry_date", "last_used"),
+        *("name", "state", "prefix", "scope_names", "quotas", "last_use", "expires", "made"),
     )
-    list_filter = ("revoked",)
+    list_filter = (StateFilter,)  # type: ignore[assignment]
     actions = ("revoke",)
 
     def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:  # noqa: ARG002
@@ -49,6 +74,27 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     def scope_names(self, key: ApiKey) -> str:
         """The scopes, in the order of `Scope`."""
         return ", ".join(scope for scope in Scope.values if scope in key.scopes) or "none"
+
+    @admin.display(description="quotas a minute")
+    def quotas(self, key: ApiKey) -> str:
+        """Those of its own."""
+        own = {"requests": key.requests_rate, "increments": key.increments_rate}
+        return ", ".join(f"{number:,} {name}" for name, number in own.items() if number is not None) or "as all"
+
+    @admin.display(description="last used (UTC)", ordering="last_used")
+    def last_use(self, key: ApiKey) -> str:
+        """To the hour."""
+        return f"{key.last_used:%Y-%m-%d %H:00}" if key.last_used else "never"
+
+    @admin.display(description="expires (UTC)", ordering="expiry_date")
+    def expires(self, key: ApiKey) -> str:
+        """From when on it is refused."""
+        return f"{key.expiry_date:%Y-%m-%d %H:%M}" if key.expiry_date else "never"
+
+    @admin.display(description="made (UTC)", ordering="created")
+    def made(self, key: ApiKey) -> str:
+        """When it was made."""
+        return f"{key.created:%Y-%m-%d}"
 
     @admin.display(description="state")
     def state(self, key: ApiKey) -> str:

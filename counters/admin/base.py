@@ -9,6 +9,12 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
 
+def bare_context(request: HttpRequest, title: str) -> dict[str, Any]:
+    """The context of a page that is rendered without the request, because the session's database may be down."""
+    nonce = str(getattr(request, "csp_nonce", ""))  # of django-csp's middleware
+    return {"title": title, "site_title": "Tally", "site_header": "Tally", "nonce": nonce}
+
+
 class ViewsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Nothing can be added or deleted. A subclass defines the views."""
 

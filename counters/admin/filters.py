@@ -15,6 +15,7 @@ from counters.apply import dead_letters
 from counters.keys import CHARACTERS_RULE, is_prefix
 from counters.outcome import REASONS
 from counters.write_id import WriteId
+from sharding.lanes import SPILL
 
 T = TypeVar("T")
 
@@ -36,6 +37,12 @@ def _text(label: str, size: int) -> forms.CharField:
     return forms.CharField(
         required=False, strip=True, max_length=250, label=label, widget=forms.TextInput(attrs={"size": size})
     )
+
+
+def name_field(label: str, size: int) -> forms.CharField:
+    """A name, as it is written: without the browser's help."""
+    attrs = {"size": size, "autocapitalize": "none", "spellcheck": "false"}
+    return forms.CharField(required=False, strip=True, max_length=200, label=label, widget=forms.TextInput(attrs=attrs))
 
 
 class Filter(forms.Form):
@@ -84,6 +91,22 @@ class JournalFilter(Filter):
             return UUID(hex=text) if text else None
         except ValueError as error:
             raise forms.ValidationError("The id of a batch has 32 hexadecimal digits.") from error
+
+
+class LaneFilter(Filter):
+    """Lanes by shard, or those where something waits."""
+
+    shard = _shard()
+    waiting = forms.ChoiceField(
+        required=False, label="Show", choices=[("", "all lanes"), ("yes", "lanes where batches wait")]
+    )
+
+
+class SpillFilter(Filter):
+    """Spill queues by shard and kind."""
+
+    shard = _shard()
+    queue = _choice("all", SPILL, "Queue")
 
 
 class DeadLetterFilter(Filter):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 from uuid import uuid4
 
 from django import forms
+from django.utils import timezone
 
 from counters.batch import Step
 from counters.keys import CHARACTERS_RULE, is_prefix
@@ -99,6 +101,12 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
         widget=forms.CheckboxSelectMultiple,
         help_text="What the key allows. Reading counters is open to everyone, so a key that writes needs no other scope.",
     )
+
+    def clean_expiry_date(self) -> datetime | None:
+        at: datetime | None = self.cleaned_data["expiry_date"]
+        if at is not None and "expiry_date" in self.changed_data and at <= timezone.now():
+            raise forms.ValidationError("This is not in the future. To end a key now, revoke it.")
+        return at
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]

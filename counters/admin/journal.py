@@ -19,9 +19,8 @@ from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches
 from counters.operators import applied_records, journal_entries
 from counters.operators.journal_entries import Held
+from counters.operators.lanes import BROKER_AWAY
 from sharding.lanes import Lane
-
-BROKER_AWAY = "The broker did not take the message; the relay sends it again by itself."
 
 
 def _named(id: str) -> tuple[Lane, UUID] | None:

@@ -13,6 +13,7 @@ from django.db import DataError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
+from counters.admin.base import bare_context
 from counters.api import problems
 
 RETRY_AFTER_SECONDS = 5  # the duration of a failover
@@ -44,7 +45,7 @@ class AdminOutage:
         log.warning("admin_refused", path=request.path, method=request.method, error=str(error).strip())
         if not request.accepts("text/html"):
             return problems.response(problems.invalid("request", REFUSED))
-        context = {"title": "Bad request", "site_title": "Tally", "site_header": "Tally", "detail": REFUSED}
+        context = {**bare_context(request, "Bad request"), "detail": REFUSED}
         return HttpResponse(render_to_string("admin/counters/refused.html", context), status=400)
 
     def _unavailable(self, request: HttpRequest, error: Exception) -> HttpResponse:
@@ -54,11 +55,9 @@ class AdminOutage:
             detail = "The control database does not answer."
             return problems.response(problems.Problem(503, "control-unavailable", detail, headers=headers))
         context = {
-            "title": "Not available now",
-            "site_title": "Tally",
-            "site_header": "Tally",
+            **bare_context(request, "Not available now"),
             "seconds": RETRY_AFTER_SECONDS,
+            "repeats": request.method == "GET",
         }
-        context |= {"repeats": request.method == "GET"}
         # Rendered without the request: the template context would read the user from the database, which is down.
         return HttpResponse(render_to_string("admin/counters/outage.html", context), status=503, headers=headers)

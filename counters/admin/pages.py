@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django_ratelimit.core import get_usage
 
+from counters.admin.base import bare_context
 from counters.api import problems
 from counters.api.problems import Problem
 from counters.limits.addresses import of_request
@@ -43,7 +44,7 @@ class PagesLimit:
         if not request.accepts("text/html"):
             detail = f"Too many pages from this address; try again in {seconds} s."
             return problems.response(Problem(429, "too-many-pages", detail, headers=headers))
-        context = {"title": "Too many pages", "site_title": "Tally", "site_header": "Tally", "seconds": seconds}
+        context = {**bare_context(request, "Too many pages"), "seconds": seconds}
         return HttpResponse(
             render_to_string("admin/counters/too_many_pages.html", context), status=429, headers=headers
         )

@@ -13,13 +13,16 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import RequestFactory
 
+from counters.admin import listing
 from counters.admin.login import seconds_to_wait, user_name
 from counters.limits.addresses import of_request
 from counters.models import ApiKey
+from tests.support.admin import field
 from tests.support.browser import LOGIN, Browser, said
 from tests.support.cluster import Cluster, eventually, value_of
 
 LIST = "/admin/counters/counter/"
+LIKES = "/admin/likes/like/"
 
 
 def address_of(key: str) -> str:
@@ -155,6 +158,42 @@ def test_api_keys_are_shown_once_scoped_and_revoked(root: Browser, cluster: Clus
     assert 'name="name"' not in root.get(f"{listing}{stored.pk}/change/").text
     assert root.get(f"{listing}{stored.pk}/delete/").status_code == 403
     assert "This field is required" in root.submit(f"{listing}add/", name=name).text
+
+
+def test_likes_are_found_by_item_and_by_user(root: Browser, client: httpx.Client, key: str) -> None:
+    item, others = uuid4().hex, [f"{key}:{number}" for number in range(listing.PAGE + 3)]
+    events = [{"item_type": "test", "item_id": item, "user_id": user, "action": "like"} for user in (key, *others)]
+    write = client.post("/v1/likes", json={"events": events}).json()["id"]
+    eventually(lambda: client.get(f"/v1/writes/{write}").json()["status"] == "applied")
+    of_item = {"item": f"test/{item}"}
+    page = eventually(
+        lambda: f"<strong>{len(events)}</strong> likes" in (page := root.get(LIKES, params=of_item)).text and page
+    )
+    users = field(page, "user")
+    following = re.search(r'<a href="([^"]+)" rel="next">', page.text)
+    assert following
+    users += field(root.get(LIKES + unescape(following[1])), "user")
+    assert sorted(users) == sorted([key, *others])
+    assert field(root.get(LIKES, params={"user": key}), "item") == [f"test/{item}"]
+    assert field(root.get(LIKES, params={**of_item, "user": key}), "user") == [key]
+    assert f"nobody does not like test/{item}." in root.get(LIKES, params={**of_item, "user": "nobody"}).text
+    assert "nobody likes nothing." in root.get(LIKES, params={"user": "nobody"}).text
+    assert "An item is written as TYPE/ITEM" in root.get(LIKES, params={"item": item}).text
+    assert "A user has 1 to 140 characters" in root.get(LIKES, params={"user": "a b"}).text
+    assert root.get(LIKES, params={"user": key, "after": "[1"}).status_code == 200
+
+
+def test_limits_in_force_are_shown_with_where_they_come_from(root: Browser, cluster: Cluster) -> None:
+    page = root.get("/admin/counters/limits/")
+    assert field(page, "value")[1] == f"{int(cluster.env.get('TALLY_API_KEY_RATE', 6_000_000)):,}"
+    assert field(page, "source")[1] == "TALLY_API_KEY_RATE"
+    name = f"k{uuid4().hex[:12]}"
+    made = ApiKey.objects.create(name=name, prefix=name[:8], hashed_key=name, id=name[:8], requests_rate=77)
+    try:
+        assert f"/admin/counters/apikey/{made.pk}/change/" in root.get("/admin/counters/limits/").text
+        assert "TALLY_EXCESS_INCREMENTS" in page.text
+    finally:
+        made.delete()
 
 
 @pytest.mark.smoke

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from celery import current_app
 from django.contrib.admin.models import LogEntry
+from django.core.management.base import CommandError
 from uuid_utils.compat import uuid7
 
 from counters.admin import listing
@@ -34,10 +35,12 @@ from tests.support.journal import append_bytes, in_ledger, is_drained, lane_of, 
 from tests.support.shards import primary_of, rows
 
 JOURNAL = "/admin/counters/journalentry/"
+LANES = "/admin/counters/lanequeue/"
+SPILLED = "/admin/counters/spillqueue/"
 DEAD = "/admin/counters/deadletter/"
 REJECTED = "/admin/counters/rejectedoperation/"
 FORWARDED = "/admin/counters/forwardedbatch/"
-PAGES = (JOURNAL, DEAD, REJECTED, FORWARDED)
+PAGES = (JOURNAL, LANES, SPILLED, DEAD, REJECTED, FORWARDED)
 
 
 @pytest.fixture
@@ -87,6 +90,15 @@ def test_queued_entries_are_shown_paged_and_dispatched_again(
     assert "is not in the journal (any more)" in said(done)
     assert history("journalentry", f"{lane}-{eighth.hex}") == ["Dispatched again."]
     assert value_of(client, mine) == 0
+    shown = root.get(LANES, params={"shard": still_worker, "waiting": "yes"})
+    waiting = dict(zip(field(shown, "lane"), field(shown, "batches"), strict=True))
+    assert waiting[str(lane)] == str(len(batches))
+    assert "0" not in waiting.values()
+    assert len(field(root.get(LANES), "lane")) == len(topology.current().lanes)
+    done = act(root, LANES, "wake", str(lane), f"{1 - still_worker}.9", "9.0", "x")
+    for text in ("Woken: 1.", f"Nothing waits in {1 - still_worker}.9.", "There is no shard 9.", "There is no lane x"):
+        assert text in said(done)
+    assert history("lanequeue", str(lane)) == ["Woken."]
 
 
 def test_spill_queues_are_shown_and_dispatched_again(
@@ -106,11 +118,25 @@ def test_spill_queues_are_shown_and_dispatched_again(
         names = [f"{lane}-{id.hex}" for id, lane in zip(spilled, (excess, stale), strict=False)]
         assert "Dispatched again: 2." in said(act(root, JOURNAL, "again", *names))
         assert history("journalentry", names[1]) == ["Dispatched again."]
+        page = root.get(SPILLED, params={"shard": 1})
+        assert [field(page, name) for name in ("lane", "increments", "batches", "counters", "sum")] == [
+            [str(excess), str(stale)],
+            ["6", "3"],
+            ["2", "1"],
+            [mine, mine],
+            ["6", "3"],
+        ]
+        assert field(root.get(SPILLED, params={"queue": "stale"}), "lane") == [str(stale)]
+        assert "Woken: 1." in said(act(root, SPILLED, "wake", str(stale)))
+        assert cluster.command("lanes", "--wake", str(excess)) == f"woken: {excess}"
+        with pytest.raises(CommandError, match=r"Nothing waits in 0\.9:stale"):
+            cluster.command("lanes", "--wake", "0.9:stale")
         assert value_of(client, mine) == 0
     eventually(lambda: value_of(client, mine) == 3)
     eventually(lambda: not journal.spilled(1))
     page = root.get(JOURNAL)
     assert (field(page, "excess")[1], field(page, "stale")[1]) == ("0", "0")
+    assert "The spill queues are empty" in root.get(SPILLED).text
 
 
 def test_entries_that_wait_for_replicas_say_so(root: Browser, cluster: Cluster, client: httpx.Client, key: str) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
 import pytest
+from django.core.management.base import CommandError
 from django.db import connection, transaction
 from django.utils import timezone
 
 from counters.api.authentication import write_uses
 from counters.models import ApiKey
+from tests.support.admin import field
 from tests.support.browser import Browser, said
 from tests.support.cluster import Cluster, eventually
 
@@ -42,6 +44,27 @@ def test_a_key_is_refused_from_its_expiry_on(cluster: Cluster, made: tuple[ApiKe
         refused = client.post(f"/v1/counters/{key}/increments", json={"delta": 1})
         assert refused.status_code == 401, "also where no read of the keys has come since"
         assert "expired" in refused.json()["detail"]
+
+
+def test_an_expiry_is_given_in_the_admin_and_by_the_command(root: Browser, cluster: Cluster) -> None:
+    name, address, day = f"k{uuid4().hex[:12]}", "/admin/counters/apikey/add/", timedelta(days=1)
+    past, future = timezone.now() - day, timezone.now() + 30 * day
+    asked: dict[str, Any] = {"name": name, "scopes": "read", "expiry_date_1": "12:00:00"}
+    refused = root.submit(address, **asked, expiry_date_0=f"{past:%Y-%m-%d}")
+    assert "This is not in the future. To end a key now, revoke it." in refused.text
+    assert not ApiKey.objects.filter(name=name).exists()
+    root.submit(address, **asked, expiry_date_0=f"{future:%Y-%m-%d}")
+    page = root.get("/admin/counters/apikey/", params={"q": name})
+    assert field(page, "expires") == [f"{future:%Y-%m-%d} 12:00"]
+    for given, expected in (("30d", future), (f"{future:%Y-%m-%dT%H:%M}", future), ("3h", timezone.now() + day / 8)):
+        cluster.command("make_key", name, "--scope", "read", "--expires", given)
+        made = ApiKey.objects.filter(name=name).latest("created").expiry_date
+        assert made is not None
+        assert abs(made - expected) < 2 * timedelta(minutes=1), given
+    for given in ("soon", "2020-01-01", "0d", "2027-13-01"):
+        with pytest.raises(CommandError, match=r"is no time|is not in the future"):
+            cluster.command("make_key", name, "--scope", "read", "--expires", given)
+    ApiKey.objects.filter(name=name).delete()
 
 
 def test_the_text_of_a_key_is_stored_nowhere(root: Browser) -> None:
@@ -78,7 +101,11 @@ def test_the_last_use_is_written_once_an_hour_and_shown(
     with cluster.client(text) as client:
         eventually(lambda: use(None))
         assert abs(timezone.now() - ApiKey.objects.get(pk=row.pk).last_used) < timedelta(minutes=1)
-        assert "field-last_used" in root.get("/admin/counters/apikey/").text
+        listed = root.get("/admin/counters/apikey/", params={"q": row.prefix})
+        assert field(listed, "last_use") == [f"{timezone.now():%Y-%m-%d %H:00}"]
+        assert (
+            field(root.get("/admin/counters/apikey/", params={"q": row.prefix, "state": "never used"}), "state") == []
+        )
         assert not re.search(r'field-last_used.*?class="readonly">-<', root.get(page).text, re.DOTALL)
         old = timezone.now() - HOUR - timedelta(minutes=1)
         ApiKey.objects.filter(pk=row.pk).update(last_used=old)

@@ -1,4 +1,4 @@
-"""`manage.py lanes`: show the lanes and who applies them, or change their number."""
+"""`manage.py lanes`: show the lanes and who applies them, wake some, or change their number."""
 
 from __future__ import annotations
 
@@ -12,26 +12,39 @@ from rich.console import Console
 from rich.table import Table
 
 from counters.apply import lane_count
-from counters.intake import journal
-from counters.intake.journal import Journal, TooFewCopies
-from counters.intake.lease import Lease
+from counters.intake.journal import TooFewCopies
+from counters.operators import lanes as operators
 from sharding import lanes, topology
 from sharding.topology import NoTopology
 
 
 class Command(BaseCommand):
-    help = "Show the lanes, or give each shard another number of them. Writes get 503 while the journals are drained, for seconds."
+    help = (
+        "Show the lanes, wake some, or give each shard another number of them. For the latter writes get 503 while the "
+        "journals are drained, for seconds."
+    )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("count", nargs="?", type=int, choices=lanes.COUNTS, help="lanes of each shard from now on")
+        parser.add_argument(
+            "--wake",
+            action="append",
+            default=[],
+            metavar="LANE",
+            help="send the task of this lane now (0.3, or 0.3:excess for its spill queue); may be given more than once",
+        )
         parser.add_argument(
             "--seconds", type=float, default=60.0, help="how long the journals may take to be empty (default: 60)"
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            if options["count"] is None:
+            if options["wake"]:
+                if options["count"] is not None:
+                    raise CommandError("either --wake or another number of lanes")
+                self._wake(options["wake"])
+            elif options["count"] is None:
                 self._show()
             else:
                 self._change(options["count"], options["seconds"])
@@ -58,14 +71,18 @@ class Command(BaseCommand):
                 ) from error
         self.stdout.write(f"each shard has {changed.lane_count} lanes; topology version {changed.version}")
 
+    def _wake(self, names: list[str]) -> None:
+        troubles = {name: trouble for name in names if (trouble := operators.wake(name))}
+        for name in names:
+            if name not in troubles:
+                self.stdout.write(f"woken: {name}")
+        if troubles:
+            raise CommandError("\n".join(troubles.values()))
+
     def _show(self) -> None:
-        table = Table("lane", "batches", "oldest", "applied by", title="lanes")
-        for shard in range(settings.TALLY.shard_count):
-            for lane in sorted({*topology.reload().lanes_of(shard), *journal.occupied(shard)}):
-                table.add_row(str(lane), f"{Journal(lane).depth():,}", f"{Journal(lane).age():.3f} s", _holder(lane))
+        topology.reload()
+        table = Table("lane", "batches", "increments", "oldest", "applied by", title="lanes")
+        for row in operators.overview(range(settings.TALLY.shard_count), lanes.QUEUES):
+            age = f"{row.age.total_seconds():.0f} s" if row.batches else "-"
+            table.add_row(row.pk, f"{row.batches:,}", f"{row.increments:,}", age, row.applied_by or "-")
         Console().print(table)
-
-
-def _holder(lane: lanes.Lane) -> str:
-    holder = Lease(lane).holder()
-    return "-" if holder is None else holder.partition("#")[0] or "(a task was sent)"

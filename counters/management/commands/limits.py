@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from counters.models import ApiKey, Limits
+from counters.operators import limits
+from counters.operators.limits import OPTIONS
 
 DEFAULT = "default"
-
-
-class Option(NamedTuple):
-    """A limit: its setting, which is also its field of `Limits`, and its field of an API key, if that has one."""
-
-    setting: str
-    of_key: str
-    what: str
-
-
-OPTIONS = {
-    "anonymous": Option("anonymous_rate", "", "requests a minute of an address without an API key"),
-    "requests": Option("api_key_rate", "requests_rate", "requests a minute of an API key"),
-    "increments": Option("api_key_increments_rate", "increments_rate", "increments a minute of an API key"),
-}
 
 
 def quota(text: str) -> int | None:
@@ -60,10 +46,8 @@ class Command(BaseCommand):
             except ValidationError as error:
                 raise CommandError("; ".join(error.messages)) from error
             row.save()
-        of_all = Limits.objects.first() or Limits()
-        for name, field in fields.items():
-            if field:
-                self._show(name, getattr(row, field), getattr(of_all, OPTIONS[name].setting))
+        for one in limits.of_callers(row if isinstance(row, ApiKey) else None):
+            self.stdout.write(f"{one.name}: {one.value} a minute ({one.source})")
 
     def _row(self, prefix: str | None) -> ApiKey | Limits:
         if prefix is None:
@@ -72,13 +56,3 @@ class Command(BaseCommand):
         if found is None:
             raise CommandError(f"there is no API key {prefix}; the admin lists them")
         return found
-
-    def _show(self, name: str, own: int | None, of_all: int | None) -> None:
-        """The quota in force, and where it comes from."""
-        setting = OPTIONS[name].setting
-        value, source = getattr(settings.TALLY, setting), f"TALLY_{setting.upper()}"
-        if of_all is not None:
-            value, source = of_all, "set for all"
-        if own is not None:
-            value, source = own, "set"
-        self.stdout.write(f"{name}: {value} a minute ({source})")

@@ -1,11 +1,33 @@
 """`manage.py make_key NAME --scope write`: make an API key and print it, once."""
 
+import re
+from argparse import ArgumentTypeError
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
 from counters.models import NAME_RULE, ApiKey, Scope, check_name
+
+_UNITS = {"d": "days", "h": "hours"}
+
+
+def moment(text: str) -> datetime:
+    """A moment in the future: as `2027-01-31`, `2027-01-31T12:00` (UTC unless it says otherwise), or from now on, as `90d` or
+    `12h`. Raises `ArgumentTypeError`."""
+    try:
+        if found := re.fullmatch(r"([0-9]{1,6})([dh])", text):
+            at = timezone.now() + timedelta(**{_UNITS[found[2]]: int(found[1])})
+        else:
+            at = datetime.fromisoformat(text)
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise ArgumentTypeError(f"{text!r} is no time: 2027-01-31, 2027-01-31T12:00, 90d or 12h") from error
+    if at <= timezone.now():
+        raise ArgumentTypeError(f"{text!r} is not in the future")
+    return at
 
 
 class Command(BaseCommand):
@@ -18,10 +40,19 @@ class Command(BaseCommand):
             "--scope", action="append", choices=Scope.values, required=True, help="may be given more than once"
         )
 
+        parser.add_argument(
+            "--expires",
+            type=moment,
+            metavar="TIME",
+            help="refuse it from then on: 2027-01-31, 2027-01-31T12:00 (UTC), 90d, 12h",
+        )
+
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
             check_name(options["name"])
         except ValidationError as error:
             raise CommandError(f"a name has {NAME_RULE}") from error
-        _, key = ApiKey.objects.create_key(name=options["name"], scopes=sorted(set(options["scope"])))
+        _, key = ApiKey.objects.create_key(
+            name=options["name"], scopes=sorted(set(options["scope"])), expiry_date=options["expires"]
+        )
         self.stdout.write(key)
