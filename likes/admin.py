@@ -65,7 +65,7 @@ class LikeAdmin(OperationsAdmin):
         if not item and not user:
             return Page([], None, []), {}
         shard = topology.current().shard_of(count_key(item) if item else liker_key(user))
-        more: dict[str, Any] = {"item": item, "user": user}
+        more: dict[str, Any] = {"item": item, "liker": user}
         try:
             page = _pair(item, user) if item and user else _many(item, user, form.place(Place) or FIRST)
         except ShardUnavailable:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from rest_framework_api_key.admin import APIKeyModelAdmin
 
@@ -48,6 +48,10 @@ class ApiKeyAdmin(APIKeyModelAdmin):
     )
     list_filter = (StateFilter,)  # type: ignore[assignment]
     actions = ("revoke",)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, with a title that names it."""
+        return super().changelist_view(request, {"title": "API keys", **(extra_context or {})})
 
     def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:  # noqa: ARG002
         """Never: a revoked key remains as a record."""

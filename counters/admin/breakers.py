@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
+from django.contrib import messages
 from django.http import HttpRequest
+from redis.exceptions import RedisError
 
 from counters.admin.filters import Filter
 from counters.admin.listing import Page
-from counters.admin.operations import Action
+from counters.admin.operations import JOURNAL_AWAY, Action
 from counters.admin.replicas import SteeringAdmin
 from counters.operators import breakers
 from counters.operators.breakers import Row, UnknownBreaker
@@ -54,8 +56,12 @@ class BreakerAdmin(SteeringAdmin):
     }
 
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
-        """All of them."""
-        return Page(breakers.overview(), None, []), {}
+        """All of them, also while nobody can say what is held open."""
+        try:
+            return Page(breakers.overview(), None, []), {}
+        except RedisError:
+            self.message_user(request, f"{JOURNAL_AWAY}: whether one is held open is not known.", messages.WARNING)
+            return Page(breakers.unheld(), None, []), {}
 
     def asking_for(self, id: str) -> dict[str, str]:  # noqa: ARG002
         """The list has all."""

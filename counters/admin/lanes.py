@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from counters.admin.filters import Filter, LaneFilter, SpillFilter
 from counters.admin.listing import Page
@@ -22,12 +22,16 @@ class LanesAdmin(OperationsAdmin):
     template = "admin/counters/operations/lanes.html"
     things: ClassVar[dict[str, Action]] = {"wake": Action("Wake: send the task now", "Woken", lanes.wake)}
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, which says when the relay does what the action does."""
+        return super().changelist_view(request, {"patience": settings.TALLY.overdue_seconds, **(extra_context or {})})
+
     def found(self, request: HttpRequest, form: Filter) -> tuple[Page[Row], dict[str, Any]]:  # noqa: ARG002
         """The lanes of the chosen shards."""
         rows = lanes.overview(form.shards())
         if form.cleaned_data["waiting"]:
             rows = [one for one in rows if one.batches or one.set_aside]
-        return Page(rows, None, []), {"patience": settings.TALLY.overdue_seconds}
+        return Page(rows, None, []), {}
 
     def asking_for(self, id: str) -> dict[str, str]:
         """By shard."""

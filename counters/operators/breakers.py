@@ -49,6 +49,12 @@ def overview() -> list[Row]:
     return [_row(breaker, holds.get(name), name in shared) for name, breaker in _all().items()]
 
 
+def unheld() -> list[Row]:
+    """Every breaker as this process has it, while nobody can say what is held open."""
+    shared = {breaker.name for breaker in of_shards.every()}
+    return [_row(breaker, None, name in shared) for name, breaker in _all().items()]
+
+
 def hold(name: str, order: Order, seconds: float | None = None) -> None:
     """Hold a breaker open for so many seconds, or until it is closed. All processes follow within seconds. Raises
     `UnknownBreaker`, `RedisError`."""

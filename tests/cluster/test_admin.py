@@ -179,6 +179,7 @@ def test_likes_are_found_by_item_and_by_user(root: Browser, client: httpx.Client
     assert f"nobody does not like test/{item}." in root.get(LIKES, params={**of_item, "user": "nobody"}).text
     assert "nobody likes nothing." in root.get(LIKES, params={"user": "nobody"}).text
     assert "An item is written as TYPE/ITEM" in root.get(LIKES, params={"item": item}).text
+    assert "Name an item or a user." in root.get(LIKES).text
     assert "A user has 1 to 140 characters" in root.get(LIKES, params={"user": "a b"}).text
     assert root.get(LIKES, params={"user": key, "after": "[1"}).status_code == 200
 
