@@ -194,9 +194,8 @@ def _autoscale(_figures: Sequence[Found], curves: Found) -> Canvas:
         cause.plot(seconds, values, color=THIRD, lw=1.4)
         for bound, text in ((high, "one more"), (low, "one less")):
             cause.axhline(bound, color=MUTED, lw=0.9, ls="--")
-            cause.annotate(
-                text, (seconds[-1], bound), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8
-            )
+            axis = cause.get_yaxis_transform()
+            cause.text(1.01, bound, text, transform=axis, va="center", fontsize=8, color=MUTED)
         cause.set_ylabel(label, fontsize=8)
         count.step(seconds, [one[role] for one in course], color=TALLY, lw=1.8, where="post")
         count.set_ylabel("processes", fontsize=8)
