@@ -29,8 +29,10 @@ FORMAT = keys.JSON  # the one that costs API processes most
 PHASES = ((0.03, 30.0), (0.4, 40.0), (1.0, 70.0), (0.4, 40.0), (0.03, 90.0))  # share of the maximum, seconds
 MOST_SECONDS = 6.0
 LATE, EARLY, BUSY, IDLE = 1.2, 0.6, 0.35, 0.15
-OPTIONS = ("--worker", "1-2", "--late", f"{LATE}", "--early", f"{EARLY}", "--up", "5", "--down", "15")
-OPTIONS += ("--api", "1-3", "--busy", f"{BUSY}", "--idle", f"{IDLE}")
+OPTIONS = (
+    *("--worker", "1-2", "--late", f"{LATE}", "--early", f"{EARLY}", "--up", "5", "--down", "15"),
+    *("--api", "1-3", "--busy", f"{BUSY}", "--idle", f"{IDLE}"),
+)
 PERIOD_SECONDS = 1.0
 ENOUGH = Goal("value", "≤", 8)  # the least is two up and two down: a worker or an API process, there and back
 
@@ -82,8 +84,9 @@ def autoscaling(subject: Subject) -> Iterator[None]:
         scale(subject, role, 1)
     command = [sys.executable, str(subject.project / "manage.py"), "cluster", "autoscale"]
     command += ["--dir", str(subject.directory.root), *OPTIONS]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=subject.project, text=True, **pipes) as process:  # noqa: S603
+    with subprocess.Popen(  # noqa: S603
+        command, cwd=subject.project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield
             if process.poll() is not None:
