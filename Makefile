@@ -83,6 +83,7 @@ $(DOCS)/.installed: requirements/docs.txt
 lock: install  ## pin the newest versions that pyproject.toml allows, with hashes and without addresses; UPGRADE= keeps the versions there are
 	$(LOCK) $(UPGRADE) pyproject.toml -o requirements/production.txt
 	$(LOCK) $(UPGRADE) --all-extras --constraint requirements/production.txt pyproject.toml -o requirements/all.txt
+	$(LOCK) --extra otel --constraint requirements/all.txt pyproject.toml -o requirements/traces.txt
 	$(LOCK) $(UPGRADE) --group build -o requirements/build.txt
 	$(LOCK) $(UPGRADE) --group docs -o requirements/docs.txt
 	$(LOCK) --constraint requirements/all.txt --group servers -o requirements/servers.txt

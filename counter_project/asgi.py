@@ -13,9 +13,11 @@ django.setup()
 
 from counters.api import bulk  # noqa: E402 - needs the settings
 from counters.api.application import Application  # noqa: E402
+from counters.api.traced import Traced  # noqa: E402
 from counters.operators import gauges  # noqa: E402
 from likes.api import bulk as likes_bulk  # noqa: E402
 from likes.api.calls import LikeCalls  # noqa: E402
+from runtime import tracing  # noqa: E402
 
 for collector in (
     gauges.CopiesCollector,
@@ -26,7 +28,8 @@ for collector in (
     gauges.BreakerCollector,
 ):
     REGISTRY.register(collector())
-application = Application([LikeCalls])
+Kind = Traced if tracing.is_on() else Application
+application = Kind([LikeCalls])
 bulk.prepare()
 likes_bulk.prepare()
 garbage.begin()

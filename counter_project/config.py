@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, ClassVar
@@ -516,6 +517,18 @@ class Config(BaseSettings):
         le=100,
         description="Share of the requests that nginx logs, in percent: a line of JSON each. For nginx.",
     )
+    traces_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where spans go, by OTLP over HTTP, such as `http://collector:4318/v1/traces`; empty: there are none. Needs the "
+        "extra `otel`.",
+    )
+    traces_percent: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Share of the requests without a `traceparent` that begin a trace, in percent; of the others, its flag decides.",
+    )
     log_format: str = Field(
         default="json", pattern="^(json|console)$", description="One JSON object a line, or for people."
     )
@@ -540,6 +553,17 @@ class Config(BaseSettings):
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ValueError(f"{sentinel!r} is not host:port")
         return sentinels
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _traces_need_the_extra(cls, url: str) -> str:
+        try:
+            is_there = not url or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+        except ModuleNotFoundError:  # not even a package above it
+            is_there = False
+        if not is_there:
+            raise ValueError("traces need OpenTelemetry: pip install 'tally[otel]', or requirements/traces.txt")
+        return url
 
     @field_validator("trusted_proxies")
     @classmethod

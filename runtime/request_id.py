@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 import secrets
 from contextvars import Context, ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext  # an extra
 
 HEADER = "X-Request-ID"
 _KEY = HEADER.lower().encode()
@@ -21,12 +24,13 @@ CURRENT: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class Made:
-    """What a request has made: the id of its write, "" if there is none (yet)."""
+    """What a request has made: the id of its write, "" if there is none (yet); and its span, if somebody is told of it."""
 
-    __slots__ = ("write",)
+    __slots__ = ("span", "write")
 
     def __init__(self) -> None:
         self.write = ""
+        self.span: SpanContext | None = None
 
 
 MADE: ContextVar[Made | None] = ContextVar("made", default=None)

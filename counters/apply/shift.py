@@ -50,6 +50,7 @@ from counters.intake.lease import Lease, WakeUps
 from counters.intake.set_aside import SetAsideBatches
 from counters.rows import WANTED, wanted
 from replication import flush
+from runtime import tracing
 from sharding import topology
 from sharding.lanes import FRESH, Lane
 
@@ -103,6 +104,9 @@ class Shift:
         self._failures = 0
         self._refused = ""  # why PostgreSQL refused the current window
         self._ends = self._renewed = 0.0  # monotonic seconds
+        spans = tracing.worker()
+        task = structlog.contextvars.get_contextvars().get("task", "")  # "" for a shift that the watch began
+        self._task = spans.task({**_place(lane), "tally.task": task}) if spans else None
         self._clock = 0.0  # Unix seconds of the journal's clock when the monotonic clock was at 0
 
     def run(self) -> bool:
@@ -122,6 +126,9 @@ class Shift:
         except (RedisError, JournalUnavailable) as error:
             log.warning("shift_ended", lane=str(self.lane), error=str(error))  # the lease expires by itself
             return False
+        finally:
+            if self._task is not None:
+                self._task.end()
 
     @property
     def _over(self) -> bool:
@@ -262,13 +269,24 @@ class Shift:
             self._set_aside(entry, reason)
         if window.batches:
             window = self._window = self._without_stale(window)
-            done = transaction.apply(conn, self.lane, window)
+            done = self._committed(conn, window)
             if log.is_enabled_for(logging.DEBUG):
                 log.debug("batches_applied", **self._named(window), new=len(done.fresh))
             self._after_commit(conn, window, done)
             batches = [placed.batch for placed in window.batches]
             self._completion.add(batches, window.size, done.written, done.deferred)
         self._cursor = max(self._cursor, window.end)
+
+    def _committed(self, conn: psycopg.Connection[Any], window: Window) -> Committed:
+        """Apply and commit a window. Raises as `transaction.apply`."""
+        if self._task is None:
+            return transaction.apply(conn, self.lane, window)
+        ids = [placed.batch.id for placed in window.batches]
+        with self._task.transaction(ids, {**_place(self.lane), "tally.batches": len(ids)}) as told:
+            done = transaction.apply(conn, self.lane, window)
+            if told is not None:
+                told.committed([placed.batch.id for placed in done.fresh], len(done.plan.added) + len(done.plan.put))
+        return done
 
     def _without_stale(self, window: Window) -> Window:
         """The window without what is too old for the fresh queue."""
@@ -311,6 +329,10 @@ class Shift:
         channels = {placed.batch.id: placed.batch.reply_to for placed in done.fresh if placed.batch.reply_to}
         for channel in set(channels.values()):
             outcomes.publish(channel, [o for o in done.plan.outcomes if channels.get(o.batch) == channel])
+
+
+def _place(lane: Lane) -> dict[str, str | int]:
+    return {"tally.shard": lane.shard, "tally.lane": lane.number, "tally.queue": lane.queue}
 
 
 class _Failed(Exception):

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -34,12 +35,15 @@ from counters.intake.room import Guard, NoRoom
 from counters.intake.turns import Turns
 from counters.intake.writes import Accepted, Write, without
 from counters.write_id import WriteId
-from runtime import request_id
+from runtime import request_id, tracing
 from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
 from runtime.request_id import Made
 from sharding import topology
 from sharding.lanes import Lane
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext  # an extra
 
 ACCEPTED = Counter("tally_writes_accepted_total", "Writes that are in the journal")
 ACCEPTED_INCREMENTS = Counter(
@@ -101,6 +105,7 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self.turns = Turns(settings.TALLY.slow_write_seconds)
         self._untold = _Untold(self._limits)
+        self._spans = tracing.api()
         self._flushes: GroupCommit[_Submitted] = GroupCommit(
             self._flush, most=settings.TALLY.flush_max_writes, most_weight=settings.TALLY.flush_max_bytes
         )
@@ -178,7 +183,12 @@ class Intake:
         seen: Seen | None = None
         for _ in range(_MOST_TRIES):
             try:
-                await self._append_once([one for one in writes if one.write.operations], watched=seen)
+                left = [one for one in writes if one.write.operations]
+                if self._spans is None:
+                    await self._append_once(uuid7(), left, watched=seen)
+                else:
+                    with self._spans.flush(_spans_of(left), {"tally.writes": len(left)}, (TokensTaken, Over)) as id:
+                        await self._append_once(id, left, watched=seen)
             except Over as over:
                 seen = over.seen.after(seen) if seen else over.seen
                 self._shed(writes, seen)
@@ -199,11 +209,10 @@ class Intake:
             split = admission.split(one.asked, lane_of)
             one.write, one.shed = without(one.asked, split) if split.changes else (one.asked, NOTHING_SHED)
 
-    async def _append_once(self, writes: list[_Submitted], watched: Seen | None) -> None:
+    async def _append_once(self, id: UUID, writes: list[_Submitted], watched: Seen | None) -> None:
         """Append writes as they are. Raises `Over`. `watched`: keys whose rate is looked at in any case."""
         if not writes:
             return
-        id = uuid7()
         counts = self._untold.counts(one.write.counts for one in writes)
         told = self._untold.told(counts)
         flush, ids = self._encoded(id, writes, {**dict.fromkeys(watched.used, 0), **told} if watched else told)
@@ -301,6 +310,11 @@ class _Untold:
 def _requests(writes: list[_Submitted]) -> list[str]:
     """The ids of the first requests of a flush."""
     return [one.request for one in writes[:_MOST_NAMED]]
+
+
+def _spans_of(writes: list[_Submitted]) -> list[SpanContext]:
+    """The spans of the requests of a flush, of those that have one."""
+    return [one.made.span for one in writes if one.made is not None and one.made.span is not None]
 
 
 def _count(one: _Submitted) -> None:

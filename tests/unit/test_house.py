@@ -201,14 +201,14 @@ assert gc.get_freeze_count(), "what was loaded is not scanned for garbage"
 from counter_project.__main__ import app
 app.loader.import_default_modules()
 assert "counters.apply.tasks" in sys.modules
-found = {"counters.admin", "counters.api", "pygments", "rest_framework.views", "rich", "tornado", "yaml"} & sys.modules.keys()
-print(*sorted(found))
+of_libraries = {"opentelemetry", "pygments", "rest_framework.views", "rich", "tornado", "yaml"}
+print(*sorted(({"counters.admin", "counters.api"} | of_libraries) & sys.modules.keys()))
 """
 API = """
 import sys
 import counter_project.asgi
 assert "pyarrow" in sys.modules
-print(*sorted({"numpy", "pygments", "requests", "rich", "tornado"} & sys.modules.keys()))
+print(*sorted({"numpy", "opentelemetry", "pygments", "requests", "rich", "tornado"} & sys.modules.keys()))
 """
 
 
