@@ -47,6 +47,7 @@ LOOK_SECONDS = 1.0  # between two looks of `autoscale`
 # Of `autoscale`, in parts of a processor. One process less of two has at most twice `low`, still less than `high`.
 API = autoscaling.Rule(least=2, most=4, high=0.7, low=0.3)
 BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
+NAMES = "up | status | down | destroy | scale | autoscale | upgrade"
 SCALED = f"{', '.join(layout.SCALABLE)} or, for one shard, worker-SHARD"
 
 
@@ -302,9 +303,7 @@ def _stop_supervisor(directory: Directory, waits: Sequence[float]) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manage.py cluster", description="The local cluster of Tally.")
-    commands = parser.add_subparsers(
-        required=True, metavar="up | status | down | destroy | scale | autoscale | upgrade"
-    )
+    commands = parser.add_subparsers(required=True, metavar=NAMES)
 
     def add(name: str, command: Callable[[argparse.Namespace, Directory], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__)

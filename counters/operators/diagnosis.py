@@ -17,7 +17,7 @@ from django.conf import settings
 
 from counters.apply import dead_letters, partitions
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
-from counters.operators import status
+from counters.operators import queues, status
 from counters.operators.status import Snapshot
 from counters.reconciliation import rounds
 from replication import archiving
@@ -27,7 +27,6 @@ from sharding import databases, migrating, nodes, topology
 from sharding.databases import primary
 
 SECONDS = 5.0  # for all questions; a migration's plan is the slowest
-OLD_SECONDS = 10.0  # for a write to wait, beside `TALLY_STALE_SECONDS`
 MAINTAINED_SECONDS = 36 * 3600.0  # since the daily partitions were made
 
 Severity = Literal["broken", "warning", "unknown"]
@@ -253,7 +252,7 @@ def _down(found: Snapshot) -> Iterator[Finding]:
 def _waiting(found: Snapshot) -> Iterator[Finding]:
     """Shards whose oldest write waits for long; the oldest of each."""
     late: dict[str, float] = {}
-    limit = max(OLD_SECONDS, settings.TALLY.stale_seconds)
+    limit = queues.late_seconds()
     for lane in found.lanes or ():
         if lane.age >= limit:
             shard = lane.lane.partition(".")[0]

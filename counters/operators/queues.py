@@ -16,6 +16,8 @@ from runtime import balancing, heartbeats, redis
 from sharding import topology
 from sharding.lanes import FRESH, QUEUES, SPILL, Lane, Queue
 
+OLD_SECONDS = 10.0  # for a write to wait, beside `TALLY_STALE_SECONDS`
+
 
 class LaneQueue(msgspec.Struct, frozen=True):
     """A lane: batches in its queues, the age of its oldest fresh batch in seconds, and the worker that applies it, "" if
@@ -47,6 +49,11 @@ class Queues(msgspec.Struct, frozen=True):
     def backlog(self) -> int:
         """Increments in all queues."""
         return sum(sum(queues.values()) for queues in self.increments.values())
+
+
+def late_seconds() -> float:
+    """From this age on a fresh batch waits for too long."""
+    return max(OLD_SECONDS, settings.TALLY.stale_seconds)
 
 
 def look() -> Queues:

@@ -156,9 +156,9 @@ def test_every_server_is_told(cluster: Cluster, client: httpx.Client, key: str) 
     assert {primary["lsn"][0], "/"} <= set(primary["lsn"])
     ports = {one["port"] for one in cluster.processes("postgres", SHARD)}
     assert {primary["port"], replica["port"]} == ports
-    shown = json.loads(cluster.manage("replicas", "--json").stdout)
+    shown = json.loads(cluster.command("replicas", "--json"))
     assert [{one["node"] for one in shard["replicas"]} for shard in shown][SHARD] == {primary["node"], replica["node"]}
-    table = cluster.manage("replicas", "--once", "--shard", str(SHARD)).stdout
+    table = cluster.command("replicas", "--shard", str(SHARD))
     assert primary["node"] in table
     assert "streaming" in table
     assert "shard 0" not in table

@@ -65,12 +65,13 @@ class Cluster:
             [*MANAGE, *args], cwd=ROOT, env=env, check=check, capture_output=True, text=True, **options
         )
 
-    def command(self, name: str, *args: str) -> str:
+    def command(self, name: str, *args: str, check: bool = True) -> str:
         """What a management command says, run in this process, which has the settings of the cluster; `manage` tests
         the command line."""
-        said = StringIO()
-        call_command(name, *args, stdout=said)
-        return said.getvalue().strip()
+        said, status = in_process(name, *args)
+        if check and status:
+            raise SystemExit(status)
+        return said.strip()
 
     def make_key(self, scope: str) -> str:
         """A new API key, known to every API process: each looks for a key it does not know twice a second at most."""
@@ -136,6 +137,16 @@ def eventually(condition: Callable[[], Any], seconds: float = 30, pause: float =
             last = error
         time.sleep(pause)
     raise AssertionError(f"not true within {seconds} s: {condition} {last or ''}")
+
+
+def in_process(name: str, *args: str) -> tuple[str, int]:
+    """What a management command says, and its exit status, without a process of its own. Raises `CommandError`."""
+    said, status = StringIO(), 0
+    try:
+        call_command(name, *args, stdout=said)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    return said.getvalue(), status
 
 
 @contextmanager

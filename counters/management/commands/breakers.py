@@ -3,55 +3,58 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-import msgspec
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from redis.exceptions import RedisError
+from django.core.management.base import CommandParser
+from pybreaker import STATE_CLOSED
+from rich.console import RenderableType
 
 from counters.operators import breakers
 from counters.operators.breakers import Row, UnknownBreaker
 from replication.interventions import Order
+from runtime import showing
+from runtime.commands import BadUsage, ShowCommand
+from runtime.showing import WELL, WRONG
 
 
-class Command(BaseCommand):
+class Command(ShowCommand[list[Row]]):
     help = (
         "Show every circuit breaker. `open NAME` refuses all calls of a component, until `close NAME` or for --for "
-        "seconds."
+        "seconds. Exit status 1: one is open."
     )
-    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("action", nargs="?", choices=("open", "close"))
         parser.add_argument("name", nargs="?", metavar="NAME", help="shard-0, shard-0-replica, journal, cache, broker")
         parser.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="open it for so long only")
         parser.add_argument("--reason", default="", help="why; it is recorded")
-        parser.add_argument("--json", action="store_true", help="for programs")
 
-    def handle(self, *_args: Any, **options: Any) -> None:
-        try:
-            self._act(options["action"], options["name"], options["seconds"], options["reason"])
-            found = breakers.overview()
-        except UnknownBreaker as error:
-            raise CommandError(str(error)) from error
-        except RedisError as error:
-            raise CommandError(f"the journal's Redis, which has what is held open, does not answer: {error}") from error
-        if options["json"]:
-            self.stdout.write(msgspec.json.encode(found).decode())
-            return
-        for one in found:
-            self.stdout.write(_line(one))
-
-    def _act(self, action: str | None, name: str | None, seconds: float | None, reason: str) -> None:
+    def change(self) -> str | None:
+        action, name, seconds = (self.options[key] for key in ("action", "name", "seconds"))
         if action and not name:
-            raise CommandError(f"which breaker? `manage.py breakers {action} NAME`")
+            raise BadUsage(f"which breaker? `manage.py breakers {action} NAME`")
         if seconds is not None and (action != "open" or not 0 < seconds < 1e9):
-            raise CommandError("--for is for `open`, and a number of seconds")
-        order = Order("manage.py breakers", reason)
-        if action == "open":
-            breakers.hold(str(name), order, seconds)
-        elif action == "close":
-            breakers.close(str(name), order)
+            raise BadUsage("--for is for `open`, and a number of seconds")
+        order = Order("manage.py breakers", self.options["reason"])
+        try:
+            if action == "open":
+                breakers.hold(name, order, seconds)
+                return f"Every process follows within two seconds. `manage.py breakers close {name}` ends it."
+            if action == "close":
+                breakers.close(name, order)
+                return "Every process follows within two seconds. `manage.py doctor` says whether the component is up."
+        except UnknownBreaker as error:
+            raise BadUsage(str(error)) from error
+        return None
+
+    def look(self) -> list[Row]:
+        return breakers.overview()
+
+    def exit_status(self, found: list[Row]) -> int:
+        return WELL if all(one.state == STATE_CLOSED for one in found) else WRONG
+
+    def page(self, found: list[Row]) -> RenderableType:
+        return showing.lines(_line(one) for one in found)
 
 
 def _line(one: Row) -> str:

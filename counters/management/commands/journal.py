@@ -2,94 +2,86 @@
 
 from __future__ import annotations
 
-import json
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from redis.exceptions import RedisError
-from rich.console import Console
+from django.core.management.base import CommandError, CommandParser
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from counters.intake import dispatch, journal
 from counters.intake.journal import Journal
 from counters.intake.set_aside import SetAsideBatches, lanes_with_set_aside
-from counters.operators import journal_entries
+from counters.operators import journal_entries, queues
+from runtime.commands import BadUsage, ShowCommand
+from runtime.showing import WELL, WRONG
 from sharding.lanes import FRESH, SPILL, Queue
 
 
-class Command(BaseCommand):
+class Command(ShowCommand[list[dict[str, Any]]]):
     help = (
-        "Depth and age of each shard's journal and spill queues, the oldest entries, and batches that were set aside."
+        "Depth and age of each shard's journal and spill queues, the oldest entries, and batches that were set aside. Exit "
+        "status 1: a batch was set aside, or has waited for long."
     )
-    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="for programs")
+        super().add_arguments(parser)
         parser.add_argument(
             "--entries", type=int, default=5, metavar="N", help="show the N oldest entries of each shard"
         )
         parser.add_argument("--retry", metavar="ID", help="put a batch that was set aside back into the journal")
         parser.add_argument("--discard", metavar="ID", help="forget a batch that was set aside, for ever")
 
-    def handle(self, *_args: Any, **options: Any) -> None:
+    def change(self) -> str | None:
+        if not (self.options["retry"] or self.options["discard"]):
+            return None
         try:
-            if options["retry"] or options["discard"]:
-                self._act(options)
-            elif options["json"]:
-                self.stdout.write(
-                    json.dumps([_shard(shard, options["entries"]) for shard in range(settings.TALLY.shard_count)])
-                )
-            else:
-                self._show(options["entries"])
-        except RedisError as error:
-            raise CommandError(
-                f"the journal does not answer ({error}): is its Redis up? See TALLY_JOURNAL_URL."
-            ) from error
-
-    def _act(self, options: dict[str, Any]) -> None:
-        try:
-            batch = UUID(hex=options["retry"] or options["discard"])
+            batch = UUID(hex=self.options["retry"] or self.options["discard"])
         except ValueError as error:
-            raise CommandError("an id has 32 hexadecimal digits: see manage.py journal") from error
+            raise BadUsage("an id has 32 hexadecimal digits: see `manage.py journal`") from error
         found: list[str] = []  # one flush may have a batch in several lanes
         for shard in range(settings.TALLY.shard_count):
             for lane in lanes_with_set_aside(shard):
                 batches = SetAsideBatches(lane)
-                if options["discard"] and batches.discard(batch):
+                if self.options["discard"] and batches.discard(batch):
                     found.append(f"forgotten: {batch.hex}")
-                elif options["retry"] and batches.retry(batch) is not None:
+                elif self.options["retry"] and batches.retry(batch) is not None:
                     dispatch.send(lane)
                     found.append(f"back in the journal of lane {lane}: {batch.hex}")
         if not found:
-            raise CommandError(f"no batch {batch.hex} was set aside: see manage.py journal")
-        self.stdout.write("\n".join(found))
+            raise CommandError(f"no batch {batch.hex} was set aside: see `manage.py journal`")
+        if self.options["retry"]:
+            found.append("It is set aside again if it still cannot be applied: see `manage.py journal`.")
+        return "\n".join(found)
 
-    def _show(self, entries: int) -> None:
-        console = Console()
+    def look(self) -> list[dict[str, Any]]:
+        return [_shard(shard, self.options["entries"]) for shard in range(settings.TALLY.shard_count)]
+
+    def exit_status(self, found: list[dict[str, Any]]) -> int:
+        late = queues.late_seconds()
+        return WRONG if any(one["set_aside"] or one["age_seconds"] >= late for one in found) else WELL
+
+    def page(self, found: list[dict[str, Any]]) -> Group:
         table = Table("shard", "entries", "oldest", "bytes", "excess", "stale", "set aside", title="journal")
-        for shard in range(settings.TALLY.shard_count):
-            found = _shard(shard, entries)
-            oldest = f"{found['age_seconds']:.3f} s" if found["depth"] else "-"
+        lines: list[str] = []
+        for one in found:
             table.add_row(
-                str(shard),
-                f"{found['depth']:,}",
-                oldest,
-                f"{found['bytes']:,}",
-                *(_increments(found[queue]) for queue in SPILL),
-                str(len(found["set_aside"])),
+                str(one["shard"]),
+                f"{one['depth']:,}",
+                f"{one['age_seconds']:.3f} s" if one["depth"] else "-",
+                f"{one['bytes']:,}",
+                *(_increments(one[queue]) for queue in SPILL),
+                str(len(one["set_aside"])),
             )
-        console.print(table)
-        for shard in range(settings.TALLY.shard_count):
-            found = _shard(shard, entries)
-            for entry in found["entries"]:
-                console.print(
-                    f"lane {entry['lane']}  {entry['id']}  position {entry['position']}  {entry['age_seconds']:.3f} s"
-                )
-            for one in found["set_aside"]:
-                console.print(f"lane {one['lane']}  {one['id']}  set aside: {one['reason']}")
+            lines += [
+                f"lane {entry['lane']}  {entry['id']}  position {entry['position']}  {entry['age_seconds']:.3f} s"
+                for entry in one["entries"]
+            ]
+            lines += [f"lane {kept['lane']}  {kept['id']}  set aside: {kept['reason']}" for kept in one["set_aside"]]
+        return Group(table, *map(Text, lines))
 
 
 def _spilled(shard: int, queue: Queue) -> dict[str, float]:

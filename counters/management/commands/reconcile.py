@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-import msgspec
-from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -17,52 +15,55 @@ from counters.reconciliation import rounds
 from counters.reconciliation.rounds import Report, Untold
 from replication.digests import Busy
 from replication.tables import COUNTER
-from runtime import polling
+from runtime import commands, polling
+from runtime.commands import ShowCommand
+from runtime.showing import UNSEEN, WELL, WRONG, Unseen
 
 BUSY_SECONDS = 120.0
 MOST_LINES = 20
+EXIT_STATUS = {True: WELL, False: WRONG, None: UNSEEN}
 
 
-class Command(BaseCommand):
-    help = "Compare each replica, and the cache, with the primaries. Exit status 1 if something differs, 2 if not all could be compared."
-    requires_system_checks = ()
+class Command(ShowCommand[list[Report]]):
+    help = (
+        "Compare each replica, and the cache, with the primaries. Exit status 1: something differs. 2: nothing differs, but "
+        "not all could be compared."
+    )
+    silences_log: ClassVar[bool] = False  # a round logs what it finds, wherever it runs
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "--shard", type=int, action="append", metavar="N", help="this shard only; may be given more than once"
-        )
-        parser.add_argument("--json", action="store_true", help="for programs")
+        super().add_arguments(parser)
+        commands.add_shards(parser)
 
-    def handle(self, *_args: Any, **options: Any) -> None:
-        shards = sorted(set(options["shard"] or range(settings.TALLY.shard_count)))
-        if unknown := [shard for shard in shards if not 0 <= shard < settings.TALLY.shard_count]:
-            raise CommandError(
-                f"there is no shard {unknown[0]}: they have the numbers 0 to {settings.TALLY.shard_count - 1}"
-            )
-        with _Bars(len(shards)) as tell:
-            reports = _run(shards, tell)
-        if options["json"]:
-            self.stdout.write(msgspec.json.encode([shown(report) for report in reports]).decode())
-        else:
-            _show(reports)
-        equal = {report.equal for report in reports}
-        if equal != {True}:
-            raise SystemExit(1 if False in equal else 2)
+    def change(self) -> None:
+        commands.shards(self.options["shards"])
 
+    def look(self) -> list[Report]:
+        shards = commands.shards(self.options["shards"])
+        with _Bars(are_shown=self.options["watch"] is None) as tell:
+            for _ in polling.attempts(BUSY_SECONDS, pause=0.5):
+                try:
+                    return rounds.run(shards, tell)
+                except Busy as error:
+                    busy = error
+        raise Unseen(f"{busy}; try again later") from busy
 
-def _run(shards: list[int], tell: _Bars) -> list[Report]:
-    for _ in polling.attempts(BUSY_SECONDS, pause=0.5):
-        try:
-            return rounds.run(shards, tell)
-        except Busy as error:
-            busy = error
-    raise CommandError(f"{busy}; try again later") from busy
+    def document(self, found: list[Report]) -> list[dict[str, Any]]:
+        return [shown(report) for report in found]
+
+    def exit_status(self, found: list[Report]) -> int:
+        equal = {report.equal for report in found}
+        return EXIT_STATUS[False if False in equal else None if None in equal else True]
+
+    def page(self, found: list[Report]) -> Group:
+        lines = [Text(line) for report in found for line in _lines(report)]
+        return Group(_replicas(found), _cache(found), _checks(found), *lines)
 
 
 class _Bars(Untold):
     """Progress bars on a terminal; nothing elsewhere."""
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, *, are_shown: bool) -> None:
         console = Console(stderr=True)
         columns = (
             bars.TextColumn("{task.description}"),
@@ -70,8 +71,9 @@ class _Bars(Untold):
             bars.MofNCompleteColumn(),
             bars.TimeElapsedColumn(),
         )
-        self._progress = bars.Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self._shards = shards
+        self._progress = bars.Progress(
+            *columns, console=console, disable=not (are_shown and console.is_terminal), transient=True
+        )
         self._nodes: dict[tuple[int, str], bars.TaskID] = {}
         self._cache: bars.TaskID | None = None
 
@@ -93,8 +95,7 @@ class _Bars(Untold):
         self._progress.advance(self._cache, entries)
 
 
-def _show(reports: list[Report]) -> None:
-    console = Console()
+def _replicas(reports: list[Report]) -> Table:
     table = Table(
         "shard", "node", "equal", "counters", "differing keys", "digest", title="replicas, each beside its primary"
     )
@@ -104,20 +105,23 @@ def _show(reports: list[Report]) -> None:
             table.add_row(
                 str(report.shard), one.node, _word(one.equal), f"{one.counters:,}", f"{one.differing:,}", known
             )
-    console.print(table)
+    return table
+
+
+def _cache(reports: list[Report]) -> Table:
     table = Table("shard", "entries", "stale, refreshed", "wrong, deleted", title="cache, beside the primaries")
     for report in reports:
         cached = report.cache
         table.add_row(str(report.shard), f"{cached.checked:,}", f"{cached.stale:,}", f"{cached.wrong:,}")
-    console.print(table)
+    return table
+
+
+def _checks(reports: list[Report]) -> Table:
     table = Table("shard", "check", "rows", "wrong", title="rows, beside those that they belong to")
     for report in reports:
         for name, check in report.checks.items():
             table.add_row(str(report.shard), name, f"{check.checked:,}", f"{check.wrong:,}")
-    console.print(table)
-    for report in reports:
-        for line in _lines(report):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    return table
 
 
 def _word(equal: bool | None) -> Text:

@@ -1,90 +1,99 @@
-"""`manage.py replicas`: every server of every shard, in a live table."""
+"""`manage.py replicas`: every server of every shard, and whether it follows."""
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from itertools import compress
-from typing import Any
 
 import msgspec
-from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from rich.console import Console, Group
-from rich.live import Live
+from django.core.management.base import CommandParser
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from replication import status
 from replication.patroni import PatroniUnavailable
 from replication.status import Lag, Replica
+from runtime import commands
+from runtime.commands import ShowCommand
+from runtime.showing import UNSEEN, WELL, WRONG, Unseen
 
 COLOURS = {"running": "green", "streaming": "green", "unreachable": "red", "gone": "red"}
+WELL_STATES = {"running", "streaming"}
 HEADINGS = ("node", "role", "state", "tl", "lsn", "write", "flush", "replay", "sync", "delay", "up", "equal")
 RIGHT = {"tl", "lsn", "write", "flush", "replay", "delay", "up"}
-PLAIN_WIDTH = 160  # columns of a table written to a file or a pipe
 WIDE = 110  # a narrower terminal gets no `ONLY_WIDE`
 ONLY_WIDE = {"tl", "lsn", "write", "flush", "delay"}
 
 
-class Command(BaseCommand):
-    help = "Every server of every shard: role, state, timeline, position, lag, sync state. Ctrl-C ends it."
-    requires_system_checks = ()
+class Servers(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The servers of a shard, or the `error` that says why they are unknown."""
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--once", action="store_true", help="print it once")
-        parser.add_argument("--json", action="store_true", help="once, for programs")
-        parser.add_argument("--shard", type=int, metavar="N", help="this shard only")
-        parser.add_argument(
-            "--every", type=float, default=1.0, metavar="SECONDS", help="pause between two looks (default: 1)"
+    shard: int
+    replicas: list[Replica]
+    error: str | None = None
+
+    @property
+    def are_well(self) -> bool:
+        """Whether there is a primary, and every replica streams and was equal to it."""
+        return any(one.role == "primary" for one in self.replicas) and all(
+            one.state in WELL_STATES and one.equal is not False for one in self.replicas
         )
 
-    def handle(self, *_args: Any, **options: Any) -> None:
-        shards = _shards(options["shard"])
-        if options["json"]:
-            self.stdout.write(msgspec.json.encode([_of(shard) for shard in shards]).decode())
-            return
-        console = Console(width=None if self.stdout.isatty() else PLAIN_WIDTH)
-        if options["once"]:
-            console.print(_page(shards, console.width))
-            return
-        try:
-            with Live(_page(shards, console.width), console=console, auto_refresh=False) as live:
-                while True:
-                    time.sleep(max(0.1, options["every"]))
-                    live.update(_page(shards, console.width), refresh=True)
-        except KeyboardInterrupt:
-            pass
+
+class Command(ShowCommand[list[Servers]]):
+    help = (
+        "Every server of every shard: role, state, timeline, position, lag, sync state. Exit status 1: a shard has no "
+        "primary, or a replica that does not stream or differs. 2: no Patroni of a shard answers."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        commands.add_shards(parser)
+
+    def change(self) -> None:
+        commands.shards(self.options["shards"])
+
+    def look(self) -> list[Servers]:
+        found = [_servers(shard) for shard in commands.shards(self.options["shards"])]
+        if all(one.error for one in found):
+            said = "; ".join(str(one.error) for one in found)
+            raise Unseen(f"{said}. Is Patroni up, and are the addresses in TALLY_SHARDS right? See its logs.")
+        return found
+
+    def exit_status(self, found: list[Servers]) -> int:
+        if not all(one.are_well for one in found if not one.error):
+            return WRONG
+        return UNSEEN if any(one.error for one in found) else WELL
+
+    def page(self, found: list[Servers]) -> _Page:
+        return _Page(found)
 
 
-def _shards(only: int | None) -> list[int]:
-    count = settings.TALLY.shard_count
-    if only is None:
-        return list(range(count))
-    if not 0 <= only < count:
-        raise CommandError(f"there is no shard {only}: TALLY_SHARDS has {count}, from 0 on")
-    return [only]
+class _Page:
+    """A table for each shard, with the columns that the terminal has room for."""
+
+    def __init__(self, found: list[Servers]) -> None:
+        self._found = found
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        shown = [options.max_width >= WIDE or heading not in ONLY_WIDE for heading in HEADINGS]
+        for shard in self._found:
+            title = f"shard {shard.shard}"
+            table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+            for heading in compress(HEADINGS, shown):
+                table.add_column(heading, justify="right" if heading in RIGHT else "left", no_wrap=True)
+            for one in shard.replicas:
+                table.add_row(*compress(_row(one), shown))
+            yield table
+            yield Text(shard.error or "")
 
 
-def _of(shard: int) -> dict[str, Any]:
-    """The servers of a shard, or why they are unknown."""
+def _servers(shard: int) -> Servers:
     try:
-        return {"shard": shard, "replicas": status.replicas(shard)}
+        return Servers(shard, status.replicas(shard))
     except PatroniUnavailable as error:
-        return {"shard": shard, "replicas": [], "error": str(error)}
-
-
-def _page(shards: list[int], width: int) -> Group:
-    parts: list[Any] = []
-    shown = [width >= WIDE or heading not in ONLY_WIDE for heading in HEADINGS]
-    for shard in shards:
-        found = _of(shard)
-        table = Table(title=f"shard {shard}", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for heading in compress(HEADINGS, shown):
-            table.add_column(heading, justify="right" if heading in RIGHT else "left", no_wrap=True)
-        for one in found["replicas"]:
-            table.add_row(*compress(_row(one), shown))
-        parts += [table, found["error"], ""] if "error" in found else [table, ""]
-    return Group(*parts)
+        return Servers(shard, [], str(error))
 
 
 def _row(one: Replica) -> list[str]:
