@@ -128,7 +128,7 @@ def test_spill_queues_are_shown_and_dispatched_again(
         ]
         assert field(root.get(SPILLED, params={"queue": "stale"}), "lane") == [str(stale)]
         assert "Woken: 1." in said(act(root, SPILLED, "wake", str(stale)))
-        assert cluster.command("lanes", "--wake", str(excess)) == f"woken: {excess}"
+        assert f"woken: {excess}" in cluster.command("lanes", "--wake", str(excess)).splitlines()
         with pytest.raises(CommandError, match=r"Nothing waits in 0\.9:stale"):
             cluster.command("lanes", "--wake", "0.9:stale")
         assert value_of(client, mine) == 0
