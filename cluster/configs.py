@@ -187,8 +187,8 @@ def nginx_before(  # noqa: PLR0913
         SERVERS=front.upstream("api"),
         SINGLES_SERVERS=front.upstream("api_singles", f" max_conns={settings.max_singles}"),
         BODIES_SERVERS=front.upstream("api_bodies", f" max_conns={settings.max_bodies}"),
-        LOGGED=f"        {settings.access_log_percent}% 1;" if settings.access_log_percent else "",
-        ACCESS_LOG=f"{ACCESS_LOG} tally buffer=32k flush=1s if=$tally_logged" if settings.access_log_percent else "off",
+        SAMPLED=f"        {settings.access_log_percent}% 1;" if settings.access_log_percent else "",
+        ACCESS_LOG=ACCESS_LOG,
         KEEP_CLIENTS=f"keepalive_min_timeout {KEEP_CLIENTS_SECONDS}s;" if keeps_clients else "",
     )
 

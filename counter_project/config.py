@@ -515,7 +515,7 @@ class Config(BaseSettings):
         default=0,
         ge=0,
         le=100,
-        description="Share of the requests that nginx logs, in percent: a line of JSON each. For nginx.",
+        description="Share of the requests that nginx logs, in percent: a line of JSON each. It logs every 5xx, too. For nginx.",
     )
     traces_endpoint: str = Field(
         default="",

@@ -33,7 +33,8 @@ OFFICE = ["127.0.0.1", "10.0.0.0/8"]
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Answers with the request's headers; `/slow` when it is told to. `/large` has a large answer."""
+    """Answers with the request's headers; `/slow` when it is told to. `/large` has a large answer, `/status/503` that
+    status."""
 
     protocol_version = "HTTP/1.1"
     go_on = Event()
@@ -41,9 +42,10 @@ class Upstream(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/slow":
             self.go_on.wait(30)
+        status = int(self.path.removeprefix("/status/")) if self.path.startswith("/status/") else 200
         body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
         body += b" " * (LARGE if self.path == "/large" else 0)
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -273,6 +275,23 @@ def test_requests_are_logged_as_json(logged: tuple[str, Path]) -> None:
     assert (refused["status"], refused["api"], refused["node"]) == (404, "", "nginx")
 
 
-def test_nothing_is_logged_by_default(tmp_path: Path) -> None:
-    layout = Layout(ports={"nginx": 1, "api-1": 2}, scale={"api": 1})
-    assert "access_log off;" in configs.nginx(layout, Directory(tmp_path), "secret", as_root=False)
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory, upstream: int) -> Iterator[tuple[str, Path]]:
+    """An nginx that logs nothing but what fails, and its log."""
+    folder = tmp_path_factory.mktemp("n")
+    with nginx(folder, upstream, NginxSettings()) as url:
+        yield url, folder / LOG
+
+
+def test_every_5xx_is_logged_and_nothing_else_by_default(failures: tuple[str, Path]) -> None:
+    url, log = failures
+    statuses = (200, 404, 429, 500, 499, 503, 200, 599)
+    for status in statuses:
+        httpx.get(f"{url}/status/{status}", headers={"X-Request-ID": f"with-{status}"})
+
+    def found() -> list[tuple[str, int]]:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        return [(line["request_id"], line["status"]) for line in lines if line["uri"] != "/"]
+
+    eventually(lambda: len(found()) >= 3)
+    assert found() == [("with-500", 500), ("with-503", 503), ("with-599", 599)]
