@@ -13,6 +13,7 @@ from typing import Any
 
 from replication import apply_delay
 from runtime.balancing import LEAST_CONN
+from sharding.roles import ROLES
 
 from . import ClusterError, archive_wal
 from .archive import Archive
@@ -21,7 +22,7 @@ from .redis import LOCAL
 
 CONTROL_DATABASE = "tally_control"
 DATABASE = "tally"
-ROLE = "tally"
+ROLE = "tally"  # the owner; those of the processes are in sharding/roles.py
 REPLICATOR = "replicator"
 KEEP_CLIENTS_SECONDS = 2  # that nginx, when it reloads, serves a client's idle connection before it closes it
 MAX_CONNECTIONS = 200  # of each PostgreSQL
@@ -461,7 +462,7 @@ def _pg_hba(network: str, kind: str) -> list[str]:
         ("host", "all", "postgres", f"{LOCAL}/32"),
         (kind, "postgres", "rewind", network),
         (kind, "replication", REPLICATOR, network),
-        (kind, f"{DATABASE},{CONTROL_DATABASE}", ROLE, network),
+        (kind, f"{DATABASE},{CONTROL_DATABASE}", ",".join((ROLE, *ROLES)), network),
     )
     return [f"{kind} {database} {role} {whence} scram-sha-256" for kind, database, role, whence in rules]
 

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import yaml
 
+from sharding import roles
+
 from . import ClusterError, argv, configs
 from .configs import Front, Member, NginxSettings, Tls
 from .layout import FLOWER_USER, PROJECT, write_private
@@ -31,6 +33,7 @@ DATA = Path("/srv/data")
 STATIC = Path("/srv/static")
 AUTHORITY = SECRETS / "authority"
 ANYWHERE = "0.0.0.0"  # noqa: S104 — who reaches the container, its networks say
+PASSWORDS = {configs.ROLE: "database", roles.API: "database-api", roles.WORKER: "database-worker"}  # role → secret
 LOCAL = ("127.0.0.1", "localhost")  # first: the health check's
 API_PORT, POSTGRES_PORT, PATRONI_PORT, REDIS_PORT, FLOWER_PORT = 8000, 5432, 8008, 6379, 5555
 NGINX_PORT, OPERATORS_PORT = 8080, 8081
@@ -128,29 +131,37 @@ def manage(*command: str) -> Command:
 
 
 def migrate() -> Command:
-    """Wait until every shard has a primary, then migrate."""
+    """Wait until every shard has a primary, then migrate. Raises `ClusterError`, also where a shard that was made by an
+    older version lacks the roles of the processes: only a superuser can make them."""
     import psycopg
 
     command = manage("set_up")
     for number, shard in enumerate(json.loads(setting("TALLY_SHARDS"))):
         hosts, ports = (",".join(str(node[key]) for node in shard["nodes"]) for key in ("host", "port"))
         deadline = time.monotonic() + PRIMARY_SECONDS
+        login = psycopg.conninfo.make_conninfo(
+            host=hosts,
+            port=ports,
+            dbname=configs.CONTROL_DATABASE if number == 0 else configs.DATABASE,
+            user=configs.ROLE,
+            password=secret("database"),
+            target_session_attrs="primary",
+            connect_timeout=2,
+        )
         while True:
             try:
-                psycopg.connect(
-                    host=hosts,
-                    port=ports,
-                    dbname=configs.CONTROL_DATABASE if number == 0 else configs.DATABASE,
-                    user=configs.ROLE,
-                    password=secret("database"),
-                    target_session_attrs="primary",
-                    connect_timeout=2,
-                ).close()
+                with psycopg.connect(login) as conn:
+                    missing = roles.missing(conn.execute(roles.EXISTING).fetchall())
                 break
             except psycopg.OperationalError as error:
                 if time.monotonic() > deadline:
                     raise ClusterError(f"shard {number} has no primary: {error}") from error
                 time.sleep(1)
+        if missing:
+            raise ClusterError(
+                f"shard {number} has no role {' or '.join(missing)}: run `python -m cluster.container provide` in the "
+                "container of its primary (docs/deployment.md#upgrade)"
+            )
     return command
 
 
@@ -201,10 +212,11 @@ def _postgres_programs() -> Path:
 
 
 def provide(*_url: str) -> Command:
-    """What Patroni runs when it has made a shard: Tally's role and databases."""
+    """What Patroni runs when it has made a shard: Tally's roles and databases. Safe to run again, on the primary."""
     from .postgres import provide
 
-    asyncio.run(provide(POSTGRES_PORT, secret("postgres"), secret("database"), control=setting("SHARD") == "0"))
+    passwords = {role: secret(name) for role, name in PASSWORDS.items()}
+    asyncio.run(provide(POSTGRES_PORT, secret("postgres"), passwords, control=setting("SHARD") == "0"))
     return ("true",)
 
 

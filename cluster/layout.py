@@ -17,6 +17,7 @@ from pathlib import Path
 
 from replication.apply_delay import ApplyDelay
 from runtime.balancing import ROUND_ROBIN
+from sharding.roles import ROLES
 
 from . import ClusterError
 
@@ -35,6 +36,7 @@ SECRET_NAMES = (
     "replication",
     "rewind",
     "tally",
+    *ROLES,
     "patroni",
     "redis-journal",
     "redis-cache",

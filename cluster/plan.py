@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sharding.roles import API, WORKER
+
 from . import argv, probes
 from .argv import ANSWER_SECONDS
 from .layout import FLOWER_USER, PROJECT, Directory, Layout
@@ -259,7 +261,7 @@ class Planner:
             after=self._application(),
             port=port,
             metrics_port=port,
-            environment=self._of(name),
+            environment=self._of(name, role=API),
             stop_seconds=ANSWER_SECONDS + 5,
         )
 
@@ -285,8 +287,12 @@ class Planner:
     def _brokers(self) -> tuple[str, ...]:
         return ("redis-broker",) if self.own_broker else ()
 
-    def _of(self, name: str, metrics_port: int | None = None) -> dict[str, str]:
-        own = {"TALLY_NODE_ID": name}
+    def _of(self, name: str, metrics_port: int | None = None, role: str = WORKER) -> dict[str, str]:
+        own = {
+            "TALLY_NODE_ID": name,
+            "TALLY_DATABASE_USER": role,
+            "TALLY_DATABASE_PASSWORD": self.secrets[role],
+        }
         if metrics_port is not None:
             own["TALLY_METRICS_PORT"] = str(metrics_port)
         return {**self.environment, **own}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psutil
 
@@ -18,6 +18,7 @@ from .layout import PATRONI_USER
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg import sql
 
 STOP_SECONDS = 20.0  # for a fast shutdown, then for an immediate one
 
@@ -133,8 +134,9 @@ def family(postmaster: psutil.Process) -> list[psutil.Process]:
         return [postmaster]
 
 
-async def provide(port: int, superuser_password: str, password: str, *, control: bool) -> None:
-    """Role and databases of Tally on a primary, where they are not there yet; `control` with Django's own database."""
+async def provide(port: int, superuser_password: str, passwords: Mapping[str, str], *, control: bool) -> None:
+    """Roles (name → password) and databases of Tally on a primary, where they are not there yet; `control` with Django's
+    own database. The roles of the processes get their password each time: a version before that had none forgot it."""
     import psycopg
     from psycopg import sql
 
@@ -143,8 +145,12 @@ async def provide(port: int, superuser_password: str, password: str, *, control:
         host="127.0.0.1", port=port, user="postgres", password=superuser_password, dbname=name, connect_timeout=5
     )
     async with await psycopg.AsyncConnection.connect(login("postgres"), autocommit=True) as connection:
-        if not await _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", ROLE):
-            await _create_role(connection, password)
+        for name, password in passwords.items():
+            if not await _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", name):
+                await _create_role(connection, name, password)
+            elif name != ROLE:
+                await connection.execute("SET synchronous_commit = local")  # no replica may follow yet
+                await connection.execute(_with_password(connection, "ALTER ROLE {} PASSWORD {}", name, password))
         for name in databases:
             if not await _exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", name):
                 statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE))
@@ -158,13 +164,20 @@ async def _exists(connection: psycopg.AsyncConnection, query: str, name: str) ->
     return await (await connection.execute(query, (name,))).fetchone() is not None
 
 
-async def _create_role(connection: psycopg.AsyncConnection, password: str) -> None:
+async def _create_role(connection: psycopg.AsyncConnection, name: str, password: str) -> None:
+    from psycopg import sql
+
+    create = "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}"
+    async with connection.transaction():
+        await connection.execute(_with_password(connection, create, name, password))
+        await connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(name)))
+
+
+def _with_password(
+    connection: psycopg.AsyncConnection, statement: LiteralString, name: str, password: str
+) -> sql.Composed:
     """The password goes out as its SCRAM verifier, so that no log shows it."""
     from psycopg import sql
 
-    verifier = connection.pgconn.encrypt_password(password.encode(), ROLE.encode(), b"scram-sha-256").decode()
-    role = sql.Identifier(ROLE)
-    create = sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}")
-    async with connection.transaction():
-        await connection.execute(create.format(role, sql.Literal(verifier)))
-        await connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(role))
+    verifier = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+    return sql.SQL(statement).format(sql.Identifier(name), sql.Literal(verifier))

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharding.roles import ROLES
+
 from . import ClusterError, configs, probes, sentinels
 from .child import said, size
 from .layout import PROJECT, write_private
@@ -20,6 +22,7 @@ from .plan import Planner
 from .postgres import Node, provide
 from .prepare import schema
 from .processes import kill_group
+from .redis import LOCAL
 
 TURN_SECONDS = 6.0  # that the other nodes of a shard wait for the one that was its primary
 PRIMARY_SECONDS = 120.0  # to have a primary; crash recovery is part of it
@@ -86,11 +89,12 @@ class Steps:
             import psycopg
 
             secrets = self.plan.secrets
+            passwords = {role: secrets[role] for role in (configs.ROLE, *ROLES)}
             deadline = time.monotonic() + PRIMARY_SECONDS
             while True:
                 primary = await self._wait_for_primary(shard, deadline)
                 try:
-                    await provide(primary.port, secrets["postgres"], secrets["tally"], control=shard == 0)
+                    await provide(primary.port, secrets["postgres"], passwords, control=shard == 0)
                 except psycopg.Error as error:
                     if time.monotonic() > deadline or "password authentication" in str(error):
                         raise ClusterError(f"the databases of shard {shard} cannot be made: {error}") from error
@@ -101,9 +105,12 @@ class Steps:
         return run
 
     def _settings(self, shard: int) -> Callable[[], Awaitable[None]]:
-        """Give Patroni this version's shared settings: a cluster that was made by an older one has others."""
+        """Give Patroni this version's shared settings and rules of log-in: a cluster that was made by an older one has
+        others."""
 
         async def run() -> None:
+            for node in self._of(shard):
+                await self._let_in(node)
             deadline = time.monotonic() + SETTINGS_SECONDS
             while not await asyncio.to_thread(self._write_settings, self._of(shard)[0]):
                 if time.monotonic() > deadline:
@@ -114,6 +121,31 @@ class Steps:
                 await asyncio.sleep(0.5)
 
         return run
+
+    async def _let_in(self, node: Node) -> None:
+        """Wait until a server that runs has the rules of its patroni.yml for the roles of the processes."""
+        import psycopg
+
+        role, deadline = ROLES[-1], time.monotonic() + SETTINGS_SECONDS
+        login = psycopg.conninfo.make_conninfo(
+            host=LOCAL,
+            port=node.port,
+            user=role,
+            password=self.plan.secrets[role],
+            dbname=configs.DATABASE,
+            connect_timeout=5,
+        )
+        while time.monotonic() < deadline:
+            try:
+                await (await psycopg.AsyncConnection.connect(login)).close()
+            except psycopg.OperationalError as error:
+                if "pg_hba.conf" not in str(error):
+                    return  # it does not run yet, and will start with them
+            else:
+                return
+            await asyncio.to_thread(node.tell_patroni, "POST", "/reload", {}, ASK_SECONDS)
+            await asyncio.sleep(0.5)
+        self.say(f"warning: {node.name} does not let {role} in; see {self.plan.directory.log(node.name)}")
 
     @staticmethod
     def _write_settings(node: Node) -> bool:

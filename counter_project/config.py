@@ -108,7 +108,11 @@ class Config(BaseSettings):
         max_length=64,
         description='The shards, by number: `[{"nodes": [{"host", "port", "patroni", "patroni_config"}]}]`; the last two may be missing.',
     )
-    database_user: str = Field(default="tally", description="Role of the service in every PostgreSQL; not a superuser.")
+    database_user: str = Field(
+        default="tally",
+        description="Role of this process in every PostgreSQL, not a superuser: `tally_api` of API processes, `tally_worker` of "
+        "workers, beat, Flower and `disks`; the default owns the tables.",
+    )
     database_password: SecretStr = Field(description="Its password.")
     database_name: str = Field(default="tally", description="The database of the counters, in every shard.")
     control_database_name: str = Field(

@@ -26,6 +26,9 @@ from sharding import databases
 DAYS_AHEAD = 3
 PARTITIONS = """
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = %s::regclass"""
+# A worker's role may not change tables: the functions do, with the rights of their owner (`sharding.roles`).
+CREATE_DAY = "SELECT create_day(%s, %s::date, %s, %s)"
+DROP_DAY = "SELECT drop_day(%s, %s::date)"
 Place = Callable[[datetime], Any]
 Purge = Callable[[int, datetime], int]
 log = structlog.get_logger(__name__)
@@ -120,14 +123,8 @@ def _midnight(at: datetime) -> datetime:
 
 def _create(conn: psycopg.Connection[Any], table: Table, day: datetime) -> None:
     start, end = table.bound(day), table.bound(day + timedelta(days=1))
-    statement = sql.SQL("CREATE TABLE IF NOT EXISTS {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-        sql.Identifier(f"{table.name}_{day:%Y%m%d}"),
-        sql.Identifier(table.name),
-        sql.Literal(str(start)),
-        sql.Literal(str(end)),
-    )
     try:
-        conn.execute(statement)
+        conn.execute(CREATE_DAY, (table.name, day.date(), str(start), str(end)))
     except psycopg.errors.CheckViolation:
         log.warning(
             "partition_late", table=table.name, day=day.date().isoformat(), note="its rows are in the default partition"
@@ -138,8 +135,11 @@ def _drop_older(conn: psycopg.Connection[Any], table: Table, oldest: datetime) -
     dropped = []
     for (name,) in conn.execute(PARTITIONS, (table.name,)).fetchall():
         day = name.removeprefix(f"{table.name}_")
-        if day.isdigit() and datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1) <= oldest:
-            conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+        if not day.isdigit():
+            continue
+        begins = datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)
+        if begins + timedelta(days=1) <= oldest:
+            conn.execute(DROP_DAY, (table.name, begins.date()))
             dropped.append(name)
     conn.execute(
         sql.SQL("DELETE FROM {} WHERE {} < {}").format(

@@ -45,10 +45,10 @@ for host, port in ("cache", 6379), ("broker", 6379), ("journal-1", 6379), ("jour
         connection.sendall(b"PING\\r\\n")
         if connection.recv(1) in (b"+", b"-"):
             print(host)
-password = pathlib.Path(os.environ["TALLY_DATABASE_PASSWORD_FILE"]).read_text().strip()
+user, password = os.environ["TALLY_DATABASE_USER"], pathlib.Path(os.environ["TALLY_DATABASE_PASSWORD_FILE"]).read_text().strip()
 for host in "db-0-1", "db-0-2", "db-1-1", "db-1-2":
     with contextlib.suppress(psycopg.OperationalError):
-        psycopg.connect(host=host, user="tally", dbname="tally", password=password, sslmode="disable", connect_timeout=5).close()
+        psycopg.connect(host=host, user=user, dbname="tally", password=password, sslmode="disable", connect_timeout=5).close()
         print(host)
 """
 _STORES = {"cache", "broker", "journal-1", "journal-2", "sentinel-1", "db-0-1", "db-0-2", "db-1-1", "db-1-2"}

@@ -547,7 +547,7 @@ def test_postgres_listens_on_loopback_alone_with_scram(tmp_path: Path) -> None:
     config = patroni(tmp_path)["postgresql"]
     assert config["listen"].startswith("127.0.0.1:")
     assert config["parameters"]["unix_socket_directories"] == ""
-    assert all(re.fullmatch(r"host \S+ \w+ 127\.0\.0\.1/32 scram-sha-256", rule) for rule in config["pg_hba"])
+    assert all(re.fullmatch(r"host \S+ [\w,]+ 127\.0\.0\.1/32 scram-sha-256", rule) for rule in config["pg_hba"])
 
 
 def patroni(tmp_path: Path) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def test_the_settings_are_settings() -> None:
     given = {
         entry["name"] for _, one in containers() for entry in one.get("env", ()) if entry["name"].startswith("TALLY_")
     }
-    assert {name.removesuffix("_FILE") for name in data} | given <= known | {"TLS"}
+    assert {name.removesuffix("_FILE") for name in {*data} | given} <= known | {"TLS"}
 
 
 def test_the_shards_are_the_pods() -> None:

@@ -10,11 +10,14 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
 from counters.apply import fill, partitions
-from sharding import databases, migrating, topology
+from sharding import databases, grants, migrating, roles, topology
 
 
 class Command(BaseCommand):
-    help = "Migrate the control database and every shard, and put the topology in force. Safe to run again."
+    help = (
+        "Migrate the control database and every shard, give each role its rights, and put the topology in force. "
+        "Safe to run again."
+    )
     requires_system_checks = ()
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -24,6 +27,7 @@ class Command(BaseCommand):
         call_command("migrate", interactive=False, verbosity=max(0, options["verbosity"] - 1))
         for shard in range(shards):
             migrate_shard(shard)
+        self._grant([databases.CONTROL, *map(databases.primary, range(shards))])
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
             refilled = sum(map(fill.put_in_force, range(shards)))
@@ -40,6 +44,23 @@ class Command(BaseCommand):
         self.stdout.write(
             f"migrated control and {shards} shards; topology version {in_force.version}, {in_force.lane_count} lanes a shard"
         )
+
+    def _grant(self, aliases: list[str]) -> None:
+        """Give the roles of the processes their rights, where a superuser has made these roles."""
+        for alias in aliases:
+            try:
+                with databases.connect(alias, autocommit=True) as conn:
+                    if missing := roles.missing(conn.execute(roles.EXISTING).fetchall()):
+                        self.stdout.write(
+                            f"{alias}: no role {' or '.join(missing)}, so every process needs the owner's; "
+                            "docs/security.md#roles-of-postgresql says how to make them"
+                        )
+                    else:
+                        grants.grant(conn, control=alias == databases.CONTROL)
+            except psycopg.Error as error:
+                raise CommandError(
+                    f"{alias}: the rights were not given: {str(error).strip()}. Run it again."
+                ) from error
 
 
 def migrate_shard(shard: int) -> None:
