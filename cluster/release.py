@@ -34,14 +34,19 @@ class Release(NamedTuple):
 def release(project: Path, programs: Programs, environment: Mapping[str, str]) -> Release:
     """Of the code in `project`, these programs, the packages installed here, and the settings in an environment."""
     place = [str(project), sys.executable]
-    installed = sorted({f"{one.name}=={one.version}" for one in metadata.distributions()})
     settings = [f"{name}={value}" for name, value in sorted(environment.items()) if name.startswith("TALLY_")]
     return Release(
-        _digest([*place, *installed, *settings, *_contents(project, PRODUCT)]),
+        _digest([*place, *_packages(), *settings, *_contents(project, PRODUCT)]),
         _digest(
             [*place, f"patroni=={metadata.version('patroni')}", *_files(programs), *_contents(project, ["cluster"])]
         ),
     )
+
+
+def _packages() -> list[str]:
+    """Name and version of each package that is installed, by its folder: to read what each says of itself takes a
+    tenth of a second."""
+    return sorted({path.stem for place in sys.path for path in Path(place).glob("*.dist-info")})
 
 
 def _contents(project: Path, packages: Iterable[str]) -> Iterable[str | bytes]:

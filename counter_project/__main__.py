@@ -31,7 +31,8 @@ class Commands(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[name]), name)
+        with hidden("psutil"):  # by which Celery would tell how much memory a worker uses, if asked
+            command: click.Command = getattr(import_module(COMMANDS[name]), name)
         return command
 
 

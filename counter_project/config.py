@@ -16,14 +16,17 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from runtime.hidden import without_plugins
+
+with without_plugins():
+    from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+    from pydantic_settings import (
+        BaseSettings,
+        EnvSettingsSource,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+        SettingsError,
+    )
 
 from counters.limits.policies import MOST
 from sharding import replica_choice

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
-import urllib3
 from django.conf import settings
-from urllib3.exceptions import HTTPError
 
 from runtime.resources import owned
 from sharding.nodes import Node
+
+if TYPE_CHECKING:
+    import urllib3
 
 T = TypeVar("T")
 
@@ -38,6 +39,10 @@ class PatroniUnavailable(Exception):
     def __init__(self, shard: int, reason: str) -> None:
         super().__init__(f"Patroni of shard {shard}: {reason}")
         self.shard = shard
+
+
+class _Silent(Exception):
+    """One node has not answered; the text says why."""
 
 
 class Refused(Exception):
@@ -105,8 +110,10 @@ class Server(msgspec.Struct):
         return datetime.fromisoformat(self.postmaster_start_time) if self.postmaster_start_time else None
 
 
-@owned(close=urllib3.PoolManager.clear)
+@owned(close=lambda pools: pools.clear())
 def _http() -> urllib3.PoolManager:
+    import urllib3  # noqa: PLC0415 - most processes never call Patroni
+
     config = settings.TALLY
     password = config.patroni_password.get_secret_value()
     headers = urllib3.make_headers(basic_auth=f"{config.patroni_user}:{password}") if password else {}
@@ -114,15 +121,15 @@ def _http() -> urllib3.PoolManager:
 
 
 def _call(url: str, method: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> tuple[int, bytes]:
-    """Send a request. Returns status and body. Raises `HTTPError`."""
-    timeout = urllib3.Timeout(connect=1.0, read=seconds)
-    answer = _http().request(method, url + path, json=body, timeout=timeout)
+    """Send a request. Returns status and body. Raises `_Silent`."""
+    from urllib3 import Timeout  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    try:
+        answer = _http().request(method, url + path, json=body, timeout=Timeout(connect=1.0, read=seconds))
+    except HTTPError as error:  # urllib3 puts the connection object before the reason
+        raise _Silent(str(error.args[-1]) if error.args else type(error).__name__) from error
     return answer.status, answer.data
-
-
-def _why(error: Exception) -> str:
-    """The reason for an error: urllib3 puts the connection object before it."""
-    return str(error.args[-1]) if error.args else type(error).__name__
 
 
 def nodes(shard: int) -> list[Node]:
@@ -142,8 +149,8 @@ def _ask(shard: int, path: str, kind: type[T]) -> T:
             if status == 200:
                 return msgspec.json.decode(data, type=kind)
             reason = f"{node.patroni} answers {status}"
-        except (HTTPError, msgspec.DecodeError) as error:
-            reason = f"{node.patroni}: {_why(error)}"
+        except (_Silent, msgspec.DecodeError) as error:
+            reason = f"{node.patroni}: {error}"
     raise PatroniUnavailable(shard, f"no node answers ({reason})")
 
 
@@ -199,7 +206,7 @@ def server(node: Node, seconds: float = ASK_SECONDS) -> Server | None:
     try:
         status, data = _call(node.patroni, "GET", "/patroni", None, seconds)
         told = msgspec.json.decode(data, type=Server) if status in (200, 503) else None
-    except (HTTPError, msgspec.DecodeError) as error:
+    except (_Silent, msgspec.DecodeError) as error:
         log.debug("patroni_silent", url=node.patroni, error=str(error))
         return None
     if told:
@@ -283,8 +290,8 @@ def act(  # noqa: PLR0913
     """Send a request to one node. Returns the status and text of its answer. Raises `PatroniUnavailable`."""
     try:
         status, data = _call(node.url, method, path, body, seconds)
-    except HTTPError as error:
-        raise PatroniUnavailable(shard, f"{node.name} did not answer {method} {path}: {_why(error)}") from error
+    except _Silent as error:
+        raise PatroniUnavailable(shard, f"{node.name} did not answer {method} {path}: {error}") from error
     if status == 401:
         raise PatroniUnavailable(shard, "it does not take TALLY_PATRONI_USER and TALLY_PATRONI_PASSWORD")
     return status, data.decode(errors="replace").strip()
