@@ -110,7 +110,11 @@ class Server(msgspec.Struct):
         return datetime.fromisoformat(self.postmaster_start_time) if self.postmaster_start_time else None
 
 
-@owned(close=lambda pools: pools.clear())
+def _close(pools: urllib3.PoolManager) -> None:
+    pools.clear()
+
+
+@owned(close=_close)
 def _http() -> urllib3.PoolManager:
     import urllib3  # noqa: PLC0415 - most processes never call Patroni
 

@@ -26,7 +26,7 @@ def without_plugins() -> Iterator[None]:
     """A library that is imported meanwhile finds no plugins. Each that looks for some would read what every installed
     package says of itself, for ten milliseconds."""
     found = metadata.entry_points
-    metadata.entry_points = lambda **_: metadata.EntryPoints(())  # type: ignore[assignment, misc]
+    metadata.entry_points = lambda **_: metadata.EntryPoints(())  # type: ignore[assignment]
     try:
         yield
     finally:
