@@ -214,3 +214,28 @@ class Component(models.Model):
     class Meta:
         managed = False
         default_permissions = ("view",)
+
+
+class AuditEntry(models.Model):
+    """What somebody of the staff did: see `counters.operators.audit`. PostgreSQL sets `id`, `at`, `role` and `hash` and
+    refuses changes. `outcome` is empty in the entry that was written before the action."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField(auto_now_add=True)
+    by = models.TextField()
+    action = models.TextField()
+    target = models.TextField()
+    detail = models.TextField(blank=True)
+    outcome = models.TextField(blank=True)
+    address = models.TextField(blank=True)
+    request_id = models.TextField(blank=True)
+    role = models.TextField(blank=True)
+    hash = models.TextField(blank=True)
+
+    class Meta:
+        default_permissions = ("view",)
+        verbose_name = "audit log entry"
+        verbose_name_plural = "audit log"
+
+    def __str__(self) -> str:
+        return f"entry {self.id}"

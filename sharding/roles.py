@@ -23,6 +23,7 @@ RECORD = ("INSERT", "UPDATE (outcome)")  # of an intervention: who ordered what 
 LESS: dict[str, tuple[str, ...]] = {
     MIGRATIONS: (),
     "replication_intervention": RECORD,
+    "counters_auditentry": ("INSERT",),
 }
 DAYS = ("create_day(text, date, text, text)", "drop_day(text, date)")  # partitions, made and dropped for a worker
 # Tables of the control database that a worker needs: removals to do, and interventions, which healing makes and /status

@@ -1,7 +1,7 @@
 """The admin: counters across the shards, writes by id, API keys and their quotas, limits of callers, users; for
 operators the journal, lanes, spill queues, dead letters, rejected operations and forwarded batches, reconciliation, statistics of the
-components, the shards and their servers, breakers and the load balancer. It changes counters through `counters.intake` and
-servers through `replication.steering`."""
+components, the shards and their servers, breakers and the load balancer, and the audit log. It changes counters through
+`counters.intake` and servers through `replication.steering`."""
 
 from django.contrib import admin
 from rest_framework_api_key.models import APIKey
@@ -9,6 +9,7 @@ from rest_framework_api_key.models import APIKey
 from counters import models
 from counters.admin.api_keys import ApiKeyAdmin
 from counters.admin.applied_records import ForwardedBatchAdmin, RejectedOperationAdmin
+from counters.admin.audit import AuditEntryAdmin
 from counters.admin.balancing import LoadBalancerAdmin
 from counters.admin.breakers import BreakerAdmin
 from counters.admin.components import ComponentAdmin
@@ -25,6 +26,7 @@ admin.site.site_title = admin.site.site_header = "Tally"
 admin.site.index_title = "Administration"
 admin.site.unregister(APIKey)  # the library's own model, which has no scopes
 admin.site.register(models.ApiKey, ApiKeyAdmin)
+admin.site.register(models.AuditEntry, AuditEntryAdmin)
 admin.site.register(models.Component, ComponentAdmin)
 admin.site.register(models.Counter, CounterAdmin)
 admin.site.register(models.JournalEntry, JournalAdmin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -12,6 +12,8 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from counters.api.media import JSON
+from counters.models import Scope
+from counters.operators import audit
 
 _allowed: dict[type[APIView], list[str]] = {}
 
@@ -51,6 +53,17 @@ class ApiView(APIView):
         if request._request.META.get("HTTP_ACCEPT", "*/*") in ("*/*", first.media_type):
             return first(), first.media_type
         return super().perform_content_negotiation(request, force)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """DRF's checks; then a call for staff that may change something is recorded, before it does."""
+        super().initial(request, *args, **kwargs)
+        method, caller = request.method or "", cast("Any", request.user)
+        if (
+            method not in audit.SAFE
+            and method in self.allowed_methods
+            and getattr(self, "scopes", {}).get(method) == Scope.STAFF
+        ):
+            audit.begin(request._request, f"API key {caller.name} ({caller.prefix})")
 
     def options(self, _request: Request, *_args: Any, **_kwargs: Any) -> HttpResponse:  # type: ignore[override]
         """204 and `Allow`, for anyone: the methods are public, like the schema."""

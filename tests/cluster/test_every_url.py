@@ -108,6 +108,7 @@ MODELS: dict[str, dict[str, tuple[str, str]]] = {
     "auth/group": _DELETED,
     "auth/user": _DELETED,
     "counters/apikey": _ADDED,
+    "counters/auditentry": _ROWS,
     "counters/limits": _ADDED,
     "counters/counter": _COUNTERS,
     "counters/component": _OPERATIONS,

@@ -1,15 +1,20 @@
 """`manage.py make_key NAME --scope write`: make an API key and print it, once."""
 
+import json
+import os
 import re
 from argparse import ArgumentTypeError
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from counters.models import NAME_RULE, ApiKey, Scope, check_name
+from counters.operators import audit
+from counters.operators.audit import Entry
 
 _UNITS = {"d": "days", "h": "hours"}
 
@@ -52,7 +57,10 @@ class Command(BaseCommand):
             check_name(options["name"])
         except ValidationError as error:
             raise CommandError(f"a name has {NAME_RULE}") from error
-        _, key = ApiKey.objects.create_key(
-            name=options["name"], scopes=sorted(set(options["scope"])), expiry_date=options["expires"]
+        scopes = sorted(set(options["scope"]))
+        made, key = ApiKey.objects.create_key(name=options["name"], scopes=scopes, expiry_date=options["expires"])
+        by = f"uid {os.getuid()} on {settings.TALLY.node_id}"
+        audit.append(
+            Entry(by, "manage.py make_key", f"API key {made.prefix}", json.dumps([made.name, *scopes]), "made")
         )
         self.stdout.write(key)
