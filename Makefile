@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 
-.PHONY: run test check smoke docs demo words chaos bench deploy-test lint audit types format lock install clean
+.PHONY: run test check smoke docs demo words chaos bench deploy-test lint audit dashboards types format lock install clean
 
 run: install  ## the whole system, in the foreground; Ctrl-C stops it
 	$(BIN)/python manage.py cluster up $(ARGS)
@@ -29,6 +29,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory types
+
+dashboards:  ## Grafana's dashboards against the types of Grafana; needs npm, and fetches two packages
+	cd monitoring/types && npm ci --no-audit --no-fund && npm run --silent check
 
 audit:  ## whether a pinned package has a known vulnerability; asks the advisories of PyPI, so it needs the Internet
 	$(PYTHON) -m venv $(AUDIT)

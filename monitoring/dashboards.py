@@ -10,6 +10,17 @@ HOME = Path(__file__).parent / "grafana" / "dashboards"
 COLUMNS = 24  # of Grafana's grid
 HEIGHT = 8
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+LINK = {
+    "type": "dashboards",
+    "title": "Tally",
+    "tooltip": "The other dashboards of Tally",
+    "tags": ["tally"],
+    "icon": "external link",
+    "asDropdown": True,
+    "includeVars": True,  # the data source that was chosen
+    "keepTime": True,
+    "targetBlank": False,
+}  # Grafana's types want every field
 
 
 class Panel(NamedTuple):
@@ -414,7 +425,7 @@ def dashboard(name: str) -> dict[str, Any]:
         "schemaVersion": 39,
         "refresh": "10s",
         "time": {"from": "now-30m", "to": "now"},
-        "links": [{"type": "dashboards", "title": "Tally", "tags": ["tally"], "asDropdown": True, "keepTime": True}],
+        "links": [LINK],
         "templating": {
             "list": [{"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}]
         },

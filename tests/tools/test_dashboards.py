@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from functools import cache
 from typing import Any
 
@@ -45,6 +47,24 @@ ASKED = sorted(
 def test_the_files_are_what_the_module_writes() -> None:
     """To write them anew: python -m monitoring.dashboards."""
     assert {path: path.read_text() for path in dashboards.HOME.glob("*.json")} == dashboards.files()
+
+
+def test_they_are_of_grafanas_types() -> None:
+    """tsc compares the files with the types of @grafana/schema."""
+    home, npm = ROOT / "monitoring" / "types", shutil.which("npm")
+    if npm is None or not (home / "node_modules").is_dir():
+        pytest.skip("the packages of monitoring/types are not installed: make dashboards")
+    done = subprocess.run(
+        [npm, "run", "--silent", "check"], cwd=home, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_lock_of_their_types_names_no_registry() -> None:
+    lock = json.loads((ROOT / "monitoring" / "types" / "package-lock.json").read_text())
+    packages = [package for path, package in lock["packages"].items() if path]
+    assert packages
+    assert all(package["integrity"].startswith("sha512-") and "resolved" not in package for package in packages)
 
 
 def test_grafana_finds_them_where_compose_puts_them() -> None:
