@@ -573,6 +573,7 @@ def environment(
         "TALLY_SECRET_KEY": secrets["secret-key"],
         "TALLY_HTTPS": "false",
         "TALLY_DEMO_PAGES": "true",
+        "TALLY_SECOND_FACTOR": "optional",
         "TALLY_FLOWER_URL": f"http://127.0.0.1:{ports['flower']}/",
         "TALLY_ALLOWED_HOSTS": json.dumps(["127.0.0.1", "localhost"]),
         "TALLY_STATIC_ROOT": str(directory["static"]),

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from runtime.hidden import without_plugins
 
@@ -86,6 +86,11 @@ class Config(BaseSettings):
     demo_pages: bool = Field(
         default=False,
         description="Serve /demo/likes, where anybody may like a few items of the type `demo`; on in the local cluster.",
+    )
+    second_factor: Literal["off", "optional", "required"] = Field(
+        default="required",
+        description="Who shows a code after the password, in the admin and on /status: `required`: all staff; `optional`: those who "
+        "have set it up, as in the local cluster; `off`: nobody.",
     )
     flower_url: str = Field(
         default="",
@@ -262,6 +267,9 @@ class Config(BaseSettings):
         "To log in, of a browser that has logged in with this name before.",
         default="10/m",
         pattern=_RATE,
+    )
+    login_code_rate: str = _limit(
+        "tries in a time", "To show a second factor, of one user, from wherever.", default="5/m", pattern=_RATE
     )
 
     trusted_proxies: list[str] = Field(

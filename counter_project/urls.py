@@ -5,6 +5,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from counters.admin import second_factor
 from counters.admin.login import login
 from counters.api import pages, probes, status
 
@@ -22,6 +23,7 @@ urlpatterns = [
     path("status/live", status.live),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/login/", login),  # before the admin's own log-in, which has no rate limit
+    path("admin/second-factor/", second_factor.page, name="second-factor"),
     path("admin/", admin.site.urls),
     path("livez", probes.LiveView.as_view()),
     path("readyz", probes.ReadyView.as_view()),

@@ -4,6 +4,8 @@ components, the shards and their servers, breakers and the load balancer, and th
 `counters.intake` and servers through `replication.steering`."""
 
 from django.contrib import admin
+from django_otp.plugins.otp_static.admin import StaticDevice  # which registers it
+from django_otp.plugins.otp_totp.admin import TOTPDevice
 from rest_framework_api_key.models import APIKey
 
 from counters import models
@@ -25,6 +27,7 @@ from replication.models import Breaker, Intervention, LoadBalancer, Replica, Sha
 admin.site.site_title = admin.site.site_header = "Tally"
 admin.site.index_title = "Administration"
 admin.site.unregister(APIKey)  # the library's own model, which has no scopes
+admin.site.unregister([TOTPDevice, StaticDevice])  # they show keys and backup codes of others
 admin.site.register(models.ApiKey, ApiKeyAdmin)
 admin.site.register(models.AuditEntry, AuditEntryAdmin)
 admin.site.register(models.Component, ComponentAdmin)

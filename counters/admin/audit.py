@@ -37,7 +37,7 @@ class AuditTrail:
     def process_view(self, request: HttpRequest, _view: object, _args: object, _kwargs: object) -> HttpResponse | None:
         """Django calls this when it knows the view, which does not run if nobody can tell who asks."""
         match = request.resolver_match
-        if request.method in audit.SAFE or match is None or "admin" not in match.namespaces:
+        if request.method in audit.SAFE or match is None or not audit.is_page(match):
             return None
         user: Any = request.user
         try:

@@ -5,6 +5,7 @@
 | address | 10 a minute | |
 | name and address | 5 a minute | one in ten minutes while the name has had more than 100 in the hour, from wherever |
 | device | 10 a minute | instead of the others, for a browser that has logged in with this name before |
+| code | 5 a minute | of the second factor, of one user, whatever the browser |
 
 So tries from many addresses at one name make each address slower, but the first try from a fresh address always
 counts: the right password gets in. The device cookie is OWASP's ("Slow Down Online Guessing Attacks with Device
@@ -16,19 +17,23 @@ through and logged.
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import structlog
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.core import signing
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.http import urlencode
 from prometheus_client import Counter
 
 from counters.admin.pages import seconds_over
 from counters.limits.addresses import of_request
+from counters.second_factor import devices
 from runtime.seldom import Seldom
 
 DEVICE_COOKIE = "tally_device"
@@ -57,24 +62,24 @@ def seconds_to_wait(request: HttpRequest) -> int:
     """Count a try. Returns how many seconds the client must wait, 0 if the try is allowed."""
     name, address, rates = user_name(request), of_request(request), settings.TALLY
     if id := device(request, name):
-        waits = {"device": _wait(request, "device", id, rates.login_device_rate)}
+        waits = {"device": seconds_over_limit(request, "device", id, rates.login_device_rate)}
     else:
-        is_attacked = _wait(request, "name", name, rates.login_name_rate, count=False) > 0
+        is_attacked = seconds_over_limit(request, "name", name, rates.login_name_rate, count=False) > 0
         rate = rates.login_attacked_rate if is_attacked else rates.login_pair_rate
         waits = {
-            "name and address": _wait(request, "name and address", f"{address} {name}", rate),
-            "address": _wait(request, "address", address, rates.login_address_rate),
+            "name and address": seconds_over_limit(request, "name and address", f"{address} {name}", rate),
+            "address": seconds_over_limit(request, "address", address, rates.login_address_rate),
         }
         if not any(waits.values()):
-            _wait(request, "name", name, rates.login_name_rate)
+            seconds_over_limit(request, "name", name, rates.login_name_rate)
     for limit, seconds in waits.items():
         if seconds:
             REFUSED.labels(limit).inc()
     return max(waits.values())
 
 
-def _wait(request: HttpRequest, limit: str, value: str, rate: str, *, count: bool = True) -> int:
-    """Seconds until a limit lets the value through; 0 if it does now, or if the cache is down."""
+def seconds_over_limit(request: HttpRequest, limit: str, value: str, rate: str, *, count: bool = True) -> int:
+    """Count a value. Returns the seconds until the limit lets it through; 0 if it does now, or if the cache is down."""
     seconds = seconds_over(request, f"admin-login-{limit}", value, rate, count=count)
     if seconds is None:
         _seldom.log(log.warning, "login_unlimited", limit=limit, reason="the cache's Redis did not answer")
@@ -82,9 +87,11 @@ def _wait(request: HttpRequest, limit: str, value: str, rate: str, *, count: boo
 
 
 def login(request: HttpRequest) -> HttpResponse:
-    """Django's log-in page; 429 with `Retry-After` (seconds) after too many tries."""
+    """Django's log-in page; 429 with `Retry-After` (seconds) after too many tries. It leads on to the second factor where
+    that is needed."""
     if request.method != "POST":
-        return admin.site.login(request)
+        after = request.GET.get(REDIRECT_FIELD_NAME, "")
+        return _second_factor(after) if _is_half_way(request) else admin.site.login(request)
     if seconds := seconds_to_wait(request):
         _seldom.log(log.warning, "login_refused", address=of_request(request), user=user_name(request)[:150])
         context = {**admin.site.each_context(request), "title": "Too many log-ins", "seconds": seconds}
@@ -93,13 +100,31 @@ def login(request: HttpRequest) -> HttpResponse:
         )
     response = admin.site.login(request)
     if response.status_code == 302:  # logged in
-        response.set_cookie(
-            DEVICE_COOKIE,
-            signing.dumps([request.user.get_username(), secrets.token_urlsafe(12)], salt=DEVICE_COOKIE),
-            max_age=DEVICE_SECONDS,
-            path=reverse("admin:login"),
-            secure=settings.SESSION_COOKIE_SECURE,
-            httponly=True,
-            samesite="Lax",
-        )
+        if _is_half_way(request):
+            return _second_factor(response.headers["Location"])
+        remember(response, request)
     return response
+
+
+def remember(response: HttpResponse, request: HttpRequest) -> None:
+    """Give the browser of somebody who has logged in the cookie of a device."""
+    user: Any = request.user
+    response.set_cookie(
+        DEVICE_COOKIE,
+        signing.dumps([user.get_username(), secrets.token_urlsafe(12)], salt=DEVICE_COOKIE),
+        max_age=DEVICE_SECONDS,
+        path=reverse("admin:login"),
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def _is_half_way(request: HttpRequest) -> bool:
+    """Whether staff have shown the password, and have to show a second factor yet."""
+    user: Any = request.user
+    return user.is_active and user.is_staff and devices.is_missing(request)
+
+
+def _second_factor(after: str) -> HttpResponse:
+    return HttpResponseRedirect(f"{reverse('second-factor')}?{urlencode({REDIRECT_FIELD_NAME: after})}")

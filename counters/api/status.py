@@ -26,6 +26,7 @@ from counters.api.pages import read_only
 from counters.api.problems import unavailable
 from counters.operators import recording, status
 from counters.operators.status import Figure
+from counters.second_factor import devices
 from runtime.resources import owned
 
 FRAMES = ("clock", "now", "troubles", "figures", "shards", "parts", "processes", "lanes", "breakers", "events")
@@ -81,13 +82,14 @@ def _watched(staff: bool) -> Frames:
 
 
 def is_staff(request: HttpRequest) -> bool:
-    """Whether the caller is logged in to the admin. While the control database, which has the sessions, does not answer, a
-    browser counts that has shown so with the same session within the last hours."""
+    """Whether the caller is logged in to the admin, with a second factor where one is needed. While the control database,
+    which has the sessions, does not answer, a browser counts that has shown so with the same session within the last
+    hours."""
     session = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if not session:
         return False
     try:
-        return bool(request.user.is_staff)  # an inactive user has no session
+        return bool(request.user.is_staff) and not devices.is_missing(request)  # an inactive user has no session
     except DatabaseError as error:
         log.warning("status_staff_unknown", error=str(error).strip())
         shown = request.get_signed_cookie(COOKIE, default="", max_age=_COOKIE_SECONDS) or ""

@@ -17,6 +17,7 @@ import structlog
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.http import HttpRequest, QueryDict
+from django.urls import ResolverMatch
 
 from counters.limits.addresses import of_request
 from counters.models import AuditEntry
@@ -59,6 +60,11 @@ def append(entry: Entry) -> None:
         log.info("audit", **_logged(fields), entry=stored[0], hash=stored[1])
 
 
+def is_page(match: ResolverMatch) -> bool:
+    """Whether it is a page of the admin."""
+    return match.route.startswith("admin/")
+
+
 def begin(request: HttpRequest, by: str) -> None:
     """Add the entry of what a request of the staff asks for. `end` adds its outcome."""
     match = request.resolver_match
@@ -66,7 +72,7 @@ def begin(request: HttpRequest, by: str) -> None:
     is_personal = any(name in match.kwargs for name in PERSONAL)
     entry = Entry(
         by=by,
-        action=f"{request.method} {match.view_name if match.namespaces else match.route}",
+        action=f"{request.method} {match.view_name if is_page(match) else match.route}",
         target=f"/{match.route}" if is_personal else request.path,
         detail=_form(request),
         address=of_request(request),
@@ -92,7 +98,8 @@ def first_broken() -> int | None:
 
 def _form(request: HttpRequest) -> str:
     """The fields of a form, without secrets."""
-    form = request.POST if request.resolver_match and request.resolver_match.namespaces else QueryDict()
+    match = request.resolver_match
+    form = request.POST if match is not None and is_page(match) else QueryDict()
     fields = {
         name: values if len(values) > 1 else values[0]
         for name, values in form.lists()

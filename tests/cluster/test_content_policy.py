@@ -18,7 +18,14 @@ pytestmark = pytest.mark.usefixtures("root")
 PUBLIC = ("/", "/status", "/demo/likes", "/v1/docs", "/admin/login/")
 STAFF = (
     *("/admin/", "/admin/counters/counter/", "/admin/counters/apikey/add/", "/admin/replication/intervention/"),
-    *("/admin/counters/journalentry/", "/admin/auth/user/", "/admin/password_change/", "/status", "/v1/docs"),
+    *(
+        "/admin/counters/journalentry/",
+        "/admin/auth/user/",
+        "/admin/password_change/",
+        "/admin/second-factor/",
+        "/status",
+        "/v1/docs",
+    ),
 )
 
 

@@ -84,6 +84,7 @@ ADMIN: dict[str, tuple[str, str]] = {
     "admin": EVERYBODY,  # to the next
     "admin/": STAFF,
     "admin/login/": EVERYBODY,
+    "admin/second-factor/": STAFF,
     "admin/logout/": ("ok 405 405 405", "ok ok ok"),
     "admin/password_change/": STAFF,
     "admin/password_change/done/": STAFF_READ,
