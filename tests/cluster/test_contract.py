@@ -58,7 +58,7 @@ STEERING = {
 PHASES = ("Examples", "Coverage", "Fuzzing", "Stateful")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 def test_every_call_answers_as_documented(cluster: Cluster, tmp_path: Path) -> None:
     """All checks of schemathesis over the schema that nginx serves: examples, the edges of every rule, random data, and
     sequences.
