@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 — who reaches the container, its networks s
 PASSWORDS = {configs.ROLE: "database", roles.API: "database-api", roles.WORKER: "database-worker"}  # role → secret
 LOCAL = ("127.0.0.1", "localhost")  # first: the health check's
 API_PORT, POSTGRES_PORT, PATRONI_PORT, REDIS_PORT, FLOWER_PORT = 8000, 5432, 8008, 6379, 5555
-NGINX_PORT, OPERATORS_PORT = 8080, 8081
+NGINX_PORT, OPERATORS_PORT, FIGURES_PORT = 8080, 8081, 8082
 SHARED_BUFFERS_SHARE, JOURNAL_SHARE, CACHE_SHARE = 0.25, 0.5, 0.75  # of the container's memory
 LEAST_SHARED_BUFFERS = 32 * 1024**2  # bytes
 PRIMARY_SECONDS = 300.0  # for every shard to have a primary at the first start
@@ -276,6 +277,8 @@ def nginx() -> Command:
     text = configs.nginx_before(front, STATIC, secret("proxy"), NginxSettings.of(os.environ))
     write_private(home / "nginx.conf", text)
     write_private(home / "doors.conf", _operators_door())
+    if has_figures("nginx"):
+        write_private(home / "doors-figures.conf", FIGURES_DOOR)
     write_private(home / "operators", configs.flower_users(secret("operators")))
     return ("nginx", "-p", f"{home}/", "-c", "nginx.conf", "-e", "stderr")
 
@@ -305,6 +308,28 @@ def _listen(port: int) -> str:
         "ssl_session_cache shared:tls:10m;",
     )
     return "\n        ".join(lines)
+
+
+# nginx' own figures, for the exporter beside it: no host publishes this port.
+FIGURES_DOOR = f"""server {{
+    listen {FIGURES_PORT};
+    access_log off;
+
+    location = /stub_status {{
+        stub_status;
+    }}
+
+    location / {{
+        return 404;
+    }}
+}}
+"""
+
+
+def has_figures(nginx: str) -> bool:
+    """Whether this nginx was built with stub_status, as its images and packages are; the one of the wheel was not."""
+    done = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=False, timeout=10)
+    return "--with-http_stub_status_module" in done.stderr
 
 
 def _operators_door() -> str:

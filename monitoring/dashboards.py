@@ -182,6 +182,20 @@ DASHBOARDS: dict[str, tuple[Panel, ...]] = {
             "{{database}}",
             "Above 0 for long, the pools are too small or queries too slow.",
         ),
+        Panel(
+            "Connections of nginx",
+            "short",
+            "sum(nginx_connections_active)",
+            "open",
+            "Of clients, idle ones too. Only in production: the local cluster's nginx has no figures of its own.",
+        ),
+        Panel(
+            "Requests a second at nginx",
+            "reqps",
+            rate("nginx_http_requests_total"),
+            "requests",
+            "With those that nginx refuses itself, static files and pages. Only in production.",
+        ),
     ),
     "queues": (
         Panel(

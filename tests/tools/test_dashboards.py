@@ -19,13 +19,15 @@ from tests.support.commands import ROOT
 UNITS = {"short", "s", "bytes", "ops", "reqps", "percentunit", "bool_yes_no"}
 TARGETS = {"process", "role", "of_shard"}  # what monitoring/targets.py adds
 OTHERS: dict[str, set[str]] = {
+    "nginx_connections_active": set(),
+    "nginx_http_requests_total": set(),
     "up": set(),
     "patroni_dcs_last_seen": {"scope", "name"},
     "patroni_postgres_running": {"scope", "name"},
     "patroni_postgres_streaming": {"scope", "name"},
     "patroni_primary": {"scope", "name"},
     "patroni_replica": {"scope", "name"},
-}  # what Prometheus and Patroni export, with their labels
+}  # what Prometheus, Patroni and nginx' exporter export, with their labels
 ALL = {path.stem: json.loads(path.read_text()) for path in sorted(dashboards.HOME.glob("*.json"))}
 
 
@@ -128,7 +130,8 @@ def walk(expression: promql.Expr) -> list[Any]:
 def metric(selector: Any) -> tuple[str, str, set[str]]:
     """Name, type and labels of what a selector asks for. KeyError if nobody exports it."""
     if selector.name in OTHERS:
-        return selector.name, "gauge", OTHERS[selector.name] | TARGETS
+        kind = "counter" if selector.name.endswith("_total") else "gauge"
+        return selector.name, kind, OTHERS[selector.name] | TARGETS
     row = exported()[re.sub(r"_(?:bucket|count|sum)$", "", selector.name)]
     assert (row.type == "histogram") == (row.name != selector.name), selector.name
     return row.name, row.type, {*row.labels, *(["le"] if selector.name.endswith("_bucket") else []), *TARGETS}

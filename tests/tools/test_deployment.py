@@ -18,7 +18,7 @@ import pytest
 import yaml
 from django.http.request import validate_host
 
-from cluster import ClusterError, alive, configs, container
+from cluster import ClusterError, alive, configs, container, programs
 from cluster.argv import ANSWER_SECONDS
 from cluster.configs import Front, NginxSettings
 from counter_project.config import Config
@@ -51,6 +51,7 @@ def production() -> dict[str, Any]:
 FILE = production()
 SERVICES: dict[str, Any] = FILE["services"]
 ONCE = {"migrate", "begin"}
+UNCHECKED = {*ONCE, "nginx-exporter"}  # whose image has no program that could ask
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -65,7 +66,7 @@ def test_every_service_is_bounded_and_confined(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["stop_grace_period"]
-    assert service["healthcheck"].get("disable") if name in ONCE else service["healthcheck"]["test"]
+    assert service["healthcheck"].get("disable") if name in UNCHECKED else service["healthcheck"]["test"]
     assert not {"container_name", "privileged", "user"} & service.keys()
     assert "TALLY_NODE_ID" not in service.get("environment", {})
 
@@ -265,6 +266,23 @@ def test_each_shard_may_have_workers_of_its_own() -> None:
     commands = [SERVICES[f"worker-{shard}"]["command"] for shard in range(len(shards))]
     assert commands == [["worker", str(shard)] for shard in range(len(shards))]
     assert {tuple(SERVICES[f"worker-{shard}"]["profiles"]) for shard in range(len(shards))} == {("worker-a-shard",)}
+
+
+def test_nginx_shows_its_figures_to_its_exporter_alone() -> None:
+    """On a port that is not published."""
+    port = container.FIGURES_PORT
+    assert f"listen {port};" in container.FIGURES_DOOR
+    assert not any(str(port) in published for published in SERVICES["nginx"]["ports"])
+    assert SERVICES["nginx-exporter"]["command"] == [f"--nginx.scrape-uri=http://nginx:{port}/stub_status"]
+    assert set(SERVICES["nginx-exporter"]["networks"]) <= set(SERVICES["nginx"]["networks"])
+    jobs = yaml.safe_load((ROOT / "monitoring" / "production.yml").read_text())["scrape_configs"]
+    (job,) = (job for job in jobs if job["job_name"] == "nginx")
+    assert job["dns_sd_configs"][0]["names"] == ["nginx-exporter"]
+
+
+def test_the_nginx_of_the_wheel_has_no_figures() -> None:
+    """When it has, the local cluster can show them: its panels are empty there."""
+    assert not container.has_figures(str(programs.find().nginx))
 
 
 def test_nginx_follows_the_service() -> None:
