@@ -6,7 +6,7 @@ promotes a PostgreSQL that serves (that is Patroni's work; only an orphan whose 
 restore recovers data that nobody serves yet), and it knows Tally only by its commands and its `TALLY_*` settings.
 
 It imports no Django, of the other packages of the project only pure modules (`replication.apply_delay`,
-`runtime.balancing`, `runtime.polling`, `runtime.scrapers`, `sharding.connection_budget`, `sharding.lanes`), and nothing
+`runtime.balancing`, `runtime.polling`, `runtime.scrapers`, `runtime.showing`, `sharding.connection_budget`, `sharding.lanes`), and nothing
 imports it. Only `cluster.cli.main` is for others. No invariant lives here; the room must not break them: what was
 acknowledged is in directories that `up` reuses.
 """

@@ -18,9 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
+from rich.text import Text
+
 from replication.apply_delay import RULE, ApplyDelay
-from runtime import polling
+from runtime import polling, showing
 from runtime.balancing import STRATEGIES
+from runtime.showing import UNSEEN, WELL, WRONG, Showing, Unseen
 
 from . import (
     ClusterError,
@@ -114,24 +118,51 @@ async def _supervise(plan: Planner, running: Sequence[Mapping[str, Any]] = (), *
 
 
 def status(options: argparse.Namespace, directory: Directory) -> int:
-    """Show what runs; exit status 1 where the cluster does not run."""
-    now = _current(directory)
-    running = state.supervisor(now) is not None
-    applied = lanes.read(directory) if running else {}
-    if options.json:
-        print(json.dumps(now.public(applied)))
-    else:
-        screen = console.Console()
-        screen.say(f"{now.phase}: {now.url or directory.root}")
-        screen.table(now.processes, now.primary_names, applied)
-        if running and now.url:
+    """Show what runs. Exit status 1: the cluster does not run. 2: there is none."""
+    return _show(_Status(directory), options)
+
+
+def _show(shown: Showing[Any], options: argparse.Namespace) -> int:
+    try:
+        return shown.show(vars(options), sys.stdout)
+    except Unseen as error:
+        print(error, file=sys.stderr)
+        return UNSEEN
+
+
+class _Status(Showing[tuple[state.State, dict[str, list[int]]]]):
+    """What runs: the state, and the lanes that each worker applies."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def look(self) -> tuple[state.State, dict[str, list[int]]]:
+        try:
+            now = _current(self._directory)
+        except ClusterError as error:
+            raise Unseen(f"cluster: {error}") from error
+        return now, lanes.read(self._directory) if state.supervisor(now) else {}
+
+    def document(self, found: tuple[state.State, dict[str, list[int]]]) -> dict[str, Any]:
+        now, applied = found
+        return now.public(applied)
+
+    def exit_status(self, found: tuple[state.State, dict[str, list[int]]]) -> int:
+        """A process that begins again is no matter of this one: the supervisor sees to it, and `doctor` says what follows."""
+        return WELL if state.supervisor(found[0]) else WRONG
+
+    def page(self, found: tuple[state.State, dict[str, list[int]]]) -> Group:
+        now, applied = found
+        lines: list[str] = []
+        if state.supervisor(now) and now.url:
             port = next(row["port"] for row in now.processes if row["role"] == "flower")
-            screen.say(f"Flower, each task: http://127.0.0.1:{port}/, user {FLOWER_USER}, password in secrets.json")
+            lines.append(f"Flower, each task: http://127.0.0.1:{port}/, user {FLOWER_USER}, password in secrets.json")
         if now.connections:
-            screen.say(
+            lines.append(
                 "connections at most: {most} of {limit}, to the primary of shard {shard}".format(**now.connections)
             )
-    return 0 if running else 1
+        heading = Text(f"{now.phase}: {now.url or self._directory.root}")
+        return Group(heading, console.table(now.processes, now.primary_names, applied), *map(Text, lines))
 
 
 def down(_: argparse.Namespace, directory: Directory) -> int:
@@ -346,7 +377,7 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument(
         "--detach", action="store_true", help="return when ready; the cluster stays in the background"
     )
-    add("status", status).add_argument("--json", action="store_true", help="one JSON object")
+    showing.add_arguments(add("status", status))
     add("down", down)
     add("destroy", destroy).add_argument("--yes", action="store_true", help="do not ask")
     add("scale", scale).add_argument(

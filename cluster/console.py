@@ -79,25 +79,8 @@ class Console:
         primaries: Collection[str] = (),
         lanes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """What runs where. `primaries`: names of the PostgreSQL servers that take writes; `lanes`: what each worker
-        applies, by name."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("name", "role", "shard", "pid", "port", "metrics", "state", "restarts"):
-            justify: Literal["left", "right"] = "left" if heading in ("name", "role", "state") else "right"
-            table.add_column(heading, justify=justify, no_wrap=True)
-        if lanes is not None:
-            table.add_column("lanes")
-        for row in rows:
-            role, said = row["role"], row["state"]
-            if role == "postgres":
-                role = "postgres primary" if row["name"] in primaries else "postgres replica"
-                if row["name"] not in primaries and said == "running":
-                    said = "streaming" if is_streaming(row) else "not streaming"
-            figures = ["" if row[key] is None else str(row[key]) for key in ("shard", "pid", "port", "metrics_port")]
-            colour = COLOURS.get(said, "")
-            applied = [] if lanes is None else [", ".join(map(str, lanes.get(row["name"], ())))]
-            table.add_row(row["name"], role, *figures, f"[{colour}]{said}[/]", str(row["restarts"]), *applied)
-        self._print(table)
+        """What runs where, as `table`."""
+        self._print(table(rows, primaries, lanes))
 
     def event(self, text: str) -> None:
         """One thing that happened, with the time of day."""
@@ -123,3 +106,29 @@ class Console:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+def table(
+    rows: Iterable[Mapping[str, Any]],
+    primaries: Collection[str] = (),
+    lanes: Mapping[str, Sequence[int]] | None = None,
+) -> Table:
+    """What runs where. `primaries`: names of the PostgreSQL servers that take writes; `lanes`: what each worker
+    applies, by name."""
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "role", "shard", "pid", "port", "metrics", "state", "restarts"):
+        justify: Literal["left", "right"] = "left" if heading in ("name", "role", "state") else "right"
+        found.add_column(heading, justify=justify, no_wrap=True)
+    if lanes is not None:
+        found.add_column("lanes")
+    for row in rows:
+        role, said = row["role"], row["state"]
+        if role == "postgres":
+            role = "postgres primary" if row["name"] in primaries else "postgres replica"
+            if row["name"] not in primaries and said == "running":
+                said = "streaming" if is_streaming(row) else "not streaming"
+        figures = ["" if row[key] is None else str(row[key]) for key in ("shard", "pid", "port", "metrics_port")]
+        colour = COLOURS.get(said, "")
+        applied = [] if lanes is None else [", ".join(map(str, lanes.get(row["name"], ())))]
+        found.add_row(row["name"], role, *figures, f"[{colour}]{said}[/]", str(row["restarts"]), *applied)
+    return found

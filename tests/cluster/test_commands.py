@@ -7,14 +7,16 @@ import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError
 
-from cluster import cli
+from cluster import cli, state
 from cluster import commands as of_cluster
+from cluster.layout import Directory
 from runtime.commands import ShowCommand
 from tests.support.cluster import Cluster, eventually, in_process
 from tests.support.commands import ROOT, clean
@@ -128,6 +130,21 @@ def test_what_cannot_be_seen_ends_with_two_and_says_what_to_do() -> None:
         else:
             assert said == ""
             assert re.search("manage.py|TALLY_", error), (name, error)
+
+
+def test_the_local_cluster_is_shown_in_the_same_style(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert of_cluster.run(["status", "--json", "--dir", str(cluster.dir)]) == 0
+    keys = set(re.findall(r"`(\w+)`", documented()["cluster status"][1]))
+    assert json.loads(capsys.readouterr().out).keys() == keys
+    (stopped := Directory(tmp_path / "stopped")).root.mkdir()
+    state.write(stopped, state.State(phase="ready"))
+    assert of_cluster.run(["status", "--dir", str(stopped.root)]) == 1
+    assert capsys.readouterr().out.startswith(f"stopped: {stopped.root}\n")
+    assert of_cluster.run(["status", "--json", "--dir", str(tmp_path / "none")]) == 2
+    assert "`cluster up` makes one" in (said := capsys.readouterr()).err
+    assert not said.out
 
 
 @pytest.mark.parametrize(
