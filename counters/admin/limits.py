@@ -31,6 +31,7 @@ class LimitsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "keys": ApiKey.objects.filter(own, revoked=False).order_by("name")[:_MOST_KEYS],
             "settings": limits.of_settings(),
             "row": Limits.objects.first(),
+            "can_change": self.has_change_permission(request),
         }
         return super().changelist_view(request, {**more, **(extra_context or {})})
 

@@ -16,7 +16,7 @@ from django.test import RequestFactory
 from counters.admin import listing
 from counters.admin.login import seconds_to_wait, user_name
 from counters.limits.addresses import of_request
-from counters.models import ApiKey
+from counters.models import ApiKey, Limits
 from tests.support.admin import field
 from tests.support.browser import LOGIN, Browser, said
 from tests.support.cluster import Cluster, eventually, value_of
@@ -188,6 +188,10 @@ def test_limits_in_force_are_shown_with_where_they_come_from(root: Browser, clus
     page = root.get("/admin/counters/limits/")
     assert field(page, "value")[1] == f"{int(cluster.env.get('TALLY_API_KEY_RATE', 6_000_000)):,}"
     assert field(page, "source")[1] == "TALLY_API_KEY_RATE"
+    Limits.objects.get_or_create()  # with nothing set
+    change = re.search(r'id="change" href="([^"]+)"', root.get("/admin/counters/limits/").text)
+    assert change
+    assert 'name="api_key_rate"' in root.get(change[1]).text
     name = f"k{uuid4().hex[:12]}"
     made = ApiKey.objects.create(name=name, prefix=name[:8], hashed_key=name, id=name[:8], requests_rate=77)
     try:
