@@ -22,6 +22,7 @@ SHARD = "shard-0"
 CHANGES_OF_TABLES = ("ALTER TABLE {} ADD COLUMN more int", "DROP TABLE {}", "TRUNCATE {}", "CREATE INDEX ON {} ((1))")
 ACCOUNTS = (
     *("auth_user", "auth_group", "auth_user_groups", "auth_user_user_permissions", "auth_permission"),
+    *("otp_totp_totpdevice", "otp_static_staticdevice", "otp_static_statictoken"),
     *("counters_apikey", "counters_limits", "django_session", "django_admin_log", "django_migrations"),
 )
 LOG_INS = """
