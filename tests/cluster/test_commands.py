@@ -23,7 +23,7 @@ from tests.support.commands import ROOT, clean
 
 OURS = {"counters", "likes", "replication"}
 NOT_DJANGO = {*cli.COMMANDS, "quorum_report"}
-SHOWING = ["breakers", "doctor", "journal", "lanes", "limits", "quorum", "reconcile", "replicas"]
+SHOWING = ["audit", "breakers", "doctor", "journal", "lanes", "limits", "quorum", "reconcile", "replicas"]
 CLOSED = "127.0.0.1:1"
 NOWHERE = {
     "TALLY_SECRET_KEY": "of a test, and as long as it has to be for the checks to pass",
@@ -101,6 +101,8 @@ def is_well(name: str, document: Any) -> bool:
             return not any(one["set_aside"] for one in document)
         case "reconcile":
             return all(one["equal"] for one in document)
+        case "audit":
+            return document["broken"] is None
         case "quorum":
             return all(one["in_force"] for one in document)
         case "breakers":

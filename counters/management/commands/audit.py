@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import Error
+import msgspec
+from rich.console import RenderableType
 
 from counters.models import AuditEntry
 from counters.operators import audit
+from runtime import showing
+from runtime.commands import ShowCommand
+from runtime.showing import WELL, WRONG
 
 
-class Command(BaseCommand):
+class Checked(msgspec.Struct):
+    """`broken`: the number of the first entry that was changed, or follows one that is missing. Of the newest entry: its
+    moment and hash."""
+
+    entries: int
+    broken: int | None
+    newest: datetime | None
+    hash: str | None
+
+
+class Command(ShowCommand[Checked]):
     help = (
-        "Check the chain of the audit log's entries: exit status 1 if one was changed or is missing. Prints the newest "
+        "Check the chain of the audit log's entries: exit status 1 if one was changed or is missing. Shows the newest "
         "entry's hash, which the log of the process that wrote it has, too."
     )
-    requires_system_checks = ()
 
-    def handle(self, *_args: Any, **_options: Any) -> None:
-        try:
-            broken, newest = audit.first_broken(), AuditEntry.objects.order_by("-id").first()
-        except Error as error:
-            raise CommandError(f"the control database does not answer: {str(error).strip()}") from error
-        if broken is not None:
-            raise CommandError(f"entry {broken} of the audit log was changed, or the one before it is missing")
-        said = f"the newest at {newest.at:%Y-%m-%d %H:%M:%S} UTC, hash {newest.hash}" if newest else "none yet"
-        self.stdout.write(f"{newest.id if newest else 0} entries, whole; {said}")
+    def look(self) -> Checked:
+        newest = AuditEntry.objects.order_by("-id").first()
+        if newest is None:
+            return Checked(0, None, None, None)
+        return Checked(newest.id, audit.first_broken(), newest.at, newest.hash)
+
+    def exit_status(self, found: Checked) -> int:
+        return WELL if found.broken is None else WRONG
+
+    def page(self, found: Checked) -> RenderableType:
+        newest = (
+            f"the newest at {found.newest:%Y-%m-%d %H:%M:%S} UTC, hash {found.hash}" if found.newest else "none yet"
+        )
+        if found.broken is None:
+            return showing.lines([f"{found.entries} entries, whole; {newest}"])
+        wrong = f"entry {found.broken} was changed, or the one before it is missing; {newest}"
+        return showing.lines([wrong, "The logs of the processes have each entry as it was written, with its hash."])

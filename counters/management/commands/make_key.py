@@ -15,6 +15,7 @@ from django.utils import timezone
 from counters.models import NAME_RULE, ApiKey, Scope, check_name
 from counters.operators import audit
 from counters.operators.audit import Entry
+from runtime.commands import in_words
 
 _UNITS = {"d": "days", "h": "hours"}
 
@@ -58,7 +59,8 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError(f"a name has {NAME_RULE}") from error
         scopes = sorted(set(options["scope"]))
-        made, key = ApiKey.objects.create_key(name=options["name"], scopes=scopes, expiry_date=options["expires"])
+        with in_words():
+            made, key = ApiKey.objects.create_key(name=options["name"], scopes=scopes, expiry_date=options["expires"])
         by = f"uid {os.getuid()} on {settings.TALLY.node_id}"
         audit.append(
             Entry(by, "manage.py make_key", f"API key {made.prefix}", json.dumps([made.name, *scopes]), "made")

@@ -10,6 +10,7 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
 from counters.apply import fill, partitions
+from runtime.commands import in_words
 from sharding import databases, grants, migrating, roles, topology
 
 
@@ -24,9 +25,10 @@ class Command(BaseCommand):
         for kind in (databases.BoundedConnection, databases.ControlConnection):
             kind.timeout = None  # migrations have no time-out
         shards = settings.TALLY.shard_count
-        call_command("migrate", interactive=False, verbosity=max(0, options["verbosity"] - 1))
-        for shard in range(shards):
-            migrate_shard(shard)
+        with in_words():
+            call_command("migrate", interactive=False, verbosity=max(0, options["verbosity"] - 1))
+            for shard in range(shards):
+                migrate_shard(shard)
         self._grant([databases.CONTROL, *map(databases.primary, range(shards))])
         try:
             topology.put_in_force(shards, settings.TALLY.lanes)
