@@ -16,6 +16,7 @@ from counters.limits.addresses import of_request
 from counters.models import AuditEntry
 from counters.operators import audit
 from counters.operators.audit import Entry
+from counters.second_factor import devices
 
 
 class AuditTrail:
@@ -42,10 +43,11 @@ class AuditTrail:
         user: Any = request.user
         try:
             is_staff = user.is_active and user.is_staff
+            half_way = ", password only" if is_staff and devices.is_missing(request) else ""
         except DatabaseError as error:
             return self._outage.process_exception(request, error)
         if is_staff:
-            audit.begin(request, f"user {user.get_username()}")
+            audit.begin(request, f"user {user.get_username()}{half_way}")
         return None
 
 

@@ -18,6 +18,7 @@ from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from counters.admin.login import DEVICE_COOKIE
+from counters.models import AuditEntry
 from counters.second_factor import devices
 from tests.conftest import fresh_address
 from tests.support.browser import LOGIN, Browser
@@ -95,6 +96,7 @@ def test_a_password_alone_opens_nothing_to_those_who_have_a_second_factor(
     token = {"X-CSRFToken": browser.cookies["csrftoken"]}
     refused = browser.post(f"/admin/auth/user/{user.pk}/delete/", data={"post": "yes"}, headers=token)
     assert (refused.url.path, User.objects.filter(pk=user.pk).exists()) == (PAGE, True)
+    assert AuditEntry.objects.filter(by=f"user {user.username}, password only", action__contains="delete").exists()
     assert FOR_STAFF not in browser.get("/status").text
     key_of_staff = {"Authorization": f"Api-Key {cluster.key}"}
     assert browser.get("/v1/removals/nothing", headers=key_of_staff).status_code == 404, "a key is no session"
@@ -195,6 +197,8 @@ def test_by_command(cluster: Cluster, browse: Callable[..., Browser], user: User
     assert "no second factor" in said("reset", user.username)
     assert browser.get("/admin/").url.path == LOGIN, "its sessions are ended, too"
     assert f"{user.username}: no second factor" in said("list")
+    recorded = AuditEntry.objects.filter(target=f"user {user.username}").order_by("id")
+    assert [one.action.split()[-1] for one in recorded] == ["enroll", "reset"]
     with pytest.raises(CommandError, match="had no second factor"):
         said("reset", user.username)
     with pytest.raises(CommandError, match="nobody is called"):

@@ -1,16 +1,17 @@
 """`manage.py second_factor enrol USER | reset USER | list`: the second factor of staff."""
 
+import os
 from io import StringIO
 from typing import Any
 
 import segno
-import structlog
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from counters.operators import audit
+from counters.operators.audit import Entry
 from counters.second_factor import devices
-
-log = structlog.get_logger(__name__)
 
 
 class Command(BaseCommand):
@@ -48,7 +49,7 @@ class Command(BaseCommand):
         except devices.Enrolled as error:
             raise CommandError(f"{user} has a second factor; for a lost device: second_factor reset {user}") from error
         assert made is not None  # without a code none is wrong
-        log.info("second_factor_enrolled", user=user.get_username(), by="command")
+        _record(user, "enroll", "set up")
         uri = devices.uri(user, key)
         picture = StringIO()
         segno.make(uri, micro=False).terminal(out=picture, compact=True)
@@ -60,12 +61,18 @@ class Command(BaseCommand):
             self.stdout.write(f"  {code}")
 
     def _reset(self, user: Any) -> None:
-        if not devices.reset(user):
+        was_there = devices.reset(user)
+        _record(user, "reset", "taken away" if was_there else "sessions ended")
+        if not was_there:
             raise CommandError(f"{user} had no second factor; every session of {user} was ended")
-        log.info("second_factor_reset", user=user.get_username(), by="command")
         self.stdout.write(f"{user} has no second factor any more, and every session of {user} was ended")
 
     def _list(self) -> None:
         for user in get_user_model().objects.filter(is_staff=True, is_active=True).order_by("username"):
             left = devices.backup_codes_left(user)
             self.stdout.write(f"{user}: {f'{left} backup codes left' if devices.has(user) else 'no second factor'}")
+
+
+def _record(user: Any, action: str, outcome: str) -> None:
+    by = f"uid {os.getuid()} on {settings.TALLY.node_id}"
+    audit.append(Entry(by, f"manage.py second_factor {action}", f"user {user.get_username()}", outcome=outcome))
