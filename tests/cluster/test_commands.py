@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,22 +93,19 @@ def test_a_healthy_cluster_is_shown_as_one_document_with_the_keys_of_the_page(cl
     assert "\x1b" not in page
 
 
+IS_WELL: dict[str, Callable[[Any], bool]] = {
+    "audit": lambda document: document["broken"] is None,
+    "breakers": lambda document: all(one["state"] == "closed" for one in document),
+    "doctor": lambda document: not document["findings"],
+    "journal": lambda document: not any(one["set_aside"] for one in document),
+    "quorum": lambda document: all(one["in_force"] for one in document),
+    "reconcile": lambda document: all(one["equal"] for one in document),
+}
+
+
 def is_well(name: str, document: Any) -> bool:
     """Whether a document of a whole cluster names nothing that is wrong."""
-    match name:
-        case "doctor":
-            return not document["findings"]
-        case "journal":
-            return not any(one["set_aside"] for one in document)
-        case "reconcile":
-            return all(one["equal"] for one in document)
-        case "audit":
-            return document["broken"] is None
-        case "quorum":
-            return all(one["in_force"] for one in document)
-        case "breakers":
-            return all(one["state"] == "closed" for one in document)
-    return bool(document)
+    return IS_WELL.get(name, bool)(document)
 
 
 def test_what_cannot_be_seen_ends_with_two_and_says_what_to_do() -> None:
