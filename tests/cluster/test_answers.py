@@ -115,11 +115,12 @@ def test_an_event_names_its_process_and_its_server(cluster: Cluster, client: htt
 
     def event() -> dict[str, Any]:
         lines = [line for log in cluster.dir.glob("logs/api-*.log") for line in log.read_text().splitlines()]
-        found: dict[str, Any] = next(msgspec.json.decode(line) for line in lines if name in line)
-        return found
+        found = [msgspec.json.decode(line) for line in lines if name in line]  # those of the audit log, too
+        told: dict[str, Any] = next(one for one in found if one["event"] == "intervention")
+        return told
 
     told = eventually(event)
-    assert (told["event"], told["server"]) == ("intervention", name)
+    assert told["server"] == name
     assert told["node"].startswith("api-")
 
 

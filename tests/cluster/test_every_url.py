@@ -13,7 +13,7 @@ from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from counters.models import Scope
+from counters.models import Limits, Scope
 from likes import demo
 from tests.conftest import fresh_address
 from tests.support.browser import LOGIN, Browser
@@ -197,6 +197,7 @@ def test_calls_need_the_scope_that_the_table_says(cluster: Cluster, callers: lis
 def test_pages_of_the_admin_need_the_permission_that_the_table_says(
     cluster: Cluster, browse: Callable[..., Browser]
 ) -> None:
+    Limits.objects.all().delete()  # of other tests: there is at most one row
     views = Permission.objects.filter(codename__startswith="view_").values_list("codename", flat=True)
     browsers = [browse(log_in=False), browse(), browse(*views), browse(superuser=True)]
     browsers[0].get(LOGIN)  # for the form's token

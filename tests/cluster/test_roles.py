@@ -83,8 +83,8 @@ def test_an_api_process_only_reads_shards(log_in: LogIn) -> None:
     tables = [
         name for (name,) in conn.execute("SELECT relname FROM pg_class WHERE relname ~ '^(counter|outcome|.*like)'")
     ]
-    assert conn.execute("SELECT count(*) >= 0 FROM counter, ledger, outcome, user_likes").fetchall() == [(True,)]
     for table in ("counter", "ledger", "outcome", "idempotency", "apply_state", "shard_state", "user_likes"):
+        assert not refused(conn, f"SELECT FROM {table} LIMIT 1"), table
         assert refused(conn, f"DELETE FROM {table}"), table
         assert refused(conn, f"UPDATE {table} SET {column(conn, table)} = NULL"), table
     assert {"counter", "user_likes", "like_events"} <= {*tables}
