@@ -39,7 +39,7 @@ from . import (
     state,
     takeover,
 )
-from .layout import FLOWER_USER, Asked, Directory, Layout
+from .layout import FLOWER_USER, MONITORING_USER, Asked, Directory, Layout
 from .plan import Planner
 from .supervisor import Supervisor
 
@@ -51,7 +51,13 @@ LOOK_SECONDS = 1.0  # between two looks of `autoscale`
 # Of `autoscale`, in parts of a processor. One process less of two has at most twice `low`, still less than `high`.
 API = autoscaling.Rule(least=2, most=4, high=0.7, low=0.3)
 BROKERS = ("amqp://", "amqps://", "redis://", "rediss://")
+PAGES = (  # with a log-in: role, what it is, user
+    ("flower", "Flower, each task", FLOWER_USER),
+    ("prometheus", "Prometheus", MONITORING_USER),
+    ("grafana", "Grafana", MONITORING_USER),
+)
 NAMES = "up | status | down | destroy | scale | autoscale | upgrade"
+NO_GRAFANA = "neither `grafana` nor `grafana-server` is on PATH: Prometheus runs without dashboards"
 SCALED = f"{', '.join(layout.SCALABLE)} or, for one shard, worker-SHARD"
 
 
@@ -77,9 +83,10 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     if options.detach:
         names = ("shards", "replicas", "api", "port", "broker", "journal_replicas", "apply_delay", "quorum")
         given = {name: getattr(options, name) for name in (*names, "archive")}
-        return background.up(
-            directory, [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
-        )
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+        if options.monitoring is not None:
+            words.append("--monitoring" if options.monitoring else "--no-monitoring")
+        return background.up(directory, words)
     with prepare.lock(directory):
         if left := leftovers.stop(directory):
             console.Console().say(f"stopped what was left of the last run: {', '.join(left)}")
@@ -95,8 +102,11 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
                 apply_delay=options.apply_delay,
                 quorum=options.quorum,
                 archive=options.archive,
+                monitoring=options.monitoring,
             ),
         )
+        if plan.layout.monitoring and plan.programs.grafana is None:
+            console.Console().say(NO_GRAFANA)
         asyncio.run(_supervise(plan))
     return 0
 
@@ -155,8 +165,12 @@ class _Status(Showing[tuple[state.State, dict[str, list[int]]]]):
         now, applied = found
         lines: list[str] = []
         if state.supervisor(now) and now.url:
-            port = next(row["port"] for row in now.processes if row["role"] == "flower")
-            lines.append(f"Flower, each task: http://127.0.0.1:{port}/, user {FLOWER_USER}, password in secrets.json")
+            ports = {row["role"]: row["port"] for row in now.processes}
+            lines += [
+                f"{name}: http://127.0.0.1:{ports[role]}/, user {user}, password in secrets.json"
+                for role, name, user in PAGES
+                if role in ports
+            ]
         if now.connections:
             lines.append(
                 "connections at most: {most} of {limit}, to the primary of shard {shard}".format(**now.connections)
@@ -373,6 +387,11 @@ def _parser() -> argparse.ArgumentParser:
         type=_archive,
         metavar="DIR",
         help="archive all WAL and the journal to this directory, for `manage.py backup`; kept for later starts, `none` ends it",
+    )
+    starting.add_argument(
+        "--monitoring",
+        action=argparse.BooleanOptionalAction,
+        help="start Prometheus as well, and Grafana if it is installed; kept for later starts (a new cluster: neither)",
     )
     starting.add_argument(
         "--detach", action="store_true", help="return when ready; the cluster stays in the background"

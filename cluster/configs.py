@@ -593,6 +593,14 @@ def environment(
     }
 
 
+def monitoring_links(layout: Layout, *, grafana: bool) -> dict[str, str]:
+    """The settings by which /status shows staff where Prometheus and Grafana are, those of them that run."""
+    if not layout.monitoring:
+        return {}
+    ports, shown = layout.ports, {"PROMETHEUS": "prometheus"} | ({"GRAFANA": "grafana"} if grafana else {})
+    return {f"TALLY_{name}_URL": f"http://{LOCAL}:{ports[port]}/" for name, port in shown.items()}
+
+
 def env_file(values: Mapping[str, str]) -> str:
     """One `NAME=value` a line; the value is all that follows the first `=`, unquoted."""
     return "".join(f"{name}={value}\n" for name, value in values.items())

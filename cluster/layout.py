@@ -28,6 +28,7 @@ SCALABLE = {"api": (1, 32), "worker": (0, 32), "spill-worker": (0, 32)}  # role:
 _WORKERS_OF_SHARD = re.compile(r"worker-(0|[1-9][0-9]*)")
 PATRONI_USER = "tally"
 FLOWER_USER = "tally"
+MONITORING_USER = "tally"  # of Prometheus and Grafana
 ETCD_HOST = "etcd"  # in patroni.yml: its socket
 MOST_SOCKET_PATH = 103  # bytes of a Unix socket's path: macOS' limit, the smallest
 SECRET_NAMES = (
@@ -43,6 +44,8 @@ SECRET_NAMES = (
     "redis-broker",
     "sentinel",
     "flower",
+    "prometheus",
+    "grafana",
     "proxy",
     "metrics",
 )
@@ -65,6 +68,11 @@ class Directory:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def monitoring(self) -> Path:
+        """What a Prometheus reads: the targets; with `--monitoring`, its configuration and the rules as well."""
+        return self.root / "monitoring"
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -114,7 +122,8 @@ class Layout:
     `scale` has the number of processes of each role in `SCALABLE`; `worker` is the number for each shard. `worker-0` is
     the number of workers of shard 0, where that one has a number of its own. `journal_replicas`: servers that have a copy
     of the journal beside its primary. `archive`: directory of the WAL archive, "" without one; `archive_id` is this
-    cluster's name there. `balancing`: how nginx spreads requests over the API processes.
+    cluster's name there. `balancing`: how nginx spreads requests over the API processes. `monitoring`: whether Prometheus
+    and, where it is installed, Grafana run as well.
     """
 
     shards: int = 2
@@ -125,6 +134,7 @@ class Layout:
     archive: str = ""
     archive_id: str = ""
     balancing: str = ROUND_ROBIN
+    monitoring: bool = False
 
     @property
     def journals(self) -> list[str]:
@@ -163,6 +173,7 @@ class Asked:
     apply_delay: ApplyDelay | None = None
     quorum: int | None = None
     archive: str | None = None
+    monitoring: bool | None = None
 
 
 def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
@@ -187,7 +198,8 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
             "--replicas makes more"
         )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
-    layout = replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas)
+    monitoring = layout.monitoring if asked.monitoring is None else asked.monitoring
+    layout = replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas, monitoring=monitoring)
     return layout if asked.archive is None else with_archive(layout, asked.archive)
 
 
@@ -234,6 +246,7 @@ def count(number: int, noun: str) -> str:
 def port_names(layout: Layout) -> list[str]:
     """Every port that this layout needs, apart from nginx's: the name of its process (of etcd, that of its metrics)."""
     names = ["etcd", *layout.journals, *layout.sentinels, "redis-cache", "redis-broker", "beat", "flower", "disks"]
+    names += ["prometheus", "grafana"] if layout.monitoring else []
     names += [f"{kind}-{shard}-{node}" for kind in ("patroni", "postgres") for shard, node in layout.nodes]
     names += [f"worker-{s}-{i}" for s in range(layout.shards) for i in range(1, layout.workers(s) + 1)]
     names += [f"{role}-{i}" for role in ("api", "spill-worker") for i in range(1, layout.scale[role] + 1)]
@@ -291,6 +304,7 @@ def load(directory: Directory) -> Layout | None:
             archive=str(raw.get("archive", "")),
             archive_id=str(raw.get("archive_id", "")),
             balancing=str(raw.get("balancing", ROUND_ROBIN)),
+            monitoring=bool(raw.get("monitoring", False)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClusterError(

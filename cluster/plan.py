@@ -13,9 +13,9 @@ from pathlib import Path
 
 from sharding.roles import API, WORKER
 
-from . import argv, probes
+from . import argv, monitoring, probes
 from .argv import ANSWER_SECONDS
-from .layout import FLOWER_USER, PROJECT, Directory, Layout
+from .layout import FLOWER_USER, MONITORING_USER, PROJECT, Directory, Layout
 from .programs import Programs
 from .redis import LOCAL, Address
 from .release import Release
@@ -24,14 +24,14 @@ from .release import Release
 STOP_STAGES = (
     ("nginx",),
     ("api",),
-    ("beat", "flower", "disks"),
+    ("beat", "flower", "disks", "prometheus", "grafana"),
     ("worker", "spill-worker"),
     ("patroni", "sentinel"),
     ("redis-journal", "redis-cache", "redis-broker", "etcd"),
     ("journal-archive",),
 )
 # Variables by which the programs would take settings that are not this cluster's.
-FOREIGN = ("PATRONI_", "PG", "ETCD_", "UVICORN_", "WEB_CONCURRENCY", "CELERY_", "BROKER_", "FLOWER_", "NGINX")
+FOREIGN = ("PATRONI_", "PG", "ETCD_", "UVICORN_", "WEB_CONCURRENCY", "CELERY_", "BROKER_", "FLOWER_", "NGINX", "GF_")
 MARK = "TALLY_CLUSTER_DIR"  # in the environment of every process of a cluster, so that a leftover is known
 
 
@@ -81,7 +81,8 @@ class Planner:
         makers += [self._spill_worker(i) for i in self._numbers("spill-worker")]
         makers += [self._beat(), self._flower(), self._disks()]
         makers += [self._api(i) for i in self._numbers("api")]
-        return [replace(spec, release=self.release.of(spec.role)) for spec in [*makers, self._nginx()]]
+        makers += [self._nginx(), *self._monitoring()]
+        return [replace(spec, release=self.release.of(spec.role)) for spec in makers]
 
     def _numbers(self, role: str) -> range:
         return range(1, self.layout.scale[role] + 1)
@@ -278,6 +279,36 @@ class Planner:
             stop_signal=signal.SIGQUIT,
             stop_seconds=5,
         )
+
+    def _monitoring(self) -> list[Spec]:
+        """Prometheus and Grafana, those of them that are wanted and installed."""
+        specs, ports, programs = [], self.layout.ports, self.programs
+        if self.layout.monitoring and programs.prometheus:
+            port = ports["prometheus"]
+            specs.append(
+                Spec(
+                    name="prometheus",
+                    role="prometheus",
+                    argv=monitoring.prometheus(programs.prometheus, self.directory, port),
+                    ready=probes.Answers(port, "/-/ready", 200, (MONITORING_USER, self.secrets["prometheus"])),
+                    port=port,
+                    environment={"GOMAXPROCS": "1", **self.base},
+                    stop_seconds=20,
+                )
+            )
+        if self.layout.monitoring and programs.grafana:
+            port = ports["grafana"]
+            specs.append(
+                Spec(
+                    name="grafana",
+                    role="grafana",
+                    argv=monitoring.grafana(programs.grafana, self.directory),
+                    ready=probes.Answers(port, "/api/health", 200),
+                    port=port,
+                    environment=self.base,
+                )
+            )
+        return specs
 
     def _application(self) -> tuple[str, ...]:
         databases = (f"databases-{shard}" for shard in range(self.layout.shards))

@@ -21,7 +21,7 @@ from replication.apply_delay import ApplyDelay
 from sharding import connection_budget
 from sharding.connection_budget import Fleet, TooManyConnections
 
-from . import ClusterError, configs, journal_server, layout, programs, sentinels, state
+from . import ClusterError, configs, journal_server, layout, monitoring, programs, sentinels, state
 from .archive import Archive
 from .configs import NginxSettings
 from .layout import Asked, Directory, Layout
@@ -55,6 +55,8 @@ def planner(directory: Directory, asked: Asked, *, running: bool = False) -> Pla
     found = programs.find()
     stored = layout.load(directory)
     wanted = layout.reconcile(stored, asked, directory.root)
+    if wanted.monitoring:
+        found = programs.with_monitoring(found)
     wanted = _with_more_ports(wanted) if running else _with_ports(wanted, asked)
     check_connections(wanted, os.environ)
     secrets = layout.load_secrets(directory)
@@ -62,7 +64,10 @@ def planner(directory: Directory, asked: Asked, *, running: bool = False) -> Pla
         Archive(Path(wanted.archive)).claim(wanted.archive_id, directory.root, wanted.shards)
     layout.save(directory, wanted)
     base = base_environment(os.environ, directory.root)
-    settings = configs.environment(wanted, directory, secrets, asked.broker)
+    settings = {
+        **configs.environment(wanted, directory, secrets, asked.broker),
+        **configs.monitoring_links(wanted, grafana=found.grafana is not None),
+    }
     own = {
         **base,
         **settings,
@@ -251,3 +256,8 @@ def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | 
         )
         layout.write_private(config, text)
     write_nginx(plan)
+    directory.monitoring.mkdir(exist_ok=True, mode=0o700)
+    if plan.layout.monitoring:
+        monitoring.write_prometheus(directory, plan.secrets)
+        if plan.programs.grafana:
+            monitoring.write_grafana(directory, plan.layout.ports, plan.secrets)

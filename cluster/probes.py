@@ -37,14 +37,15 @@ class Listens:
 
 @dataclass(frozen=True)
 class Answers:
-    """GET is answered, whatever the status, unless `status` names the one that counts."""
+    """GET is answered, whatever the status, unless `status` names the one that counts. `login`: user and password."""
 
     door: Door
     path: str = "/"
     status: int | None = None
+    login: tuple[str, str] = ("", "")
 
     async def check(self) -> bool:
-        status, _ = await get(self.door, self.path)
+        status, _ = await get(self.door, self.path, *self.login)
         return status is not None and self.status in (None, status)
 
 

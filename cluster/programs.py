@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,10 +42,12 @@ class Programs:
     postgres_lz4: bool
     unprivileged: tuple[str, ...]  # put before the command
     redis_options: tuple[str, ...] = ()  # put behind its configuration file
+    prometheus: Path | None = None
+    grafana: Path | None = None
 
 
 def find() -> Programs:
-    """Every program; raises `ClusterError` with what to install where one is missing."""
+    """Every program that each cluster needs; raises `ClusterError` with what to install where one is missing."""
     for module in ("patroni", "uvicorn", "celery", "flower", "psycopg"):
         if find_spec(module) is None:
             raise ClusterError(f"the Python package {module} is not installed: {INSTALL}")
@@ -60,6 +62,17 @@ def find() -> Programs:
         unprivileged=_unprivileged(),
         redis_options=_redis_options(redis),
     )
+
+
+def with_monitoring(found: Programs) -> Programs:
+    """With Prometheus, and Grafana where it is on PATH. Raises `ClusterError` where Prometheus is not."""
+    prometheus = _on_path("prometheus")
+    if prometheus is None:
+        raise ClusterError(
+            "prometheus is not on PATH: install Prometheus (Debian and Ubuntu: `apt install prometheus`, macOS: `brew install "
+            "prometheus`), or start the cluster with --no-monitoring"
+        )
+    return replace(found, prometheus=prometheus, grafana=_on_path("grafana") or _on_path("grafana-server"))
 
 
 def _resource(package: str, path: str) -> Path:

@@ -22,7 +22,7 @@ import msgspec
 
 from sharding import connection_budget
 
-from . import ClusterError, leftovers, postgres, prepare, state
+from . import ClusterError, leftovers, postgres, prepare, state, targets
 from .child import Child
 from .console import Console
 from .front import LOOK_SECONDS as LOOK_SECONDS_OF_FRONT
@@ -318,6 +318,7 @@ class Supervisor:
         self.state.primaries = {str(shard): node for shard, node in self.primaries.items()}
         with contextlib.suppress(OSError):
             state.write(self.plan.directory, self.state)
+            targets.write(self.plan.directory, self.state.processes)
 
 
 def _row(node: postgres.Node) -> dict[str, object]:

@@ -28,7 +28,7 @@ from .postgres import Node
 
 ORDER = (
     *("worker", "spill-worker", "api", "beat", "flower", "disks", "nginx", "patroni"),
-    *("redis-cache", "redis-broker", "sentinel", "redis-journal", "journal-archive", "etcd"),
+    *("redis-cache", "redis-broker", "sentinel", "redis-journal", "journal-archive", "etcd", "prometheus", "grafana"),
 )
 WHOLE_SECONDS = 120.0  # for everything to be there, before a step and after it
 LOOK_SECONDS = 0.1

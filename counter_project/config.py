@@ -97,6 +97,16 @@ class Config(BaseSettings):
         pattern=r"^(https?://\S+)?$",
         description="Where Flower is, for the link that /status shows to staff; empty: no link.",
     )
+    prometheus_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Likewise, where Prometheus is.",
+    )
+    grafana_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Likewise, where Grafana is.",
+    )
     node_id: str = Field(
         default_factory=_host_name,
         pattern="^[!-~]{1,100}$",

@@ -39,13 +39,21 @@ _EVENTS = 15
 log = structlog.get_logger(__name__)
 
 
+class Tool(NamedTuple):
+    """A link to another program's pages, and what it shows."""
+
+    name: str
+    url: str
+    shows: str
+
+
 @read_only
 def page(request: HttpRequest) -> HttpResponse:
     """`/status`."""
     staff, nonce = is_staff(request), token_urlsafe(16)
     shown = frames(staff)
     context = {"nonce": nonce, **shown, "staff": staff, "staff_part": shown.get("staff", "")}
-    context["flower"] = settings.TALLY.flower_url
+    context["tools"] = tools(settings.TALLY.flower_url, settings.TALLY.prometheus_url, settings.TALLY.grafana_url)
     headers = {"Content-Security-Policy": pages.policy(nonce), "Cache-Control": "no-store", "Vary": "Cookie"}
     response = TemplateResponse(request, "counters/status.html", context, headers=headers)
     if staff:
@@ -53,6 +61,12 @@ def page(request: HttpRequest) -> HttpResponse:
     elif COOKIE in request.COOKIES:
         response.delete_cookie(COOKIE, path="/status")
     return response
+
+
+def tools(flower: str, prometheus: str, grafana: str) -> list[Tool]:
+    """Pages of other programs, those that have an address."""
+    known = (Tool("Flower", flower, "each task"), Tool("Prometheus", prometheus, ""), Tool("Grafana", grafana, ""))
+    return [tool for tool in known if tool.url]
 
 
 @read_only

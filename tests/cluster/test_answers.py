@@ -16,13 +16,13 @@ import psutil
 import pytest
 from django.core.management import CommandError, call_command
 
+from cluster.targets import targets
 from counters import service
 from counters.intake import writes
 from counters.intake.writes import Accepted
 from counters.keys import RESERVED
 from counters.models import ApiKey
 from counters.write_id import WriteId
-from monitoring.targets import targets
 from replication.models import Intervention
 from sharding import databases, lanes, topology
 from tests.support.browser import LOGIN, Browser
@@ -387,7 +387,7 @@ def test_a_question_has_its_own_advice_while_the_journal_is_down(
 def test_beat_has_metrics(cluster: Cluster) -> None:
     (beat,) = cluster.processes("beat")
     assert "# TYPE process_start_time_seconds" in cluster.metrics(beat)
-    assert "beat" in {group["labels"]["process"] for group in targets(cluster.status())}
+    assert "beat" in {group["labels"]["process"] for group in targets(cluster.status()["processes"])}
 
 
 def test_some_metrics_can_be_asked_for_by_name(cluster: Cluster) -> None:

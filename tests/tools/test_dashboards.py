@@ -17,7 +17,7 @@ from monitoring import dashboards, reference
 from tests.support.commands import ROOT
 
 UNITS = {"short", "s", "bytes", "ops", "reqps", "percentunit", "bool_yes_no"}
-TARGETS = {"process", "role", "of_shard"}  # what monitoring/targets.py adds
+TARGETS = {"process", "role", "of_shard"}  # what cluster/targets.py adds
 OTHERS: dict[str, set[str]] = {
     "nginx_connections_active": set(),
     "nginx_http_requests_total": set(),

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.targets import targets
 from counters.apply import dead_letters, partitions, tasks
-from monitoring.targets import targets
 from tests.support.cluster import Cluster, eventually, frozen
 from tests.support.commands import ROOT
 
@@ -34,7 +34,7 @@ def exposed(cluster: Cluster) -> dict[str, str]:
     headers = {"Authorization": f"Bearer {(cluster.dir / 'metrics-token').read_text().strip()}"}
     return {
         group["labels"]["process"]: httpx.get(f"http://{group['targets'][0]}/metrics", headers=headers, timeout=10).text
-        for group in targets(cluster.status())
+        for group in targets(cluster.status()["processes"])
     }
 
 
@@ -82,7 +82,9 @@ def test_every_process_with_metrics_is_a_target_and_answers(cluster: Cluster) ->
     assert {"api-1", "api-2", "worker-0-1", "worker-1-1", "spill-worker-1", "patroni-0-1", "etcd"} <= set(answers)
     assert all("# TYPE " in text for text in answers.values())
     workers = {
-        group["labels"]["of_shard"] for group in targets(cluster.status()) if group["labels"]["role"] == "worker"
+        group["labels"]["of_shard"]
+        for group in targets(cluster.status()["processes"])
+        if group["labels"]["role"] == "worker"
     }
     assert workers == {"0", "1"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -16,8 +15,9 @@ import promql_parser as promql
 import pytest
 import yaml
 
+from cluster import layout, monitoring, targets
+from cluster.layout import MONITORING_USER, Directory
 from monitoring.dashboards import DASHBOARDS
-from monitoring.targets import targets
 from tests.support.brokers import free_ports
 from tests.support.cluster import Cluster, eventually
 from tests.support.commands import ROOT
@@ -44,26 +44,26 @@ MAY_HAVE_NO_SERIES = {
     "tally_writes_refused_total": FAILURE,
 }  # metrics, and why a healthy cluster may lack them
 
-EXEMPLARS = "--enable-feature=exemplar-storage"
-
 
 @pytest.fixture
 def prometheus(cluster: Cluster, tmp_path: Path) -> Iterator[httpx.Client]:
-    """A client of a Prometheus that scrapes the cluster every second."""
+    """A client of a Prometheus as `--monitoring` starts it, that scrapes the cluster every second."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not on PATH (Debian: prometheus)")
-    home, port = tmp_path / "monitoring", free_ports(1)[0]
-    home.mkdir()
-    for name in ("prometheus.yml", "alerts.yml"):
-        (home / name).write_text((ROOT / "monitoring" / name).read_text().replace("_interval: 15s", "_interval: 1s"))
-    (home / "targets.json").write_text(json.dumps(targets(cluster.status())))
-    shutil.copy(cluster.dir / "metrics-token", home)
-    command = [program, f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data", EXEMPLARS]
+    directory, port = Directory(tmp_path), free_ports(1)[0]
+    secrets = layout.load_secrets(Directory(cluster.dir))
+    directory.monitoring.mkdir()
+    monitoring.write_prometheus(directory, secrets)
+    for path in (directory.monitoring / name for name in monitoring.RULES):
+        path.write_text(path.read_text().replace("_interval: 15s", "_interval: 1s"))
+    targets.write(directory, cluster.status()["processes"])
+    command = monitoring.prometheus(Path(program), directory, port)
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
+        login = (MONITORING_USER, secrets["prometheus"])
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10, auth=login) as client:
             yield client
     finally:
         process.terminate()
@@ -139,6 +139,7 @@ def test_every_panel_and_alert_has_series_and_every_target_is_up(
         assert without() == []
         raise
     assert series(prometheus, "up == 0") == []
+    assert httpx.get(f"{prometheus.base_url}/query", params={"query": "up"}).status_code == 401
     span = {"start": time.time() - 300, "end": time.time()}
     for metric, label in (("tally_request_seconds_bucket", "request_id"), ("tally_apply_seconds_bucket", "batch")):
         found = prometheus.get("/query_exemplars", params={"query": metric, **span}).raise_for_status().json()["data"]
