@@ -42,11 +42,12 @@ def runs() -> list[list[str]]:
     faults = ("healing", "keys", "likes", "steering", "stops", "switchover", "timelines", "write_quorum")
     third = [f"tests/cluster/test_{name}.py" for name in ("ingest", "reads_after", "reconciliation")]
     third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
-    moved = (broker, f"{OTHER_CLUSTERS}/test_upgrade.py")  # to the runs with less to do
-    second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in moved]
+    second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path != broker]
     without_cluster = ("archive", "cluster_layout", "demo", "front", "journal_in_production", "nginx", "programs")
     second += [f"tests/tools/test_{name}.py" for name in without_cluster]
-    fourth = [path for path in modules("tests/faults") if path not in (*second, *third)]
+    whole = ("admin_operations", "admin_replicas", "apply", "contract", "likes_agreement", "spill", "status_page")
+    fourth = [f"tests/cluster/test_{name}.py" for name in whole]
+    fourth += [path for path in modules("tests/faults") if path not in (*second, *third)]
     fourth.append("tests/cluster/test_lanes.py")
     others = (*second, *third, *fourth)
     first = [path for path in (*modules("tests/tools"), *modules("tests/cluster")) if path not in others]
