@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -87,6 +88,8 @@ def test_every_process_with_metrics_is_a_target_and_answers(cluster: Cluster) ->
         if group["labels"]["role"] == "worker"
     }
     assert workers == {"0", "1"}
+    written = (cluster.dir / "monitoring" / "targets.json").read_text()
+    assert json.loads(written) == targets(cluster.status()["processes"]), "what `cluster up --monitoring` reads"
 
 
 def total(cluster: Cluster, name: str, **labels: str) -> float:
