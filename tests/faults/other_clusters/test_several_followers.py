@@ -138,7 +138,8 @@ def test_the_strategy_chooses_the_replica(followed: Cluster, followers: httpx.Cl
 
 
 def asked(followed: Cluster, port: int, query: str) -> Any:
-    login = {"user": "tally", "password": followed.env["TALLY_DATABASE_PASSWORD"]}
+    """As the superuser: the connections of API processes are of another role than the owner of the tables."""
+    login = {"user": "postgres", "password": json.loads((followed.dir / "secrets.json").read_text())["postgres"]}
     address = make_conninfo(host="127.0.0.1", port=port, dbname="tally", application_name="test", **login)
     with psycopg.connect(address, autocommit=True) as conn:
         return conn.execute(query).fetchall()[0][0]
