@@ -41,11 +41,12 @@ def runs() -> list[list[str]]:
     processors as it is."""
     faults = ("healing", "keys", "likes", "steering", "stops", "switchover", "timelines", "write_quorum")
     third = [f"tests/cluster/test_{name}.py" for name in ("ingest", "reads_after", "reconciliation")]
-    third += [*(f"tests/faults/test_{name}.py" for name in faults), broker := f"{OTHER_CLUSTERS}/test_broker.py"]
-    second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path != broker]
+    third += [f"tests/faults/test_{name}.py" for name in faults]
+    third += [f"{OTHER_CLUSTERS}/test_{name}.py" for name in ("broker", "full_disk")]
+    second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in third]
     without_cluster = ("archive", "cluster_layout", "demo", "front", "journal_in_production", "nginx", "programs")
     second += [f"tests/tools/test_{name}.py" for name in without_cluster]
-    whole = ("admin_operations", "admin_replicas", "apply", "contract", "likes_agreement", "spill", "status_page")
+    whole = ("admin_operations", "admin_replicas", "apply", "contract", "likes_agreement")
     fourth = [f"tests/cluster/test_{name}.py" for name in whole]
     fourth += [path for path in modules("tests/faults") if path not in (*second, *third)]
     fourth.append("tests/cluster/test_lanes.py")
