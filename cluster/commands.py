@@ -57,6 +57,7 @@ PAGES = (  # with a log-in: role, what it is, user
     ("grafana", "Grafana", MONITORING_USER),
 )
 NAMES = "up | status | down | destroy | scale | autoscale | upgrade"
+SERVES = "serves"  # an API process that nginx sends requests to
 NO_GRAFANA = "neither `grafana` nor `grafana-server` is on PATH: Prometheus runs without dashboards"
 SCALED = f"{', '.join(layout.SCALABLE)} or, for one shard, worker-SHARD"
 
@@ -73,6 +74,7 @@ def run_loadbalancer(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="manage.py loadbalancer", description=balance.__doc__)
     parser.add_argument("strategy", nargs="?", choices=STRATEGIES, metavar="STRATEGY", help=" or ".join(STRATEGIES))
     _add_directory(parser)
+    showing.add_arguments(parser)
     options = parser.parse_args(argv)
     return balance(options, _directory(options))
 
@@ -256,19 +258,41 @@ def _rule(bounds: tuple[int, int], **more: float) -> autoscaling.Rule:
 
 
 def balance(options: argparse.Namespace, directory: Directory) -> int:
-    """Show how nginx spreads requests over the API processes. With STRATEGY, change that, now and at later starts."""
-    stored, now = _stored(directory), _current(directory)
+    """Show how nginx spreads requests over the API processes. With STRATEGY, change that, now and at later starts. Exit
+    status 1: a process is left out. 2: there is no cluster."""
     if options.strategy:
-        wanted = replace(stored, balancing=options.strategy)
+        wanted = replace(_stored(directory), balancing=options.strategy)
         order = {"counts": {}, "balancing": options.strategy}
-        now = _order(directory, wanted, f"the strategy {options.strategy}", order) or now
-        stored = _stored(directory)
-    out = now.front.get("left_out", {}) if state.supervisor(now) is not None else {}
-    screen = console.Console()
-    screen.say(f"nginx: {stored.balancing}")
-    for name in (row["name"] for row in now.processes if row["role"] == "api"):
-        screen.say(f"{name}: {out.get(name, 'serves')}")
-    return 0
+        _order(directory, wanted, f"the strategy {options.strategy}", order)
+    shown = _show(_Balancing(directory), options)
+    return WELL if options.strategy and shown == WRONG else shown
+
+
+class _Balancing(Showing[tuple[str, dict[str, str]]]):
+    """The strategy, and what nginx does with each API process: `serves`, or why it is left out."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def look(self) -> tuple[str, dict[str, str]]:
+        try:
+            stored, now = _stored(self._directory), _current(self._directory)
+        except ClusterError as error:
+            raise Unseen(f"loadbalancer: {error}") from error
+        out = now.front.get("left_out", {}) if state.supervisor(now) is not None else {}
+        names = [str(row["name"]) for row in now.processes if row["role"] == "api"]
+        return stored.balancing, {name: out.get(name, SERVES) for name in names}
+
+    def document(self, found: tuple[str, dict[str, str]]) -> dict[str, Any]:
+        strategy, processes = found
+        return {"strategy": strategy, "processes": processes}
+
+    def exit_status(self, found: tuple[str, dict[str, str]]) -> int:
+        return WELL if all(what == SERVES for what in found[1].values()) else WRONG
+
+    def page(self, found: tuple[str, dict[str, str]]) -> Group:
+        strategy, processes = found
+        return showing.lines([f"nginx: {strategy}", *(f"{name}: {what}" for name, what in processes.items())])
 
 
 def _order(directory: Directory, wanted: Layout, what: str, order: Mapping[str, Any]) -> state.State | None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.auth.signals import user_logged_in
 from django.db import Error as DatabaseError
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 
+from counters.admin.base import RecordsAdmin
 from counters.admin.outage import AdminOutage
 from counters.limits.addresses import of_request
-from counters.models import AuditEntry
 from counters.operators import audit
 from counters.operators.audit import Entry
 from counters.second_factor import devices
@@ -60,7 +59,7 @@ def record_log_in(request: HttpRequest, user: Any, **_: Any) -> None:
     audit.append(append)
 
 
-class AuditEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AuditEntryAdmin(RecordsAdmin):
     """Read-only, the newest first."""
 
     change_list_template = "admin/counters/operations/audit.html"
@@ -69,25 +68,3 @@ class AuditEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     search_help_text = "A part of who, action, target, detail or outcome; or a request's id or an address."
     ordering = ("-id",)
     show_full_result_count = False
-    actions = None
-
-    @admin.display(description="At (UTC)", ordering="id")
-    def when(self, one: AuditEntry) -> str:
-        """The time, in the format of the other pages."""
-        return f"{one.at:%Y-%m-%d %H:%M:%S}"
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The list, with a title that names it."""
-        return super().changelist_view(request, {"title": "Audit log", **(extra_context or {})})
-
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Never."""
-        return False

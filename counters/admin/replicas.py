@@ -10,18 +10,16 @@ from functools import partial
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
-from django.utils.text import capfirst
+from django.http import HttpRequest
 
 from counters.admin import listing
+from counters.admin.base import RecordsAdmin
 from counters.admin.filters import Filter, ReplicaFilter
 from counters.admin.listing import Page
 from counters.admin.operations import Action, OperationsAdmin
 from counters.operators import health
 from replication import status, steering
 from replication.interventions import Order
-from replication.models import Intervention
 from replication.patroni import PatroniUnavailable, Refused
 from replication.status import Replica, ShardStatus
 from sharding import topology
@@ -176,34 +174,10 @@ class ReplicaAdmin(SteeringAdmin):
         return {"shard": id.partition("/")[0]}
 
 
-class InterventionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class InterventionAdmin(RecordsAdmin):
     """The record of what operators asked of servers; read-only."""
 
     change_list_template = "admin/counters/operations/interventions.html"
     list_display = ("when", "shard", "action", "node", "by", "reason", "outcome")
     search_fields = ("=shard", "action", "node", "by", "reason", "outcome")
     search_help_text = "A shard's number, or a part of action, node, by, reason or outcome."
-    actions = None
-
-    @admin.display(description="At (UTC)", ordering="at")
-    def when(self, one: Intervention) -> str:
-        """The time, in the format of the other pages."""
-        return f"{one.at:%Y-%m-%d %H:%M:%S}"
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The list, with a title that names it."""
-        return super().changelist_view(
-            request, {"title": capfirst(str(self.opts.verbose_name_plural)), **(extra_context or {})}
-        )
-
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Never."""
-        return False

@@ -138,6 +138,10 @@ def test_the_local_cluster_is_shown_in_the_same_style(
     assert of_cluster.run(["status", "--json", "--dir", str(cluster.dir)]) == 0
     keys = set(re.findall(r"`(\w+)`", documented()["cluster status"][1]))
     assert json.loads(capsys.readouterr().out).keys() == keys
+    assert of_cluster.run_loadbalancer(["--json", "--dir", str(cluster.dir)]) == 0
+    keys = set(re.findall(r"`(\w+)`", documented()["loadbalancer"][1]))
+    assert (balanced := json.loads(capsys.readouterr().out)).keys() == keys
+    assert set(balanced["processes"].values()) == {"serves"}
     (stopped := Directory(tmp_path / "stopped")).root.mkdir()
     state.write(stopped, state.State(phase="ready"))
     assert of_cluster.run(["status", "--dir", str(stopped.root)]) == 1
@@ -145,6 +149,8 @@ def test_the_local_cluster_is_shown_in_the_same_style(
     assert of_cluster.run(["status", "--json", "--dir", str(tmp_path / "none")]) == 2
     assert "`cluster up` makes one" in (said := capsys.readouterr()).err
     assert not said.out
+    assert of_cluster.run_loadbalancer(["--dir", str(tmp_path / "none")]) == 2
+    assert "`cluster up` makes one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,11 @@ def strict_load(cluster: Cluster, key: str, clients: int = 8) -> Iterator[Strict
 
 
 def said_of(cluster: Cluster) -> list[str]:
-    """What the command says."""
-    return cluster.manage("loadbalancer", "--dir", str(cluster.dir)).stdout.splitlines()
+    """What the command says. Its exit status tells whether every process serves."""
+    done = cluster.manage("loadbalancer", "--dir", str(cluster.dir), check=False)
+    lines = done.stdout.splitlines()
+    assert done.returncode == (not all(line.endswith(": serves") for line in lines[1:])), done.stderr
+    return lines
 
 
 def balance(cluster: Cluster, strategy: str) -> None:
