@@ -34,7 +34,7 @@ OPTIONS = (
     *("--api", "1-3", "--busy", f"{BUSY}", "--idle", f"{IDLE}"),
 )
 PERIOD_SECONDS = 1.0
-ENOUGH = Goal("value", "≤", 8)  # the least is two up and two down: a worker or an API process, there and back
+ENOUGH = Goal("value", "≤", 8)  # each process that there may be more, once there and once gone: two of each kind
 
 
 @dataclass
@@ -99,7 +99,7 @@ def autoscaling(subject: Subject) -> Iterator[None]:
 
 
 def run(context: Context) -> Part:
-    """On the cluster of the run, which gets its processes back."""
+    """On the cluster of the run, which gets its processes back. Raises `RuntimeError` if nothing was scaled."""
     part, subject = Part(), context.subject
     bulk = Bulk(context, part, prefix="as")
     context.tell("the maximum")
@@ -113,6 +113,8 @@ def run(context: Context) -> Part:
     part.curves["course"] = watch.samples
     part.curves["bounds"] = {"late": LATE, "early": EARLY, "busy": BUSY, "idle": IDLE}
     changes = {role: _changes([one[role] for one in watch.samples]) for role in ("api", "workers")}
+    if idle := [role for role, numbers in changes.items() if not went_and_came_back(numbers)]:
+        raise RuntimeError(f"the load rose and fell, and this did not: {', '.join(idle)} ({changes})")
     part.details = {"most, increments/s": most, "changes": changes}
     note = ", ".join(f"{role}: {' → '.join(map(str, numbers))}" for role, numbers in changes.items())
     count = sum(len(numbers) - 1 for numbers in changes.values())
@@ -120,6 +122,11 @@ def run(context: Context) -> Part:
         figure(f"{TITLE}, changes under a load that rises and falls once", "changes", [count], goal=ENOUGH, note=note)
     ]
     return part
+
+
+def went_and_came_back(numbers: list[int]) -> bool:
+    """Whether there were more processes for a while, and at the end as many as at first."""
+    return max(numbers) > numbers[0] == numbers[-1]
 
 
 def _changes(numbers: list[int]) -> list[int]:

@@ -53,10 +53,8 @@ class AuditTrail:
 @receiver(user_logged_in)
 def record_log_in(request: HttpRequest, user: Any, **_: Any) -> None:
     """Record that somebody has logged in."""
-    append = Entry(
-        f"user {user.get_username()}", "log in", request.path, outcome="logged in", address=of_request(request)
-    )
-    audit.append(append)
+    name = f"user {user.get_username()}"
+    audit.append(Entry(name, "log in", request.path, outcome="logged in", address=of_request(request)))
 
 
 class AuditEntryAdmin(RecordsAdmin):

@@ -1,4 +1,5 @@
-"""The base of the admin's own views. They use a model's URLs, names and permissions, but no table."""
+"""Bases of the admin's pages: records that can only be read, and views of its own, which use a model's URLs, names and
+permissions, but no table."""
 
 from __future__ import annotations
 

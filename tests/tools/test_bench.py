@@ -17,7 +17,7 @@ from benchmarks import document, pages
 from benchmarks.chaos.subject import Subject
 from benchmarks.context import Context, ExpectedCounts
 from benchmarks.document import Goal, Part
-from benchmarks.figures import FIGURES, overload, single
+from benchmarks.figures import FIGURES, autoscale, overload, single
 from benchmarks.figures.overload import flood, probe
 from benchmarks.figures.overload.flood import Kind, Losses, Told
 from benchmarks.figures.overload.probe import Probed
@@ -113,6 +113,13 @@ def test_what_an_accepted_write_lost() -> None:
     told = b'{"accepted": 2, "excess": ["b"], "refused": [{"key": "a", "rule": "key-rate"}]}'
     assert flood.losses(Lost(0, 1.5, told), drawn) == Losses(1.5, 1, Counter({"a": 2}))
     assert flood.losses(Lost(0, 1.5, b'{"status": "excess"}'), ["a"]) == Losses(1.5, 1, Counter())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "did"), [([1, 2, 3, 2, 1], True), ([2, 4, 2], True), ([2], False), ([1, 2], False), ([2, 1, 2], False)]
+)
+def test_a_figure_of_autoscaling_needs_both_ways(numbers: list[int], did: bool) -> None:
+    assert autoscale.went_and_came_back(numbers) is did
 
 
 def test_a_flood_is_told_in_increments() -> None:
