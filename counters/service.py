@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from counters.intake.claims import Claims
 from counters.intake.idempotency import Claim
 from counters.intake.intake import Intake
 from counters.intake.outcomes import Listener
@@ -54,6 +55,7 @@ class Service:
         self.popularity = Popularity(settings.TALLY.warm_keys, Random())  # noqa: S311 - which reads are counted
         self._warmer = Warmer(self.popularity)
         self._keeping: list[asyncio.Task[None]] = []
+        self._claims = Claims()
         self.intake = Intake(self._journal, self.listener, self._guard)
         self.lookups = Lookups(self._cache, Misses(self._leases, self._warmer.notice), self.popularity)
         self.pending = Pending(redis.journal_connection())
@@ -80,26 +82,28 @@ class Service:
         await self._subscriptions.aclose()
 
     def submit(self, write: Write, charge: Charge | None = None) -> Accepted:
-        """As `submitted`, from a thread. A repeated write is charged nothing."""
-        return self.earlier(write.claim) or self.run(self.submitted(write, charge))
+        """As `submitted`, from a thread."""
+        return self.run(self.submitted(write, charge))
 
-    def earlier(self, claim: Claim | None) -> Accepted | None:
-        """The write of an earlier request with the same claim, if it is applied, from a thread. Raises
-        `idempotency.Mismatch`, `ShardUnavailable`."""
-        if claim is None or (found := claim.find()) is None:
+    async def earlier(self, claim: Claim | None) -> Accepted | None:
+        """The write of an earlier request with the same claim, if it is applied. Raises `idempotency.Mismatch`,
+        `ShardUnavailable`."""
+        if claim is None or (found := await self._claims.find(claim)) is None:
             return None
         request_id.made(found[0])
         return Accepted(*found, repeated=True)
 
     async def submitted(self, write: Write, charge: Charge | None = None) -> Accepted:
-        """Put a write into the journal. Returns once it is on disk.
+        """Put a write into the journal, unless an earlier request with its claim has. Returns once it is on disk.
 
         It passes the quota of its caller, then the limits of its counters and of their lanes. What these refuse was charged
-        nevertheless.
+        nevertheless. A repeated write that is applied is charged nothing.
 
         Raises `QuotaExceeded` (the caller may not use that many increments now), `Limited` and `NoRoom` (it was not taken),
         `JournalUnavailable` (it may or may not have been taken), `idempotency.Mismatch`, `ShardUnavailable`.
         """
+        if earlier := await self.earlier(write.claim):
+            return earlier
         if charge is not None:
             await self.limits.take(*charge)
         return await self.intake.submit(write)

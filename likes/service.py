@@ -17,7 +17,6 @@ from counters.intake.idempotency import Claim
 from counters.intake.journal import Journal
 from counters.intake.writes import Accepted, Write
 from counters.limits.limiter import Charge
-from counters.reading.queries import Queries
 from counters.service import NotOpen, Service
 from likes import reading, recent, writes
 from likes.events import Event, Received
@@ -29,6 +28,7 @@ from runtime import redis
 from runtime.resources import owned
 from sharding import topology
 from sharding.lanes import EXCESS, FRESH, QUEUES, Queue
+from sharding.queries import Queries
 
 T = TypeVar("T")
 _MOST_PAIRS = 1000  # of a query
@@ -83,8 +83,11 @@ class Likes:
         """Put events into the journal, but for those that are known already. Every event is charged. `known` remembers those
         that have prints.
 
-        With a `claim` all of them are written, so that the write can be found by it. Raises as `Service.submitted`.
+        With a `claim` all of them are written, so that the write can be found by it, unless an earlier request with it has
+        written them: that is charged nothing. Raises as `Service.submitted`.
         """
+        if earlier := await self.service.earlier(claim):
+            return Taken(received.events, 0, earlier)
         if charge is not None:
             await self.service.limits.take(*charge)
         recent.REPEATS.inc(received.repeats)
@@ -112,7 +115,7 @@ class Likes:
         repeats = received.number - len(written)
         if write is None:
             return Taken((), repeats, None)
-        accepted = await self.service.submitted(write)
+        accepted = await self.service.intake.submit(write)
         await self.keep(written, accepted, known)
         return Taken(written, repeats, accepted)
 

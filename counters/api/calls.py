@@ -15,6 +15,7 @@ from counters.api.fast_path import Call, Plain, Request
 from counters.api.problems import Problem
 from counters.batch import Step
 from counters.intake import writes
+from counters.intake.idempotency import Claim
 from counters.reading.reads import Counter
 from counters.service import Service
 from sharding.lanes import Queue
@@ -78,13 +79,14 @@ class CounterCalls:
         try:
             seconds = fast_path.seconds(request.query)
             delta = media.decode(request.body, requests.Increment).delta
+            claim = plain.claim(request)
         except Problem:
             return None
         if seconds:
-            write = writes.step(Step(key, "increment", delta))
+            write = writes.step(Step(key, "increment", delta), claim)
             accepted, outcome = await waiting.applied_on(self._service, write, seconds, plain.charge(1))
             return answers.increment(accepted, key, delta, outcome)
-        write = writes.increment(key, delta, queue=plain.queue)
+        write = writes.increment(key, delta, claim, plain.queue)
         return answers.increment(await self._service.submitted(write, plain.charge(1)), key, delta)
 
     async def _change(self, request: Request, plain: Plain, key: str) -> Answer | None:
@@ -92,6 +94,7 @@ class CounterCalls:
             return None
         try:
             version = media.if_version(None if plain.if_match is None else plain.if_match.decode("latin-1"))
+            claim = plain.claim(request)
             if request.method == "DELETE":
                 step = Step(key, "reset", 0, version)
             elif plain.content_type == fast_path.JSON:
@@ -100,7 +103,7 @@ class CounterCalls:
                 return None
         except Problem:
             return None
-        write = writes.step(step)
+        write = writes.step(step, claim)
         accepted, outcome = await waiting.applied_on(self._service, write, settings.TALLY.max_wait_seconds)
         return answers.change(accepted, key, outcome)
 
@@ -108,8 +111,8 @@ class CounterCalls:
         if request.query or plain.if_match is not None or not plain.may_write:
             return None
         media_type = plain.content_type.decode("latin-1")
-        asked = media_type, request.body, self._service.intake.least_counted, plain.queue
         try:
+            asked = media_type, request.body, self._service.intake.least_counted, plain.queue, plain.claim(request)
             write, body = await fast_path.decoded(request.body, lambda: _decoded(*asked))
         except Problem:
             return None
@@ -131,7 +134,7 @@ def _wanted_keys(query: bytes) -> list[str]:
     return wanted if len(wanted) == len(pairs) <= most else []
 
 
-def _decoded(media_type: str, body: bytes, least: int, queue: Queue) -> tuple[writes.Write, Bulk]:
+def _decoded(media_type: str, body: bytes, least: int, queue: Queue, claim: Claim | None) -> tuple[writes.Write, Bulk]:
     """A bulk write and its body. Raises `Problem`."""
     decoded = bulk.decode(media_type, body, least)
-    return writes.increments(decoded.folded, None, decoded.count, decoded.counts, queue), decoded
+    return writes.increments(decoded.folded, claim, decoded.count, decoded.counts, queue), decoded

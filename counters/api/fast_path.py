@@ -21,9 +21,10 @@ import msgspec
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from counters.api import bodies, media, priority, problems, waiting
+from counters.api import bodies, idempotency_keys, media, priority, problems, waiting
 from counters.api.answers import Answer
 from counters.api.authentication import Caller
+from counters.intake.idempotency import Claim
 from counters.limits.limiter import Charge
 from counters.models import Scope
 from sharding.lanes import FRESH, Queue
@@ -35,9 +36,10 @@ _MOST_HOSTS = 100
 _ON_LOOP_BYTES = 16 * 1024  # a body up to this size is decoded on the loop, a larger one in a thread
 # Names of headers that have no effect or are handled here. A request with any other header is declined.
 _NAMES = """
-accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie dnt host if-match
-origin pragma priority referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site
-traceparent tracestate user-agent x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id x-tally-proxy
+accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie dnt
+host idempotency-key if-match origin pragma priority referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform
+sec-fetch-dest sec-fetch-mode sec-fetch-site traceparent tracestate user-agent x-forwarded-for x-forwarded-host
+x-forwarded-port x-forwarded-proto x-real-ip x-request-id x-tally-proxy
 """
 _PLAIN = frozenset(_NAMES.encode().split())
 
@@ -81,6 +83,21 @@ class Plain(NamedTuple):
     if_match: bytes | None
     is_https: bool
     queue: Queue  # of increments that nobody waits for
+    idempotency_key: bytes | None
+
+    def claim(self, request: Request) -> Claim | None:
+        """The claim of a write, if it has an `Idempotency-Key`. Raises `Problem` if the view must answer."""
+        key, condition = self.idempotency_key, self.if_match or b""
+        if key is None:
+            return None
+        return idempotency_keys.claim(
+            self.caller,
+            key.decode("latin-1"),
+            request.method,
+            request.path,
+            lambda: request.body,
+            condition.decode("latin-1"),
+        )
 
     def charge(self, increments: int) -> Charge | None:
         """What a write of so many increments takes of its caller's quota."""
@@ -154,7 +171,8 @@ class FastPath:
         is_https = found.get(b"x-forwarded-proto") == b"https"
         asked = found.get(b"priority")
         queue = FRESH if asked is None else priority.queue(asked.decode("latin-1"))
-        return Plain(caller, found.get(b"content-type", b""), found.get(b"if-match"), is_https, queue)
+        content_type, if_match = found.get(b"content-type", b""), found.get(b"if-match")
+        return Plain(caller, content_type, if_match, is_https, queue, found.get(b"idempotency-key"))
 
     def _is_good(self, host: bytes) -> bool:
         """Whether Django would serve this host. Caches up to 100 good hosts."""

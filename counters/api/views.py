@@ -10,12 +10,12 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.request import Request
 
 from counters import keys, service
-from counters.api import answers, bulk, media, paging, priority, reading, requests, schema, waiting
+from counters.api import answers, bulk, idempotency_keys, media, paging, priority, reading, requests, schema, waiting
 from counters.api.authentication import Caller
 from counters.api.base import ApiView, Response
 from counters.api.problems import invalid
 from counters.batch import Step
-from counters.intake import idempotency, writes
+from counters.intake import writes
 from counters.intake.idempotency import Claim
 from counters.limits.limiter import Charge
 from counters.outcome import REASONS
@@ -35,14 +35,15 @@ def claim_of(request: Request) -> Claim | None:
     """The claim of a request with an Idempotency-Key, else None. If-Match is part of the claim. Raises `Problem` 400,
     413, 415."""
     http: HttpRequest = request._request
-    key = http.META.get("HTTP_IDEMPOTENCY_KEY")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= idempotency.MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
-        raise invalid("Idempotency-Key", f"1 to {idempotency.MAX_KEY_LENGTH} printable ASCII characters")
-    caller = request.user.prefix if isinstance(request.user, Caller) else ""
-    return idempotency.claim(
-        caller, key, http.method or "", http.path, media.body(http), http.META.get("HTTP_IF_MATCH", "")
+    told = http.META
+    caller = request.user if isinstance(request.user, Caller) else None
+    return idempotency_keys.claim(
+        caller,
+        told.get("HTTP_IDEMPOTENCY_KEY"),
+        http.method or "",
+        http.path,
+        lambda: media.body(http),
+        told.get("HTTP_IF_MATCH", ""),
     )
 
 

@@ -9,6 +9,8 @@ journal. A look-up asks the shard first, then (in `append`) Redis. Method: draft
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -19,7 +21,8 @@ from counters.intake.admission import NOTHING_SHED, Shed
 from counters.write_id import WriteId
 from sharding import breakers, databases, topology
 
-FIND = "SELECT record FROM idempotency WHERE token = %s ORDER BY applied_at LIMIT 1"  # at most 9 partitions, one index probe each
+# At most 9 partitions, in each an index probe a token.
+FIND = "SELECT DISTINCT ON (token) token, record FROM idempotency WHERE token = ANY(%s) ORDER BY token, applied_at"
 MAX_KEY_LENGTH = 255
 _FINGERPRINT_BYTES = 16
 _encoder = msgspec.json.Encoder()
@@ -55,28 +58,23 @@ class Claim:
         id, _, lost = record[_FINGERPRINT_BYTES:].partition(b" ")
         return WriteId.parse(id.decode()), _decoder.decode(lost) if lost else NOTHING_SHED
 
-    def find(self) -> tuple[WriteId, Shed] | None:
-        """What `resolve` returns for an earlier request, if the home shard has the record. Raises `Mismatch`,
-        `ShardUnavailable`."""
-        shard = self.home_shard
-        aliases = [alias for alias in (databases.replica(shard), databases.primary(shard)) if alias]
-        for alias in aliases:
-            try:
-                row = breakers.call(alias, partial(self._query, alias))
-            except databases.ShardUnavailable:
-                if alias == aliases[-1]:
-                    raise
-            else:
-                return self.resolve(bytes(row[0])) if row else None
-        return None
-
-    def _query(self, alias: str) -> tuple[bytes] | None:
-        with databases.connection(alias) as conn:
-            return conn.execute(FIND, (self.token,)).fetchone()
-
 
 def claim(caller: str, key: str, method: str, path: str, body: bytes, condition: str = "") -> Claim:  # noqa: PLR0913, PLR0917
     """Return a request's claim. `caller` separates the keys of different clients; `condition` is its If-Match."""
     token = blake2b(f"{caller}\0{key}".encode(), digest_size=16).digest()
     request = "\0".join((method, path, condition, "")).encode() + body
     return Claim(token, blake2b(request, digest_size=_FINGERPRINT_BYTES).digest())
+
+
+def records(shard: int, tokens: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The records that a shard has, by token: of a replica, or else of the primary. Raises `ShardUnavailable`."""
+    replica, primary = databases.replica(shard), databases.primary(shard)
+    if replica:
+        with suppress(databases.ShardUnavailable):
+            return breakers.call(replica, partial(_records, replica, tokens))
+    return breakers.call(primary, partial(_records, primary, tokens))
+
+
+def _records(alias: str, tokens: Sequence[bytes]) -> dict[bytes, bytes]:
+    with databases.connection(alias) as conn:
+        return {bytes(token): bytes(record) for token, record in conn.execute(FIND, (list(tokens),))}

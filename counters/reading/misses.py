@@ -18,11 +18,11 @@ from typing import NamedTuple
 from prometheus_client import Counter as Metric
 
 from counters.reading import cache, reads
-from counters.reading.queries import Queries
 from counters.reading.reads import Counter
 from runtime.group_commit import GroupCommit
 from runtime.redis import LoopConnection
 from sharding import topology
+from sharding.queries import Queries
 
 MISSED = Metric("tally_cache_missed_total", "Reads of a key that the cache did not have")
 SHARED = Metric("tally_cache_misses_shared_total", "Of these, those that joined another read of their key", ["reader"])

@@ -53,15 +53,15 @@ class LikeCalls:
         if plain.if_match is not None or not plain.may_write:
             return None
         try:
-            seconds = fast_path.seconds(request.query)
+            seconds, claim = fast_path.seconds(request.query), plain.claim(request)
         except Problem:
             return None
         event, outcome = Event(*pair, liked=request.method == "PUT"), None
         if seconds:
-            write = writes.awaited(event)
+            write = writes.awaited(event, claim)
             accepted, outcome = await waiting.applied_on(self._service, write, seconds, plain.charge(1))
         else:
-            accepted = await self._service.submitted(writes.write([event], queue=plain.queue), plain.charge(1))
+            accepted = await self._service.submitted(writes.write([event], claim, plain.queue), plain.charge(1))
         await self._likes.keep([event], accepted)
         return answers.like(accepted, event, outcome)
 
@@ -69,13 +69,14 @@ class LikeCalls:
         if request.query or plain.if_match is not None or not plain.may_write:
             return None
         media_type = plain.content_type.decode("latin-1")
-        known = await self._likes.known() if media_type == ARROW else None
         try:
+            claim = plain.claim(request)
+            known = await self._likes.known() if media_type == ARROW and claim is None else None
             received = await fast_path.decoded(request.body, lambda: bulk.decode(media_type, request.body, known))
         except Problem:
             return None
         charge = plain.charge(received.number)
-        return answers.events(await self._likes.take(received, charge, plain.queue, known=known))
+        return answers.events(await self._likes.take(received, charge, plain.queue, claim=claim, known=known))
 
     async def _state(self, request: Request, pair: Pair) -> Answer | None:
         if request.query:

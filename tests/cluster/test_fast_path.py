@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
 from typing import Any
@@ -16,12 +17,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from counters.api import bulk
+from counters.api import bulk, idempotency_keys
 from counters.api.application import Application, Django
 from counters.api.authentication import keyring
 from counters.api.fast_path import Headers, Raw, Request
+from counters.intake import idempotency
 from likes.api.calls import LikeCalls
 from runtime.event_loop import LoopThread
+from sharding import databases
 from tests.support.cluster import Cluster, eventually, value_of
 
 JSON = (b"content-type", b"application/json")
@@ -42,6 +45,18 @@ class Ways:
         assert fast_path is not None
         authorization = dict(request.headers).get(b"authorization", b"").decode()
         return self._thread.run(fast_path.answer(request._replace(caller=keyring().holder(authorization))))
+
+    def fast_together(self, requests: Sequence[Request]) -> list[Raw | None]:
+        """The answers to requests that come at once."""
+
+        async def answers() -> list[Raw | None]:
+            assert self._application._fast_path is not None
+            caller = keyring().holder(self.authorization[1].decode())
+            return await asyncio.gather(
+                *(self._application._fast_path.answer(one._replace(caller=caller)) for one in requests)
+            )
+
+        return self._thread.run(answers())
 
     def view(self, request: Request) -> Raw:
         scope = {
@@ -216,6 +231,8 @@ def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callabl
                 ),
                 *((b"cookie", b"sessionid=1"), (b"cookie", b"csrftoken=1"), (b"cookie", b"other=1")),
                 *((b"range", b"bytes=0-1"), (b"x-unknown", b"1")),
+                *((b"idempotency-key", b"{}1"), (b"idempotency-key", b"{}1"), (b"idempotency-key", b"{}2")),
+                *((b"idempotency-key", b""), (b"idempotency-key", b"k" * 256), (b"idempotency-key", b"\xe4")),
                 *((b"priority", b"u=7"), (b"priority", b"i, u=6;x"), (b"priority", b"u=5"), (b"priority", b"u=7,")),
             ]
         ),
@@ -232,9 +249,8 @@ def requests_of(authorization: tuple[bytes, bytes]) -> st.SearchStrategy[Callabl
     def build(method: str, path: str, query: bytes, headers: Headers, body: bytes) -> Callable[[str], Request]:
         def of(way: str) -> Request:
             name = way.encode()
-            return Request(
-                method, path.replace("{}", way), query.replace(b"{}", name), headers, body.replace(b"{}", name)
-            )
+            own = [(header, value.replace(b"{}", name)) for header, value in headers]
+            return Request(method, path.replace("{}", way), query.replace(b"{}", name), own, body.replace(b"{}", name))
 
         return of
 
@@ -268,6 +284,7 @@ def plain(
         plain("POST", "/v1/counters/test:fast/increments", b'{"delta": 1}'),
         plain("POST", "/v1/counters/test:fast/increments", b'{"delta": 1}', query=b"wait=5"),
         plain("POST", "/v1/increments", b'{"increments": [{"key": "test:fast", "delta": 1}]}'),
+        plain("POST", "/v1/counters/test:fast/increments", b'{"delta": 1}', (b"idempotency-key", b"test:fast:1")),
         plain("PUT", "/v1/counters/test:fast", b'{"value": 1}'),
         plain("PUT", "/v1/counters/test:fast", b'{"value": 1}', (b"if-match", b'"7"')),
         plain("DELETE", "/v1/counters/test:fast"),
@@ -284,6 +301,67 @@ def plain(
 )
 def test_a_plain_call_is_answered_by_the_fast_path(ways: Ways, make: Callable[[Ways], Request]) -> None:
     assert ways.fast(make(ways)) is not None
+
+
+def test_writes_with_an_idempotency_key_share_their_look_up(
+    ways: Ways, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Repeated at once they get the answers of before, and are counted once."""
+    queries: list[int] = []
+    records = idempotency.records
+
+    def watched(shard: int, tokens: Sequence[bytes]) -> dict[bytes, bytes]:
+        queries.append(len(tokens))
+        return records(shard, tokens)
+
+    monkeypatch.setattr(idempotency, "records", watched)
+    headers = [HOST, JSON, ways.authorization]
+    keys = [f"{key}:{n}" for n in range(40)]
+    requests = [
+        Request(
+            "POST",
+            f"/v1/counters/{one}/increments",
+            b"",
+            [*headers, (b"idempotency-key", one.encode())],
+            b'{"delta": 1}',
+        )
+        for one in keys
+    ]
+    first = [one.body for one in ways.fast_together(requests) if one]
+    with cluster.client() as client:
+        eventually(lambda: [value_of(client, one) for one in keys] == [1] * len(keys))
+    again = [one.body for one in ways.fast_together(requests) if one]
+    assert again == first
+    assert len(first) == len(keys)
+    assert sum(queries) == 2 * len(keys)
+    assert len(queries) <= 20, "a query for each write"
+    with cluster.client() as client:
+        assert {value_of(client, one) for one in keys} == {1}
+
+
+def test_a_home_shard_that_does_not_answer_fails_its_own_writes(
+    ways: Ways, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    records = idempotency.records
+
+    def broken(shard: int, tokens: Sequence[bytes]) -> dict[bytes, bytes]:
+        if shard == 0:
+            raise databases.ShardUnavailable(0, "on purpose")
+        return records(shard, tokens)
+
+    monkeypatch.setattr(idempotency, "records", broken)
+    headers = [HOST, JSON, ways.authorization]
+    requests = [
+        Request("PUT", f"/v1/likes/test/{key}{n}/users/u", b"", [*headers, (b"idempotency-key", b"%d" % n)], b"")
+        for n in range(20)
+    ]
+    caller = keyring().holder(ways.authorization[1].decode())
+    claims = [
+        idempotency_keys.claim(caller, str(n), "PUT", one.path, lambda: b"", "") for n, one in enumerate(requests)
+    ]
+    expected = [503 if claim and claim.home_shard == 0 else 202 for claim in claims]
+    assert [one.status for one in ways.fast_together(requests) if one] == expected
+    assert set(expected) == {202, 503}
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
@@ -308,7 +386,7 @@ def test_a_cookie_of_the_admin_changes_no_answer(ways: Ways, cookie: bytes) -> N
     "header",
     [
         *(
-            (b"idempotency-key", b"1"),
+            (b"idempotency-key", b""),
             (b"content-encoding", b"gzip"),
             (b"accept", b"text/html"),
             (b"host", b"evil.example"),

@@ -132,7 +132,7 @@ def test_keys_that_are_missed_while_a_shard_is_asked_share_the_next_query(
     monkeypatch: pytest.MonkeyPatch, cluster: Cluster, queries: Queries, key: str
 ) -> None:
     """A herd of many keys is a few queries; and a query that hangs does not hold up the next."""
-    monkeypatch.setattr("counters.reading.queries._OVERLAP_SECONDS", 1.0)
+    monkeypatch.setattr("sharding.queries._OVERLAP_SECONDS", 1.0)
     keys = [one for n in range(1000) if topology.current().shard_of(one := f"{key}:{n}") == 0][:50]
 
     async def work(processes: list[Misses]) -> None:

@@ -213,7 +213,7 @@ def test_idempotency_key_that_left_redis_is_found_in_its_shard(
     settled(client, first.json()["id"])
     prefix = cluster.key.partition(".")[0]
     claim = idempotency.claim(prefix, token, "POST", f"/v1/counters/{key}/increments", first.request.content)
-    eventually(lambda: claim.find() is not None)
+    eventually(lambda: idempotency.records(claim.home_shard, [claim.token]))
     assert redis.journal().delete(journal.token_key(claim.token)) == 1
     assert increment(client, key, 3, Idempotency_Key=token).text == first.text
     assert increment(client, key, 4, Idempotency_Key=token).status_code == 422
