@@ -259,11 +259,13 @@ def spilled(shard: int) -> list[Lane]:
 
 def lanes_with(shard: int, key_of: Callable[[Lane], str], queues: Sequence[Queue] = QUEUES) -> list[Lane]:
     """The queues of a shard's lanes whose `key_of` exists, including lanes no longer in force. Raises `RedisError`."""
-    lanes = [Lane(shard, number, queue) for queue in queues for number in range(MOST)]
+    lanes = {key_of(lane): lane for queue in queues for lane in (Lane(shard, number, queue) for number in range(MOST))}
+    if not redis.journal().exists(*lanes):  # as mostly when idle; to ask for each alone takes ten times as long
+        return []
     with redis.journal().pipeline(transaction=False) as pipe:
-        for lane in lanes:
-            pipe.exists(key_of(lane))
-        return [lane for lane, there in zip(lanes, pipe.execute(), strict=True) if there]
+        for key in lanes:
+            pipe.exists(key)
+        return [lane for lane, there in zip(lanes.values(), pipe.execute(), strict=True) if there]
 
 
 def is_degraded(shard: int) -> bool:

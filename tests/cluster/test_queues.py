@@ -7,9 +7,12 @@ from uuid import uuid4
 
 import httpx
 from celery import current_app
+from django.conf import settings
+from redis import Redis
 
 from counters.apply import dead_letters
 from counters.intake import dispatch
+from counters.operators import broker
 from runtime import redis
 from tests.support.cluster import Cluster, eventually
 from tests.support.load import assert_exact, load
@@ -31,6 +34,20 @@ def test_a_message_reaches_the_workers_of_its_queue_alone(cluster: Cluster) -> N
         assert sorted(queue for _, queue in kept()) == sorted(queues)
     for id, _ in kept():
         dead_letters.discard(id)
+
+
+def test_the_broker_is_asked_on_a_connection_that_is_kept(cluster: Cluster) -> None:
+    """To count the messages again and again connects but once, and again where the connection was cut off."""
+    with Redis.from_url(cluster.env["TALLY_BROKER_URL"]) as server:
+        broker.depths()
+        before = server.info("stats")["total_connections_received"]
+        for _ in range(50):
+            broker.depths()
+        assert server.info("stats")["total_connections_received"] - before < 25  # those of others
+        for one in server.client_list():
+            if one["cmd"] == "llen":
+                server.client_kill_filter(_id=one["id"])
+        assert set(broker.depths()) == {queue.name for queue in settings.CELERY_TASK_QUEUES}
 
 
 def test_a_full_redis_does_not_end_the_workers(cluster: Cluster, client: httpx.Client, key: str) -> None:
