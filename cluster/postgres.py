@@ -36,6 +36,7 @@ class Node:
         self.name = f"postgres-{shard}-{node}"
         self.shard, self.node = shard, node
         self.data = home / "data"
+        self._pid_file, self._standby_file = self.data / "postmaster.pid", self.data / "standby.signal"
         self.port, self.patroni_port = port, patroni_port
         self._patroni_password = patroni_password
         self.pid: int | None = None
@@ -47,22 +48,29 @@ class Node:
         self.restarts = 0
         self._last_pid: int | None = None
         self._was_running = False
+        self._before: tuple[object, ...] = (None, "stopped", False, False)  # its row when Patroni was asked last
+        self._process: psutil.Process | None = None
+        self._written = (0, 0)  # inode and time of the postmaster.pid that named it
 
-    async def look(self, *, ask: bool) -> bool:
-        """Look once; whether anything of its row changed. Patroni is asked if `ask`, or if something is amiss."""
-        before = (self.pid, self.state, self.primary, self.streaming)
-        process = postmaster(self.data)
-        self._take_pid(process)
-        if not ask and self.serving and self.pid == before[0]:
-            return False
+    def look(self) -> bool:
+        """Look which postmaster runs. Whether Patroni is to be asked, as something is amiss or new."""
+        before = self.pid
+        self._process = self._postmaster()
+        self._take_pid(self._process)
+        return not self.serving or self.pid != before or self.primary == self._is_standby
+
+    async def ask(self) -> bool:
+        """Ask Patroni. Whether anything of its row changed since it was asked last."""
         answer = await probes.patroni(self.patroni_port, self._patroni_password)
+        runs = self._process is not None
         if answer:
             self.said = answer.get("state")
-            self.primary = answer.get("role") == "primary" and process is not None
-        self.streaming = process is not None and answer.get("replication_state") == "streaming"
+            self.primary = answer.get("role") == "primary" and runs
+        self.streaming = runs and answer.get("replication_state") == "streaming"
         self.state = self._state(answered=bool(answer))
         self._was_running = self._was_running or self.state == "running"
-        return before != (self.pid, self.state, self.primary, self.streaming)
+        before, self._before = self._before, (self.pid, self.state, self.primary, self.streaming)
+        return before != self._before
 
     def tell_patroni(self, method: str, path: str, body: Mapping[str, Any], seconds: float) -> tuple[int, str]:
         """Call its Patroni's REST API. Status and text of the answer; 0 and the reason if none comes within `seconds`."""
@@ -75,6 +83,23 @@ class Node:
         except urllib3.exceptions.HTTPError as error:
             return 0, str(error)
         return answer.status, answer.data.decode(errors="replace").strip()
+
+    def _postmaster(self) -> psutil.Process | None:
+        """As `postmaster`; its file is read only when PostgreSQL has written it anew."""
+        try:
+            found = self._pid_file.stat()
+        except OSError:
+            return None
+        written = found.st_ino, found.st_mtime_ns
+        if self._process is None or written != self._written:
+            self._written = written
+            return postmaster(self.data)
+        return None if processes.is_gone(self._process) else self._process
+
+    @property
+    def _is_standby(self) -> bool:
+        """Whether its PostgreSQL was started as a replica, and was not promoted since."""
+        return self._standby_file.exists()
 
     def _take_pid(self, process: psutil.Process | None) -> None:
         self.pid = process.pid if process else None

@@ -33,7 +33,7 @@ from .steps import Steps
 from .upgrade import Upgrade
 
 LOOK_SECONDS = 0.3  # between two looks at the postmasters
-ASK_EVERY = 7  # looks, after which Patroni is asked too, once all is ready
+ASK_EVERY = 14  # looks, after which Patroni is asked too, once all is ready and nothing changes
 ROTATE_SECONDS = 5.0  # between two looks at the logs' sizes
 GO_ON = (  # what is next after an upgrade that stopped
     "The cluster goes on. Put that right and run `cluster upgrade` again: it replaces the rest. Or run it in the tree of "
@@ -251,9 +251,12 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Keep the rows of PostgreSQL true, and remember who is primary."""
+        changed = False
         for look in itertools.count():
-            ask = self.state.phase != "ready" or look % ASK_EVERY == 0
-            if any(await asyncio.gather(*(node.look(ask=ask) for node in self.nodes))):
+            ask = changed or self.state.phase != "ready" or look % ASK_EVERY == 0
+            asked = [node for node in self.nodes if node.look() or ask]
+            changed = any(await asyncio.gather(*(node.ask() for node in asked))) if asked else False
+            if changed:
                 self._dirty.set()
             if self.state.phase in ("starting", "upgrading", "ready"):
                 self.primaries |= {node.shard: node.node for node in self.nodes if node.primary}
