@@ -237,7 +237,8 @@ def _write_configs(plan: Planner, settings: dict[str, str], delay: ApplyDelay | 
         "redis-broker": configs.redis_broker,
     }
     for name, render in renders.items():
-        layout.write_private(directory[name] / "redis.conf", render(ports[name], plan.secrets[name], directory[name]))
+        text = render(ports[name], plan.secrets[name], directory[name]) + configs.CALM
+        layout.write_private(directory[name] / "redis.conf", text)
     for name in plan.layout.journals if plan.layout.sentinels else ():
         text = configs.redis_journal_copy(ports[name], plan.secrets["redis-journal"], directory[name])
         layout.write_private(directory[f"{name}.conf"], text)
