@@ -28,7 +28,7 @@ from counters.reading.pending import Pending
 from counters.reading.popularity import Popularity
 from counters.reading.reads import Counter
 from counters.reading.warming import Warmer
-from runtime import breaker_holds, redis, request_id
+from runtime import breaker_holds, disks, redis, request_id
 from runtime.event_loop import LoopThread
 from runtime.resources import owned
 
@@ -53,7 +53,8 @@ class Service:
         self.listener = Listener(self._subscriptions)
         self._guard = Guard()
         self.popularity = Popularity(settings.TALLY.warm_keys, Random())  # noqa: S311 - which reads are counted
-        self._warmer = Warmer(self.popularity)
+        self._looks, self._warming = redis.journal_connection(), redis.cache_connection()
+        self._warmer = Warmer(self.popularity, self._warming)
         self._keeping: list[asyncio.Task[None]] = []
         self._claims = Claims()
         self.intake = Intake(self._journal, self.listener, self._guard)
@@ -64,7 +65,7 @@ class Service:
     def open(self) -> None:
         """Open the service, which `current` then returns."""
         self.listener.open()
-        keeping = self._guard.keep(), self._warmer.keep(), self.limits.keep(), _follow_holds()
+        keeping = self._look(), self._warmer.keep(), self.limits.keep()
         self._keeping = [self.loop.create_task(work) for work in keeping]
         _serving().service = self
 
@@ -77,7 +78,7 @@ class Service:
         await self.limits.close()
         await self.pending.close()
         await self.listener.close()
-        for connection in (self._journal, self._cache, self._leases):
+        for connection in (self._journal, self._cache, self._leases, self._looks, self._warming):
             await connection.close()
         await self._subscriptions.aclose()
 
@@ -120,16 +121,19 @@ class Service:
         """The result of work on the service's loop, from a thread. Raises what it raises."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
+    async def _look(self) -> None:
+        """Learn of the servers' disks, and let this process's breakers follow what operators order, until cancelled."""
+        while True:
+            with suppress(RedisError, OSError):  # the last look counts
+                commands = ("TIME",), ("HGETALL", disks.KEY), ("HGETALL", breaker_holds.KEY)
+                now, readings, holds = await self._looks.execute_each(*commands)
+                time = int(now[0]), int(now[1])
+                breaker_holds.heed(time, redis.hash_of(holds))
+                await self._guard.learn(disks.rooms(time, redis.hash_of(readings)))
+            await asyncio.sleep(breaker_holds.LOOK_SECONDS)
+
     async def _read(self, keys: Sequence[str]) -> list[Counter]:
         return await self.lookups.get(keys)
-
-
-async def _follow_holds() -> None:
-    """Let this process's breakers follow what operators order, until this is cancelled."""
-    while True:
-        with suppress(RedisError):  # the last look counts
-            await asyncio.to_thread(breaker_holds.follow)
-        await asyncio.sleep(breaker_holds.LOOK_SECONDS)
 
 
 class _Serving:

@@ -48,7 +48,15 @@ def known() -> dict[str, Hold]:
 
 def follow() -> None:
     """Let this process's breakers follow. Raises `RedisError`."""
-    now, found = _known()
+    _follow(*_known())
+
+
+def heed(at: tuple[int, int], found: Mapping[bytes, bytes]) -> None:
+    """As `follow`, by what somebody else has asked for: the reply of TIME, and the hash `KEY`."""
+    _follow(*_held(at, found))
+
+
+def _follow(now: float, found: Mapping[str, Hold]) -> None:
     breakers.held().until = {
         name: math.inf if one.until is None else time.monotonic() + one.until - now for name, one in found.items()
     }
@@ -59,6 +67,10 @@ def _known() -> tuple[float, dict[str, Hold]]:
         pipe.time()
         pipe.hgetall(KEY)
         at, found = pipe.execute()
+    return _held(at, found)
+
+
+def _held(at: tuple[int, int], found: Mapping[bytes, bytes]) -> tuple[float, dict[str, Hold]]:
     now = _seconds(*at)
     return now, {name: one for name, one in _decoded(found).items() if one.until is None or one.until > now}
 

@@ -155,6 +155,10 @@ class LoopConnection:
         """
         return _raised((await self._renewing([command]))[0])
 
+    async def execute_each(self, *commands: Sequence[Any]) -> list[Any]:
+        """The replies of commands, in one round trip. As `execute`."""
+        return [_raised(reply) for reply in await self._renewing(commands)]
+
     async def evaluate(self, text: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """The reply of a Lua script. As `execute`."""
         return (await self.evaluate_then(text, keys, args, []))[0]
@@ -230,6 +234,11 @@ def _raised(reply: Any) -> Any:
     if isinstance(reply, ResponseError):
         raise reply
     return reply
+
+
+def hash_of(reply: Any) -> dict[bytes, bytes]:
+    """The reply of HGETALL, which is a list in version 2 of the protocol."""
+    return dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def pool_of(url: str, seconds: float) -> Any:

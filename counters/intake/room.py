@@ -15,20 +15,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 
 import psycopg
 from django.conf import settings
-from redis.exceptions import RedisError
 
 from counters.intake.journal import JournalUnavailable
 from counters.intake.writes import Write
 from replication import copies
-from runtime import disks, redis
+from runtime.disks import Room
 from sharding import nodes
 from sharding.databases import ShardUnavailable
-
-LOOK_SECONDS = 1.0
 
 
 class NoRoom(JournalUnavailable):
@@ -41,7 +37,7 @@ class NoRoom(JournalUnavailable):
 
 
 class Guard:
-    """Which shards take no writes now. `keep` brings it up to date until it is cancelled."""
+    """Which shards take no writes now, by the last readings that it was told (`learn`)."""
 
     def __init__(self) -> None:
         self.refusals: Mapping[int, NoRoom] = {}  # by shard
@@ -56,20 +52,18 @@ class Guard:
         for shard in shards & self.refusals.keys():
             raise NoRoom(self.refusals[shard].shard)
 
-    async def keep(self) -> None:
-        while settings.TALLY.disk_reserve_bytes:
-            with suppress(RedisError):  # no write is taken then
-                self.refusals = await asyncio.to_thread(refusals, self.refusals)
-            await asyncio.sleep(LOOK_SECONDS)
+    async def learn(self, rooms: Mapping[str, Room]) -> None:
+        """Take up the readings of the disks, by server. Where one is short, PostgreSQL is asked who the primaries are."""
+        short = {server for server, room in rooms.items() if room.short}
+        if not short or not settings.TALLY.disk_reserve_bytes:
+            self.refusals = {}
+        else:
+            self.refusals = await asyncio.to_thread(_refusals, short, self.refusals)
 
 
-def refusals(before: Mapping[int, NoRoom]) -> dict[int, NoRoom]:
-    """The shards that take no writes, and why. `before`: of the last look, for shards without a primary that answers.
-    Raises `RedisError`."""
-    with redis.journal().pipeline(transaction=False) as pipe:
-        disks.ask(pipe)
-        rooms = disks.rooms(*pipe.execute())
-    short = {server for server, room in rooms.items() if room.short}
+def _refusals(short: set[str], before: Mapping[int, NoRoom]) -> dict[int, NoRoom]:
+    """The shards that take no writes, and why. `short`: servers with too little room. `before`: of the last readings, for
+    shards without a primary that answers."""
     shards = range(settings.TALLY.shard_count)
     servers = {shard: {node.address for node in nodes.of(shard)} for shard in shards}
     if short.difference(*servers.values()):

@@ -211,6 +211,12 @@ def epoch() -> str:
     return lease([]).epoch
 
 
+async def epoch_on(connection: LoopConnection, text: str) -> str:
+    """As `epoch`, on an event loop. `text`: of the script (`lease_text`). Raises `RedisError`."""
+    with breakers.cache().calling():
+        return _leases([], await connection.evaluate(text, *_lease_arguments([]))).epoch
+
+
 def emptied(through: Mapping[Lane, int]) -> None:
     """Trust the cache, which was emptied or replaced: it has nothing from before. Announce the newest versions that the
     lanes have committed, unless a shift has announced a newer one since. Raises `RedisError`."""

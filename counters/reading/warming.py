@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from counters.reading import cache, reads
 from counters.reading.popularity import Popularity
+from runtime.redis import LoopConnection
 from sharding import topology
 from sharding.databases import ShardUnavailable
 from sharding.lanes import Lane
@@ -37,8 +38,10 @@ log = structlog.get_logger(__name__)
 class Warmer:
     """Belongs to the event loop that it was created on. `keep` works until it is cancelled."""
 
-    def __init__(self, popularity: Popularity) -> None:
-        self._popularity = popularity
+    def __init__(self, popularity: Popularity, connection: LoopConnection) -> None:
+        """`connection`: to the cache, for nobody else."""
+        self._popularity, self._connection = popularity, connection
+        self._script = cache.lease_text()
         self._epoch = ""  # of the cache as it is or was warm; "" before the first look
         self._noticed = asyncio.Event()
 
@@ -56,7 +59,7 @@ class Warmer:
             ticked = now
             try:
                 await self._look()
-            except RedisError as error:  # what is left is done when the cache is back
+            except (RedisError, OSError) as error:  # what is left is done when the cache is back
                 log.debug("cache_unwarmed", error=str(error))
             except Exception:
                 log.exception("warming_failed")
@@ -66,7 +69,7 @@ class Warmer:
             self._noticed.clear()
 
     async def _look(self) -> None:
-        epoch = await asyncio.to_thread(cache.epoch)
+        epoch = await cache.epoch_on(self._connection, self._script)
         if self._epoch and epoch != self._epoch:
             EMPTIED.inc()
             await self._warm()
