@@ -2,8 +2,8 @@
 
 The keys are few, and every request needs one, so each process holds all of them, and the limits of callers with them. It
 rereads them twice in each `TALLY_API_KEY_TTL_SECONDS`, idle or not, and when it sees an unknown key, at most twice a
-second. While the control database is down it uses what it has. With a read it writes which keys were used, one statement for
-all of them, at most once an hour for each.
+second. A read loads them only if something has changed. While the control database is down it uses what it has. With a
+read it writes which keys were used, one statement for all of them, at most once an hour for each.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ _READ_SECONDS = 1.0  # how long a request with an unknown key waits for a read
 _LEAST_SECONDS = 0.1  # between two reads, whatever the setting
 _MOST_CHECKED = 10_000
 _USE_KEPT = timedelta(hours=1)  # between two writes of a key's last use, by all processes together
+# What a read would find, in short: as long as it is the same, the keys need not be loaded again.
+_STATE = f"""
+SELECT (SELECT md5(string_agg(found::text, ' ' ORDER BY id)) FROM {ApiKey._meta.db_table} found WHERE NOT revoked),
+       (SELECT string_agg(found::text, ' ' ORDER BY id) FROM {Limits._meta.db_table} found)"""  # noqa: S608 - constants
 log = structlog.get_logger(__name__)
 
 
@@ -80,6 +84,7 @@ class Keyring:
 
     def __init__(self) -> None:
         self._keys: _Keys | None = None
+        self._state: tuple[str | None, ...] = ()  # of the control database when they were loaded
         self._used: set[str] = set()  # prefixes whose use is not written
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys")
         self._reading: asyncio.Future[None] | None = None
@@ -177,13 +182,13 @@ class Keyring:
     def _read(self) -> None:
         """Read the keys; if the database does not answer, keep the old ones."""
         try:
-            found = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
-            limits = Limits.objects.first() or Limits()
-            checked = _still_good(self._keys.checked if self._keys else {}, found, limits)
-            anonymous = of_address(limits.anonymous_rate or settings.TALLY.anonymous_rate)
-            self._keys = _Keys(found, checked, limits, anonymous)
+            with connection.cursor() as cursor:
+                cursor.execute(_STATE)
+                state = cursor.fetchone()
+            if self._keys is None or state != self._state:
+                self._keys, self._state = self._load(), state  # what changes meanwhile, the next read sees
             self._failed = False
-            self._write_uses(found)
+            self._write_uses(self._keys.by_prefix)
         except DatabaseError as error:
             self._failed = True
             log.warning("keys_unread", error=str(error).strip())
@@ -192,6 +197,13 @@ class Keyring:
             log.exception("keys_unread")
         finally:
             connection.close()  # back to the pool: Django only does this for threads that serve requests
+
+    def _load(self) -> _Keys:
+        found = {key.prefix: key for key in ApiKey.objects.get_usable_keys()}
+        limits = Limits.objects.first() or Limits()
+        checked = _still_good(self._keys.checked if self._keys else {}, found, limits)
+        anonymous = of_address(limits.anonymous_rate or settings.TALLY.anonymous_rate)
+        return _Keys(found, checked, limits, anonymous)
 
     def _write_uses(self, keys: dict[str, ApiKey]) -> None:
         """Write when the keys were used whose last written use is old. What fails is tried again with the next read."""

@@ -25,6 +25,8 @@ from counters.intake import turns, writes
 from counters.intake.intake import Intake
 from counters.intake.journal import JournalUnavailable
 from counters.intake.writes import Accepted
+from counters.limits.policies import of_address
+from counters.models import ApiKey
 from runtime.event_loop import LoopThread
 from tests.conftest import fresh_address
 from tests.support.cluster import Cluster, eventually, frozen, value_of
@@ -234,8 +236,11 @@ def test_callers_have_the_quotas_of_the_settings(api: Api, cluster: Cluster, key
         assert [one.status for one in of_key] == [200] * 4 + [429]
         assert [one.status for one in written] == [202, 429]
         assert msgspec.json.decode(written[1].body)["violated-policies"] == ["increments"]
-    finally:
+    finally:  # keys are loaded again, with the settings, when one has changed
+        prefixes = [one.partition(".")[0] for one in (own, other)]
+        assert ApiKey.objects.filter(prefix__in=prefixes).update(revoked=True) == 2
         api.run(keyring().reread())
+    assert keyring().anonymous == of_address(settings.TALLY.anonymous_rate)
 
 
 @pytest.mark.limit("TALLY_MAX_KEYS")
