@@ -44,8 +44,7 @@ def runs() -> list[list[str]]:
     third += [f"tests/faults/test_{name}.py" for name in faults]
     third += [f"{OTHER_CLUSTERS}/test_{name}.py" for name in ("broker", "full_disk")]
     second = [path for path in (*modules("tests/unit"), *modules(OTHER_CLUSTERS)) if path not in third]
-    without_cluster = ("archive", "cluster_layout", "demo", "front", "journal_in_production", "nginx", "programs")
-    second += [f"tests/tools/test_{name}.py" for name in without_cluster]
+    second += [f"tests/tools/test_{name}.py" for name in ("archive", "front", "journal_in_production")]
     whole = ("admin_operations", "admin_replicas", "apply", "contract", "likes_agreement")
     fourth = [f"tests/cluster/test_{name}.py" for name in whole]
     fourth += [path for path in modules("tests/faults") if path not in (*second, *third)]
