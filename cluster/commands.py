@@ -84,7 +84,7 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
     directory.prepare()
     if options.detach:
         names = ("shards", "replicas", "api", "port", "broker", "journal_replicas", "apply_delay", "quorum")
-        given = {name: getattr(options, name) for name in (*names, "archive")}
+        given = {name: getattr(options, name) for name in (*names, "archive", "shared_buffers")}
         words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
         if options.monitoring is not None:
             words.append("--monitoring" if options.monitoring else "--no-monitoring")
@@ -105,6 +105,7 @@ def up(options: argparse.Namespace, directory: Directory) -> int:
                 quorum=options.quorum,
                 archive=options.archive,
                 monitoring=options.monitoring,
+                shared_buffers=options.shared_buffers,
             ),
         )
         if plan.layout.monitoring and plan.programs.grafana is None:
@@ -418,6 +419,12 @@ def _parser() -> argparse.ArgumentParser:
         help="start Prometheus as well, and Grafana if it is installed; kept for later starts (a new cluster: neither)",
     )
     starting.add_argument(
+        "--shared-buffers",
+        type=_size,
+        metavar="SIZE",
+        help="memory in which each PostgreSQL server keeps pages, such as 512MB; kept for later starts (a new cluster: 128MB)",
+    )
+    starting.add_argument(
         "--detach", action="store_true", help="return when ready; the cluster stays in the background"
     )
     showing.add_arguments(add("status", status))
@@ -502,6 +509,12 @@ def _broker(text: str) -> str:
 
 def _archive(text: str) -> str:
     return "" if text in {"", "none"} else str(Path(text).expanduser().resolve())
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,5}(kB|MB|GB)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of kB, MB or GB, such as 512MB")
+    return text
 
 
 def _delay(text: str) -> ApplyDelay:

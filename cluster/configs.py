@@ -328,6 +328,7 @@ def patroni(  # noqa: PLR0913
         postgres=(postgres, postgres),
         rest=(rest, rest),
         etcd={"host": ETCD_HOST, "protocol": "http", "use_proxies": True},  # see `guarded_patroni`
+        shared_buffers=layout.shared_buffers,
         wal_compression="lz4" if lz4 else "off",
         parameters=_logging(directory, shard, node) | _archiving(layout, shard),
         recovery_conf=_restoring(layout, shard),
@@ -361,7 +362,7 @@ class Member:
     rest: tuple[str, str]
     etcd: Mapping[str, Any]
     network: str = f"{LOCAL}/32"
-    shared_buffers: str = "128MB"
+    shared_buffers: str
     wal_compression: str = "lz4"
     max_connections: int = MAX_CONNECTIONS
     parameters: Mapping[str, Any] = field(default_factory=dict)  # more of PostgreSQL's

@@ -123,7 +123,7 @@ class Layout:
     the number of workers of shard 0, where that one has a number of its own. `journal_replicas`: servers that have a copy
     of the journal beside its primary. `archive`: directory of the WAL archive, "" without one; `archive_id` is this
     cluster's name there. `balancing`: how nginx spreads requests over the API processes. `monitoring`: whether Prometheus
-    and, where it is installed, Grafana run as well.
+    and, where it is installed, Grafana run as well. `shared_buffers`: of each PostgreSQL server, as PostgreSQL writes it.
     """
 
     shards: int = 2
@@ -135,6 +135,7 @@ class Layout:
     archive_id: str = ""
     balancing: str = ROUND_ROBIN
     monitoring: bool = False
+    shared_buffers: str = "128MB"
 
     @property
     def journals(self) -> list[str]:
@@ -174,6 +175,7 @@ class Asked:
     quorum: int | None = None
     archive: str | None = None
     monitoring: bool | None = None
+    shared_buffers: str | None = None
 
 
 def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
@@ -199,7 +201,14 @@ def reconcile(stored: Layout | None, asked: Asked, directory: Path) -> Layout:
         )
     scale = layout.scale if asked.api is None else {**layout.scale, "api": asked.api}
     monitoring = layout.monitoring if asked.monitoring is None else asked.monitoring
-    layout = replace(layout, replicas=replicas, scale=scale, journal_replicas=journal_replicas, monitoring=monitoring)
+    layout = replace(
+        layout,
+        replicas=replicas,
+        scale=scale,
+        journal_replicas=journal_replicas,
+        monitoring=monitoring,
+        shared_buffers=asked.shared_buffers or layout.shared_buffers,
+    )
     return layout if asked.archive is None else with_archive(layout, asked.archive)
 
 
@@ -305,6 +314,7 @@ def load(directory: Directory) -> Layout | None:
             archive_id=str(raw.get("archive_id", "")),
             balancing=str(raw.get("balancing", ROUND_ROBIN)),
             monitoring=bool(raw.get("monitoring", False)),
+            shared_buffers=str(raw.get("shared_buffers", Layout.shared_buffers)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClusterError(

@@ -275,12 +275,14 @@ def start(  # noqa: PLR0913
     replicas: int = 1,
     api: int = 2,
     journal_replicas: int = 0,
+    shared_buffers: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> Subject:
     """`cluster up --detach` from a work tree, with these settings. Raises `subprocess.CalledProcessError` with what it
     said."""
     options = ["--port", "0", "--shards", str(shards), "--replicas", str(replicas), "--api", str(api)]
     options += ["--journal-replicas", str(journal_replicas)] if journal_replicas else []
+    options += ["--shared-buffers", shared_buffers] if shared_buffers else []
     _manage(project, "cluster", "up", "--dir", str(directory), "--detach", *options, given=environment)
     return Subject(directory, project)
 

@@ -295,6 +295,20 @@ def test_a_journal_gets_more_replicas_and_not_fewer() -> None:
         layout.reconcile(Layout(journal_replicas=1), Asked(journal_replicas=0), Path("/d"))
 
 
+def test_the_memory_of_postgres_is_kept_and_goes_into_its_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = Directory(tmp_path)
+    wanted = with_ports(layout.reconcile(None, Asked(shared_buffers="1500MB"), tmp_path))
+    layout.save(directory, wanted)
+    kept = layout.reconcile(layout.load(directory), Asked(), tmp_path)
+    text = configs.patroni(kept, directory, SECRETS, shard=0, node=1, bin_dir=Path("/b"), lz4=True)
+    assert yaml.safe_load(text)["postgresql"]["parameters"]["shared_buffers"] == "1500MB"
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["up", "--shared-buffers", "much"])
+    assert "'much' is not a number of kB, MB or GB" in capsys.readouterr().err
+
+
 def test_a_directory_from_before_gets_a_broker(tmp_path: Path) -> None:
     """Its layout names neither the broker's port nor the journal's replicas, and its secrets no password of the broker."""
     directory = Directory(tmp_path)

@@ -69,8 +69,17 @@ def test_etcds_certificate_has_the_names_of_pods(made: Path) -> None:
 
 def member(tls: Tls | None) -> dict[str, Any]:
     where = ("0.0.0.0:5432", "db:5432")
+    home, bin_dir = Path("/d"), Path("/b")
     found = Member(
-        0, 1, home=Path("/d"), bin_dir=Path("/b"), postgres=where, rest=where, etcd={}, network="all", tls=tls
+        *(0, 1),
+        home=home,
+        bin_dir=bin_dir,
+        postgres=where,
+        rest=where,
+        etcd={},
+        network="all",
+        shared_buffers="1GB",
+        tls=tls,
     )
     postgresql: dict[str, Any] = configs.patroni_of(found, SECRETS)["postgresql"]
     return postgresql

@@ -21,10 +21,12 @@ TIMES = "times (most by least)"
 
 
 @contextlib.contextmanager
-def cluster(*, shards: int = 2, replicas: int = 1, api: int = 2) -> Iterator[Subject]:
+def cluster(*, shards: int = 2, replicas: int = 1, api: int = 2, shared_buffers: str = "") -> Iterator[Subject]:
     """A cluster for the time of the block."""
     directory = Path(tempfile.mkdtemp(prefix="tally-bench-"))
-    found = subjects.start(directory, shards=shards, replicas=replicas, api=api, environment=LIMITS)
+    found = subjects.start(
+        directory, shards=shards, replicas=replicas, api=api, shared_buffers=shared_buffers, environment=LIMITS
+    )
     try:
         yield found
     finally:
