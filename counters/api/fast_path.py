@@ -208,13 +208,15 @@ async def _answered(call: Awaitable[Answer | None], common: Headers, route: str)
         answer = await call
     except Exception as error:
         problem = problems.response_to(error)
-        return _raw(problem.status_code, common, problem.items(), problem.content, route)
+        return _raw(problem.status_code, common.copy(), problem.items(), problem.content, route)
     if answer is None:
         return None
-    own = [("Content-Type", media.JSON), *answer.headers.items()]
-    return _raw(answer.status, common, own, msgspec.json.encode(answer.data), route)
+    body = msgspec.json.encode(answer.data)
+    return _raw(answer.status, [*common, (b"Content-Type", JSON)], answer.headers.items(), body, route)
 
 
-def _raw(status: int, common: Headers, own: Iterable[tuple[str, str]], body: bytes, route: str) -> Raw:
-    encoded = [(name.encode("ascii"), value.encode("latin-1")) for name, value in own]
-    return Raw(status, [*common, *encoded, (b"Content-Length", b"%d" % len(body))], body, route=route)
+def _raw(status: int, headers: Headers, own: Iterable[tuple[str, str]], body: bytes, route: str) -> Raw:
+    """`own`: headers to be added to `headers`."""
+    headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in own]
+    headers.append((b"Content-Length", b"%d" % len(body)))
+    return Raw(status, headers, body, route=route)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from counters.api import answers
@@ -78,7 +77,7 @@ def state(pair: Pair, found: OwnState) -> Answer:
 
 
 def _state(found: OwnState) -> dict[str, Any]:
-    return {"liked": found.liked, "since": moment(found.since) if found.liked else None}
+    return {"liked": found.liked, "since": answers.moment(found.since) if found.liked else None}
 
 
 def count(found: list[Counter], pending: Sequence[int | None]) -> Answer:
@@ -105,17 +104,12 @@ def _count(counter: Counter) -> dict[str, Any]:
 
 def liker(place: Place) -> dict[str, str]:
     """A user who likes an item."""
-    return {"user": place.name, "since": moment(place.at)}
+    return {"user": place.name, "since": answers.moment(place.at)}
 
 
 def liked(place: Place) -> dict[str, str]:
     """An item that a user likes."""
-    return {**_named(place.name), "since": moment(place.at)}
-
-
-def moment(at: int) -> str:
-    """Microseconds since 1970 in RFC 3339."""
-    return datetime.fromtimestamp(at / 1e6, UTC).isoformat()
+    return {**_named(place.name), "since": answers.moment(place.at)}
 
 
 def _named(item: str) -> dict[str, str]:

@@ -259,6 +259,7 @@ KEPT = {
 }
 # Functions whose results are kept for ever: they depend on the arguments alone, and hold nothing.
 MEMOS = {
+    "counters.api.answers": {"moment"},
     "counters.api.application": {"_refusal"},
     "counters.api.base": {"_allowed"},
     "counters.api.media": {"_json", "_msgpack"},
