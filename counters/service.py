@@ -28,7 +28,7 @@ from counters.reading.pending import Pending
 from counters.reading.popularity import Popularity
 from counters.reading.reads import Counter
 from counters.reading.warming import Warmer
-from runtime import breaker_holds, disks, redis, request_id
+from runtime import breaker_holds, disks, event_loop, redis, request_id
 from runtime.event_loop import LoopThread
 from runtime.resources import owned
 
@@ -66,7 +66,7 @@ class Service:
         """Open the service, which `current` then returns."""
         self.listener.open()
         keeping = self._look(), self._warmer.keep(), self.limits.keep()
-        self._keeping = [self.loop.create_task(work) for work in keeping]
+        self._keeping = [event_loop.keep(self.loop, work) for work in keeping]
         _serving().service = self
 
     async def close(self) -> None:

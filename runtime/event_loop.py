@@ -1,4 +1,5 @@
-"""An event loop in its own thread, for a process without a server to run one: a command, a test."""
+"""Work that goes on for ever on an event loop; and an event loop in its own thread, for a process without a server to run
+one: a command, a test."""
 
 from __future__ import annotations
 
@@ -7,7 +8,22 @@ from collections.abc import Coroutine
 from threading import Thread
 from typing import Any, TypeVar
 
+import structlog
+
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+def keep(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start work that goes on until it is cancelled. If it ends by an exception, which is a bug, the log says so at once."""
+    task = loop.create_task(work)
+    task.add_done_callback(_ended)
+    return task
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("work_ended", work=task.get_coro().__qualname__, exc_info=error)  # type: ignore[union-attr]
 
 
 class LoopThread:

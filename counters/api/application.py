@@ -39,7 +39,7 @@ from counters.api.telling import Telling
 from counters.limits.limiter import QuotaExceeded
 from counters.limits.policies import Policy
 from counters.service import Service
-from runtime import garbage, pulses, request_id
+from runtime import event_loop, garbage, pulses, request_id
 from runtime.resources import Resources
 from sharding import topology
 
@@ -206,7 +206,7 @@ class Application:
         self._rooms = [make(self._service) for make in self._makers]
         loaded = asyncio.Event()
         keeping = keyring().keep(), self._load(loaded)
-        self._keeping = [loop.create_task(work) for work in keeping]
+        self._keeping = [event_loop.keep(loop, work) for work in keeping]
         with suppress(TimeoutError):
             await asyncio.wait_for(loaded.wait(), _LOAD_SECONDS)
         garbage.begin()

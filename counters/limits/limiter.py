@@ -65,7 +65,7 @@ class Limiter:
         self._script = redis.script(Path(__file__).parent, "count")
         self._windows: dict[tuple[str, str], Window] = {}
         self._pending: set[Window] = set()
-        self._together: GroupCommit[_Asked] = GroupCommit(self._ask, most=_MOST_ASKED)
+        self._together: GroupCommit[_Asked | None] = GroupCommit(self._ask, most=_MOST_ASKED)
         self._is_away = False
         self._seldom = Seldom()
 
@@ -100,7 +100,7 @@ class Limiter:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             if self._is_away:
-                await self._look()
+                self._together.put(None)
             for window in self._pending:
                 self._report(window)
             self._pending.clear()
@@ -120,8 +120,10 @@ class Limiter:
             window.is_reporting = True
             self._together.put(_Asked(window))
 
-    async def _ask(self, asked: list[_Asked]) -> None:
-        """One round trip for all of them."""
+    async def _ask(self, together: list[_Asked | None]) -> None:
+        """One round trip for all of them. None only asks whether the Redis is back: in its turn, as a connection is for one
+        caller at a time."""
+        asked = [one for one in together if one is not None]
         args: list[int] = []
         for window, wanted, _ in asked:
             args += (window.policy.quota, window.policy.seconds * 1000, window.report(), wanted)
@@ -130,6 +132,9 @@ class Limiter:
         except (RedisError, OSError) as error:
             self._miss(asked, error)
             return
+        if self._is_away:
+            self._is_away = False
+            log.info("limits_in_force_again")
         now = self._loop.time()
         for (window, wanted, taken), (used, is_free, renews_ms, wait_ms) in zip(asked, replies, strict=True):
             window.is_reporting = False
@@ -142,21 +147,13 @@ class Limiter:
     def _miss(self, asked: list[_Asked], error: Exception) -> None:
         """Let through who waits. `LoopStalled` says nothing of the Redis."""
         self._is_away = not isinstance(error, LoopStalled)
-        self._seldom.log(log.warning, "limits_let_through", error=str(error))
+        if asked:
+            self._seldom.log(log.warning, "limits_let_through", error=str(error))
         for window, _, taken in asked:
             window.is_reporting = False
             if taken is not None and not taken.done():
                 LET_THROUGH.inc()
                 taken.set_result(True)
-
-    async def _look(self) -> None:
-        """Whether the Redis is back."""
-        try:
-            await self._connection.execute("PING")
-        except (RedisError, OSError):
-            return
-        self._is_away = False
-        log.info("limits_in_force_again")
 
     def _forget(self) -> None:
         now = self._loop.time()

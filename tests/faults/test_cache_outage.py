@@ -3,10 +3,13 @@ is read most is put there at once."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -15,7 +18,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from counters.apply.refresher import Refresher
+from counters.limits.limiter import Limiter, QuotaExceeded
+from counters.limits.policies import of_address
 from counters.reading import cache
+from runtime import redis
+from runtime.event_loop import LoopThread
 from sharding.lanes import Lane
 from tests.support.cluster import Cluster, eventually, frozen, wait_applied
 
@@ -139,3 +146,37 @@ def test_nobody_is_limited_while_the_cache_stands_still_and_that_is_told(cluster
             assert let_through() - before >= 20
             eventually(lambda: api.get("/health").json()["status"] == "degraded")
         eventually(lambda: status() == 429)
+
+
+def test_limits_are_in_force_again_although_a_request_waited_behind_the_first_that_failed(cluster: Cluster) -> None:
+    """Its round trip is under way when this process looks whether the Redis is back."""
+    policy, caller = of_address(3).requests, uuid4().hex
+
+    async def begun() -> Limiter:
+        return Limiter(redis.cache_connection())
+
+    with LoopThread("limits") as thread:
+        limiter = thread.run(begun())
+
+        def taken() -> Future[None]:
+            return asyncio.run_coroutine_threadsafe(limiter.take(policy, caller), thread.loop)
+
+        def is_over() -> bool:
+            try:
+                taken().result()
+            except QuotaExceeded:
+                return True
+            return False
+
+        taken().result()
+        with frozen(*cluster.processes("redis-cache")):
+            keeping = asyncio.run_coroutine_threadsafe(limiter.keep(), thread.loop)
+            first = taken()
+            time.sleep(0.1)
+            behind = taken()
+            first.result()  # let through
+            behind.result()
+            time.sleep(1)
+        eventually(is_over, 15)
+        assert keeping.cancel(), "it has ended"
+        thread.run(limiter.close())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import structlog
 
+from runtime import event_loop
 from runtime.event_loop import LoopThread
 from runtime.group_commit import GroupCommit
 
@@ -91,3 +93,21 @@ def test_a_loop_in_a_thread_runs_coroutines_until_it_is_closed() -> None:
         with pytest.raises(ZeroDivisionError):
             thread.run(asyncio.to_thread(divmod, 1, 0))
     assert thread.loop.is_closed()
+
+
+def test_work_that_ends_by_an_exception_is_logged_and_work_that_is_cancelled_is_not() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        failing, waiting = event_loop.keep(loop, fail()), event_loop.keep(loop, asyncio.sleep(10))
+        waiting.cancel()
+        await asyncio.wait([failing, waiting])
+        await asyncio.sleep(0)
+
+    with structlog.testing.capture_logs() as logged:
+        asyncio.run(run())
+    assert [(one["event"], one["log_level"], type(one["exc_info"])) for one in logged] == [
+        ("work_ended", "error", ZeroDivisionError)
+    ]
