@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from random import Random
 from typing import Any, TypeVar
 
+import structlog
 from django.conf import settings
 from redis.exceptions import RedisError
 
@@ -33,6 +34,7 @@ from runtime.event_loop import LoopThread
 from runtime.resources import owned
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 class NotOpen(RuntimeError):
@@ -124,13 +126,20 @@ class Service:
     async def _look(self) -> None:
         """Learn of the servers' disks, and let this process's breakers follow what operators order, until cancelled."""
         while True:
-            with suppress(RedisError, OSError):  # the last look counts
-                commands = ("TIME",), ("HGETALL", disks.KEY), ("HGETALL", breaker_holds.KEY)
-                now, readings, holds = await self._looks.execute_each(*commands)
-                time = int(now[0]), int(now[1])
-                breaker_holds.heed(time, redis.hash_of(holds))
-                await self._guard.learn(disks.rooms(time, redis.hash_of(readings)))
+            try:
+                await self._look_once()
+            except (RedisError, OSError) as error:  # the last look counts
+                log.debug("not_looked", error=str(error))
+            except Exception:
+                log.exception("look_failed")
             await asyncio.sleep(breaker_holds.LOOK_SECONDS)
+
+    async def _look_once(self) -> None:
+        commands = ("TIME",), ("HGETALL", disks.KEY), ("HGETALL", breaker_holds.KEY)
+        now, readings, holds = await self._looks.execute_each(*commands)
+        time = int(now[0]), int(now[1])
+        breaker_holds.heed(time, redis.hash_of(holds))
+        await self._guard.learn(disks.rooms(time, redis.hash_of(readings)))
 
     async def _read(self, keys: Sequence[str]) -> list[Counter]:
         return await self.lookups.get(keys)
