@@ -107,8 +107,9 @@ def test_what_the_processes_open_stays_within_the_budget(cluster: Cluster, key: 
         load(cluster, key),
         readers(cluster, key),
     ):
-        until = time.monotonic() + 4
-        while time.monotonic() < until:
+        until, at_last = time.monotonic() + 4, time.monotonic() + 30
+        # On a slow machine it takes a while until so much comes at once that a process opens several.
+        while (at := time.monotonic()) < until or (at < at_last and min(found["api"] for found in most.values()) <= 4):
             for shard, conn in enumerate((zero, one)):
                 now = opened(conn)
                 most[shard] |= now

@@ -59,6 +59,7 @@ def complaints() -> list[str]:
 
 def _page(chromium: Chromium, complaints: list[str]) -> Page:
     page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+    page.set_default_timeout(60_000)  # the machine may be slow
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     return page

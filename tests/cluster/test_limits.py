@@ -314,8 +314,10 @@ def test_a_keys_requests_are_counted_exactly_on_all_processes(cluster: Cluster, 
         list(threads.map(ask, range(80)))
     assert ApiKey.objects.get(prefix=prefix).requests_rate == 40
     assert seen[429] > 0
-    # Of what went before the quota was known, up to two requests each process may have counted a moment later.
-    assert abs(seen[200] - 40) <= 1
+    # Of what went before the quota was known, up to two requests each process may have counted a moment later. A request
+    # counts although a shard was too slow to answer it.
+    assert seen.keys() <= {200, 429, 503}
+    assert abs(seen.total() - seen[429] - 40) <= 1
 
 
 @pytest.mark.limit("TALLY_PAGES_RATE", "TALLY_LOGIN_ADDRESS_RATE")
