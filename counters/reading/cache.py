@@ -206,13 +206,9 @@ def _leases(keys: Sequence[str], replies: Sequence[bytes | int]) -> Leases:
     return Leases(epoch.decode() if isinstance(epoch, bytes) else "", found, others)
 
 
-def epoch() -> str:
-    """The epoch of the cache; an empty one begins another. Raises `RedisError`."""
-    return lease([]).epoch
-
-
 async def epoch_on(connection: LoopConnection, text: str) -> str:
-    """As `epoch`, on an event loop. `text`: of the script (`lease_text`). Raises `RedisError`."""
+    """The epoch of the cache; an empty one begins another. `text`: of the script (`lease_text`). Raises
+    `RedisError`."""
     with breakers.cache().calling():
         return _leases([], await connection.evaluate(text, *_lease_arguments([]))).epoch
 
